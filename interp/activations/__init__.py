@@ -1,0 +1,1 @@
+"""Activations of a corpus: capture rows at sites."""

@@ -1,0 +1,1 @@
+"""What a dictionary found: which features fire, and where."""

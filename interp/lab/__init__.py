@@ -1,0 +1,1 @@
+"""What a probe and a finding are, the runner, run folders."""

@@ -1,0 +1,149 @@
+"""What a probe yields: a claim, the number measured for it, the control beside it, and the rule that decides.
+
+No torch here: reports are rebuilt from these on machines that have none.
+
+A verdict is computed, never written by hand. `expects` and `margin` are fixed in the probe's source before anything
+runs; `verdict()` compares the two intervals and nothing else:
+
+- `greater`: yes when the estimate's whole interval lies above the control's interval by more than `margin`; no when
+  the whole interval fails to (so an effect of that size is ruled out); unclear when the interval straddles the line.
+  `less` is the mirror image.
+- `equal`: yes when the estimate's interval stays within `margin` of the control's interval (an equivalence test, so a
+  wide interval is unclear and never a yes); no when it lies wholly outside; else unclear.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+Scalar = str | int | float | bool | None
+Row = dict[str, Scalar]
+Expects = Literal["greater", "less", "equal"]
+Verdict = Literal["yes", "no", "unclear"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number: mean with a confidence interval.
+
+    `n` counts what was resampled (`over`: "seed", "template", "fact" …), not the raw measurements under it.
+    `unit` is written wherever the number is shown ("nats", "share of facts").
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    over: str = "item"
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.mean, self.low, self.high))):
+            raise ValueError(f"an estimate must be finite, got {self.mean} [{self.low}, {self.high}]")
+        if not self.low <= self.high:
+            raise ValueError(f"an interval must be ordered, got [{self.low}, {self.high}]")
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit} (n = {self.n} {self.over})"
+
+
+@dataclass(frozen=True)
+class Control:
+    """The number that the estimate must beat (or match) to mean anything, and what it is, in words."""
+
+    name: str
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Names a function of `interp.views.figures` and the columns of the finding's table that it reads."""
+
+    kind: str
+    x: str
+    y: str
+    z: str | None = None
+    group: str | None = None
+    low: str | None = None
+    high: str | None = None
+    facet: str | None = None
+    chance: float | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim of a probe with its evidence.
+
+    `claim` says what a yes would mean. `part` groups findings in the report. `caveat` is what could still fool us.
+    `table` holds the rows behind the number; `figure` names the picture that shows them.
+    """
+
+    claim: str
+    estimate: Estimate
+    control: Control
+    expects: Expects
+    margin: float = 0.0
+    part: str = ""
+    caveat: str = ""
+    table: list[Row] = field(default_factory=list)
+    figure: Figure | None = None
+
+    def __post_init__(self) -> None:
+        if self.expects not in get_args(Expects):
+            raise ValueError(f"expects must be one of {get_args(Expects)}, got {self.expects!r}")
+        if self.estimate.unit != self.control.estimate.unit:
+            raise ValueError(
+                f"estimate is in {self.estimate.unit!r}, its control in {self.control.estimate.unit!r}: not comparable"
+            )
+        if self.expects == "equal" and self.margin <= 0:
+            raise ValueError("expects='equal' needs a margin above 0: how far apart still counts as equal")
+
+    @property
+    def verdict(self) -> Verdict:
+        """yes, no or unclear, by the rule in this module's docstring."""
+        ours, theirs = self.estimate, self.control.estimate
+        if self.expects == "greater":
+            line = theirs.high + self.margin
+            return "yes" if ours.low > line else "no" if ours.high <= line else "unclear"
+        if self.expects == "less":
+            line = theirs.low - self.margin
+            return "yes" if ours.high < line else "no" if ours.low >= line else "unclear"
+        if ours.low >= theirs.low - self.margin and ours.high <= theirs.high + self.margin:
+            return "yes"
+        if ours.low > theirs.high + self.margin or ours.high < theirs.low - self.margin:
+            return "no"
+        return "unclear"
+
+    @property
+    def rule(self) -> str:
+        """The verdict rule in words, for the report."""
+        side = {"greater": "above", "less": "below"}.get(self.expects)
+        by = f" by more than {self.margin:g} {self.estimate.unit}" if self.margin else ""
+        if side:
+            return f"yes if the whole interval lies {side} the control's interval{by}"
+        return f"yes if the whole interval stays within {self.margin:g} {self.estimate.unit} of the control's interval"
+
+
+def finding_to_json(finding: Finding) -> dict[str, Any]:
+    """A JSON-ready dict, verdict and rule included so that a reader needs no Python. The table is not in it."""
+    out = {k: v for k, v in asdict(finding).items() if k != "table"}
+    return {**out, "verdict": finding.verdict, "rule": finding.rule}
+
+
+def finding_from_json(record: dict[str, Any], table: list[Row]) -> Finding:
+    """Inverse of `finding_to_json`; the verdict is computed again, not trusted. KeyError/TypeError on a bad record."""
+    return Finding(
+        claim=record["claim"],
+        estimate=Estimate(**record["estimate"]),
+        control=Control(record["control"]["name"], Estimate(**record["control"]["estimate"])),
+        expects=record["expects"],
+        margin=record["margin"],
+        part=record["part"],
+        caveat=record["caveat"],
+        table=table,
+        figure=Figure(**record["figure"]) if record["figure"] else None,
+    )

@@ -1,0 +1,125 @@
+"""A run folder: what was run, with what, and the findings, each on disk the moment it was found.
+
+    runs/reversal-curse-20261124-020000/
+        run.json           what ran (schema version, probe, method, arguments, provenance, status)
+        findings.jsonl     one finding a line, appended and fsynced as it comes
+        tables/0.json      the rows behind finding 0
+        report.html
+
+No torch here: a report is rebuilt from a run folder on any laptop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from interp.errors import UserError
+from interp.lab.findings import Finding, finding_from_json, finding_to_json
+
+SCHEMA = 1
+Status = Literal["running", "finished", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """`run.json`: everything a reader needs to judge a run and to repeat it."""
+
+    probe: str
+    method: str  # the probe's module docstring: question, paper, what counts as yes, what could fool us
+    paper: str | None
+    command: str  # a shell line that repeats the run
+    arguments: dict[str, Any]
+    seed: int
+    started: str  # ISO 8601, UTC
+    provenance: dict[str, Any]  # {"model": {...}, "sae": {...} | None, "environment": {...}}
+    status: Status = "running"
+    seconds: float = 0.0
+    error: str = ""
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back: `info` from run.json, `findings` in the order they were found."""
+
+    folder: Path
+    info: RunInfo
+    findings: list[Finding] = field(default_factory=list)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON to `path` through a temporary file, fsync and rename, so that it is whole or absent."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class RunWriter:
+    """Appends to a run folder. Create it with `RunWriter(folder, info)`; the folder must be new or empty."""
+
+    def __init__(self, folder: Path, info: RunInfo) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--out {folder} is a file; expected a folder to create; choose another path")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"--out {folder} is not empty; expected a new folder; choose another path or remove it")
+        (folder / "tables").mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.info = info
+        self._count = 0
+        write_json(folder / "run.json", asdict(info))
+
+    def add(self, finding: Finding) -> None:
+        """Put one finding on disk: its table first, then its line, so that a line never lacks its table."""
+        write_json(self.folder / "tables" / f"{self._count}.json", finding.table)
+        with (self.folder / "findings.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finding_to_json(finding), ensure_ascii=False, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._count += 1
+
+    def finish(self, status: Status, seconds: float, error: str = "") -> None:
+        """Record how the run ended."""
+        self.info = RunInfo(**{**asdict(self.info), "status": status, "seconds": round(seconds, 1), "error": error})
+        write_json(self.folder / "run.json", asdict(self.info))
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder; a last line that a kill cut short is dropped, any other damage is a UserError."""
+    if not (folder / "run.json").is_file():
+        raise UserError(f"{folder} is not a run: it has no run.json; expected a folder that `interp probe` wrote")
+    try:
+        raw = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if raw.get("schema") != SCHEMA:
+            raise UserError(
+                f"{folder} has schema {raw.get('schema')}; this version reads {SCHEMA}; rerun: {raw.get('command')}"
+            )
+        info = RunInfo(**raw)
+        findings = _read_findings(folder)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); run the probe again") from error
+    return Run(folder, info, findings)
+
+
+def _read_findings(folder: Path) -> list[Finding]:
+    path = folder / "findings.jsonl"
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    whole = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]  # an unfinished line was never promised
+    out = []
+    for i, line in enumerate(whole):
+        table = json.loads((folder / "tables" / f"{i}.json").read_text(encoding="utf-8"))
+        out.append(finding_from_json(json.loads(line), table))
+    return out

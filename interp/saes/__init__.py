@@ -1,0 +1,1 @@
+"""Sparse autoencoders: train, load, evaluate; SAELens' on-disk format."""

@@ -1,0 +1,1 @@
+"""Prompts, fact pairs and corpora: load, validate, stream. No model."""

@@ -1,0 +1,1 @@
+"""Figures and the HTML report, from saved runs alone: no torch, no model."""

@@ -1,0 +1,1 @@
+"""One phenomenon a file. A probe imports `interp` only, never a sibling."""
