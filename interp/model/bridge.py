@@ -1,0 +1,141 @@
+"""TransformerLens, and nothing else: the only file that imports it.
+
+`TransformerBridge` swaps the submodules of the model it wraps for hooked ones, so the bridge gets a module tree of its
+own that shares the plain model's parameters; the plain model stays as Hugging Face made it. The bridge runs the raw
+weights with eager attention (no folding, no centring): SAEs are tied to that choice, so it is recorded.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from interp.errors import UserError
+from interp.model.sites import SiteTable
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+NUMERICS = "raw Hugging Face weights, eager attention (TransformerBridge, no compatibility mode)"
+
+
+def build_bridge(hf: PreTrainedModel) -> TransformerBridge:
+    """Hook a copy of `hf`'s module tree; parameters are shared, nothing is downloaded, no tokenizer is needed.
+
+    Raises UserError when TransformerLens has no adapter for the architecture.
+    """
+    # boot_transformers() would ask the hub for a tokenizer; its builder takes the module alone.
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
+
+    tree = copy.deepcopy(hf, memo={id(p): p for p in hf.parameters()})
+    try:
+        architecture = determine_architecture_from_hf_config(hf.config)
+        bridge = build_bridge_from_module(tree, architecture, hf_config=tree.config, dtype=hf.dtype, device=hf.device)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"TransformerLens has no hooks for architecture {type(hf).__name__} ({error}); "
+            "expected a decoder that its TransformerBridge supports, such as gpt2, llama, qwen or pythia"
+        ) from error
+    bridge.eval()
+    return bridge
+
+
+def run(bridge: TransformerBridge, ids: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+    """One forward through the hooked tree: logits [prompt, pos, d_vocab]."""
+    return bridge(ids, attention_mask=mask.long(), position_ids=position_ids, return_type="logits")
+
+
+@contextmanager
+def attached(bridge: TransformerBridge, name: str, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Run `function` on the activation at hook `name` while the context lasts; a returned tensor replaces it."""
+    point = bridge.hook_dict[name]
+    point.add_hook(lambda tensor, hook: function(tensor))  # type: ignore[arg-type]
+    handle = point.fwd_hooks[-1]
+    try:
+        yield
+    finally:
+        handle.hook.remove()
+        point.fwd_hooks.remove(handle)
+
+
+def count_hooks(bridge: TransformerBridge) -> int:
+    """How many hooks are attached anywhere: 0 outside every context."""
+    return sum(len(p.fwd_hooks) + len(p.bwd_hooks) for p in {id(p): p for p in bridge.hook_dict.values()}.values())
+
+
+def read_site_table(bridge: TransformerBridge) -> SiteTable:
+    """Ask the model which hooks fire and what they carry, by two dummy forwards of different size.
+
+    Asking beats a table of architectures: an axis whose length follows the number of prompts is `prompt`, one that
+    follows the number of tokens is `pos`, and a hook that stays silent is not a site of this model.
+    """
+    points = bridge.hook_dict
+    small, large = _dummy_shapes(bridge, 2, 5), _dummy_shapes(bridge, 3, 7)
+    aliases: dict[int, list[str]] = {}
+    for name, point in points.items():
+        aliases.setdefault(id(point), []).append(name)
+    axes: dict[str, tuple[str, ...]] = {}
+    gated: dict[str, str] = {}
+    silent: set[str] = set()
+    for name, point in points.items():
+        first = aliases[id(point)][0]
+        reason = bridge._gated_hook_reason(name)
+        if reason is not None:
+            gated[name] = reason
+        elif first not in small or first not in large:
+            silent.add(name)
+        else:
+            axes[name] = _name_axes(small[first], large[first])
+    # The last name a hook point got is TransformerLens' traditional one (hook_resid_post), the first the bridge's own.
+    listed = [names[-1] for names in aliases.values() if names[-1] in axes and axes[names[-1]][0] == "prompt"]
+    usable = {name: ax for name, ax in axes.items() if ax[0] == "prompt"}
+    silent |= {name for name in axes if name not in usable}
+    return SiteTable(listed=tuple(listed), axes=usable, gated=gated, silent=frozenset(silent))
+
+
+def _dummy_shapes(bridge: TransformerBridge, prompts: int, length: int) -> dict[str, tuple[int, ...]]:
+    """Shape of the activation at each hook point's first name, in one forward of `prompts` x `length` tokens."""
+    device = next(bridge.parameters()).device
+    shapes: dict[str, tuple[int, ...]] = {}
+    seen: set[int] = set()
+    handles = []
+
+    def reader(name: str) -> Callable[..., None]:
+        def read(tensor: Tensor, hook: object) -> None:
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                shapes[name] = tuple(tensor.shape)
+
+        return read
+
+    try:
+        for name, point in bridge.hook_dict.items():
+            if id(point) in seen or bridge._gated_hook_reason(name) is not None:
+                continue
+            seen.add(id(point))
+            point.add_hook(reader(name))
+            handles.append((point, point.fwd_hooks[-1]))
+        ids = torch.zeros((prompts, length), dtype=torch.long, device=device)
+        mask = torch.ones_like(ids)
+        with torch.no_grad():
+            run(bridge, ids, mask, mask.cumsum(-1) - 1)
+    finally:
+        for point, handle in handles:
+            handle.hook.remove()
+            point.fwd_hooks.remove(handle)
+    return shapes
+
+
+def _name_axes(small: tuple[int, ...], large: tuple[int, ...]) -> tuple[str, ...]:
+    def name(i: int, a: int, b: int) -> str:
+        if i == 0:
+            return "prompt" if (a, b) == (2, 3) else "shared"
+        return "pos" if (a, b) == (5, 7) else "feature"
+
+    return tuple(name(i, a, b) for i, (a, b) in enumerate(zip(small, large, strict=True)))

@@ -1,0 +1,76 @@
+"""Our folder in the user's cache: converted models and trained SAEs. Entries appear whole or not at all.
+
+Each entry holds `manifest.json` with the SHA-256 of its files; one that no longer matches counts as absent.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from interp.errors import UserError
+
+
+MANIFEST = "manifest.json"
+
+
+def cache_dir() -> Path:
+    """`$INTERP_CACHE`, else `$XDG_CACHE_HOME/interp-probes`, else `~/.cache/interp-probes`."""
+    if chosen := os.environ.get("INTERP_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interp-probes"
+
+
+def is_intact(folder: Path) -> bool:
+    """Does the folder hold exactly what its manifest says, byte for byte?"""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return bool(manifest) and all(_sha256(folder / name) == digest for name, digest in manifest.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+@contextmanager
+def new_folder(target: Path, needs_bytes: int = 0) -> Iterator[Path]:
+    """A temporary folder that becomes `target`, with a manifest, when the block succeeds and vanishes when it does not.
+
+    A damaged `target` is replaced.
+    Two processes may do this at once: the first to finish wins, and both see a whole folder.
+    Raises UserError when the disk is full or cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if needs_bytes > free:
+            raise OSError(errno.ENOSPC, f"needs {needs_bytes / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        yield temporary
+        digests = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
+        (temporary / MANIFEST).write_text(json.dumps(digests, indent=1), encoding="utf-8")
+        if target.exists() and not is_intact(target):
+            shutil.rmtree(target)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not is_intact(target):  # else another process was first: its folder is as good as ours
+                raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write {target}: {error.strerror or error}; free some space or point INTERP_CACHE elsewhere"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,75 @@
+"""Ready-made edits. Each returns a function `(activation, site) -> activation`; a function of yours works the same.
+
+    with model.edit({"blocks.12.hook_resid_post": steer(direction, 4.0)}) as receipts: ...
+
+`pos` chooses tokens per prompt: None for all, an index (-1 is the last token) or a slice.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.model.hooks import Edit, Site
+
+Pos = int | slice | None
+
+
+def ablate(pos: Pos = None) -> Edit:
+    """Set the activation to zero."""
+
+    def ablated(activation: Tensor, site: Site) -> Tensor:
+        return activation.masked_fill(_chosen(activation, site, pos), 0.0)
+
+    return ablated
+
+
+def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = None) -> Edit:
+    """Add `coefficient * direction` (Turner et al. 2308.10248). The direction is used as it is, not normalised."""
+
+    def steered(activation: Tensor, site: Site) -> Tensor:
+        if direction.shape != activation.shape[-1:]:
+            raise UserError(
+                f"steer got a direction of shape {tuple(direction.shape)} at {site.name}; "
+                f"expected ({activation.shape[-1]},)"
+            )
+        change = coefficient * direction.to(activation)
+        return activation + change * _chosen(activation, site, pos).to(activation.dtype)
+
+    return steered
+
+
+def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
+    """Replace the activation by `source`, which `capture` returned for the same number of prompts.
+
+    Both prompts of a pair must have the same number of tokens (Meng et al. 2202.05262 patch position by position).
+    """
+
+    def patched(activation: Tensor, site: Site) -> Tensor:
+        if int(site.prompts.max()) >= len(source):
+            raise UserError(f"patch at {site.name} got {len(source)} prompts; expected as many as the edited run has")
+        if not bool(site.mask[:, 0].all()):
+            raise UserError(f"patch at {site.name} met left padding; its source is aligned right: use padding='right'")
+        rows = source[site.prompts.to(source.device)].to(activation)
+        length = site.mask.shape[1]
+        if rows.shape[1] < length:
+            raise UserError(f"patch at {site.name} got {rows.shape[1]} positions; expected {length} or more")
+        rows = rows[:, :length]
+        chosen = _chosen(activation, site, pos)
+        if bool((rows.isnan() & chosen).any()):
+            raise UserError(
+                f"patch at {site.name} would copy padding: source and target prompts differ in length; "
+                "pair prompts with the same number of tokens"
+            )
+        return activation.where(~chosen, rows)
+
+    return patched
+
+
+def _chosen(activation: Tensor, site: Site, pos: Pos) -> Tensor:
+    """The chosen tokens as a mask that broadcasts against `activation`."""
+    if site.axes[:2] != ("prompt", "pos"):
+        raise UserError(f"this edit works per token, but {site.name} has axes {site.axes}; write a function for it")
+    mask = site.positions(pos)
+    return mask.view(*mask.shape, *([1] * (activation.ndim - 2)))

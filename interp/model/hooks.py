@@ -1,0 +1,156 @@
+"""Reading and editing activations, strictly: a hook that did not fire is an error, and what an edit did is on a receipt.
+
+An edit is any function `(activation, site) -> activation`. It gets one batch at a time, padding included; `site` says
+which prompts these are and where the real tokens lie. It must return the same shape and dtype, with finite numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.model.sites import layer_of
+from interp.model.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and on what an edit is called.
+
+    `prompts`: which of the caller's prompts the rows are. `mask`: True at real tokens.
+    `axes`: what each axis of the activation is ("prompt", "pos", "feature").
+    """
+
+    name: str
+    prompts: Int[Tensor, " prompt"]
+    mask: Bool[Tensor, "prompt pos"]
+    axes: tuple[str, ...]
+
+    @property
+    def layer(self) -> int | None:
+        """The layer in the name, or None outside the blocks."""
+        return layer_of(self.name)
+
+    def positions(self, pos: int | slice | None = None) -> Bool[Tensor, "prompt pos"]:
+        """True at the real tokens chosen by `pos`, counted per prompt without its padding (-1 is the last token)."""
+        if pos is None:
+            return self.mask
+        count = self.mask.long().cumsum(-1) - 1  # index of each real token within its own prompt
+        length = self.mask.sum(-1, keepdim=True)
+        if isinstance(pos, int):
+            wanted = torch.where(length + pos >= 0, length + pos, -1) if pos < 0 else torch.full_like(length, pos)
+            if bool((wanted < 0).any()) or bool((wanted >= length).any()):
+                raise UserError(f"position {pos} is outside a prompt of {int(length.min())} tokens at {self.name}")
+            return self.mask & (count == wanted)
+        chosen = torch.zeros_like(self.mask)
+        for row, n in enumerate(length.flatten().tolist()):
+            inside = torch.zeros(n, dtype=torch.bool, device=self.mask.device)
+            inside[pos] = True
+            chosen[row, self.mask[row]] = inside
+        return chosen
+
+
+Edit = Callable[[Tensor, Site], Tensor]
+
+
+@dataclass
+class Receipt:
+    """What an edit really did: how often it ran, and the mean norm over real tokens before, after and of the change."""
+
+    site: str
+    fired: int = 0
+    _sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    _vectors: int = 0
+
+    @property
+    def norm_before(self) -> float:
+        """Mean L2 norm of the activation vectors that came in."""
+        return self._mean(0)
+
+    @property
+    def norm_after(self) -> float:
+        """Mean L2 norm of the vectors that went out."""
+        return self._mean(1)
+
+    @property
+    def norm_change(self) -> float:
+        """Mean L2 norm of out minus in: 0 means that the edit ran and changed nothing."""
+        return self._mean(2)
+
+    def _mean(self, i: int) -> float:
+        return self._sums[i] / self._vectors if self._vectors else 0.0
+
+    def record(self, before: Tensor, after: Tensor) -> None:
+        """Add one call; `before` and `after` are [row, feature] at real tokens."""
+        self.fired += 1
+        self._vectors += before.shape[0]
+        for i, rows in enumerate((before, after, after - before)):
+            self._sums[i] += float(rows.detach().double().norm(dim=-1).sum())
+
+    def __str__(self) -> str:
+        return (
+            f"{self.site}: fired {self.fired}x, mean norm {self.norm_before:.4g} -> {self.norm_after:.4g}, "
+            f"change {self.norm_change:.4g}"
+        )
+
+
+class Receipts(dict[str, Receipt]):
+    """Receipts by site; printing them shows one line a site."""
+
+    def __str__(self) -> str:
+        return "\n".join(str(receipt) for receipt in self.values())
+
+
+def apply_edit(edit: Edit, tensor: Tensor, site: Site, receipt: Receipt) -> Tensor:
+    """Call `edit`, check what it returns, and write the receipt. Raises UserError for a result that cannot be used."""
+    before = tensor.detach().clone()  # an edit may work in place; the receipt needs what came in
+    result = edit(tensor, site)
+    where = f"the edit {getattr(edit, '__name__', type(edit).__name__)!r} at {site.name}"
+    if not isinstance(result, Tensor):
+        raise UserError(f"{where} returned {type(result).__name__}; expected a tensor of shape {tuple(before.shape)}")
+    if result.shape != before.shape:
+        raise UserError(f"{where} returned shape {tuple(result.shape)}; expected {tuple(before.shape)}")
+    if result.dtype != before.dtype:
+        raise UserError(f"{where} returned {result.dtype}; expected {before.dtype}; convert with .to(activation.dtype)")
+    rows_before, rows_after = real_rows(before, site), real_rows(result, site)
+    # attention scores are -inf above the diagonal by nature: only what the edit broke counts
+    if bool((~torch.isfinite(rows_after) & torch.isfinite(rows_before)).any()):
+        raise UserError(f"{where} returned NaN or infinite numbers where finite ones came in")
+    receipt.record(torch.nan_to_num(rows_before), torch.nan_to_num(rows_after))
+    return result
+
+
+def real_rows(tensor: Tensor, site: Site) -> Tensor:
+    """The activation vectors of real tokens as [row, feature]; heads count as rows of their own."""
+    moved = tensor.movedim(site.axes.index("pos"), 1) if "pos" in site.axes else tensor.unsqueeze(1)
+    if moved.shape[1] != site.mask.shape[1]:
+        return moved.flatten(0, -2)
+    return moved[site.mask].flatten(0, -2) if moved.ndim > 3 else moved[site.mask]
+
+
+def place(
+    out: dict[str, Tensor], name: str, piece: Tensor, batch: Tokens, whole: Tokens, axes: tuple[str, ...]
+) -> None:
+    """Write a batch's activation into `out[name]`, which holds all prompts padded to one length.
+
+    Padding is NaN there, on every pos axis, so that it can never slip into a mean unseen.
+    """
+    n, width = whole.ids.shape
+    length = batch.ids.shape[1]
+    if name not in out:
+        shape = [n, *(width if axes[i] == "pos" else size for i, size in enumerate(piece.shape) if i > 0)]
+        out[name] = torch.full(shape, float("nan"), dtype=piece.dtype, device=piece.device)
+    for axis, kind in enumerate(axes):
+        if kind == "pos" and not bool(batch.mask.all()):
+            shape = [1] * piece.ndim
+            shape[0], shape[axis] = batch.mask.shape
+            piece = piece.masked_fill(~batch.mask.view(shape), float("nan"))
+    # the real tokens of a batch stand on the same side as those of the whole
+    left = bool(whole.mask[:, -1].all()) and not bool(whole.mask[:, 0].all())
+    span = slice(width - length, width) if left else slice(0, length)
+    out[name][(batch.index, *(span if kind == "pos" else slice(None) for kind in axes[1:]))] = piece

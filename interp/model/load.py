@@ -1,0 +1,184 @@
+"""`load_model`: the bundled model, a hub name, a local folder or a `.gguf` file, to one `Model`.
+
+Nothing is downloaded when a whole copy lies in the cache, and no code from a checkpoint is ever run
+(`trust_remote_code` stays off).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
+
+from interp.errors import UserError, unknown
+from interp.model.bridge import NUMERICS
+from interp.model.bundled import BUNDLED, bundled_folder
+from interp.model.cache import cache_dir, is_intact
+from interp.model.gguf import convert_gguf
+from interp.model.hub import fetch_from_hub
+from interp.model.model import Model
+from interp.model.provenance import ModelProvenance, hash_files, hash_tokenizer, library_versions
+from interp.model.tokens import BosPolicy, adds_bos
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint on this disk: where, what kind of source, and what identifies its weights."""
+
+    folder: Path
+    source: Literal["bundled", "hub", "folder", "gguf"]
+    weights: str
+
+
+def load_model(
+    name_or_path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    *,
+    bos: BosPolicy = "tokenizer",
+) -> Model:
+    """Load a decoder with named sites.
+
+    `name_or_path`: "smollm2-135m" (bundled), a Hugging Face name ("gpt2", "name@revision"), a folder, a `.gguf` file.
+    `device`: CUDA when there is one, else the CPU; said on stderr. `dtype`: fp32 unless told otherwise.
+    `bos`: what goes in front of a prompt: what the tokenizer does by itself, always a BOS token, or never.
+    Raises UserError, in one line, for anything that cannot be loaded.
+    """
+    name = str(name_or_path)
+    chosen = pick_device(device)
+    kind = pick_dtype(dtype)
+    located = locate(name)
+    with _quiet():
+        tokenizer, hf = _load_folder(name, located.folder, chosen, kind)
+    provenance = ModelProvenance(
+        name=name,
+        source=located.source,
+        location=str(located.folder),
+        weights=located.weights,
+        tokenizer=hash_tokenizer(tokenizer),
+        architecture=type(hf).__name__,
+        parameters=sum(p.numel() for p in hf.parameters()),
+        dtype=str(kind).removeprefix("torch."),
+        device=_describe_device(chosen),
+        numerics=NUMERICS,
+        bos={"policy": bos, "tokenizer_adds": adds_bos(tokenizer), "token": tokenizer.bos_token},
+        libraries=library_versions(),
+    )
+    print(
+        f"{name}: {provenance.parameters / 1e6:.0f}M parameters on {provenance.device}, {provenance.dtype}",
+        file=sys.stderr,
+    )
+    return Model(hf, tokenizer, provenance, bos)
+
+
+def locate(name: str) -> Located:
+    """Find or make the checkpoint folder for a name; downloads or converts when there is no other way."""
+    if name in BUNDLED:
+        folder, weights = bundled_folder(name)
+        return Located(folder, "bundled", weights)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"no such file: {path}; expected a .gguf file; check the path")
+        weights = hash_files([path])
+        folder = cache_dir() / "models" / f"gguf-{weights.removeprefix('sha256:')[:16]}"
+        return Located(folder if is_intact(folder) else convert_gguf(path, folder), "gguf", weights)
+    if path.is_dir():
+        return Located(path, "folder", hash_files(_weight_files(path)))
+    if path.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"{name} is not a model; expected a folder with config.json, a .gguf file or a hub name")
+    repo, _, revision = name.partition("@")
+    try:
+        folder, commit = fetch_from_hub(repo, revision or None)
+    except UserError as error:
+        near = [b for b in BUNDLED if name[:4].casefold() == b[:4].casefold()]
+        raise unknown("model", name, near) if near else error from error
+    return Located(folder, "hub", f"commit:{commit}")
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or CUDA when there is one, else the CPU. Raises UserError for one that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise UserError(f"device {str(device)!r} cannot be used here; this machine has {there}") from error
+    return chosen
+
+
+def pick_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """The dtype by name ("fp32", "bf16", "fp16") or as it is; fp32 by default."""
+    if dtype is None:
+        return torch.float32
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    return DTYPES[dtype]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} has no config.json; expected a Hugging Face model folder (save_pretrained)")
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if not files:
+        raise UserError(f"{folder} has no weights (*.safetensors); expected a Hugging Face model folder")
+    return files
+
+
+def _load_folder(
+    name: str, folder: Path, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (ValueError, OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise UserError(
+            f"{name} could not be loaded from {folder} ({type(error).__name__}: {first[:200]}); "
+            "expected a causal language model with its tokenizer, in safetensors"
+        ) from error
+    except Exception as error:  # safetensors raises a class of its own for damaged files
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise UserError(f"{name}: damaged weights in {folder} ({error}); fetch the model again") from error
+    return tokenizer, hf.to(device).eval()
+
+
+def _describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers draws a progress bar per load; one line of ours says more."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,66 @@
+"""Where a number comes from: which weights, which tokenizer, which libraries, which numerics."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+LIBRARIES = ("interp-probes", "torch", "transformers", "transformer-lens", "sae-lens", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class ModelProvenance:
+    """Identifies a loaded model well enough to load it again and to refuse an SAE that was trained on another.
+
+    `weights`: the hub commit, or the SHA-256 of the file(s), with its kind in front ("commit:…", "sha256:…").
+    """
+
+    name: str
+    source: Literal["bundled", "hub", "folder", "gguf", "trained here"]
+    location: str
+    weights: str
+    tokenizer: str
+    architecture: str
+    parameters: int
+    dtype: str
+    device: str
+    numerics: str
+    bos: dict[str, Any]
+    libraries: dict[str, str]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide the numbers, and Python's."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def hash_files(paths: list[Path]) -> str:
+    """SHA-256 over the files' bytes, in the order given; a single file's is the one that `sha256sum` prints."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of what decides the ids: vocabulary, merges, pre-tokenizer, special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        text = backend.to_str()
+    else:
+        text = repr(sorted(tokenizer.get_vocab().items()))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

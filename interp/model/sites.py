@@ -1,0 +1,82 @@
+"""Names of places in a model, and the errors for names that are none.
+
+A misspelt hook name is a silent no-op in the libraries below us (TransformerLens #1688, nnsight #143); here it is an
+error with the nearest names, and so is a name that exists but carries nothing on this model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from interp.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class SiteTable:
+    """What one loaded model offers.
+
+    `listed`: one name per place, TransformerLens' traditional one. `axes`: for every accepted name, aliases included,
+    what each axis of its activation is ("prompt", "pos" or "feature"). `gated`: names that TransformerLens keeps
+    switched off, with the switch. `silent`: names that never fire, or carry nothing per prompt, on this model.
+    """
+
+    listed: tuple[str, ...]
+    axes: dict[str, tuple[str, ...]]
+    gated: dict[str, str]
+    silent: frozenset[str]
+
+    def match(self, sites: str | Iterable[str]) -> list[str]:
+        """Resolve names and patterns (`blocks.*.hook_resid_post`) to names, in model order, each once.
+
+        Raises UserError for a name or pattern that matches nothing, with the nearest names or the reason.
+        """
+        wanted = [sites] if isinstance(sites, str) else list(sites)
+        if not wanted:
+            raise UserError("no site came; expected at least one name or pattern, such as 'blocks.*.hook_resid_post'")
+        found: list[str] = []
+        for name in wanted:
+            found += self._match_one(name)
+        return list(dict.fromkeys(found))
+
+    def _match_one(self, name: str) -> list[str]:
+        if name in self.axes:
+            return [name]
+        if name in self.gated:
+            raise UserError(
+                f"site {name!r} is gated: TransformerLens fills it only with {self.gated[name]} on, and it would stay "
+                "empty; use an ungated site, see model.sites()"
+            )
+        if name in self.silent:
+            raise UserError(
+                f"site {name!r} exists but never fires per prompt on this model, so nothing would be captured; "
+                "see model.sites()"
+            )
+        if any(c in name for c in "*?["):
+            hits = [n for n in self.listed if _matches(n, name)] or [n for n in self.axes if _matches(n, name)]
+            if hits:
+                return hits
+        raise unknown("site", name, self.axes, "model.sites() lists them all")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    # `*` stands for one dotted part or for the rest, as in a shell: `blocks.*.hook_resid_post`, `blocks.3.*`, `*`.
+    return fnmatchcase(name, pattern)
+
+
+def layer_of(site: str) -> int | None:
+    """The layer in a site's name, or None for one outside the blocks."""
+    found = re.match(r"blocks\.(\d+)\.", site)
+    return int(found.group(1)) if found else None
+
+
+def kind_of(site: str) -> str:
+    """The site's name with its layer taken out: `blocks.*.hook_resid_post`."""
+    return re.sub(r"^blocks\.\d+\.", "blocks.*.", site)
+
+
+def sort_by_layer(sites: Sequence[str]) -> list[str]:
+    """Sites in the order of their layers, those outside the blocks first."""
+    return sorted(sites, key=lambda s: -1 if layer_of(s) is None else int(layer_of(s) or 0))

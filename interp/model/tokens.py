@@ -1,0 +1,103 @@
+"""Prompts to token ids: padding side and beginning-of-sequence policy, explicit and recorded.
+
+The three ways a toolkit gets this wrong silently: padding that shifts positions, a second BOS token in front of one
+the user typed, and no BOS where the model was trained with one (TransformerLens #1772; GPT-2 left-padded without
+position ids is off by 0.38).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from interp.errors import UserError
+
+BosPolicy = Literal["tokenizer", "always", "never"]
+Side = Literal["right", "left"]
+Prompts = str | Sequence[str] | Sequence[Sequence[int]] | Int[Tensor, "prompt pos"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A padded batch. `mask` is True at real tokens; `index` says which of the caller's prompts each row is."""
+
+    ids: Int[Tensor, "prompt pos"]
+    mask: Bool[Tensor, "prompt pos"]
+    index: Int[Tensor, " prompt"]
+
+    @property
+    def position_ids(self) -> Int[Tensor, "prompt pos"]:
+        """0 at the first real token of each row, whichever side is padded."""
+        return (self.mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, bos: BosPolicy) -> list[list[int]]:
+    """Token ids per prompt. Text follows `bos`; ids are taken as they are (the caller has decided already).
+
+    Raises UserError for no prompts, an empty prompt, ids outside the vocabulary, or `bos="always"` without a BOS token.
+    """
+    if bos not in get_args(BosPolicy):
+        raise UserError(f"bos={bos!r}; expected one of {', '.join(get_args(BosPolicy))}")
+    if isinstance(prompts, Tensor):
+        prompts = prompts.tolist()
+    rows = [prompts] if isinstance(prompts, str) else list(prompts)
+    if rows and all(isinstance(row, int) for row in rows):
+        raise UserError("prompts is a flat list of token ids; expected one list per prompt; wrap it: [[1, 2, 3]]")
+    ids = [_encode_text(tokenizer, row, bos) if isinstance(row, str) else [int(t) for t in row] for row in rows]
+    if not ids:
+        raise UserError("no prompts came; expected at least one")
+    size = len(tokenizer)
+    for i, row in enumerate(ids):
+        if not row:
+            raise UserError(f"prompt {i} is empty: it has no tokens; give it some text or set bos='always'")
+        if max(row) >= size or min(row) < 0:
+            raise UserError(f"prompt {i} holds token id {max(row)}; expected 0 to {size - 1} for this tokenizer")
+    return ids
+
+
+def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy) -> list[int]:
+    if bos == "tokenizer":
+        ids = tokenizer(text).input_ids
+        # A BOS token typed into the prompt and one added by the tokenizer are two: keep one.
+        doubled = len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id
+        return ids[1:] if doubled else ids
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    if bos == "never":
+        return ids
+    if tokenizer.bos_token_id is None:
+        raise UserError("bos='always', but this tokenizer has no BOS token; use bos='never' or 'tokenizer'")
+    return ids if ids[:1] == [tokenizer.bos_token_id] else [tokenizer.bos_token_id, *ids]
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Does this tokenizer put a BOS token in front by itself?"""
+    ids = tokenizer("a").input_ids
+    return len(ids) > 1 and ids[0] == tokenizer.bos_token_id
+
+
+def pad(rows: Sequence[Sequence[int]], index: Sequence[int], side: Side, pad_id: int, device: torch.device) -> Tokens:
+    """Pad `rows` to one length. `pad_id` is never seen by attention; any valid id will do."""
+    if side not in get_args(Side):
+        raise UserError(f"padding={side!r}; expected one of {', '.join(get_args(Side))}")
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        span = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[i, span] = torch.tensor(row, dtype=torch.long)
+        mask[i, span] = True
+    return Tokens(ids.to(device), mask.to(device), torch.tensor(list(index), dtype=torch.long))
+
+
+def batches(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+    """Split prompt indices into batches of similar length, so that little is padded."""
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size}; expected 1 or more")
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
