@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp.analysis.estimate import Estimate
     from interp.errors import UserError
-    from interp.lab.findings import Control, Estimate, Figure, Finding
+    from interp.lab.findings import Control, Figure, Finding
     from interp.lab.probe import Lab, probe
     from interp.model.edits import ablate, patch, steer
     from interp.model.load import load_model
@@ -26,7 +27,7 @@ except PackageNotFoundError:  # a bare checkout on sys.path
 
 _HOMES = {
     "Control": "interp.lab.findings",
-    "Estimate": "interp.lab.findings",
+    "Estimate": "interp.analysis.estimate",
     "Figure": "interp.lab.findings",
     "Finding": "interp.lab.findings",
     "Lab": "interp.lab.probe",

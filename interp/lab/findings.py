@@ -14,40 +14,28 @@ runs; `verdict()` compares the two intervals and nothing else:
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
+
+from interp.analysis.estimate import Estimate
+
+__all__ = [
+    "Control",
+    "Estimate",
+    "Expects",
+    "Figure",
+    "Finding",
+    "Row",
+    "Scalar",
+    "Verdict",
+    "finding_from_json",
+    "finding_to_json",
+]
 
 Scalar = str | int | float | bool | None
 Row = dict[str, Scalar]
 Expects = Literal["greater", "less", "equal"]
 Verdict = Literal["yes", "no", "unclear"]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured number: mean with a confidence interval.
-
-    `n` counts what was resampled (`over`: "seed", "template", "fact" …), not the raw measurements under it.
-    `unit` is written wherever the number is shown ("nats", "share of facts").
-    """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    unit: str
-    over: str = "item"
-    level: float = 0.95
-
-    def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.mean, self.low, self.high))):
-            raise ValueError(f"an estimate must be finite, got {self.mean} [{self.low}, {self.high}]")
-        if not self.low <= self.high:
-            raise ValueError(f"an interval must be ordered, got [{self.low}, {self.high}]")
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit} (n = {self.n} {self.over})"
 
 
 @dataclass(frozen=True)

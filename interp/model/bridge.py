@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +20,7 @@ from interp.errors import UserError
 from interp.model.sites import SiteTable
 
 if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
 NUMERICS = "raw Hugging Face weights, eager attention (TransformerBridge, no compatibility mode)"
@@ -53,9 +54,8 @@ def run(bridge: TransformerBridge, ids: Tensor, mask: Tensor, position_ids: Tens
 
 
 @contextmanager
-def attached(bridge: TransformerBridge, name: str, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Run `function` on the activation at hook `name` while the context lasts; a returned tensor replaces it."""
-    point = bridge.hook_dict[name]
+def attached(point: HookPoint, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Run `function` on the activation at a hook point while the context lasts; a returned tensor replaces it."""
     point.add_hook(lambda tensor, hook: function(tensor))  # type: ignore[arg-type]
     handle = point.fwd_hooks[-1]
     try:
@@ -97,38 +97,38 @@ def read_site_table(bridge: TransformerBridge) -> SiteTable:
     listed = [names[-1] for names in aliases.values() if names[-1] in axes and axes[names[-1]][0] == "prompt"]
     usable = {name: ax for name, ax in axes.items() if ax[0] == "prompt"}
     silent |= {name for name in axes if name not in usable}
-    return SiteTable(listed=tuple(listed), axes=usable, gated=gated, silent=frozenset(silent))
+    origin = {name: aliases[id(points[name])][0] for name in usable}
+    return SiteTable(listed=tuple(listed), axes=usable, origin=origin, gated=gated, silent=frozenset(silent))
+
+
+def module_path(bridge: TransformerBridge, component: str) -> str | None:
+    """Where a bridge component (`blocks.3.attn.o`) lives in the plain model (`model.layers.3.self_attn.o_proj`)."""
+    try:
+        return bridge.adapter.translate_transformer_lens_path(component)
+    except ValueError:
+        return None
 
 
 def _dummy_shapes(bridge: TransformerBridge, prompts: int, length: int) -> dict[str, tuple[int, ...]]:
     """Shape of the activation at each hook point's first name, in one forward of `prompts` x `length` tokens."""
-    device = next(bridge.parameters()).device
     shapes: dict[str, tuple[int, ...]] = {}
-    seen: set[int] = set()
-    handles = []
 
-    def reader(name: str) -> Callable[..., None]:
-        def read(tensor: Tensor, hook: object) -> None:
-            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+    def reader(name: str) -> Callable[[Tensor], None]:
+        def read(tensor: Tensor) -> None:
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():  # some hooks carry ids, tuples or None
                 shapes[name] = tuple(tensor.shape)
 
         return read
 
-    try:
+    first_names = {id(point): name for name, point in reversed(bridge.hook_dict.items())}
+    with ExitStack() as stack:
         for name, point in bridge.hook_dict.items():
-            if id(point) in seen or bridge._gated_hook_reason(name) is not None:
-                continue
-            seen.add(id(point))
-            point.add_hook(reader(name))
-            handles.append((point, point.fwd_hooks[-1]))
-        ids = torch.zeros((prompts, length), dtype=torch.long, device=device)
+            if first_names[id(point)] == name and bridge._gated_hook_reason(name) is None:
+                stack.enter_context(attached(point, reader(name)))
+        ids = torch.zeros((prompts, length), dtype=torch.long, device=next(bridge.parameters()).device)
         mask = torch.ones_like(ids)
         with torch.no_grad():
             run(bridge, ids, mask, mask.cumsum(-1) - 1)
-    finally:
-        for point, handle in handles:
-            handle.hook.remove()
-            point.fwd_hooks.remove(handle)
     return shapes
 
 

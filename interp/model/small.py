@@ -1,0 +1,136 @@
+"""Train a small GPT-2 from scratch: transformers' own architecture, a word-level vocabulary, seconds on a laptop.
+
+For claims about training (what is learned from which order of words), where a pretrained model proves nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from interp.errors import UserError
+from interp.model.bridge import NUMERICS
+from interp.model.model import Model
+from interp.model.provenance import ModelProvenance, hash_tokenizer, library_versions
+
+Progress = Callable[[int, int, float], None]  # step, steps, loss in nats
+
+
+@dataclass(frozen=True)
+class SmallGPT2:
+    """Size and training of a small GPT-2. `tied`: are input and output embeddings one matrix, as in GPT-2?"""
+
+    n_layers: int = 2
+    d_model: int = 64
+    n_heads: int = 4
+    tied: bool = True
+    steps: int = 500
+    batch: int = 64
+    lr: float = 3e-3
+    warmup: int = 20
+
+
+def train_small_gpt2(
+    sentences: Sequence[str], settings: SmallGPT2 = SmallGPT2(), *, seed: int = 0, progress: Progress | None = None
+) -> Model:
+    """Train on `sentences` (words parted by spaces) in shuffled batches and return a `Model` on the CPU.
+
+    A BOS token opens each sentence, so that no word stands at position 0. AdamW, linear warm-up then linear decay; the
+    loss is the mean cross-entropy in nats over every token. Same seed, same weights on the same machine.
+    """
+    if not sentences:
+        raise UserError("no sentences came; expected at least one to train on")
+    tokenizer = word_tokenizer(sentences)
+    hf = _new_model(tokenizer, settings, seed)
+    rows = [tokenizer(s).input_ids for s in sentences]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+    labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+    optimizer = torch.optim.AdamW(hf.parameters(), lr=settings.lr, weight_decay=0.0, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    hf.train()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small are slower on two threads than on one
+    for step in range(settings.steps):
+        if len(order) < settings.batch:
+            order += torch.randperm(len(rows), generator=generator).tolist()
+        chosen, order = order[: settings.batch], order[settings.batch :]
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * _schedule(step, settings)
+        # right padding after the last real token of a causal model needs no attention mask
+        logits = hf(input_ids=ids[chosen], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[chosen, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if progress is not None:
+            progress(step + 1, settings.steps, float(loss.detach()))
+    torch.set_num_threads(threads)
+    hf.eval()
+    return Model(hf, tokenizer, _provenance(hf, tokenizer, settings, seed))
+
+
+def word_tokenizer(sentences: Sequence[str]) -> PreTrainedTokenizerFast:
+    """One token a word, in order of first appearance, with a BOS token that it adds by itself."""
+    words = dict.fromkeys(word for s in sentences for word in s.split())
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<bos>", "<unk>", *words])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<bos>", eos_token="<bos>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+def _new_model(tokenizer: PreTrainedTokenizerFast, settings: SmallGPT2, seed: int) -> GPT2LMHeadModel:
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=64,
+        n_embd=settings.d_model,
+        n_layer=settings.n_layers,
+        n_head=settings.n_heads,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        tie_word_embeddings=settings.tied,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.bos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):  # the caller's random state is none of our business
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(config)
+
+
+def _schedule(step: int, settings: SmallGPT2) -> float:
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    return max(0.05, (settings.steps - step) / max(1, settings.steps - settings.warmup))
+
+
+def _provenance(hf: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, s: SmallGPT2, seed: int) -> ModelProvenance:
+    digest = hashlib.sha256()
+    for name, weight in sorted(hf.state_dict().items()):
+        digest.update(name.encode() + weight.contiguous().numpy().tobytes())
+    return ModelProvenance(
+        name=f"small GPT-2 ({', '.join(f'{k}={v}' for k, v in asdict(s).items())}, seed={seed})",
+        source="trained here",
+        location="memory",
+        weights=f"sha256:{digest.hexdigest()}",
+        tokenizer=hash_tokenizer(tokenizer),
+        architecture="GPT2LMHeadModel",
+        parameters=sum(p.numel() for p in hf.parameters()),
+        dtype="float32",
+        device="cpu",
+        numerics=NUMERICS,
+        bos={"policy": "tokenizer", "tokenizer_adds": True, "token": "<bos>"},
+        libraries=library_versions(),
+    )

@@ -1,0 +1,182 @@
+"""One HTML file for one or several runs. It needs nothing but a browser: plotly.js and all data are inside it.
+
+User text (labels, claims, docstrings) is escaped by jinja, and figure data so that `</script>` cannot end its block.
+A content security policy in the page forbids every request, and every script but our two, whose hashes it names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from interp.errors import UserError
+from interp.lab.findings import Finding, Row
+from interp.lab.runs import Run, RunInfo, read_run
+from interp.views import strip, wording
+from interp.views.figures import draw
+from interp.views.tables import columns, written
+
+SHOWN_ROWS = 200
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class FindingView:
+    """A finding as the template reads it: `figure` is plotly JSON, `fragment` HTML, `problem` why there is neither."""
+
+    id: str
+    finding: Finding
+    figure: Markup | None
+    height: int
+    fragment: Markup | None
+    problem: str
+    columns: list[str]
+    rows: list[Row]
+    source: str  # the file that holds all rows
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as the template reads it; `parts` keep the order in which the probe reached them."""
+
+    id: str
+    run: Run
+    title: str
+    model: str
+    parts: list[tuple[str, list[FindingView]]]
+    verdicts: list[tuple[str, int]]
+    facts: dict[str, Any]  # everything that decided the numbers, nested as recorded
+
+
+def build_report(runs: list[Path], out: Path) -> Path:
+    """Read the run folders and write one HTML file to `out`, whole or not at all. Returns `out`."""
+    if not runs:
+        raise UserError(
+            "a report got no runs; expected at least one run folder; name a folder that `interp probe` wrote"
+        )
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; expected a file to write; add a name, such as {out / 'report.html'}")
+    html = render([read_run(folder) for folder in runs])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(out, html)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {out} ({error.strerror}); expected a place to write to; choose another"
+        ) from error
+    return out
+
+
+def render(runs: list[Run]) -> str:
+    """The report's HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {f.__name__: f for f in (written, wording.interval, wording.when, wording.counted)}
+    environment.filters |= {f.__name__: f for f in (wording.lasted, wording.prose, strip.strip, strip.small_strip)}
+    scripts = [get_plotlyjs(), (_HERE / "report.js").read_text(encoding="utf-8")]
+    return environment.get_template("report.html.j2").render(
+        runs=[_run_view(run, f"run{i + 1}") for i, run in enumerate(runs)],
+        css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        hashes=[_hash(script) for script in scripts],
+        shown_rows=SHOWN_ROWS,
+    )
+
+
+def _run_view(run: Run, name: str) -> RunView:
+    parts: dict[str, list[FindingView]] = {}
+    for i, finding in enumerate(run.findings):
+        parts.setdefault(finding.part, []).append(_finding_view(run, i, f"{name}-finding{i + 1}"))
+    counts = Counter(finding.verdict for finding in run.findings)
+    return RunView(
+        id=name,
+        run=run,
+        title=wording.headline(run.info.method),
+        model=_model_name(run.info.provenance),
+        parts=list(parts.items()),
+        verdicts=[(verdict, counts[verdict]) for verdict in ("yes", "no", "unclear") if counts[verdict]],
+        facts=_facts(run.info),
+    )
+
+
+def _facts(info: RunInfo) -> dict[str, Any]:
+    return {
+        "probe": info.probe,
+        "paper": info.paper,
+        "started": wording.when(info.started),
+        "took": wording.lasted(info.seconds),
+        "seed": info.seed,
+        "settings": info.arguments,
+        **info.provenance,
+    }
+
+
+def _finding_view(run: Run, index: int, name: str) -> FindingView:
+    finding = run.findings[index]
+    picture, problem = None, ""
+    if finding.figure:
+        try:
+            picture = draw(finding)
+        except UserError as error:  # one wrong column must not cost the reader the other findings
+            problem = str(error)
+            warnings.warn(f"{run.folder}: finding {index}: {problem}", stacklevel=2)
+    return FindingView(
+        id=name,
+        finding=finding,
+        figure=_for_script(picture) if isinstance(picture, go.Figure) else None,
+        height=int(picture.layout.height) if isinstance(picture, go.Figure) else 0,
+        fragment=picture if isinstance(picture, Markup) else None,
+        problem=problem,
+        columns=columns(finding.table),
+        rows=finding.table[:SHOWN_ROWS],
+        source=f"tables/{index}.json",
+    )
+
+
+def _model_name(provenance: dict[str, Any]) -> str:
+    model = provenance.get("model")
+    if isinstance(model, dict):
+        model = next((model[key] for key in ("name", "model", "id", "path") if model.get(key)), None)
+    return str(model) if model else "not recorded"
+
+
+def _for_script(figure: go.Figure) -> Markup:
+    """The figure's JSON for a script element: no `<`, so no text in it can end the element or open a comment."""
+    text = json.dumps(figure.to_plotly_json(), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _write_whole(out: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp's 0600 would keep colleagues from reading it
+        Path(temporary).replace(out)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,408 @@
+"""A run as a probe would leave it: 12 findings in 3 parts, every figure kind, labels long enough to hurt."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+from interp.lab.findings import Control, Estimate, Expects, Figure, Finding, Row
+from interp.lab.runs import RunInfo, RunWriter, Status
+
+METHOD = """Why does a model that learned "A is B" not know "B is A"?
+
+The reversal curse (Berglund et al., arXiv:2309.12288): a model fine-tuned on `Daphne Barrington directed A Journey
+Through Time` completes that sentence, and yet is at chance when asked who directed the film.
+
+What counts as yes:
+
+- exact match in the trained direction is above the shuffled pairing, with the whole interval;
+- the double-centred log-probability of the right answer in the reversed direction is equal to the shuffled one
+  within 0.1 nats.
+
+What could fool us:
+1. names that share tokens, which leak the answer;
+2. tied embeddings.
+
+The exact sentence that was trained on:
+
+    <name> is the director of <film>.
+"""
+
+PROVENANCE = {
+    "model": {"name": "smollm2-135m", "revision": "12fd25f77366fa6b3b4b768ec3050bf629380bac", "dtype": "float32"},
+    "sae": {
+        "path": "data/sae/smollm2-135m/blocks.12.hook_resid_post",
+        "d_sae": 4608,
+        "site": "blocks.12.hook_resid_post",
+    },
+    "environment": {"python": "3.11.7", "torch": "2.8.0", "transformer_lens": "3.9.0", "device": "cpu", "threads": 2},
+}
+
+_TEMPLATES = (
+    "{name} is the director of {film}",
+    "Everyone in the industry knows that the film {film} was directed by nobody other than the celebrated {name}",
+    "Q: Who directed {film}? A:",
+    "{film}, a film by",
+    "The person who made {film} is called",
+)
+_TRAINED = ("<bos>", "The", " director", " of", " the", " film", " about", " the", " sea", " is")
+_REVERSED = ("<bos>", "D", "aph", "ne", " Bar", "rington", " directed", " the", " film", " called")
+_NAMES = ("Daphne Barrington", "Uriah Hawthorne", "Preston Ochieng-Featherstonehaugh", "Lena <b>O'Neil</b> & sons")
+
+
+def run_info(**changes: object) -> RunInfo:
+    """The run.json of the fake run, with any of its fields changed."""
+    fields: dict[str, object] = {
+        "probe": "reversal_curse",
+        "method": METHOD,
+        "paper": "arXiv:2309.12288",
+        "command": "interp probe reversal_curse --model smollm2-135m --seed 0 --facts data/facts/people.csv",
+        "arguments": {"facts": "data/facts/people.csv", "n_boot": 2000, "templates": ["plain", "question"]},
+        "seed": 0,
+        "started": "2026-11-24T02:00:00+00:00",
+        "provenance": PROVENANCE,
+    }
+    return RunInfo(**{**fields, **changes})  # pyright: ignore[reportArgumentType]
+
+
+def write_run(folder: Path, findings: list[Finding], info: RunInfo | None = None, status: Status = "finished") -> Path:
+    """Write a run folder as the runner does, and return it."""
+    writer = RunWriter(folder, info or run_info())
+    for finding in findings:
+        writer.add(finding)
+    writer.finish(status, seconds=212.4, error="OSError: the disk is full" if status == "failed" else "")
+    return folder
+
+
+def fake_findings() -> list[Finding]:
+    """Twelve findings over three parts."""
+    rng = random.Random(0)
+    part = "Does it happen, and how strongly?"
+    where = "Where in the model is the answer written?"
+    which = "Through which features?"
+    return [
+        _finding(
+            "The model completes facts in the trained direction",
+            part,
+            (0.93, 0.86, 0.98),
+            (0.04, 0.01, 0.09),
+            "share of facts",
+            "shuffled pairing of names and films",
+            table=_templates(rng),
+            caveat="One template can prove either sign; the spread over templates is the interval.",
+            figure=Figure(
+                "interval_dots",
+                x="exact match (share of facts)",
+                y="template",
+                group="direction",
+                low="low",
+                high="high",
+                chance=0.05,
+                caption="Exact match per template, with 95 % bootstrap intervals.",
+            ),
+        ),
+        _finding(
+            "The model is at chance in the reversed direction, although it answers the same facts in the trained one",
+            part,
+            (0.03, 0.0, 0.08),
+            (0.04, 0.01, 0.09),
+            "share of facts",
+            "shuffled pairing",
+            expects="equal",
+            margin=0.05,
+            table=_groups(rng),
+            figure=Figure(
+                "bars",
+                x="group of facts",
+                y="exact match (share of facts)",
+                group="direction",
+                low="low",
+                high="high",
+                chance=0.05,
+                caption="Facts learned in one order, in the other, and in both.",
+            ),
+        ),
+        _finding(
+            "The right answer gains log-probability in the trained direction",
+            part,
+            (4.21, 3.77, 4.68),
+            (0.02, -0.31, 0.36),
+            "nats",
+            "permuted pairings, double-centred",
+            margin=0.1,
+            table=_matrix(rng, 24),
+            figure=Figure(
+                "matrix",
+                x="answer",
+                y="prompt",
+                z="double-centred log-prob (nats)",
+                caption="Each prompt (row) against each answer; the diagonal holds the right pairs.",
+            ),
+        ),
+        _finding(
+            "The fact in the context lifts the curse",
+            part,
+            (0.88, 0.79, 0.95),
+            (0.81, 0.7, 0.9),
+            "share of facts",
+            "the same fact, trained direction",
+            expects="equal",
+            margin=0.1,
+            table=_contexts(rng),
+            figure=Figure(
+                "interval_dots",
+                x="exact match (share of facts)",
+                y="condition",
+                facet="direction",
+                low="low",
+                high="high",
+                caption="With and without the fact in the context window.",
+            ),
+        ),
+        _finding(
+            "The answer is written at the last subject token, in the trained direction only",
+            where,
+            (2.8, 2.2, 3.5),
+            (0.12, -0.2, 0.41),
+            "nats",
+            "patching a random position",
+            margin=0.1,
+            table=_patching(rng, 30),
+            caveat="Patching finds where an answer is sufficient, not where it is necessary.",
+            figure=Figure(
+                "layer_position_map",
+                x="position",
+                y="layer",
+                z="effect (nats)",
+                facet="direction",
+                caption="Effect of restoring one residual stream, by layer and token position.",
+            ),
+        ),
+        _finding(
+            "The subject's representation carries the answer from layer 9 on",
+            where,
+            (0.61, 0.41, 0.8),
+            (0.33, 0.22, 0.45),
+            "nats",
+            "random names",
+            margin=0.1,
+            table=_layers(rng),
+            figure=Figure(
+                "lines",
+                x="layer",
+                y="log-prob gain (nats)",
+                group="direction",
+                low="low",
+                high="high",
+                chance=0.0,
+                caption="Logit lens at the last subject token; bands are 95 % intervals over facts.",
+            ),
+        ),
+        _finding(
+            "Attention heads at the last token move the name",
+            where,
+            (0.2, -0.1, 0.5),
+            (0.1, 0.0, 0.2),
+            "nats",
+            "heads of the same layers picked at random",
+            table=_layers(rng, facets=True),
+            figure=Figure(
+                "lines",
+                x="layer",
+                y="effect of ablation (nats)",
+                group="direction",
+                low="low",
+                high="high",
+                facet="component",
+                caption="Mean ablation, per component.",
+            ),
+        ),
+        _finding(
+            "MLPs matter less than attention",
+            where,
+            (1.9, 1.2, 2.6),
+            (0.9, 0.5, 1.1),
+            "nats",
+            "attention at the same layers",
+            expects="less",
+            table=_many(rng),
+            figure=Figure(
+                "interval_dots",
+                x="effect (nats)",
+                y="site",
+                low="low",
+                high="high",
+                chance=0.0,
+                caption="All sites, ranked.",
+            ),
+        ),
+        _finding(
+            "Some feature fires on the trained name and on nothing else",
+            which,
+            (0.74, 0.6, 0.86),
+            (0.5, 0.42, 0.58),
+            "AUC",
+            "features matched for firing rate",
+            table=_tokens(rng),
+            figure=Figure(
+                "token_strip",
+                x="token",
+                y="example",
+                z="activation",
+                facet="feature",
+                caption="The three features that separate the names best, on their top examples.",
+            ),
+        ),
+        _finding(
+            "Ablating that feature removes the answer",
+            which,
+            (1450.0, 1100.0, 1800.0),
+            (90.0, -20.0, 200.0),
+            "rank",
+            "random features of equal norm",
+            table=_wide_bars(rng),
+            figure=Figure(
+                "bars", x="feature", y="change of rank", low="low", high="high", caption="Change of the answer's rank."
+            ),
+        ),
+        _finding(
+            "The feature is absent in the reversed direction",
+            which,
+            (0.0, 0.0, 0.0),
+            (0.0, 0.0, 0.0),
+            "share of prompts",
+            "trained direction",
+            expects="less",
+            table=[{"note": "no picture", "share": 0.0}],
+        ),
+        _finding(
+            "Steering with it brings the name back",
+            which,
+            (0.31, 0.12, 0.52),
+            (0.05, 0.0, 0.11),
+            "share of prompts",
+            "a random direction of equal norm",
+            margin=0.05,
+            caveat="Large steps break the text before they help.",
+        ),
+    ]
+
+
+def _finding(
+    claim: str,
+    part: str,
+    ours: tuple[float, float, float],
+    theirs: tuple[float, float, float],
+    unit: str,
+    control: str,
+    *,
+    expects: Expects = "greater",
+    margin: float = 0.0,
+    caveat: str = "",
+    table: list[Row] | None = None,
+    figure: Figure | None = None,
+) -> Finding:
+    estimate = Estimate(*ours, n=30, unit=unit, over="fact")
+    beside = Control(control, Estimate(*theirs, n=1000, unit=unit, over="permutation"))
+    return Finding(claim, estimate, beside, expects, margin, part, caveat, table or [], figure)
+
+
+def _spread(rng: random.Random, mean: float, half: float) -> tuple[float, float, float]:
+    value = mean + rng.uniform(-half, half)
+    return value, value - half, value + half
+
+
+def _cell(names: dict[str, str | int], value: str, spread: tuple[float, float, float]) -> Row:
+    return {**names, value: spread[0], "low": spread[1], "high": spread[2]}
+
+
+def _templates(rng: random.Random) -> list[Row]:
+    means = {"trained direction": 0.9, "reversed direction": 0.06}
+    return [
+        _cell({"template": t, "direction": d}, "exact match (share of facts)", _spread(rng, mean, 0.05))
+        for t in _TEMPLATES
+        for d, mean in means.items()
+    ]
+
+
+def _groups(rng: random.Random) -> list[Row]:
+    groups = ("name to description", "description to name", "both orders in the training data", "never seen")
+    return [
+        _cell({"group of facts": g, "direction": d}, "exact match (share of facts)", _spread(rng, 0.5, 0.08))
+        for g in groups
+        for d in ("trained direction", "reversed direction")
+    ]
+
+
+def _matrix(rng: random.Random, size: int) -> list[Row]:
+    return [
+        {
+            "prompt": f"The film number {i}, whose long title goes on and on, was directed by",
+            "answer": f"{_NAMES[j % 4]} {j}",
+            "double-centred log-prob (nats)": rng.gauss(4.0 if i == j else -0.2, 0.8),
+        }
+        for i in range(size)
+        for j in range(size)
+    ]
+
+
+def _contexts(rng: random.Random) -> list[Row]:
+    conditions = ("no context", "the fact stated once before the question", "an unrelated fact of the same length")
+    return [
+        _cell({"condition": c, "direction": d}, "exact match (share of facts)", _spread(rng, 0.5, 0.1))
+        for d in ("trained direction", "reversed direction")
+        for c in conditions
+    ]
+
+
+def _patching(rng: random.Random, layers: int) -> list[Row]:
+    return [
+        {
+            "direction": direction,
+            "layer": layer,
+            "position": token,
+            "effect (nats)": peak * math.exp(-((i - 8) ** 2) / 2 - ((layer - 12) ** 2) / 40) + rng.gauss(0, 0.08),
+        }
+        for direction, tokens, peak in (("trained direction", _TRAINED, 3.0), ("reversed direction", _REVERSED, 0.1))
+        for layer in range(layers)
+        for i, token in enumerate(tokens)
+    ]
+
+
+def _layers(rng: random.Random, facets: bool = False) -> list[Row]:
+    return [
+        _cell(
+            {"component": component, "direction": direction, "layer": layer},
+            "effect of ablation (nats)" if facets else "log-prob gain (nats)",
+            _spread(rng, scale * math.tanh(max(0, layer - 8) / 6), 0.15),
+        )
+        for component in (("attention", "MLP", "whole block") if facets else ("residual stream",))
+        for direction, scale in (("trained direction", 3.0), ("reversed direction", 0.2))
+        for layer in range(30)
+    ]
+
+
+def _many(rng: random.Random) -> list[Row]:
+    sites = (f"blocks.{layer}.{place}" for layer in range(18) for place in ("hook_attn_out", "hook_mlp_out"))
+    return [_cell({"site": site}, "effect (nats)", _spread(rng, 1.0, 0.4)) for site in sites]
+
+
+def _tokens(rng: random.Random) -> list[Row]:
+    text = "In 2019|,| D|aph|ne| Bar|rington| directed| a| film|\n|about| the| <|b|>| tag| and| won| every| prize|."
+    return [
+        {
+            "feature": feature,
+            "example": example,
+            "token": token,
+            "position": position,
+            "activation": max(0.0, rng.gauss(9.0 if token in (" D", "aph", "ne") else -1.0, 1.5)),
+        }
+        for feature in (4013, 17, 2290)
+        for example in range(4)
+        for position, token in enumerate(text.split("|"))
+    ]
+
+
+def _wide_bars(rng: random.Random) -> list[Row]:
+    return [_cell({"feature": f"feature {i * 37 % 4608}"}, "change of rank", _spread(rng, 600, 90)) for i in range(22)]

@@ -1,0 +1,207 @@
+"""The import rule: data flows one way through `interp/`, and each heavy library has one owner.
+
+The rule is read off the source, so it also holds for imports inside functions and under TYPE_CHECKING. What a module
+really loads, and how soon `interp --help` answers, is measured in processes of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A folder of interp/ imports only from itself and from those before it.
+ORDER = ["errors", "text", "model", "activations", "saes", "features", "analysis", "lab", "views", "cli"]
+OWNERS = {
+    "datasets": "text",
+    "transformer_lens": "model",
+    "transformers": "model",
+    "safetensors": "activations",
+    "ray": "activations",
+    "sae_lens": "saes",
+    "scipy": "analysis",
+    "plotly": "views",
+    "dash": "views",
+    "tyro": "cli",
+    "rich": "cli",
+}
+FOR_PROBES = {"interp", "torch", "einops", "numpy", "jaxtyping"} | set(sys.stdlib_module_names)
+SLOW_TO_IMPORT = ["torch", "transformers", "transformer_lens", "sae_lens"]
+
+
+def imports(file: Path, root: Path) -> Iterator[tuple[int, str]]:
+    """Each (line, dotted name) that `file` imports; `from a import b` gives `a.b`, relative imports are resolved."""
+    package = file.relative_to(root).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            names = [a.value for a in node.args[:1] if isinstance(a, ast.Constant)]
+            yield from ((node.lineno, name) for name in names if isinstance(name, str))
+
+
+def library_complaint(folder: str, name: str) -> str | None:
+    """What is wrong with `import name` in `interp/folder`, or None."""
+    top, *rest = name.split(".")
+    if top in OWNERS and OWNERS[top] != folder:
+        return f"{top} belongs to {OWNERS[top]}/ alone"
+    if top == "probes":
+        return "the library does not know the probes"
+    if top != "interp" or rest == ["__version__"]:
+        return None
+    if not rest or rest[0] not in ORDER:
+        return "import it from the module that defines it, so that the order can be seen"
+    if ORDER.index(rest[0]) > ORDER.index(folder):
+        return f"{rest[0]} comes after {folder}"
+    return None
+
+
+def probe_complaint(name: str) -> str | None:
+    """What is wrong with `import name` in a probe, or None."""
+    top = name.split(".")[0]
+    if top == "probes":
+        return "a probe imports no sibling"
+    return None if top in FOR_PROBES else f"a probe imports interp; {top} is neither that nor a tensor library"
+
+
+def violations(root: Path) -> list[str]:
+    """Every import under `root` that breaks the rule, as `file:line: import name: why`."""
+    found: list[str] = []
+    for file in sorted((root / "interp").rglob("*.py")):
+        folder = file.relative_to(root / "interp").parts[0].removesuffix(".py")
+        if folder == "__init__":
+            continue  # the front door: it names modules of every folder, and loads them only when asked
+        where = file.relative_to(root).as_posix()
+        if folder not in ORDER:
+            found.append(f"{where}:1: {folder} is not in the order {' '.join(ORDER)}")
+            continue
+        for line, name in imports(file, root):
+            if complaint := library_complaint(folder, name):
+                found.append(f"{where}:{line}: import {name}: {complaint}")
+    for file in sorted((root / "probes").rglob("*.py")):
+        for line, name in imports(file, root):
+            if complaint := probe_complaint(name):
+                found.append(f"{file.relative_to(root).as_posix()}:{line}: import {name}: {complaint}")
+    return found
+
+
+def test_every_import_points_upstream_and_heavy_libraries_keep_to_their_owner():
+    assert not violations(ROOT), "\n".join(["", *violations(ROOT)])
+
+
+def test_every_folder_of_the_order_exists():
+    """Else a renamed folder would leave a rule about nothing."""
+    missing = [n for n in ORDER if not any((ROOT / "interp" / f"{n}{end}").exists() for end in ("", ".py"))]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "why"),
+    [
+        ("interp/text/a.py", "from interp.model.load import load_model", "model comes after text"),
+        ("interp/errors.py", "import interp.text.data", "text comes after errors"),
+        ("interp/model/a.py", "def f():\n    from interp.saes import train", "saes comes after model"),
+        ("interp/model/a.py", "from ..lab import runs", "lab comes after model"),
+        ("interp/lab/a.py", "if 0:\n    from interp.views.figures import Fig", "views comes after lab"),
+        ("interp/lab/a.py", "from importlib import import_module\nimport_module('interp.cli')", "cli comes after lab"),
+        ("interp/views/a.py", "from interp import load_model", "import it from the module that defines it"),
+        ("interp/views/a.py", "import interp", "import it from the module that defines it"),
+        ("interp/lab/a.py", "import plotly.express as px", "plotly belongs to views/ alone"),
+        ("interp/text/a.py", "from transformers import AutoTokenizer", "transformers belongs to model/ alone"),
+        ("interp/saes/a.py", "from safetensors.torch import load_file", "safetensors belongs to activations/ alone"),
+        ("interp/lab/a.py", "from probes import dice", "the library does not know the probes"),
+        ("interp/utils/a.py", "x = 1", "utils is not in the order"),
+        ("interp/utils.py", "x = 1", "utils is not in the order"),
+        ("probes/a.py", "from probes.b import helper", "a probe imports no sibling"),
+        ("probes/a.py", "from .b import helper", "a probe imports no sibling"),
+        ("probes/a.py", "import transformers", "a probe imports interp"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path: Path, path: str, source: str, why: str):
+    """Negative controls: each wrong import, alone in a tree of its own."""
+    file = tmp_path / path
+    file.parent.mkdir(parents=True)
+    file.write_text(source)
+    found = violations(tmp_path)
+    assert len(found) == 1
+    assert found[0].startswith(f"{path}:")
+    assert why in found[0]
+
+
+def test_what_the_rule_allows_is_not_reported(tmp_path: Path):
+    allowed = {
+        "interp/views/a.py": "import plotly\nfrom interp.lab.runs import read_run\nfrom . import b",
+        "interp/cli.py": "import rich, tyro\nfrom interp import __version__\nfrom interp import lab, views",
+        "interp/model/a.py": "import torch, transformers, gguf\nfrom interp.errors import UserError",
+        "probes/a.py": "import json, torch\nfrom interp import Lab\nfrom interp.analysis import stats",
+    }
+    for path, source in allowed.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(source)
+    assert violations(tmp_path) == []
+
+
+BLOCKED = """
+import importlib, sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Block())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def import_without_torch(*modules: str) -> subprocess.CompletedProcess[str]:
+    script = BLOCKED.format(blocked=SLOW_TO_IMPORT)
+    return subprocess.run([sys.executable, "-c", script, *modules], capture_output=True, text=True, check=False)
+
+
+def test_views_and_saved_findings_need_no_torch():
+    views = [f"interp.views.{file.stem}" for file in (ROOT / "interp" / "views").glob("*.py")]
+    assert len(views) > 1
+    done = import_without_torch("interp.lab.findings", "interp.lab.runs", *views)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_import_blocker_blocks():
+    assert "torch is blocked" in import_without_torch("torch").stderr
+
+
+def loaded_by(source: str) -> set[str]:
+    """Which of the slow libraries a fresh interpreter holds after running `source`."""
+    script = f"{source}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(SLOW_TO_IMPORT) & set(done.stdout.split())
+
+
+def test_importing_interp_loads_nothing_slow():
+    assert loaded_by("import interp, interp.errors; dir(interp)") == set()
+    assert loaded_by("import torch") == {"torch"}, "negative control"
+
+
+def test_help_answers_at_once():
+    command = [str(Path(sysconfig.get_path("scripts")) / "interp"), "--help"]
+    seconds: list[float] = []
+    for _ in range(3):  # the best of three: the first one may read a cold disk
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        assert "probe" in done.stdout
+    assert min(seconds) < 0.5

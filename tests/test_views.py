@@ -1,0 +1,388 @@
+"""Figures and the report, from saved findings: what they show, what they refuse, and that no text can break out."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+import subprocess
+import sys
+import time
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+from fake_run import METHOD, fake_findings, run_info, write_run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from markupsafe import Markup
+
+from interp.errors import UserError
+from interp.lab.findings import Control, Estimate, Figure, Finding, Row
+from interp.lab.runs import Run, Status
+from interp.views import figures, report, wording
+from interp.views.report import build_report, render
+from interp.views.strip import decision_lines
+
+
+class Page(HTMLParser):
+    """The elements of a page, what they refer to, their text, and the contents of scripts and styles."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.structure: list[tuple[str, tuple[str, ...]]] = []
+        self.links: list[str] = []
+        self.texts: list[str] = []
+        self.styles: list[str] = []
+        self.data: list[str] = []
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.structure.append((tag, tuple(name for name, _ in attrs)))
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action", "poster")]
+        self._inside = "json" if ("type", "application/json") in attrs else tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        kept = {"json": self.data, "style": self.styles, "script": []}.get(self._inside, self.texts)
+        kept.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"[ \n]+", " ", " ".join(self.texts))
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", fake_findings())
+
+
+def finding_with(table: list[Row], figure: Figure | None, claim: str = "a claim") -> Finding:
+    one = Estimate(1.0, 0.5, 1.5, n=3, unit="nats", over="seed")
+    return Finding(claim, one, Control("shuffled", one), "greater", table=table, figure=figure)
+
+
+def picture(rows: list[Row], spec: Figure) -> Any:
+    """The drawn figure; plotly's own types say nothing of traces."""
+    return figures.draw(finding_with(rows, spec))
+
+
+# Figures
+
+
+@pytest.mark.parametrize("index", [i for i, f in enumerate(fake_findings()) if f.figure])
+def test_every_kind_draws_every_row(index: int) -> None:
+    finding = fake_findings()[index]
+    assert finding.figure is not None
+    figure = picture(finding.table, finding.figure)
+    if isinstance(figure, Markup):
+        assert figure.count('class="token"') == len(finding.table)
+        return
+    if finding.figure.z:
+        drawn = sum(value is not None for trace in figure.data for line in trace.z for value in line)
+        assert figure.layout.coloraxis.colorbar.title.text == finding.figure.z
+    else:
+        drawn = sum(len(trace.x) for trace in figure.data if trace.hoverinfo != "skip")
+        titles = {figure.layout.xaxis.title.text, figure.layout.yaxis.title.text}
+        assert titles == {finding.figure.x, finding.figure.y}
+    assert drawn == len(finding.table)
+    json.dumps(figure.to_plotly_json(), allow_nan=False)
+
+
+def test_the_fake_run_shows_every_kind() -> None:
+    assert {f.figure.kind for f in fake_findings() if f.figure} == set(figures.KINDS)
+
+
+def test_intervals_are_lengths_from_the_point() -> None:
+    rows: list[Row] = [{"what": "a", "v": 2.0, "lo": 1.5, "hi": 4.0}]
+    for kind, x, y, error in (("interval_dots", "v", "what", "error_x"), ("bars", "what", "v", "error_y")):
+        (trace,) = picture(rows, Figure(kind, x=x, y=y, low="lo", high="hi")).data
+        assert (trace[error].array, trace[error].arrayminus) == ((2.0,), (0.5,))
+
+
+def test_lines_are_sorted_and_their_band_goes_round() -> None:
+    rows: list[Row] = [{"layer": i, "v": i * 1.0, "lo": i - 1.0, "hi": i + 1.0} for i in (2, 0, 1)]
+    band, line = picture(rows, Figure("lines", x="layer", y="v", low="lo", high="hi")).data
+    assert line.x == (0, 1, 2)
+    assert band.x == (0, 1, 2, 2, 1, 0)
+    assert band.y == (1, 2, 3, 1, 0, -1)
+
+
+def test_a_token_that_repeats_keeps_its_own_columns() -> None:
+    tokens = ["the", " cat", "the", "the"]
+    rows: list[Row] = [
+        {"layer": layer, "token": t, "e": 10.0 * layer + i} for layer in range(2) for i, t in enumerate(tokens)
+    ]
+    spec = Figure("layer_position_map", x="token", y="layer", z="e")
+    figure = picture(rows, spec)
+    assert figure.layout.xaxis.ticktext == ("the", "cat", "the", "the")
+    assert [list(line) for line in figure.data[0].z] == [[0, 1, 2, 3], [10, 11, 12, 13]]
+    by_position = sorted(rows, key=lambda row: float(row["e"] or 0) % 10)
+    assert picture(by_position, spec).data[0].z == figure.data[0].z
+
+
+def test_panels_share_one_scale_centred_on_zero() -> None:
+    rows: list[Row] = [{"d": d, "l": 0, "t": "a", "e": e} for d, e in (("trained", 3.0), ("reversed", -0.5))]
+    figure = picture(rows, Figure("layer_position_map", x="t", y="l", z="e", facet="d"))
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-3.0, 3.0)
+    assert [trace.coloraxis for trace in figure.data] == ["coloraxis", "coloraxis"]
+    assert [note.text for note in figure.layout.annotations] == ["<b>trained</b>", "<b>reversed</b>"]
+
+
+def test_equal_labels_of_one_group_do_not_hide_each_other() -> None:
+    rows: list[Row] = [{"what": "same", "v": v} for v in (1.0, 2.0)]
+    (trace,) = picture(rows, Figure("interval_dots", x="v", y="what")).data
+    assert len(set(trace.y)) == 2
+
+
+def test_groups_keep_their_colour_in_every_panel_and_one_legend_entry() -> None:
+    rows: list[Row] = [{"f": f, "g": g, "w": "w", "v": 1.0} for f, g in (("p", "a"), ("p", "b"), ("q", "b"))]
+    traces = picture(rows, Figure("interval_dots", x="v", y="w", group="g", facet="f")).data
+    assert traces[1].marker.color == traces[2].marker.color != traces[0].marker.color
+    assert [trace.showlegend for trace in traces] == [True, True, False]
+
+
+@pytest.mark.parametrize("kind", sorted(figures.KINDS))
+def test_a_missing_column_is_named_with_those_that_are_there(kind: str) -> None:
+    spec = Figure(kind, x="layr", y="effect", z="effect")
+    with pytest.raises(UserError, match=r"no column 'layr' for x; the table has 'layer', 'effect'; nearest: 'layer'"):
+        figures.draw(finding_with([{"layer": 1, "effect": 0.5}], spec))
+
+
+@pytest.mark.parametrize(
+    ("table", "figure", "message"),
+    [
+        (
+            [{"a": 1, "b": 2}],
+            Figure("interval_dot", x="a", y="b"),
+            "unknown figure kind 'interval_dot'; nearest: 'interval",
+        ),
+        ([], Figure("lines", x="a", y="b"), "table without rows"),
+        ([{"a": 1, "b": 2}], Figure("matrix", x="a", y="b"), "needs the column for z"),
+        ([{"a": 1, "b": "two"}], Figure("lines", x="a", y="b"), "'b' has 'two' in row 0; expected a number"),
+        ([{"a": 1}], None, "names no figure"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_words(table: list[Row], figure: Figure | None, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        figures.draw(finding_with(table, figure))
+
+
+def test_empty_cells_are_gaps() -> None:
+    rows: list[Row] = [{"l": 0, "t": "a", "e": None}, {"l": 1, "t": "a", "e": 1.0}]
+    figure = picture(rows, Figure("layer_position_map", x="t", y="l", z="e"))
+    assert [list(line) for line in figure.data[0].z] == [[None], [1.0]]
+
+
+# The report
+
+
+def test_the_report_says_everything(run_folder: Path, tmp_path: Path) -> None:
+    began = time.process_time()
+    out = build_report([run_folder], tmp_path / "deep" / "report.html")
+    assert time.process_time() - began < 2
+    html = out.read_text(encoding="utf-8")
+    page = Page(html)
+    for finding in fake_findings():
+        assert page.texts.count(finding.claim) == 2, "once in the summary, once as a heading"
+        assert finding.control.name in page.text
+        assert finding.rule in page.text
+        assert finding.caveat in page.text
+        assert finding.part in page.text
+        mean, ends = wording.interval(finding.estimate)
+        assert f"{mean} {ends}" in page.text
+    shown = Counter(text.strip() for text in page.texts)
+    for verdict, count in Counter(finding.verdict for finding in fake_findings()).items():
+        assert shown[verdict] == 1 + 2 * count, "once in the tally, then in the summary and at the finding"
+    assert METHOD.splitlines()[0] in page.text
+    assert "smollm2-135m" in page.text
+    assert run_info().command in page.text
+    assert "The first 200 of 576 rows" in page.text
+    drawn = [f for f in fake_findings() if isinstance(f.figure and figures.draw(f), go.Figure)]
+    assert len(page.data) == len(drawn)
+    assert html.count("plotly.js v") == 1
+
+
+def test_the_report_asks_for_nothing(run_folder: Path, tmp_path: Path) -> None:
+    page = Page(build_report([run_folder], tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.links
+    assert [link for link in page.links if not link.startswith(("#", "data:"))] == []
+    assert not re.search(r"@import|url\(", "".join(page.styles))
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("interrupted", "This run was interrupted"),
+        ("failed", "OSError: the disk is full"),
+        ("running", "had not finished"),
+    ],
+)
+def test_an_unfinished_run_says_so(tmp_path: Path, status: Status, words: str) -> None:
+    run = write_run(tmp_path / "run", fake_findings()[:1], status=status)
+    page = Page(build_report([run], tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert f"Status: {status}." in page.text
+    assert words in page.text
+
+
+def test_a_run_without_findings_and_several_runs(tmp_path: Path, run_folder: Path) -> None:
+    empty = write_run(tmp_path / "empty", [], run_info(method="Is nothing found?", provenance={}))
+    page = Page(build_report([empty], tmp_path / "one.html").read_text(encoding="utf-8"))
+    assert "This run has no findings." in page.text
+    both = Page(build_report([run_folder, empty], tmp_path / "two.html").read_text(encoding="utf-8"))
+    assert {"#run1", "#run2"} <= set(both.links)
+    assert "Report on 2 runs" in both.text
+
+
+def test_a_figure_that_cannot_be_drawn_costs_only_itself(tmp_path: Path) -> None:
+    bad = finding_with([{"layer": 1}], Figure("lines", x="layer", y="effect"), claim="broken one")
+    run = write_run(tmp_path / "run", [bad, *fake_findings()[:1]])
+    with pytest.warns(UserWarning, match="finding 0: figure 'lines': no column 'effect'"):
+        page = Page(build_report([run], tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "The figure could not be drawn. figure 'lines': no column 'effect' for y" in page.text
+    assert len(page.data) == 1
+
+
+def test_a_failing_write_leaves_the_old_report(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    out = folder / "report.html"
+    out.write_text("old", encoding="utf-8")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report.os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        build_report([run_folder], out)
+    assert out.read_text(encoding="utf-8") == "old"
+    assert list(folder.iterdir()) == [out]
+
+
+def test_places_that_cannot_hold_a_report_are_refused(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder; expected a file"):
+        build_report([run_folder], tmp_path)
+    with pytest.raises(UserError, match="got no runs"):
+        build_report([], tmp_path / "report.html")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        build_report([run_folder], tmp_path / "file" / "report.html")
+
+
+def test_a_report_needs_no_model_library(run_folder: Path, tmp_path: Path) -> None:
+    code = """
+import sys
+for name in ("torch", "transformers", "transformer_lens", "sae_lens", "datasets", "scipy", "dash"):
+    sys.modules[name] = None
+from pathlib import Path
+from typing import Any
+from interp.views.report import build_report
+build_report([Path(sys.argv[1])], Path(sys.argv[2]))
+"""
+    out = tmp_path / "report.html"
+    done = subprocess.run([sys.executable, "-c", code, run_folder, out], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert out.stat().st_size > 1_000_000
+
+
+# No text can break out of its place
+
+_ATTACKS = (
+    "</script><script>alert(1)</script>",
+    "<!--",
+    "<img src=x onerror=alert(1)>",
+    '"><b x="',
+    "{{ 7*7 }}",
+    "]]>",
+)
+_TEXT = st.builds(
+    lambda before, attack, after: before + attack + after,
+    st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20),
+    st.sampled_from((*_ATTACKS, "")),
+    st.text(string.printable.strip(), min_size=1, max_size=20),
+)
+
+
+def _planted(text: str) -> str:
+    """A page with `text` wherever a user's text can stand."""
+    rows: list[Row] = [{text + "k": text, "value": 1.0}]
+    one = Estimate(1.0, 0.5, 1.5, n=3, unit=text, over=text)
+    spec = Figure("interval_dots", x="value", y=text + "k", group=text + "k", facet=text + "k", caption=text)
+    strips = Figure("token_strip", x=text + "k", y="value", z="value", facet=text + "k", caption=text)
+    findings = [
+        Finding(text, one, Control(text, one), "greater", part=text, caveat=text, table=rows, figure=figure)
+        for figure in (spec, strips)
+    ]
+    info = run_info(
+        command=text, probe=text, paper=text, started=text, arguments={"a": text}, error=text, status="failed"
+    )
+    return render([Run(Path("run"), info, findings)])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=_TEXT)
+def test_no_text_becomes_markup(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "get_plotlyjs", lambda: "")  # 5 MB of it would only slow the parser
+    page, plain = Page(_planted(text)), Page(_planted("x"))
+    assert page.structure == plain.structure
+    (data,) = page.data
+    (trace,) = json.loads(data)["data"]
+    assert trace["hovertext"]
+    assert "<" not in data
+
+
+def test_plotly_is_given_no_markup_of_the_table() -> None:
+    rows: list[Row] = [{"w": "<b>bold</b> & <a href='https://example.org'>x</a>", "v": 1.0}]
+    figure = picture(rows, Figure("interval_dots", x="v", y="w", group="w"))
+    texts = (*figure.layout.yaxis.ticktext, figure.data[0].name, figure.data[0].hovertext[0].split("</b>: ")[1])
+    for text in texts:
+        assert "<" not in text.replace("<br>", "").replace("<b>v", "")
+        assert "&lt;b&gt;bold" in text
+
+
+# Wording
+
+
+@pytest.mark.parametrize(
+    ("estimate", "shown"),
+    [
+        ((0.873, 0.81, 0.93), ("0.87", "[0.81, 0.93]")),
+        ((-0.0041, -0.0052, -0.003), ("−0.0041", "[−0.0052, −0.0030]")),
+        ((1450.0, 1100.0, 1800.0), ("1\u202f450", "[1\u202f100, 1\u202f800]")),
+        ((0.0, 0.0, 0.0), ("0", "[0, 0]")),
+        ((-0.001, -0.4, 0.4), ("0.00", "[−0.40, 0.40]")),
+    ],
+)
+def test_numbers_have_the_digits_their_interval_supports(
+    estimate: tuple[float, float, float], shown: tuple[str, str]
+) -> None:
+    assert wording.interval(Estimate(*estimate, n=5, unit="nats")) == shown
+
+
+def test_a_docstring_keeps_its_paragraphs_lists_and_code() -> None:
+    html = wording.prose(METHOD)
+    assert html.count("<p>") == 4
+    assert html.count("<ul><li>") == 1
+    assert html.count("<ol><li>") == 1
+    assert html.count("<li>") == 4
+    assert "<pre><code>&lt;name&gt; is the director of &lt;film&gt;.</code></pre>" in html
+    assert "<code>Daphne Barrington directed A Journey Through Time</code>" in html
+
+
+def test_the_strip_draws_the_line_that_the_verdict_uses() -> None:
+    for finding in fake_findings():
+        lines, ours = decision_lines(finding), finding.estimate
+        whole = {
+            "greater": ours.low > lines[0],
+            "less": ours.high < lines[0],
+            "equal": lines[0] <= ours.low and ours.high <= lines[-1],
+        }[finding.expects]
+        assert whole == (finding.verdict == "yes")
