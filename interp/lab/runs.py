@@ -57,9 +57,10 @@ def write_json(path: Path, value: Any) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
+            json.dump(value, file, indent=1, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would hide a shared run from colleagues
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -84,7 +85,8 @@ class RunWriter:
         """Put one finding on disk: its table first, then its line, so that a line never lacks its table."""
         write_json(self.folder / "tables" / f"{self._count}.json", finding.table)
         with (self.folder / "findings.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finding_to_json(finding), ensure_ascii=False, allow_nan=False) + "\n")
+            # ASCII escapes: a lone surrogate or a U+2028 inside a token must neither fail nor split the line
+            file.write(json.dumps(finding_to_json(finding), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self._count += 1
@@ -117,9 +119,8 @@ def _read_findings(folder: Path) -> list[Finding]:
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8", errors="replace")
-    whole = text.splitlines() if text.endswith("\n") else text.splitlines()[:-1]  # an unfinished line was never promised
     out = []
-    for i, line in enumerate(whole):
+    for i, line in enumerate(text.split("\n")[:-1]):  # an unfinished last line was never promised
         table = json.loads((folder / "tables" / f"{i}.json").read_text(encoding="utf-8"))
         out.append(finding_from_json(json.loads(line), table))
     return out

@@ -39,7 +39,8 @@ def fetch_from_hub(repo: str, revision: str | None) -> tuple[Path, str]:
         weights = "*.safetensors" if any(f.endswith(".safetensors") for f in files) else "*.bin"
         size = sum(n for f, n in files.items() if f.endswith(weights[1:]))
         print(f"{repo}: downloading {size / 1e6:.0f} MB (once)", file=sys.stderr)
-        folder = snapshot_download(repo, revision=info.sha, allow_patterns=[*SMALL_FILES, weights])
+        # by the name asked for, not by its commit: only so does the cache learn what that name points to
+        folder = snapshot_download(repo, revision=revision, allow_patterns=[*SMALL_FILES, weights])
     except GatedRepoError as error:
         raise UserError(f"{repo} is gated; accept its licence on the hub and set HF_TOKEN") from error
     except RevisionNotFoundError as error:
@@ -66,7 +67,7 @@ def fetch_from_hub(repo: str, revision: str | None) -> tuple[Path, str]:
             f"{repo} is not in the cache and the hub cannot be reached ({type(error).__name__}); "
             "connect once, or use a folder, a .gguf file or the bundled model: smollm2-135m"
         ) from error
-    return Path(folder), str(info.sha)
+    return Path(folder), Path(folder).name
 
 
 def find_cached(repo: str, revision: str | None) -> Path | None:
