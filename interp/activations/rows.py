@@ -17,7 +17,8 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.model import Model
 
-SINK_FACTOR = 10.0  # a sink's norm exceeds this many times the median norm at its site; position 0 always counts
+SINK_FACTOR = 10.0
+SINK_RULE = f"position 0, and every token whose norm exceeds {SINK_FACTOR:g} times the median norm at the site"
 Progress = Callable[[int, int], None]
 
 
@@ -51,33 +52,37 @@ def capture_rows(
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> Rows:
-    """Run `documents` (each cut to `context` tokens) and keep the activations at `site`, up to `max_tokens` rows.
+    """Run `documents` (each cut to `context` tokens) and keep the activations at `site`, `max_tokens` rows at most.
 
-    Raises UserError for a site without one vector a token, or a corpus without tokens.
+    Row order is reading order: document by document, position by position; `document` counts from 0 in the order given.
+    `progress` gets (tokens done, tokens in all). Neither `batch_size` nor neighbours change a row beyond rounding.
+    Raises UserError for a site without one vector a token, a corpus without tokens, or a limit below one token.
     """
+    for word, value in (("max_tokens", max_tokens), ("context", context)):
+        if value is not None and value < 1:
+            raise UserError(f"{word}={value}; expected 1 or more")
     name = model.site_table.match(site)
     if len(name) != 1:
         raise UserError(f"site {site!r} matches {len(name)} sites; expected exactly one here")
-    chosen: list[list[int]] = []
-    total = 0
-    for ids in model.encode(documents):
-        ids = ids[: min(context, (max_tokens or total + context) - total)]
-        if not ids:
-            break
-        chosen.append(ids)
-        total += len(ids)
-    pieces: list[Tensor] = []
+    axes = model.site_table.axes[name[0]]
+    if axes != ("prompt", "pos", "feature"):
+        raise UserError(
+            f"site {site!r} has no single vector a token (its axes are {', '.join(axes)}); "
+            "choose one that has, such as 'blocks.0.hook_resid_post'"
+        )
+    chosen = _cut(model.encode(documents), context, max_tokens)
+    position = torch.cat([torch.arange(len(ids)) for ids in chosen])
+    values = torch.empty(0)
     done = 0
     for start in range(0, len(chosen), batch_size):
         acts = model.capture(chosen[start : start + batch_size], name[0], batch_size=batch_size)
-        if acts[name[0]].ndim != 3:
-            raise UserError(f"site {site!r} has no single vector a token (shape {tuple(acts[name[0]].shape)})")
-        pieces.append(acts.rows(name[0]).float().cpu())
-        done += sum(map(len, chosen[start : start + batch_size]))
+        piece = acts.rows(name[0]).float().cpu()
+        if not done:  # one block from the start: joining pieces at the end would need the memory twice
+            values = torch.empty(len(position), piece.shape[1])
+        values[done : done + len(piece)] = piece
+        done += len(piece)
         if progress is not None:
-            progress(done, total)
-    values = torch.cat(pieces)
-    position = torch.cat([torch.arange(len(ids)) for ids in chosen])
+            progress(done, len(position))
     return Rows(
         site=name[0],
         values=values,
@@ -88,7 +93,28 @@ def capture_rows(
     )
 
 
-def find_sinks(values: Float[Tensor, "row d"], position: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
-    """Position 0, and every row whose norm exceeds ten times the median norm."""
-    norms = values.norm(dim=-1)
-    return (position == 0) | (norms > SINK_FACTOR * norms.median())
+def median_norm(values: Float[Tensor, "row d"]) -> float:
+    """The median L2 norm of the rows: what `find_sinks` measures a row against."""
+    return float(values.norm(dim=-1).median())
+
+
+def find_sinks(
+    values: Float[Tensor, "row d"], position: Int[Tensor, " row"], typical: float | None = None
+) -> Bool[Tensor, " row"]:
+    """Which rows are attention sinks: position 0, and every row whose norm exceeds ten times the median norm.
+
+    `typical` is that median where a larger sample knows it better than these rows do.
+    """
+    return (position == 0) | (values.norm(dim=-1) > SINK_FACTOR * (median_norm(values) if typical is None else typical))
+
+
+def _cut(encoded: list[list[int]], context: int, max_tokens: int | None) -> list[list[int]]:
+    """Each document's first `context` ids, until there are `max_tokens`; the last document is cut to fit."""
+    chosen: list[list[int]] = []
+    room = max_tokens if max_tokens is not None else sum(map(len, encoded))
+    for ids in encoded:
+        if room == 0:
+            break
+        chosen.append(ids[: min(context, room)])
+        room -= len(chosen[-1])
+    return chosen

@@ -11,7 +11,7 @@ class Estimate:
     """A measured number: mean with a confidence interval.
 
     `n` counts what was resampled (`over`: "seed", "template", "fact" …), not the raw measurements under it.
-    `unit` is written wherever the number is shown ("nats", "share of facts").
+    `unit` is written wherever the number is shown ("nats", "share of facts"). `n` is 0 for a number known beforehand.
     """
 
     mean: float
@@ -28,5 +28,12 @@ class Estimate:
         if not self.low <= self.high:
             raise ValueError(f"an interval must be ordered, got [{self.low}, {self.high}]")
 
+    @property
+    def is_known(self) -> bool:
+        """Was this number known beforehand, such as chance? Then `over` says why, and nothing was resampled."""
+        return self.n == 0
+
     def __str__(self) -> str:
+        if self.is_known:
+            return f"{self.mean:.3g} {self.unit} ({self.over})"
         return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit} (n = {self.n} {self.over})"

@@ -32,17 +32,25 @@ def bootstrap_mean(
     return Estimate(float(means.mean()), float(low), float(high), n, unit, over, level)
 
 
-def t_interval(values: ArrayLike, *, unit: str, over: str, level: float = 0.95) -> Estimate:
+def t_interval(
+    values: ArrayLike,
+    *,
+    unit: str,
+    over: str,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimate:
     """Mean with Student's t interval: for a handful of units (seeds), where a bootstrap is far too narrow.
 
-    Equal values give an interval of no width. Raises ValueError for fewer than two values.
+    `bounds` cuts the interval to what is possible, such as (0, 1) for a share. Equal values give an interval of no width. Raises ValueError for fewer than two values.
     """
     means = _unit_means(values)
     if len(means) < 2:
         raise ValueError(f"a t interval needs two units or more, got {len(means)}")
     half = float(stats.t.ppf((1 + level) / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
     mean = float(means.mean())
-    return Estimate(mean, mean - half, mean + half, len(means), unit, over, level)
+    low, high = max(mean - half, bounds[0]), min(mean + half, bounds[1])
+    return Estimate(mean, low, high, len(means), unit, over, level)
 
 
 def proportion(successes: Sequence[bool] | NDArray[np.bool_], *, unit: str, over: str, level: float = 0.95) -> Estimate:
@@ -102,7 +110,7 @@ def sign_flip_null(values: ArrayLike, *, unit: str, n_perm: int = 2000, seed: in
 
 def known(value: float, *, unit: str, why: str) -> Estimate:
     """A number known beforehand, such as chance, in the form of an estimate; `why` stands where the unit of n would."""
-    return Estimate(value, value, value, 1, unit, why)
+    return Estimate(value, value, value, 0, unit, why)
 
 
 def _unit_means(values: ArrayLike) -> Floats:

@@ -68,13 +68,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class RunWriter:
-    """Appends to a run folder. Create it with `RunWriter(folder, info)`; the folder must be new or empty."""
+    """Appends to a run folder, which must be new or empty (`runner.check_out` makes sure)."""
 
     def __init__(self, folder: Path, info: RunInfo) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"--out {folder} is a file; expected a folder to create; choose another path")
-        if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"--out {folder} is not empty; expected a new folder; choose another path or remove it")
         (folder / "tables").mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.info = info

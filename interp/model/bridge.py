@@ -3,6 +3,9 @@
 `TransformerBridge` swaps the submodules of the model it wraps for hooked ones, so the bridge gets a module tree of its
 own that shares the plain model's parameters; the plain model stays as Hugging Face made it. The bridge runs the raw
 weights with eager attention (no folding, no centring): SAEs are tied to that choice, so it is recorded.
+
+What is believed of a model is asked of it: that it never looks ahead, that its bridge gives the plain model's logits,
+which hooks fire, and whether an edit at a hook changes anything.
 """
 
 from __future__ import annotations
@@ -29,23 +32,103 @@ NUMERICS = "raw Hugging Face weights, eager attention (TransformerBridge, no com
 def build_bridge(hf: PreTrainedModel) -> TransformerBridge:
     """Hook a copy of `hf`'s module tree; parameters are shared, nothing is downloaded, no tokenizer is needed.
 
-    Raises UserError when TransformerLens has no adapter for the architecture.
+    Raises UserError when TransformerLens has no adapter for the architecture, or one that computes something else.
     """
     # boot_transformers() would ask the hub for a tokenizer; its builder takes the module alone.
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
 
+    plain = check_decoder(hf)
     tree = copy.deepcopy(hf, memo={id(p): p for p in hf.parameters()})
+    tree.config.architectures = tree.config.architectures or [type(hf).__name__]  # a model made in memory names none
     try:
-        architecture = determine_architecture_from_hf_config(hf.config)
+        architecture = determine_architecture_from_hf_config(tree.config)
         bridge = build_bridge_from_module(tree, architecture, hf_config=tree.config, dtype=hf.dtype, device=hf.device)
     except (ValueError, KeyError, AttributeError) as error:
+        reason = str(error).partition(" Available architectures")[0][:200]
         raise UserError(
-            f"TransformerLens has no hooks for architecture {type(hf).__name__} ({error}); "
+            f"TransformerLens has no hooks for architecture {type(hf).__name__} ({reason}); "
             "expected a decoder that its TransformerBridge supports, such as gpt2, llama, qwen or pythia"
         ) from error
     bridge.eval()
+    gap = relative_gap(_run_dummy(bridge), plain)
+    if gap > (1e-3 if hf.dtype == torch.float32 else 0.2):
+        raise UserError(
+            f"TransformerLens computes {type(hf).__name__} wrongly: its logits differ from plain transformers' by "
+            f"{gap:.1%} of the largest, so no number from its hooks can be trusted; use another model"
+        )
     return bridge
+
+
+def check_decoder(hf: PreTrainedModel) -> Tensor:
+    """The plain model's logits on the dummy prompts. Raises UserError for a model that is no causal decoder."""
+    ids = _dummy_ids(hf.config.vocab_size, hf.device)
+    training = hf.training
+    try:
+        with torch.no_grad():
+            logits = hf.eval()(ids, use_cache=False).logits
+    except (ValueError, TypeError, AttributeError) as error:  # an encoder-decoder wants a second input
+        raise UserError(f"{type(hf).__name__} does not run as a decoder ({error}); expected a causal model") from error
+    finally:
+        hf.train(training)
+    if relative_gap(logits[1, :-1], logits[0, :-1]) > (1e-4 if hf.dtype == torch.float32 else 1e-2):
+        raise UserError(
+            f"{type(hf).__name__} looks ahead: a later token changes the logits before it; "
+            "expected a causal language model, not an encoder such as BERT"
+        )
+    return logits
+
+
+def relative_gap(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference over the largest value of `theirs`, where both are finite."""
+    finite = torch.isfinite(ours) & torch.isfinite(theirs)
+    if not bool(finite.any()):
+        return 0.0
+    return float((ours - theirs)[finite].abs().max()) / max(float(theirs[finite].abs().max()), 1e-12)
+
+
+def copies_weights(bridge: TransformerBridge, hf: PreTrainedModel) -> bool:
+    """Does the bridge hold copies of some weights? It does where it splits a fused, interleaved q-k-v matrix."""
+    shared = {p.untyped_storage().data_ptr() for p in hf.parameters()}
+    return any(p.untyped_storage().data_ptr() not in shared for p in bridge.parameters())
+
+
+def unembed(bridge: TransformerBridge, resid: Tensor) -> Tensor:
+    """Final norm, unembedding and, where the model has one (Gemma 2), the cap on its logits."""
+    logits = bridge.unembed(bridge.ln_final(resid))
+    cap = getattr(bridge.original_model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def lens_gap(bridge: TransformerBridge, last_site: str) -> float:
+    """How far the last block's output through `unembed` is from the model's logits, over the largest logit."""
+    seen: list[Tensor] = []
+    try:
+        with attached(bridge.hook_dict[last_site], seen.append):
+            logits = _run_dummy(bridge)
+        with torch.no_grad():
+            return relative_gap(unembed(bridge, seen[0]), logits)
+    except (AttributeError, KeyError, IndexError, RuntimeError):  # no final norm, another width, or no such site
+        return float("inf")
+
+
+def has_effect(bridge: TransformerBridge, name: str) -> bool:
+    """Does what a hook returns here change the logits? Some hooks show a value that the model does not read back.
+
+    Raises UserError where TransformerLens cannot take a value back.
+    """
+
+    def change(tensor: Tensor) -> Tensor:
+        return tensor * torch.linspace(0.5, 1.5, tensor.shape[-1], device=tensor.device).to(tensor.dtype)
+
+    before = _run_dummy(bridge)
+    try:
+        with attached(bridge.hook_dict[name], change):
+            return not torch.equal(_run_dummy(bridge), before)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"TransformerLens cannot edit {name} on this model ({error}); edit another site, see model.sites()"
+        ) from error
 
 
 def run(bridge: TransformerBridge, ids: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
@@ -107,6 +190,19 @@ def module_path(bridge: TransformerBridge, component: str) -> str | None:
         return bridge.adapter.translate_transformer_lens_path(component)
     except ValueError:
         return None
+
+
+def _dummy_ids(d_vocab: int, device: torch.device) -> Tensor:
+    """Two prompts of six tokens that differ in the last one only."""
+    ids = torch.linspace(1, d_vocab - 1, 7, device=device).long()
+    return torch.stack([ids[:6], torch.cat([ids[:5], ids[6:]])])
+
+
+def _run_dummy(bridge: TransformerBridge) -> Tensor:
+    ids = _dummy_ids(bridge.cfg.d_vocab, next(bridge.parameters()).device)
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        return run(bridge, ids, mask, mask.cumsum(-1) - 1)
 
 
 def _dummy_shapes(bridge: TransformerBridge, prompts: int, length: int) -> dict[str, tuple[int, ...]]:

@@ -43,28 +43,46 @@ def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = N
 def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
     """Replace the activation by `source`, which `capture` returned for the same number of prompts.
 
-    Both prompts of a pair must have the same number of tokens (Meng et al. 2202.05262 patch position by position).
+    Both prompts of a pair must have the same number of tokens (Meng et al. 2202.05262 patch position by position),
+    unless `pos` is an index from the start, which means the same in prompts of different lengths.
     """
+    if not isinstance(source, Tensor) or source.ndim < 3:
+        raise UserError(f"patch got {_shape(source)}; expected a tensor [prompt, pos, feature], as capture returns it")
+    absent = source.isnan().flatten(2).all(-1)  # capture writes NaN on padding
+    from_start = isinstance(pos, int) and pos >= 0
 
     def patched(activation: Tensor, site: Site) -> Tensor:
         if int(site.prompts.max()) >= len(source):
             raise UserError(f"patch at {site.name} got {len(source)} prompts; expected as many as the edited run has")
         if not bool(site.mask[:, 0].all()):
             raise UserError(f"patch at {site.name} met left padding; its source is aligned right: use padding='right'")
-        rows = source[site.prompts.to(source.device)].to(activation)
-        length = site.mask.shape[1]
-        if rows.shape[1] < length:
-            raise UserError(f"patch at {site.name} got {rows.shape[1]} positions; expected {length} or more")
-        rows = rows[:, :length]
-        chosen = _chosen(activation, site, pos)
-        if bool((rows.isnan() & chosen).any()):
+        wanted = site.prompts.to(source.device)
+        if bool(absent[wanted, 0].any()):
+            raise UserError(f"patch at {site.name} got a source with left padding; capture it with padding='right'")
+        theirs, ours = (~absent[wanted]).sum(-1).cpu(), site.mask.sum(-1).cpu()
+        if not from_start and bool((theirs != ours).any()):
+            row = int((theirs != ours).nonzero()[0])
             raise UserError(
-                f"patch at {site.name} would copy padding: source and target prompts differ in length; "
-                "pair prompts with the same number of tokens"
+                f"patch at {site.name} got a source of {int(theirs[row])} tokens for prompt {int(site.prompts[row])}, "
+                f"which has {int(ours[row])}; pair prompts with the same number of tokens"
             )
+        if source.shape[2:] != activation.shape[2:]:
+            raise UserError(
+                f"patch at {site.name} got {_shape(source)}; expected [prompt, pos, {str([*activation.shape[2:]])[1:]}"
+            )
+        chosen = _chosen(activation, site, pos)
+        width = min(source.shape[1], activation.shape[1])
+        rows = activation.new_full(activation.shape, float("nan"))
+        rows[:, :width] = source[wanted, :width].to(activation)
+        if bool((rows.isnan() & chosen).any()):
+            raise UserError(f"patch at {site.name} got a source with no value (NaN) at a chosen position of a prompt")
         return activation.where(~chosen, rows)
 
     return patched
+
+
+def _shape(source: object) -> str:
+    return f"shape {tuple(source.shape)}" if isinstance(source, Tensor) else type(source).__name__
 
 
 def _chosen(activation: Tensor, site: Site, pos: Pos) -> Tensor:

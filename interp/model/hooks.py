@@ -40,6 +40,8 @@ class Site:
         """True at the real tokens chosen by `pos`, counted per prompt without its padding (-1 is the last token)."""
         if pos is None:
             return self.mask
+        if isinstance(pos, bool) or not isinstance(pos, int | slice):
+            raise UserError(f"pos={pos!r} at {self.name}; expected None for all tokens, an index or a slice")
         count = self.mask.long().cumsum(-1) - 1  # index of each real token within its own prompt
         length = self.mask.sum(-1, keepdim=True)
         if isinstance(pos, int):
@@ -50,7 +52,9 @@ class Site:
         chosen = torch.zeros_like(self.mask)
         for row, n in enumerate(length.flatten().tolist()):
             inside = torch.zeros(n, dtype=torch.bool, device=self.mask.device)
-            inside[pos] = True
+            inside[list(range(n)[pos])] = True
+            if not bool(inside.any()):
+                raise UserError(f"{pos} chooses no token in a prompt of {n} tokens at {self.name}")
             chosen[row, self.mask[row]] = inside
         return chosen
 
@@ -108,29 +112,47 @@ class Receipts(dict[str, Receipt]):
 
 def apply_edit(edit: Edit, tensor: Tensor, site: Site, receipt: Receipt) -> Tensor:
     """Call `edit`, check what it returns, and write the receipt. Raises UserError for a result that cannot be used."""
-    before = tensor.detach().clone()  # an edit may work in place; the receipt needs what came in
-    result = edit(tensor, site)
+    before = tensor.detach()
+    result = edit(before.clone(), site)  # an edit may work in place, and the model may use this tensor elsewhere too
     where = f"the edit {getattr(edit, '__name__', type(edit).__name__)!r} at {site.name}"
     if not isinstance(result, Tensor):
         raise UserError(f"{where} returned {type(result).__name__}; expected a tensor of shape {tuple(before.shape)}")
     if result.shape != before.shape:
         raise UserError(f"{where} returned shape {tuple(result.shape)}; expected {tuple(before.shape)}")
+    if result.device != before.device:
+        raise UserError(f"{where} returned a tensor on {result.device}; expected {before.device}")
     if result.dtype != before.dtype:
         raise UserError(f"{where} returned {result.dtype}; expected {before.dtype}; convert with .to(activation.dtype)")
-    rows_before, rows_after = real_rows(before, site), real_rows(result, site)
-    # attention scores are -inf above the diagonal by nature: only what the edit broke counts
-    if bool((~torch.isfinite(rows_after) & torch.isfinite(rows_before)).any()):
+    real = real_entries(site, before)
+    broken = ~torch.isfinite(result) & torch.isfinite(before)  # scores are -inf above the diagonal by nature
+    if bool((broken & real).any()):
         raise UserError(f"{where} returned NaN or infinite numbers where finite ones came in")
-    receipt.record(torch.nan_to_num(rows_before), torch.nan_to_num(rows_after))
-    return result
+    receipt.record(*(_vectors(t, site, real) for t in (before, result)))
+    # what is captured is NaN on padding; put back there, it would reach the real tokens as 0 * NaN
+    return result.where(~broken, before)
 
 
-def real_rows(tensor: Tensor, site: Site) -> Tensor:
-    """The activation vectors of real tokens as [row, feature]; heads count as rows of their own."""
-    moved = tensor.movedim(site.axes.index("pos"), 1) if "pos" in site.axes else tensor.unsqueeze(1)
-    if moved.shape[1] != site.mask.shape[1]:
-        return moved.flatten(0, -2)
-    return moved[site.mask].flatten(0, -2) if moved.ndim > 3 else moved[site.mask]
+def real_entries(site: Site, tensor: Tensor) -> Tensor:
+    """True where every pos axis is at a real token, as a mask that broadcasts against `tensor`."""
+    real = torch.ones([1] * tensor.ndim, dtype=torch.bool, device=tensor.device)
+    for axis, kind in enumerate(site.axes):
+        if kind == "pos":
+            shape = [1] * tensor.ndim
+            shape[0], shape[axis] = site.mask.shape
+            real = real & site.mask.view(shape)
+    return real
+
+
+def _vectors(tensor: Tensor, site: Site, real: Tensor) -> Tensor:
+    """The activation vectors of real tokens as [row, feature]; heads count as rows of their own.
+
+    Padding on a second pos axis (keys) and the masks' huge negative numbers count as zero.
+    """
+    masked = ~(tensor.abs() < torch.finfo(tensor.dtype).max / 2)  # NaN and infinity too
+    tensor = tensor.masked_fill(~real | masked, 0.0)
+    if "pos" in site.axes:
+        tensor = tensor.movedim(site.axes.index("pos"), 1)[site.mask]
+    return tensor.flatten(0, -2) if tensor.ndim > 1 else tensor.unsqueeze(-1)
 
 
 def place(

@@ -1,8 +1,8 @@
 """The loaded model: sites, capture, edit, logits.
 
-    acts = model.capture(prompts, sites="blocks.*.hook_resid_post")
-    with model.edit({"blocks.12.hook_resid_post": steer(direction, 4.0)}) as receipts:
-        logits = model.logits(prompts)
+acts = model.capture(prompts, sites="blocks.*.hook_resid_post")
+with model.edit({"blocks.12.hook_resid_post": steer(direction, 4.0)}) as receipts:
+    logits = model.logits(prompts)
 """
 
 from __future__ import annotations
@@ -19,10 +19,19 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.errors import UserError, unknown
-from interp.model.bridge import attached, build_bridge, read_site_table, run
+from interp.model.bridge import (
+    attached,
+    build_bridge,
+    copies_weights,
+    has_effect,
+    lens_gap,
+    read_site_table,
+    run,
+    unembed,
+)
 from interp.model.hooks import Edit, Receipt, Receipts, Site, apply_edit, place
 from interp.model.provenance import ModelProvenance
-from interp.model.sites import SiteTable
+from interp.model.sites import SiteTable, kind_of
 from interp.model.tokens import BosPolicy, Prompts, Side, Tokens, batches, encode, pad
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
@@ -34,12 +43,14 @@ if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
 class Activations(Mapping[str, Tensor]):
     """What `capture` returns: `acts[site]` is [prompt, pos, …], NaN on padding.
 
-    `mask` [prompt, pos] is True at real tokens; `ids` are the token ids, -1 on padding.
+    `mask` [prompt, pos] is True at real tokens; `ids` are the token ids, -1 on padding; `axes` says what each axis of
+    a site's tensor is.
     """
 
     tensors: dict[str, Tensor]
     mask: Bool[Tensor, "prompt pos"]
     ids: Int[Tensor, "prompt pos"]
+    axes: Mapping[str, tuple[str, ...]]
 
     def __getitem__(self, site: str) -> Tensor:
         if site not in self.tensors:
@@ -56,11 +67,19 @@ class Activations(Mapping[str, Tensor]):
         """The activation at each prompt's last real token."""
         count = torch.arange(self.mask.shape[1], device=self.mask.device).expand_as(self.mask)
         index = torch.where(self.mask, count, -1).max(-1).values
-        return self[site][torch.arange(len(index)), index]
+        return self._per_token(site)[torch.arange(len(index)), index]
 
     def rows(self, site: str) -> Float[Tensor, "row d"]:
         """Every real token's activation, prompt by prompt."""
-        return self[site][self.mask]
+        return self._per_token(site)[self.mask]
+
+    def _per_token(self, site: str) -> Tensor:
+        tensor = self[site]
+        if self.axes[site][:2] != ("prompt", "pos"):
+            raise UserError(
+                f"{site} has axes {self.axes[site]}, not one activation per token; index acts[{site!r}] yourself"
+            )
+        return tensor
 
 
 class _Enough(Exception):  # noqa: N818 - control flow, not a fault
@@ -72,6 +91,7 @@ class Model:
     """A causal language model with named sites. Build one with `load_model`, or from a model in memory with `from_hf`.
 
     `hf` is the plain Hugging Face model, untouched; hooks live in a second module tree that shares its parameters.
+    Where that tree must hold copies (a fused q-k-v matrix, as in Pythia), a later change to `hf`'s weights is refused.
     """
 
     hf: PreTrainedModel
@@ -79,11 +99,23 @@ class Model:
     provenance: ModelProvenance
     bos: BosPolicy = "tokenizer"
     _batch: Tokens | None = field(default=None, repr=False)
+    _edits_rest: bool = field(default=False, repr=False)
+    _has_effect: dict[str, bool] = field(default_factory=dict, repr=False)
 
     @cached_property
     def bridge(self) -> TransformerBridge:
         """The hooked module tree (TransformerBridge), built when first needed."""
         return build_bridge(self.hf)
+
+    @cached_property
+    def _copied_at(self) -> int | None:
+        """The state of the weights that the bridge copied from, or None when it shares them all."""
+        return self._weights_state() if copies_weights(self.bridge, self.hf) else None
+
+    @cached_property
+    def _lens_gap(self) -> float:
+        with self._rest():
+            return lens_gap(self.bridge, f"blocks.{self.n_layers - 1}.hook_resid_post")
 
     @cached_property
     def _points(self) -> dict[str, HookPoint]:
@@ -115,8 +147,22 @@ class Model:
         return self.site_table.match(pattern)
 
     def encode(self, prompts: Prompts) -> list[list[int]]:
-        """Token ids per prompt under this model's BOS policy."""
-        return encode(self.tokenizer, prompts, self.bos)
+        """Token ids per prompt under this model's BOS policy.
+
+        Raises UserError for prompts that `tokens.encode` refuses, that do not fit the context or the embedding matrix.
+        """
+        rows = encode(self.tokenizer, prompts, self.bos)
+        context = getattr(self.hf.config, "max_position_embeddings", None)
+        embedded = int(self.hf.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr,arg-type]
+        for i, row in enumerate(rows):
+            if context and 0 < context < len(row):
+                raise UserError(f"prompt {i} has {len(row)} tokens; this model takes {context} at most; shorten it")
+            if max(row) >= embedded:
+                raise UserError(
+                    f"prompt {i} holds token id {max(row)}, but this model embeds ids 0 to {embedded - 1} only; "
+                    "its tokenizer belongs to another model"
+                )
+        return rows
 
     def str_tokens(self, prompt: str) -> list[str]:
         """The pieces a prompt is broken into, as text."""
@@ -137,7 +183,8 @@ class Model:
         for batch in self._batches(ids, batch_size, padding):
             for name, piece in self._read(batch, names).items():
                 place(tensors, name, piece, batch, whole, self.site_table.axes[name])
-        return Activations(tensors, whole.mask, whole.ids.masked_fill(~whole.mask, -1))
+        axes = {name: self.site_table.axes[name] for name in names}
+        return Activations(tensors, whole.mask, whole.ids.masked_fill(~whole.mask, -1), axes)
 
     def logits(
         self, prompts: Prompts, *, batch_size: int = 16, padding: Side = "right"
@@ -163,10 +210,13 @@ class Model:
     def edit(self, edits: Mapping[str, Edit]) -> Iterator[Receipts]:
         """Apply `{site or pattern: function}` to every forward inside the context; yields receipts by site.
 
-        Raises UserError for unknown, gated or silent sites on entry, for a result that cannot be used, and on exit for
-        an edit that never fired. Hooks are gone after the context, whatever happened inside.
+        Raises UserError for unknown, gated or silent sites and for those that the model does not read back on entry,
+        for a result that cannot be used, and on exit for an edit that never fired. Hooks are gone after the context,
+        whatever happened inside.
         """
         resolved = [(name, fn) for pattern, fn in edits.items() for name in self.site_table.match(pattern)]
+        for name, fn in resolved:
+            self._check_edit(name, fn)
         receipts = Receipts({name: Receipt(name) for name, _ in resolved})
         with ExitStack() as stack:
             for name, fn in resolved:
@@ -180,22 +230,66 @@ class Model:
             )
 
     def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
-        """Final norm and unembedding applied to a residual vector of any layer: the logit lens (nostalgebraist 2020)."""
+        """Final norm and unembedding applied to a residual vector of any layer: the logit lens (nostalgebraist 2020).
+
+        Raises UserError for a model whose logits are not made that way from its last block's output.
+        """
+        if self._lens_gap > (1e-3 if self.hf.dtype == torch.float32 else 0.2):
+            raise UserError(
+                f"the logit lens does not fit {type(self.hf).__name__}: final norm and unembedding of its last block "
+                "do not give its logits; use another model"
+            )
+        if resid.shape[-1] != self.d_model:
+            raise UserError(f"unembed got vectors of size {resid.shape[-1]}; expected d_model, {self.d_model}")
         with torch.no_grad():
-            flat = resid.to(self.device, self.hf.dtype).reshape(1, -1, resid.shape[-1])
-            return self.bridge.unembed(self.bridge.ln_final(flat)).reshape(*resid.shape[:-1], -1)
+            flat = resid.to(self.device, self.hf.dtype).reshape(1, -1, self.d_model)
+            return unembed(self.bridge, flat).reshape(*resid.shape[:-1], -1)
+
+    def _weights_state(self) -> int:
+        """A number that every in-place change of a weight raises."""
+        return sum(p._version for p in self.hf.parameters())
+
+    @contextmanager
+    def _rest(self) -> Iterator[None]:
+        """Let edits stand aside while the model is asked about itself."""
+        before, self._edits_rest = self._edits_rest, True
+        try:
+            yield
+        finally:
+            self._edits_rest = before
+
+    def _check_edit(self, name: str, fn: object) -> None:
+        if not callable(fn):
+            raise UserError(
+                f"the edit at {name} is a {type(fn).__name__}; expected a function (activation, site) -> activation, "
+                "such as patch(source) or steer(direction)"
+            )
+        kind = kind_of(name)  # every layer is built alike
+        if kind not in self._has_effect:
+            with self._rest():
+                self._has_effect[kind] = has_effect(self.bridge, name)
+        if not self._has_effect[kind]:
+            raise UserError(
+                f"an edit at {name} would change nothing: this model shows the value there and does not read it back; "
+                "edit another site, such as hook_z or hook_attn_out for attention"
+            )
 
     def _batches(self, ids: list[list[int]], batch_size: int, padding: Side) -> Iterator[Tokens]:
         for chosen in batches(ids, batch_size):
             yield pad([ids[i] for i in chosen], chosen, padding, 0, self.device)
 
     def _forward(self, batch: Tokens) -> Tensor:
-        self._batch = batch  # edits look here for which prompts they see
+        if self._copied_at is not None and self._copied_at != self._weights_state():
+            raise UserError(
+                "the weights of model.hf were changed after its hooks were built, and these hold a copy of the fused "
+                "q-k-v weights; build a new one: Model(model.hf, model.tokenizer, model.provenance)"
+            )
+        outer, self._batch = self._batch, batch  # edits look here for which prompts they see
         try:
             with torch.no_grad():
                 return run(self.bridge, batch.ids, batch.mask, batch.position_ids)
         finally:
-            self._batch = None
+            self._batch = outer
 
     def _read(self, batch: Tokens, names: list[str]) -> dict[str, Tensor]:
         got: dict[str, Tensor] = {}
@@ -222,6 +316,8 @@ class Model:
 
     def _editor(self, name: str, fn: Edit, receipt: Receipt) -> Callable[[Tensor], Tensor]:
         def edit(tensor: Tensor) -> Tensor:
+            if self._edits_rest:
+                return tensor
             if self._batch is None:
                 raise UserError(f"an edit is active at {name}, but the forward did not come from this model's methods")
             site = Site(name, self._batch.index, self._batch.mask, self.site_table.axes[name])

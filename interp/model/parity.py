@@ -88,7 +88,8 @@ def _compare(model: Model, rows: list[list[int]], edit_layer: int | None = None)
     for row in rows:
         with ExitStack() as stack:
             if edit_layer is not None:
-                stack.enter_context(model.edit({f"blocks.{edit_layer}.hook_mlp_out": _scale}))
+                mlp_out, block_out = (f"blocks.{edit_layer}.hook_{n}" for n in ("mlp_out", "resid_post"))
+                stack.enter_context(model.edit({mlp_out if mlp_out in model.site_table.axes else block_out: _scale}))
             acts = model.capture([row], list(model.site_table.listed))
         reference = _plain_activations(model, row)
         pairs = [*_against_reference(model, dict(acts), reference), *_invariants(model, dict(acts))]
@@ -127,7 +128,22 @@ def _against_reference(
     for site, ours in acts.items():
         origin = model.site_table.origin[site]
         if origin in plain:
-            yield site, "plain transformers", ours, plain[origin]
+            yield site, "plain transformers", ours, _same_layout(ours, plain[origin])
+    for layer in range(model.n_layers):
+        fused = plain.get(f"blocks.{layer}.attn.qkv")
+        if fused is not None:
+            sites = [f"blocks.{layer}.attn.hook_{part}" for part in "qkv"]
+            together = torch.cat([acts[site].flatten(2) for site in sites], dim=-1).sort(-1).values
+            for site in sites:
+                yield site, "values of the fused q, k, v", together, fused.sort(-1).values
+
+
+def _same_layout(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Norms of q and k run before or after heads and positions swap places, and the bridge has its own mind on it."""
+    if theirs.ndim != 4 or ours.ndim != 4:
+        return theirs
+    layouts = [t for t in (theirs, theirs.transpose(1, 2)) if t.shape == ours.shape] or [theirs]
+    return min(layouts, key=lambda t: _difference(ours, t)[0])
 
 
 def _plain_activations(model: Model, row: list[int]) -> dict[str, Tensor]:
@@ -142,36 +158,48 @@ def _plain_activations(model: Model, row: list[int]) -> dict[str, Tensor]:
             if module is not None:
                 stack.callback(_watch(module, origin, end == "hook_in", seen))
         for layer in range(model.n_layers):
-            _watch_joint_attention(model, stack, layer, seen)
+            _watch_fused(model, stack, f"blocks.{layer}.attn", ("q", "k", "v"), seen)
+            _watch_fused(model, stack, f"blocks.{layer}.mlp", ("gate", "in"), seen)
         ids = torch.tensor([row], device=model.device)
         with torch.no_grad():
             out = model.hf(ids, output_attentions=True, output_hidden_states=True, use_cache=False)
-    for layer, pattern in enumerate(out.attentions or ()):
+    for layer, pattern in enumerate(getattr(out, "attentions", None) or ()):
         seen[f"blocks.{layer}.attn.hook_pattern"] = pattern
     for layer, resid in enumerate(out.hidden_states[:-1]):  # the last one is after the final norm
         seen[f"blocks.{layer}.hook_in"] = resid
     return seen
 
 
-def _watch_joint_attention(model: Model, stack: ExitStack, layer: int, seen: dict[str, Tensor]) -> None:
-    """GPT-2 computes q, k and v in one `c_attn`; the bridge gives them hooks of their own."""
-    attn = f"blocks.{layer}.attn"
-    path = module_path(model.bridge, f"{attn}.qkv")
-    if path is None or not path.endswith("c_attn"):
+def _watch_fused(
+    model: Model, stack: ExitStack, component: str, parts: tuple[str, ...], seen: dict[str, Tensor]
+) -> None:
+    """Some models compute q, k and v, or gate and in, by one matrix; the bridge gives each a hook of its own.
+
+    GPT-2 and Phi-3 lay the parts side by side. Others interleave them, each in its way: their values are compared in
+    sorted order, and that q, k and v are not swapped follows from scores, pattern and z.
+    """
+    fused = _plain_module(
+        model, f"{component}.qkv" if parts[0] == "q" else component, "" if parts[0] == "q" else "gate_up_proj"
+    )
+    if fused is None:
         return
 
-    def hook(_: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        for part, tensor in zip("qkv", output.chunk(3, dim=-1), strict=True):
-            seen[f"{attn}.{part}.hook_out"] = tensor
-            seen[f"{attn}.{part}.hook_in"] = args[0]
+    def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        for part in parts:
+            seen[f"{component}.{part}.hook_in"] = args[0]
+        if parts[0] != "q" or (type(module).__name__ == "Conv1D" and output.shape[-1] == 3 * model.d_model):
+            for part, tensor in zip(parts, output.chunk(len(parts), dim=-1), strict=True):
+                seen[f"{component}.{part}.hook_out"] = tensor
+        else:
+            seen[f"{component}.qkv"] = output
 
-    stack.callback(model.hf.get_submodule(path).register_forward_hook(hook).remove)
+    stack.callback(fused.register_forward_hook(hook).remove)
 
 
-def _plain_module(model: Model, component: str) -> torch.nn.Module | None:
+def _plain_module(model: Model, component: str, child: str = "") -> torch.nn.Module | None:
     path = module_path(model.bridge, component)
     try:
-        return model.hf.get_submodule(path) if path else None
+        return model.hf.get_submodule(f"{path}.{child}" if child else path) if path else None
     except AttributeError:
         return None
 
@@ -212,25 +240,33 @@ def _invariants(model: Model, acts: dict[str, Tensor]) -> Iterator[tuple[str, st
             yield f"{b}.attn.hook_z", "pattern @ v", z, torch.einsum("bhqk,bkhd->bqhd", pattern, v)
         scores = get("attn.hook_attn_scores")
         if scores is not None and pattern is not None:
-            yield f"{b}.attn.hook_attn_scores", "softmax = pattern", scores.softmax(-1), pattern
-        yield from _rotary_invariants(b, acts)
-        yield from _norm_invariants(acts, f"{b}.ln1", f"{b}.hook_resid_pre")
-        yield from _norm_invariants(acts, f"{b}.ln2", f"{b}.hook_resid_mid")
-    yield from _norm_invariants(acts, "ln_final", "ln_final.hook_in")
+            seen = scores.masked_fill(pattern == 0, float("-inf"))  # some models mask after this hook, some before
+            yield f"{b}.attn.hook_attn_scores", "softmax = pattern", seen.softmax(-1), pattern
+        yield from _rotary_invariants(model, layer, acts)
+    by_origin = {model.site_table.origin[site]: tensor for site, tensor in acts.items()}
+    for norm in [site.removesuffix(".hook_normalized") for site in acts if site.endswith(".hook_normalized")]:
+        yield from _norm_invariants(acts, norm, by_origin.get(f"{norm}.hook_in"))
 
 
-def _rotary_invariants(b: str, acts: dict[str, Tensor]) -> Iterator[tuple[str, str, Tensor, Tensor]]:
-    """Rotating keeps lengths, and rotated q times rotated k, scaled, are the scores."""
+def _rotary_invariants(model: Model, layer: int, acts: dict[str, Tensor]) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+    """Rotating keeps lengths, and rotated q times rotated k, scaled, are the scores (capped in Gemma 2)."""
+    b = f"blocks.{layer}"
     for part in "qk":
         turned, straight = acts.get(f"{b}.attn.hook_rot_{part}"), acts.get(f"{b}.attn.hook_{part}")
-        if turned is not None and straight is not None:
+        normed, out = acts.get(f"{b}.attn.hook_{part}_normed"), acts.get(f"{b}.attn.{part}_norm.hook_out")
+        if normed is not None and out is not None:
+            yield f"{b}.attn.hook_{part}_normed", "the norm's output", normed, out
+            straight = _same_layout(turned, normed) if turned is not None else None
+        if turned is not None and straight is not None and straight.shape == turned.shape:
             yield f"{b}.attn.hook_rot_{part}", "keeps norms", turned.norm(dim=-1), straight.norm(dim=-1)
-    q, k, scores = (acts.get(f"{b}.attn.hook_{n}") for n in ("rot_q", "rot_k", "attn_scores"))
-    if q is not None and k is not None and scores is not None:
+    q, k, scores, pattern = (acts.get(f"{b}.attn.hook_{n}") for n in ("rot_q", "rot_k", "attn_scores", "pattern"))
+    if q is not None and k is not None and scores is not None and pattern is not None:
         k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
-        product = torch.einsum("bqhd,bkhd->bhqk", q, k) / q.shape[-1] ** 0.5
-        causal = torch.ones(product.shape[-2:], dtype=torch.bool, device=product.device).tril()
-        yield f"{b}.attn.hook_rot_q", "rot_q · rot_k = scores", product[..., causal], scores[..., causal]
+        scale = getattr(_plain_module(model, f"{b}.attn"), "scaling", q.shape[-1] ** -0.5)
+        product = torch.einsum("bqhd,bkhd->bhqk", q, k) * scale
+        if (cap := getattr(model.hf.config, "attn_logit_softcapping", None)) is not None:
+            product = cap * torch.tanh(product / cap)
+        yield f"{b}.attn.hook_rot_q", "rot_q · rot_k = scores", product[pattern > 0], scores[pattern > 0]
     for part in ("cos", "sin"):
         here, first = acts.get(f"{b}.attn.hook_{part}"), acts.get(f"rotary_emb.hook_{part}")
         if here is not None and first is not None:
@@ -238,9 +274,9 @@ def _rotary_invariants(b: str, acts: dict[str, Tensor]) -> Iterator[tuple[str, s
             yield f"rotary_emb.hook_{part}", "every layer's rotary table", first, here
 
 
-def _norm_invariants(acts: dict[str, Tensor], norm: str, source: str) -> Iterator[tuple[str, str, Tensor, Tensor]]:
+def _norm_invariants(acts: dict[str, Tensor], norm: str, x: Tensor | None) -> Iterator[tuple[str, str, Tensor, Tensor]]:
     """x (centred in a LayerNorm) divided by scale is normalized, whose mean square is 1."""
-    x, scale, normalized = acts.get(source), acts.get(f"{norm}.hook_scale"), acts.get(f"{norm}.hook_normalized")
+    scale, normalized = acts.get(f"{norm}.hook_scale"), acts.get(f"{norm}.hook_normalized")
     if x is None or scale is None or normalized is None:
         return
     centred = x - x.mean(-1, keepdim=True)

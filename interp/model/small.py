@@ -6,11 +6,13 @@ For claims about training (what is learned from which order of words), where a p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from interp.errors import UserError
@@ -43,23 +45,45 @@ def train_small_gpt2(
     A BOS token opens each sentence, so that no word stands at position 0. AdamW, linear warm-up then linear decay; the
     loss is the mean cross-entropy in nats over every token. Same seed, same weights on the same machine.
     """
-    if not sentences:
+    if not sentences or isinstance(sentences, str):
         raise UserError("no sentences came; expected at least one to train on")
     tokenizer = word_tokenizer(sentences)
-    hf = _new_model(tokenizer, settings, seed)
     rows = [tokenizer(s).input_ids for s in sentences]
     width = max(map(len, rows))
+    if min(map(len, rows)) < 2:  # BOS alone: nothing to predict, and the mean loss of such a batch is NaN
+        raise UserError(
+            f"sentence {min(range(len(rows)), key=lambda i: len(rows[i]))} is empty; expected words in each"
+        )
+    hf = _new_model(tokenizer, settings, seed, max(64, width))
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
     labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+    hf.train()
+    with _one_thread():
+        _train(hf, ids, labels, settings, seed, progress)
+    hf.eval()
+    return Model(hf, tokenizer, _provenance(hf, tokenizer, settings, seed))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Matrices this small are slower on two threads than on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(
+    hf: GPT2LMHeadModel, ids: Tensor, labels: Tensor, settings: SmallGPT2, seed: int, progress: Progress | None
+) -> None:
     optimizer = torch.optim.AdamW(hf.parameters(), lr=settings.lr, weight_decay=0.0, fused=True)
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
-    hf.train()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # matrices this small are slower on two threads than on one
     for step in range(settings.steps):
         if len(order) < settings.batch:
-            order += torch.randperm(len(rows), generator=generator).tolist()
+            order += torch.randperm(len(ids), generator=generator).tolist()
         chosen, order = order[: settings.batch], order[settings.batch :]
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * _schedule(step, settings)
@@ -72,15 +96,12 @@ def train_small_gpt2(
         optimizer.zero_grad(set_to_none=True)
         if progress is not None:
             progress(step + 1, settings.steps, float(loss.detach()))
-    torch.set_num_threads(threads)
-    hf.eval()
-    return Model(hf, tokenizer, _provenance(hf, tokenizer, settings, seed))
 
 
 def word_tokenizer(sentences: Sequence[str]) -> PreTrainedTokenizerFast:
     """One token a word, in order of first appearance, with a BOS token that it adds by itself."""
-    words = dict.fromkeys(word for s in sentences for word in s.split())
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<bos>", "<unk>", *words])}
+    words = dict.fromkeys(["<pad>", "<bos>", "<unk>", *(word for s in sentences for word in s.split())])
+    vocabulary = {word: i for i, word in enumerate(words)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(
@@ -91,10 +112,12 @@ def word_tokenizer(sentences: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def _new_model(tokenizer: PreTrainedTokenizerFast, settings: SmallGPT2, seed: int) -> GPT2LMHeadModel:
+def _new_model(tokenizer: PreTrainedTokenizerFast, settings: SmallGPT2, seed: int, n_positions: int) -> GPT2LMHeadModel:
+    if settings.d_model % settings.n_heads:
+        raise UserError(f"d_model={settings.d_model} does not divide into n_heads={settings.n_heads}; pick a multiple")
     config = GPT2Config(
         vocab_size=len(tokenizer),
-        n_positions=64,
+        n_positions=n_positions,
         n_embd=settings.d_model,
         n_layer=settings.n_layers,
         n_head=settings.n_heads,

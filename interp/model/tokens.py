@@ -7,9 +7,11 @@ position ids is off by 0.38).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Integral
+from operator import index
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
@@ -46,26 +48,46 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, bos: BosPolicy)
         raise UserError(f"bos={bos!r}; expected one of {', '.join(get_args(BosPolicy))}")
     if isinstance(prompts, Tensor):
         prompts = prompts.tolist()
-    rows = [prompts] if isinstance(prompts, str) else list(prompts)
-    if rows and all(isinstance(row, int) for row in rows):
+    if not isinstance(prompts, Iterable):
+        raise UserError(f"prompts is {prompts!r}; expected a string, a list of strings or a list of lists of token ids")
+    rows: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
+    if rows and all(isinstance(row, Integral) for row in rows):
         raise UserError("prompts is a flat list of token ids; expected one list per prompt; wrap it: [[1, 2, 3]]")
-    ids = [_encode_text(tokenizer, row, bos) if isinstance(row, str) else [int(t) for t in row] for row in rows]
+    ids = [_encode_text(tokenizer, r, bos) if isinstance(r, str) else _as_ids(r, i) for i, r in enumerate(rows)]
     if not ids:
         raise UserError("no prompts came; expected at least one")
     size = len(tokenizer)
     for i, row in enumerate(ids):
         if not row:
             raise UserError(f"prompt {i} is empty: it has no tokens; give it some text or set bos='always'")
-        if max(row) >= size or min(row) < 0:
-            raise UserError(f"prompt {i} holds token id {max(row)}; expected 0 to {size - 1} for this tokenizer")
+        wrong = [t for t in row if not 0 <= t < size]
+        if wrong:
+            raise UserError(f"prompt {i} holds token id {wrong[0]}; expected 0 to {size - 1} for this tokenizer")
     return ids
 
 
+def _as_ids(row: Any, i: int) -> list[int]:
+    try:
+        return [index(t) for t in row]  # unlike int(), this refuses 1.7 and "1"
+    except TypeError as error:
+        raise UserError(f"prompt {i} is {row!r:.80}; expected a string or a list of whole-number token ids") from error
+
+
 def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy) -> list[int]:
+    ids = _encode_under(tokenizer, text, bos)
+    unknown = tokenizer.unk_token_id
+    if unknown in ids and tokenizer.unk_token not in text:  # a word-level vocabulary; byte-level ones know all text
+        known = tokenizer.get_vocab()
+        words = ", ".join(repr(w) for w in text.split() if w not in known) or repr(text)
+        raise UserError(f"this tokenizer does not know {words:.200}; expected words of its vocabulary")
+    return ids
+
+
+def _encode_under(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy) -> list[int]:
     if bos == "tokenizer":
         ids = tokenizer(text).input_ids
         # A BOS token typed into the prompt and one added by the tokenizer are two: keep one.
-        doubled = len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id
+        doubled = len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id and adds_bos(tokenizer)
         return ids[1:] if doubled else ids
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if bos == "never":

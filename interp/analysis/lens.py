@@ -1,0 +1,47 @@
+"""Where does an answer become readable? The logit lens: each layer's residual stream through the final unembedding.
+
+Source: nostalgebraist, "interpreting GPT: the logit lens" (2020). Early layers are not written in the unembedding's
+language, so a low value there is no proof of absence; compare with the same value for wrong answers, as done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.model.model import Model
+
+
+def answer_lead(
+    model: Model,
+    prompts: Sequence[str],
+    answer_ids: Sequence[int],
+    *,
+    layers: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "prompt layer pos"]:
+    """Log-probability of each prompt's own answer token minus the mean over the other prompts' answers, in nats.
+
+    `answer_ids` [prompt]: first token of each answer; they must not all be equal. NaN on padding. 0 means that the
+    layer prefers the own answer no more than the others; layer l is the residual stream after block l.
+    """
+    if len(set(answer_ids)) < 2:
+        raise UserError("all answers start with the same token; expected at least two that differ")
+    chosen = list(range(model.n_layers)) if layers is None else list(layers)
+    acts = model.capture(prompts, [f"blocks.{layer}.hook_resid_post" for layer in chosen])
+    ids = torch.tensor(list(answer_ids), device=model.device)
+    other = ids[None, :] != ids[:, None]  # [prompt, answer]: answers that are wrong for the prompt
+    out = torch.full((len(prompts), len(chosen), acts.mask.shape[1]), float("nan"))
+    for i, layer in enumerate(chosen):
+        resid = acts[f"blocks.{layer}.hook_resid_post"]
+        for row in range(len(prompts)):
+            real = acts.mask[row]
+            scores = model.unembed(resid[row, real]).float()[:, ids]  # the softmax's normaliser cancels in the lead
+            out[row, i, real.cpu()] = (scores[:, row] - scores[:, other[row]].mean(-1)).cpu()
+        if progress is not None:
+            progress(i + 1, len(chosen))
+    return out

@@ -1,0 +1,102 @@
+"""What a probe is: one generator function in one file, whose docstring is the method and whose parameters are flags.
+
+    @probe(paper="arXiv:2309.12288")
+    def reversal_curse(lab: Lab, *, n_boot: int = 2000) -> Iterator[Finding]:
+        yield Finding(...)
+
+No torch here: probes are listed, and their findings read, on machines without it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, get_type_hints
+
+from interp.errors import UserError
+from interp.lab.findings import Finding
+
+if TYPE_CHECKING:
+    from interp.model.model import Model
+
+P = ParamSpec("P")
+Say = Callable[[str, int, int], None]  # what is going on, done, of how many
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """No progress shown."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What the runner hands to a probe.
+
+    `model`: the loaded model. `seed`: everything random derives from it. `sae_folder`: a sparse autoencoder to use, or
+    None. `quick`: fewer repeats for a first look. `progress(what, done, total)`: tell the user how far it is.
+    """
+
+    model: Model
+    seed: int = 0
+    sae_folder: Path | None = None
+    quick: bool = False
+    progress: Say = field(default=_silent, repr=False)
+
+    def tell(self, what: str) -> Callable[..., None]:
+        """A callback `(done, total, …)` for long functions, labelled `what`."""
+        return lambda done, total, *_: self.progress(what, done, total)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A phenomenon that can be run. Made by `@probe`."""
+
+    function: Callable[..., Iterator[Finding]]
+    paper: str | None
+
+    @property
+    def name(self) -> str:
+        """The name on the command line: the function's, with dashes."""
+        return self.function.__name__.replace("_", "-")
+
+    @property
+    def method(self) -> str:
+        """The module's docstring: question, paper, what counts as yes, what could fool us."""
+        return inspect.cleandoc(sys.modules[self.function.__module__].__doc__ or self.function.__doc__ or "")
+
+    @property
+    def title(self) -> str:
+        """The first line of the method."""
+        return self.method.partition("\n")[0]
+
+    def parameters(self) -> dict[str, tuple[Any, Any]]:
+        """Keyword parameters as {name: (type, default)}: the probe's own flags."""
+        hints = get_type_hints(self.function, include_extras=True)
+        keywords = (
+            p for p in inspect.signature(self.function).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY
+        )
+        return {p.name: (hints[p.name], p.default) for p in keywords}
+
+    def __call__(self, lab: Lab, **arguments: Any) -> Iterator[Finding]:
+        """Run it; findings come as they are reached."""
+        return self.function(lab, **arguments)
+
+
+def probe(
+    *, paper: str | None = None
+) -> Callable[[Callable[Concatenate[Lab, P], Iterator[Finding]]], Probe]:
+    """Make a generator function a probe. Its first parameter is the lab; the others are keyword-only, with defaults."""
+
+    def decorate(function: Callable[Concatenate[Lab, P], Iterator[Finding]]) -> Probe:
+        first, *rest = inspect.signature(function).parameters.values()
+        for p in rest:
+            if p.kind is not inspect.Parameter.KEYWORD_ONLY or p.default is inspect.Parameter.empty:
+                raise UserError(
+                    f"probe {function.__name__}: parameter {p.name!r} must be keyword-only with a default; "
+                    f"write ({first.name}, *, {p.name}=…)"
+                )
+        return Probe(function, paper)
+
+    return decorate

@@ -1,0 +1,131 @@
+"""Run a probe into a run folder: each finding is on disk the moment it comes, however the run ends."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from interp.errors import UserError
+from interp.lab.findings import Finding
+from interp.lab.probe import Lab, Probe
+from interp.lab.runs import RunInfo, RunWriter
+
+OnFinding = Callable[[Finding], None]
+
+
+class Interrupted(Exception):  # noqa: N818 - an ending, not a fault
+    """Ctrl-C or SIGTERM; the message says what is kept."""
+
+
+def check_out(folder: Path) -> None:
+    """Refuse an output folder that cannot be used, before anything slow starts."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; expected a folder to create; choose another path")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"--out {folder} is not empty; expected a new folder; choose another path or remove it")
+
+
+def run_probe(
+    probe: Probe,
+    lab: Lab,
+    arguments: dict[str, Any],
+    folder: Path,
+    *,
+    command: str,
+    extra: dict[str, Any] | None = None,
+    on_finding: OnFinding = lambda _: None,
+) -> Path:
+    """Run `probe` and write `folder`. `extra` is further provenance (the SAE's).
+
+    A run that fails before its first finding leaves no folder. Raises UserError for bad input and a full disk,
+    Interrupted after Ctrl-C or SIGTERM.
+    """
+    check_out(folder)
+    existed = folder.is_dir()
+    started = time.monotonic()
+    count = 0
+    try:
+        writer = RunWriter(folder, _info(probe, lab, arguments, command, extra or {}))
+    except OSError as error:
+        _discard(folder, existed)
+        raise UserError(f"cannot write to {folder}: {error.strerror}; free some space or choose another --out") from error
+    try:
+        with _sigterm_as_interrupt():
+            for finding in probe(lab, **arguments):
+                writer.add(finding)
+                count += 1
+                on_finding(finding)
+    except BaseException as error:
+        _end(writer, error, count, time.monotonic() - started, existed)
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"interrupted; {_kept(count, folder)}") from error
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write to {folder}: {error.strerror}; {_kept(count, folder)}") from error
+        raise
+    writer.finish("finished", time.monotonic() - started)
+    return folder
+
+
+def _info(probe: Probe, lab: Lab, arguments: dict[str, Any], command: str, extra: dict[str, Any]) -> RunInfo:
+    return RunInfo(
+        probe=probe.name,
+        method=probe.method,
+        paper=probe.paper,
+        command=command,
+        arguments={k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()},
+        seed=lab.seed,
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        provenance={"model": asdict(lab.model.provenance), **extra},
+    )
+
+
+def _end(writer: RunWriter, error: BaseException, count: int, seconds: float, existed: bool) -> None:
+    """Record how a run broke off; a run without findings is not worth a folder."""
+    if count == 0:
+        _discard(writer.folder, existed)
+        return
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    try:
+        writer.finish(status, seconds, str(error) or type(error).__name__)
+    except OSError:  # a full disk: run.json keeps the status it had
+        pass
+
+
+def _discard(folder: Path, existed: bool) -> None:
+    if existed:
+        for child in folder.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept(count: int, folder: Path) -> str:
+    if count == 0:
+        return "nothing was found yet, so nothing is kept"
+    return f"kept {count} finding{'s' if count > 1 else ''} in {folder}; `interp report {folder}` shows them"
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: what was found is kept and said."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,209 @@
+"""The runner and the command line around it, with real processes: kills, full disks, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from interp.lab.runs import read_run
+from interp.model.small import SmallGPT2, train_small_gpt2
+
+PROBE = '''
+"""Does a slow probe keep what it found?
+
+Method of a test.
+"""
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from interp import Control, Estimate, Finding, Lab, UserError, probe
+
+@probe(paper="arXiv:0000.00000")
+def slow(lab: Lab, *, n: int = 3, pause: float = 0.0, fail_at: int = -1, file: Path | None = None) -> Iterator[Finding]:
+    """Yield `n` findings.
+
+    Args:
+        n: how many findings
+        pause: seconds before each
+    """
+    for i in range(n):
+        lab.progress("waiting", i, n)
+        time.sleep(pause)
+        if i == fail_at:
+            raise UserError("the input of step %d is bad" % i)
+        e = Estimate(i, i, i, 5, "things")
+        yield Finding(f"claim {i}", e, Control("zero", Estimate(0, 0, 0, 5, "things")), "greater", table=[{"i": i}])
+'''
+
+
+@pytest.fixture(scope="module")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "small"
+    model = train_small_gpt2(["the cat sat on the mat", "a dog ran in the park"], SmallGPT2(steps=2, d_model=16))
+    model.hf.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def probe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("probes") / "slow.py"
+    file.write_text(PROBE)
+    return file
+
+
+def interp(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "interp.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True, timeout=120)
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("interp: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def test_a_probe_from_a_file_runs_and_its_report_rebuilds(small_model: Path, probe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = interp("probe", probe_file, "--model", small_model, "--out", out, "--n", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = read_run(out)
+    assert [f.claim for f in run.findings] == ["claim 0", "claim 1"]
+    assert run.info.status == "finished"
+    assert run.info.provenance["model"]["weights"].startswith("sha256:")
+    assert run.info.paper == "arXiv:0000.00000"
+    first = (out / "report.html").read_text()
+    assert "claim 1" in first
+    again = interp("report", out, "--out", tmp_path / "again.html", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again.html").read_text() == first
+
+
+def test_a_probes_parameters_are_its_flags(probe_file: Path, tmp_path: Path) -> None:
+    done = interp("probe", probe_file, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for text in ("--n", "how many findings", "--pause", "seconds before each", "--model", "--seed"):
+        assert text in done.stdout
+
+
+def _start(small_model: Path, probe_file: Path, out: Path, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "interp.cli", "probe", str(probe_file), "--model", str(small_model)]
+    command += ["--out", str(out), "--n", "50", "--pause", "0.2"]
+    started = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    findings = out / "findings.jsonl"
+    deadline = time.monotonic() + 90
+    while not (findings.is_file() and findings.read_bytes().count(b"\n") >= 3):
+        assert started.poll() is None, started.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return started
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_keeps_what_it_found(small_model: Path, probe_file: Path, tmp_path: Path, signum: int) -> None:
+    out = tmp_path / "run"
+    started = _start(small_model, probe_file, out, tmp_path)
+    started.send_signal(signum)
+    _, stderr = started.communicate(timeout=30)
+    run = read_run(out)
+    assert len(run.findings) >= 3
+    assert [f.table[0]["i"] for f in run.findings] == list(range(len(run.findings)))
+    if signum == signal.SIGKILL:
+        assert run.info.status == "running"  # nobody could say otherwise
+    else:
+        assert run.info.status == "interrupted"
+        assert f"kept {len(run.findings)} findings" in stderr
+        assert started.returncode == 130
+    assert interp("report", out, cwd=tmp_path).returncode == 0
+
+
+def test_an_error_before_the_first_finding_leaves_nothing(small_model: Path, probe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = interp("probe", probe_file, "--model", small_model, "--out", out, "--fail-at", 0, cwd=tmp_path)
+    assert_one_line(done, "step 0 is bad")
+    assert not out.exists()
+
+
+def test_an_error_later_keeps_the_findings(small_model: Path, probe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = interp("probe", probe_file, "--model", small_model, "--out", out, "--fail-at", 2, cwd=tmp_path)
+    assert_one_line(done, "step 2 is bad")
+    run = read_run(out)
+    assert len(run.findings) == 2
+    assert run.info.status == "failed"
+
+
+def test_a_full_disk_is_one_line(small_model: Path, probe_file: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small tmpfs here: {mounted.stderr.decode().strip()}")
+    try:
+        done = interp("probe", probe_file, "--model", small_model, "--out", disk / "run", "--n", 500, cwd=tmp_path)
+        assert_one_line(done, "No space left", "kept")
+        kept = read_run(disk / "run")
+        assert kept.findings
+        (disk / "filler").write_bytes(b"")
+        subprocess.run(["dd", "if=/dev/zero", f"of={disk / 'filler'}"], capture_output=True)
+        done = interp("probe", probe_file, "--model", small_model, "--out", disk / "second", cwd=tmp_path)
+        assert_one_line(done, "No space left")
+        assert not (disk / "second").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_bad_command_lines_are_one_line(small_model: Path, probe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").write_text("x")
+    (tmp_path / "two.py").write_text(PROBE + PROBE.replace("def slow", "def fast"))
+    (tmp_path / "broken.py").write_text("def (:")
+    run = ["probe", probe_file, "--model", small_model]
+    cases: list[tuple[list[object], tuple[str, ...]]] = [
+        (["prob"], ("unknown command", "'probe'")),
+        (["probe", "revesal-curse"], ("unknown probe", "reversal-curse")),
+        (["probe", "missing.py"], ("no such probe file",)),
+        (["probe", "two.py"], ("2 probes",)),
+        (["probe", "broken.py"], ("line 1", "not Python")),
+        ([*run, "--sed", "3"], ("--sed", "--seed")),
+        ([*run, "--n", "three"], ("--n", "three")),
+        ([*run, "--file", "nowhere.csv"], ("nowhere.csv", "no such file")),
+        ([*run, "--out", "file"], ("is a file",)),
+        ([*run, "--out", "full"], ("not empty",)),
+        ([*run, "--device", "cuda:77"], ("cuda:77",)),
+        ([*run, "--dtype", "fp8"], ("fp8",)),
+        (["probe", probe_file, "--model", "smolm2-135m"], ("unknown model", "smollm2-135m")),
+        (["report", "nowhere"], ("is not a run",)),
+        (["models", "lost"], ("lost",)),
+    ]
+    before = sorted(tmp_path.iterdir())
+    for arguments, words in cases:
+        assert_one_line(interp(*arguments, cwd=tmp_path, HF_HUB_OFFLINE="1"), *words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_listing_and_help_need_no_torch(tmp_path: Path) -> None:
+    block = (
+        "import sys, importlib.abc\n"
+        "class No(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'transformers', 'transformer_lens', 'sae_lens'):\n"
+        "            raise ImportError(name + ' is blocked')\n"
+        "sys.meta_path.insert(0, No())\n"
+        "from interp.cli import dispatch\n"
+    )
+    for arguments in (["--help"], ["probe"], ["--version"]):
+        code = f"{block}sys.exit(dispatch({json.dumps(arguments)}))"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
