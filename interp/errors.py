@@ -20,9 +20,10 @@ class UserError(Exception):
 def nearest(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
     """The `n` candidates that look most like `name`, best first; never empty while there is a candidate."""
     pool = list(dict.fromkeys(candidates))
-    return difflib.get_close_matches(name, pool, n=n, cutoff=0.4) or sorted(
-        pool, key=lambda c: -difflib.SequenceMatcher(None, name, c).ratio()
-    )[:n]
+    return (
+        difflib.get_close_matches(name, pool, n=n, cutoff=0.4)
+        or sorted(pool, key=lambda c: -difflib.SequenceMatcher(None, name, c).ratio())[:n]
+    )
 
 
 def unknown(kind: str, name: str, candidates: Iterable[str], hint: str = "") -> UserError:

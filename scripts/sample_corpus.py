@@ -72,13 +72,14 @@ def documents(model: Model, ids: torch.Tensor) -> Iterator[str]:
     stops = set(_stop_ids(model))
     for row in ids[:, 1:].tolist():
         end = next((i for i, token in enumerate(row) if token in stops), len(row))
-        text = model.tokenizer.decode(row[:end])
+        text = str(model.tokenizer.decode(row[:end]))
         if end >= 16 and "\ufffd" not in text:
             yield text
 
 
 def _stop_ids(model: Model) -> list[int]:
-    return [model.tokenizer.convert_tokens_to_ids(t) for t in ("<|endoftext|>", "<|im_end|>")]
+    vocabulary = model.tokenizer.get_vocab()
+    return [vocabulary[t] for t in ("<|endoftext|>", "<|im_end|>")]
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def finding(ours: tuple[float, float], theirs: tuple[float, float], expects: str
         ((1, 2), (0, 0), "equal", 0.1, "no"),
     ],
 )
-def test_the_rule(ours, theirs, expects, margin, verdict) -> None:  # noqa: ANN001
+def test_the_rule(ours, theirs, expects, margin, verdict) -> None:
     assert finding(ours, theirs, expects, margin).verdict == verdict
 
 
@@ -74,7 +74,7 @@ def run_info(command: str = "interp probe x") -> RunInfo:
 
 
 @given(estimates(), estimates(), st.text(max_size=40), st.lists(st.text(max_size=20), max_size=3))
-def test_findings_come_back_from_disk_as_they_went(tmp_path_factory, ours, theirs, claim, cells) -> None:  # noqa: ANN001
+def test_findings_come_back_from_disk_as_they_went(tmp_path_factory, ours, theirs, claim, cells) -> None:
     folder = tmp_path_factory.mktemp("run") / "r"
     found = Finding(
         claim, ours, Control(claim, theirs), "less", 0.5, "part", "caveat", [{"cell": c} for c in cells],

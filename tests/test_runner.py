@@ -61,7 +61,9 @@ def probe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def interp(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "interp.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, check=False, cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True, timeout=120
+    )
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -146,7 +148,9 @@ def test_an_error_later_keeps_the_findings(small_model: Path, probe_file: Path, 
 def test_a_full_disk_is_one_line(small_model: Path, probe_file: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount a small tmpfs here: {mounted.stderr.decode().strip()}")
     try:
@@ -155,7 +159,7 @@ def test_a_full_disk_is_one_line(small_model: Path, probe_file: Path, tmp_path: 
         kept = read_run(disk / "run")
         assert kept.findings
         (disk / "filler").write_bytes(b"")
-        subprocess.run(["dd", "if=/dev/zero", f"of={disk / 'filler'}"], capture_output=True)
+        subprocess.run(["dd", "if=/dev/zero", f"of={disk / 'filler'}"], check=False, capture_output=True)
         done = interp("probe", probe_file, "--model", small_model, "--out", disk / "second", cwd=tmp_path)
         assert_one_line(done, "No space left")
         assert not (disk / "second").exists()
@@ -205,5 +209,5 @@ def test_listing_and_help_need_no_torch(tmp_path: Path) -> None:
     )
     for arguments in (["--help"], ["probe"], ["--version"]):
         code = f"{block}sys.exit(dispatch({json.dumps(arguments)}))"
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Rows:
-    """Activations [row, d] of a corpus at `site`, sinks included; `document` and `position` say where each came from."""
+    """Activations [row, d] of a corpus at `site`, sinks included; `document` and `position` say where each is from."""
 
     site: str
     values: Float[Tensor, "row d"]

@@ -62,7 +62,7 @@ def score_answers(
 
 
 def exact_match(model: Model, prompts: Sequence[str], answers: Sequence[str], *, batch_size: int = 32) -> list[bool]:
-    """Would greedy decoding give each prompt's answer? The teacher-forced argmax at every answer token, no generation."""
+    """Would greedy decoding give each prompt's answer? Teacher-forced argmax at every answer token, no generation."""
     answer_ids = [encode_answers(model, [p], [a])[0] for p, a in zip(prompts, answers, strict=True)]
     prompt_ids = model.encode(list(prompts))
     out: list[bool] = []

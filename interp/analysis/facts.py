@@ -56,10 +56,10 @@ def ask(
     templates = range(len(facts.templates(direction).training))
     answers, accepted = facts.answers(direction), facts.accepted(direction)
     scores, exact = [], []
+    lengths = np.array([len(ids) for ids in encode_answers(model, facts.prompts(direction, 0), answers)])
     for t in templates:
         prompts = facts.prompts(direction, t)
-        found = score_answers(model, prompts, answers)
-        scores.append(found.summed.double().numpy())
+        scores.append(score_answers(model, prompts, answers).summed.double().numpy())
         right = np.array(exact_match(model, prompts, answers))
         for i, more in enumerate(accepted):  # further right answers, such as a parent's other children
             if len(more) > 1:
@@ -67,7 +67,7 @@ def ask(
         exact.append(right)
         if progress is not None:
             progress(t + 1, len(templates))
-    return Asked(direction, np.stack(scores), np.stack(exact), found.lengths.numpy())
+    return Asked(direction, np.stack(scores), np.stack(exact), lengths)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.analysis.lens import residual_site
 from interp.errors import UserError
 from interp.model.edits import patch
 from interp.model.model import Model
@@ -20,7 +21,7 @@ from interp.model.model import Model
 
 @dataclass(frozen=True)
 class PatchingResult:
-    """`effect` [pair, layer, pos]: how far patching that place moves the corrupt run towards the target answer, in nats.
+    """`effect` [pair, layer, pos]: how far patching that place moves the corrupt run towards the target, in nats.
 
     Measured as the target's logit above the mean logit of the reference answers, less the same in the unpatched corrupt
     run. `total` [pair]: the same for the source run itself, which is what patching everything would give.
@@ -46,8 +47,9 @@ def patch_residual(
     positions: Sequence[int],
     progress: Callable[[int, int], None] | None = None,
 ) -> PatchingResult:
-    """Patch the residual stream of `source` runs into `corrupt` runs, after each block in `layers`, at each position.
+    """Patch the residual stream of `source` runs into `corrupt` runs, at each of `layers` and `positions`.
 
+    Layer l is the residual stream after l blocks (0: the embedding).
     `source` holds the clean prompts, or unrelated ones as a control. `targets` [pair] and `references` [pair][some]
     are answer tokens; leave the corrupt answer out of the references, or erasing it counts as an effect. Negative
     positions count from the end. All pairs run in one batch: a sweep costs layers x positions forwards.
@@ -62,7 +64,7 @@ def patch_residual(
             )
     target, reference = torch.tensor(list(targets)), torch.tensor([list(r) for r in references])
     size = len(source_ids)
-    sites = [f"blocks.{layer}.hook_resid_post" for layer in layers]
+    sites = [residual_site(model, layer) for layer in layers]
     acts = model.capture(source_ids, sites, batch_size=size)
 
     def lead(ids: list[list[int]]) -> Float[Tensor, " pair"]:

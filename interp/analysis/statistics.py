@@ -42,7 +42,8 @@ def t_interval(
 ) -> Estimate:
     """Mean with Student's t interval: for a handful of units (seeds), where a bootstrap is far too narrow.
 
-    `bounds` cuts the interval to what is possible, such as (0, 1) for a share. Equal values give an interval of no width. Raises ValueError for fewer than two values.
+    `bounds` cuts the interval to what is possible, such as (0, 1) for a share. Equal values give an interval of no
+    width. Raises ValueError for fewer than two values.
     """
     means = _unit_means(values)
     if len(means) < 2:

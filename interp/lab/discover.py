@@ -39,9 +39,9 @@ def load_probe(name: str) -> Probe:
 
 
 def _probe_files() -> list[Path]:
-    import probes
-
-    return sorted(f for root in probes.__path__ for f in Path(root).glob("*.py") if not f.name.startswith("_"))
+    found = importlib.util.find_spec("probes")  # not imported: the library does not know the probes
+    roots = found.submodule_search_locations if found else None
+    return sorted(f for root in roots or () for f in Path(root).glob("*.py") if not f.name.startswith("_"))
 
 
 def _first_line(file: Path) -> str:

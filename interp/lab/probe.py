@@ -84,9 +84,7 @@ class Probe:
         return self.function(lab, **arguments)
 
 
-def probe(
-    *, paper: str | None = None
-) -> Callable[[Callable[Concatenate[Lab, P], Iterator[Finding]]], Probe]:
+def probe(*, paper: str | None = None) -> Callable[[Callable[Concatenate[Lab, P], Iterator[Finding]]], Probe]:
     """Make a generator function a probe. Its first parameter is the lab; the others are keyword-only, with defaults."""
 
     def decorate(function: Callable[Concatenate[Lab, P], Iterator[Finding]]) -> Probe:

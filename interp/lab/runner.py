@@ -6,9 +6,9 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -56,7 +56,9 @@ def run_probe(
         writer = RunWriter(folder, _info(probe, lab, arguments, command, extra or {}))
     except OSError as error:
         _discard(folder, existed)
-        raise UserError(f"cannot write to {folder}: {error.strerror}; free some space or choose another --out") from error
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; free some space or choose another --out"
+        ) from error
     try:
         with _sigterm_as_interrupt():
             for finding in probe(lab, **arguments):
@@ -82,7 +84,7 @@ def _info(probe: Probe, lab: Lab, arguments: dict[str, Any], command: str, extra
         command=command,
         arguments={k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()},
         seed=lab.seed,
-        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
         provenance={"model": asdict(lab.model.provenance), **extra},
     )
 
@@ -93,10 +95,8 @@ def _end(writer: RunWriter, error: BaseException, count: int, seconds: float, ex
         _discard(writer.folder, existed)
         return
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    try:
+    with suppress(OSError):  # a full disk: run.json keeps the status it had
         writer.finish(status, seconds, str(error) or type(error).__name__)
-    except OSError:  # a full disk: run.json keeps the status it had
-        pass
 
 
 def _discard(folder: Path, existed: bool) -> None:

@@ -90,7 +90,8 @@ def relative_gap(ours: Tensor, theirs: Tensor) -> float:
 def copies_weights(bridge: TransformerBridge, hf: PreTrainedModel) -> bool:
     """Does the bridge hold copies of some weights? It does where it splits a fused, interleaved q-k-v matrix."""
     shared = {p.untyped_storage().data_ptr() for p in hf.parameters()}
-    return any(p.untyped_storage().data_ptr() not in shared for p in bridge.parameters())
+    own = (p for p in bridge.parameters() if p.untyped_storage().data_ptr() not in shared)
+    return any(bool(p.any()) for p in own)  # a bias of zeros that the bridge adds is no copy
 
 
 def unembed(bridge: TransformerBridge, resid: Tensor) -> Tensor:
@@ -160,6 +161,7 @@ def read_site_table(bridge: TransformerBridge) -> SiteTable:
     follows the number of tokens is `pos`, and a hook that stays silent is not a site of this model.
     """
     points = bridge.hook_dict
+    empty = _mislabelled(bridge)
     small, large = _dummy_shapes(bridge, 2, 5), _dummy_shapes(bridge, 3, 7)
     aliases: dict[int, list[str]] = {}
     for name, point in points.items():
@@ -172,7 +174,7 @@ def read_site_table(bridge: TransformerBridge) -> SiteTable:
         reason = bridge._gated_hook_reason(name)
         if reason is not None:
             gated[name] = reason
-        elif first not in small or first not in large:
+        elif first in empty or first not in small or first not in large:
             silent.add(name)
         else:
             axes[name] = _name_axes(small[first], large[first])
@@ -182,6 +184,27 @@ def read_site_table(bridge: TransformerBridge) -> SiteTable:
     silent |= {name for name in axes if name not in usable}
     origin = {name: aliases[id(points[name])][0] for name in usable}
     return SiteTable(listed=tuple(listed), axes=usable, origin=origin, gated=gated, silent=frozenset(silent))
+
+
+def _mislabelled(bridge: TransformerBridge) -> set[str]:
+    """Score hooks that carry the pattern: where TransformerLens cannot see the scores, it shows the pattern twice."""
+    seen: dict[str, Tensor] = {}
+    pairs = [(n, n.replace("hook_attn_scores", "hook_pattern")) for n in bridge.hook_dict if "hook_attn_scores" in n]
+    with ExitStack() as stack:
+        for name in {n for pair in pairs for n in pair if n in bridge.hook_dict}:
+            stack.enter_context(attached(bridge.hook_dict[name], lambda t, name=name: seen.update({name: t.detach()})))
+        _run_dummy(bridge)
+    return {s for s, p in pairs if s in seen and p in seen and torch.equal(seen[s], seen[p])}
+
+
+def pads_left(bridge: TransformerBridge) -> bool:
+    """Does padding on the left leave the logits of the real tokens alone? In some recurrent models it does not."""
+    ids = _dummy_ids(bridge.cfg.d_vocab, next(bridge.parameters()).device)
+    padded = torch.nn.functional.pad(ids, (3, 0))
+    mask = torch.nn.functional.pad(torch.ones_like(ids), (3, 0))
+    with torch.no_grad():
+        logits = run(bridge, padded, mask, (mask.cumsum(-1) - 1).clamp(min=0))[:, 3:]
+    return relative_gap(logits, _run_dummy(bridge)) < (1e-3 if logits.dtype == torch.float32 else 0.2)
 
 
 def module_path(bridge: TransformerBridge, component: str) -> str | None:

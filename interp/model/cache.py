@@ -11,12 +11,12 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from interp.errors import UserError
-
 
 MANIFEST = "manifest.json"
 
@@ -32,7 +32,9 @@ def is_intact(folder: Path) -> bool:
     """Does the folder hold exactly what its manifest says, byte for byte?"""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return bool(manifest) and all(_sha256(folder / name) == digest for name, digest in manifest.items())
+        if not manifest or {p.name for p in folder.iterdir()} != {MANIFEST, *manifest}:
+            return False
+        return all(_sha256(folder / name) == digest for name, digest in manifest.items())
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -41,13 +43,16 @@ def is_intact(folder: Path) -> bool:
 def new_folder(target: Path, needs_bytes: int = 0) -> Iterator[Path]:
     """A temporary folder that becomes `target`, with a manifest, when the block succeeds and vanishes when it does not.
 
-    A damaged `target` is replaced.
+    A damaged `target` is replaced, and what a killed process left behind an hour ago or earlier is removed.
     Two processes may do this at once: the first to finish wins, and both see a whole folder.
     Raises UserError when the disk is full or cannot be written.
     """
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f".{target.name}.*"):
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
         free = shutil.disk_usage(target.parent).free
         if needs_bytes > free:
             raise OSError(errno.ENOSPC, f"needs {needs_bytes / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")

@@ -19,34 +19,40 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from interp.errors import UserError
 from interp.model.cache import new_folder
+from interp.model.quiet import first_line, quiet
 
 
 class _FastReader(gguf.GGUFReader):
     """GGUFReader slices a memmap once per vocabulary entry; plain array views are four times as fast."""
 
-    def _build_fields(self, *args: Any) -> int:
-        self.data = self.data.view(np.ndarray)
-        return super()._build_fields(*args)
+    def _build_fields(self, offs: int, count: int) -> int:
+        self.data: Any = self.data.view(np.ndarray)
+        return super()._build_fields(offs, count)
 
 
 def convert_gguf(file: Path, target: Path) -> Path:
     """Dequantise `file` to fp32 and save it as the folder `target`, atomically. Returns `target`.
 
-    Raises UserError for a file that is no GGUF, is truncated, holds an architecture that transformers cannot read,
-    or does not fit the disk.
+    Raises UserError for a file that is no GGUF, is truncated, lacks a weight, holds an architecture or a tokenizer
+    that transformers cannot read, or does not fit the disk.
     """
     reader = _read(file)
     parameters = sum(int(t.n_elements) for t in reader.tensors)
-    with new_folder(target, needs_bytes=4 * parameters + 10_000_000) as folder, _parsed_once(reader):
+    with new_folder(target, needs_bytes=4 * parameters + 10_000_000) as folder, _parsed_once(reader), quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        except (ValueError, KeyError, RuntimeError, IndexError, TypeError, ImportError) as error:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+            )
+            model, info = loaded
+        except Exception as error:  # what a foreign file makes transformers raise has no common class
             raise UserError(
-                f"{file} cannot be read as a decoder by transformers ({type(error).__name__}: {error}); "
+                f"{file} cannot be read as a decoder by transformers ({type(error).__name__}: {first_line(error)}); "
                 "expected a GGUF of a supported architecture such as llama, qwen2 or gpt2"
             ) from error
-        _fix_digits(tokenizer, reader)
+        if info["missing_keys"]:  # transformers would make these up at random
+            raise UserError(f"{file} lacks the weights {', '.join(sorted(info['missing_keys'])):.200}; fetch it again")
+        _check_digits(tokenizer, reader, file)
         model.hf_quantizer = None  # the weights are plain fp32 now; these marks would forbid saving them
         model.is_quantized = False
         del model.config.quantization_config
@@ -58,9 +64,10 @@ def convert_gguf(file: Path, target: Path) -> Path:
 def _read(file: Path) -> gguf.GGUFReader:
     try:
         reader = _FastReader(str(file))
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError, MemoryError, OSError) as error:
+    except Exception as error:  # gguf trusts what it reads: a damaged header can raise anything
         raise UserError(
-            f"{file} is not a whole GGUF file ({type(error).__name__}: {error}); it may be truncated: fetch it again"
+            f"{file} is not a whole GGUF file ({type(error).__name__}: {first_line(error)}); "
+            "it may be truncated: fetch it again"
         ) from error
     size = file.stat().st_size
     for tensor in reader.tensors:
@@ -81,12 +88,29 @@ def _parsed_once(reader: gguf.GGUFReader) -> Iterator[None]:
         gguf.GGUFReader, gguf.get_tensor_name_map = original
 
 
-def _fix_digits(tokenizer: PreTrainedTokenizerBase, reader: gguf.GGUFReader) -> None:
-    """SmolLM splits every digit off before byte-pair merging; transformers' GGUF reader drops that step."""
+# How llama.cpp splits text before merging (llama-vocab.cpp), where transformers falls back to GPT-2's way.
+DIGITS_FIRST = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
+AS_GPT2 = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion"}
+
+
+def _check_digits(tokenizer: PreTrainedTokenizerBase, reader: gguf.GGUFReader, file: Path) -> None:
+    """SmolLM and its like split every digit off before byte-pair merging; transformers' GGUF reader drops that step.
+
+    Raises UserError for a way of splitting that neither transformers nor this function knows.
+    """
     from tokenizers import pre_tokenizers
 
+    backend: Any = tokenizer.backend_tokenizer
     field = reader.fields.get("tokenizer.ggml.pre")
-    if field is not None and field.contents() == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[attr-defined]
+    if field is None or not isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+        return  # transformers knew, or the vocabulary is not byte-level
+    name = field.contents()
+    if name in DIGITS_FIRST:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    elif name not in AS_GPT2:
+        raise UserError(
+            f"{file} splits text the {name!r} way, which transformers does not know, so its token ids would be wrong; "
+            "load the model from its safetensors folder instead"
         )

@@ -1,4 +1,4 @@
-"""Reading and editing activations, strictly: a hook that did not fire is an error, and what an edit did is on a receipt.
+"""Reading and editing activations, strictly: a hook that did not fire is an error, and an edit leaves a receipt.
 
 An edit is any function `(activation, site) -> activation`. It gets one batch at a time, padding included; `site` says
 which prompts these are and where the real tokens lie. It must return the same shape and dtype, with finite numbers.
@@ -124,7 +124,8 @@ def apply_edit(edit: Edit, tensor: Tensor, site: Site, receipt: Receipt) -> Tens
     if result.dtype != before.dtype:
         raise UserError(f"{where} returned {result.dtype}; expected {before.dtype}; convert with .to(activation.dtype)")
     real = real_entries(site, before)
-    broken = ~torch.isfinite(result) & torch.isfinite(before)  # scores are -inf above the diagonal by nature
+    masked = before < torch.finfo(before.dtype).min / 2  # scores above the diagonal: -inf, or soon to be
+    broken = ~torch.isfinite(result) & ~(masked & (result == -torch.inf)) & torch.isfinite(before)
     if bool((broken & real).any()):
         raise UserError(f"{where} returned NaN or infinite numbers where finite ones came in")
     receipt.record(*(_vectors(t, site, real) for t in (before, result)))

@@ -7,24 +7,22 @@ Nothing is downloaded when a whole copy lies in the cache, and no code from a ch
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as hf_logging
 
 from interp.errors import UserError, unknown
-from interp.model.bridge import NUMERICS
+from interp.model.bridge import NUMERICS, check_decoder
 from interp.model.bundled import BUNDLED, bundled_folder
 from interp.model.cache import cache_dir, is_intact
 from interp.model.gguf import convert_gguf
 from interp.model.hub import fetch_from_hub
 from interp.model.model import Model
 from interp.model.provenance import ModelProvenance, hash_files, hash_tokenizer, library_versions
+from interp.model.quiet import first_line, quiet
 from interp.model.tokens import BosPolicy, adds_bos
 
 DTYPES = {
@@ -64,7 +62,7 @@ def load_model(
     chosen = pick_device(device)
     kind = pick_dtype(dtype)
     located = locate(name)
-    with _quiet():
+    with quiet():
         tokenizer, hf = _load_folder(name, located.folder, chosen, kind)
     provenance = ModelProvenance(
         name=name,
@@ -118,8 +116,8 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.empty(1, device=chosen).item()  # a `meta` tensor has no value
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
         there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
         raise UserError(f"device {str(device)!r} cannot be used here; this machine has {there}") from error
     return chosen
@@ -129,11 +127,10 @@ def pick_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     """The dtype by name ("fp32", "bf16", "fp16") or as it is; fp32 by default."""
     if dtype is None:
         return torch.float32
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
-    return DTYPES[dtype]
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(chosen, torch.dtype) or chosen not in DTYPES.values():
+        raise unknown("dtype", str(dtype).removeprefix("torch."), DTYPES)
+    return chosen
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -150,35 +147,30 @@ def _load_folder(
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (ValueError, OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+        hf, info = loaded
+    except Exception as error:  # what a foreign folder makes transformers, tokenizers and safetensors raise varies
         raise UserError(
-            f"{name} could not be loaded from {folder} ({type(error).__name__}: {first[:200]}); "
+            f"{name} could not be loaded from {folder} ({type(error).__name__}: {first_line(error)}); "
             "expected a causal language model with its tokenizer, in safetensors"
         ) from error
-    except Exception as error:  # safetensors raises a class of its own for damaged files
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UserError(f"{name}: damaged weights in {folder} ({error}); fetch the model again") from error
-    return tokenizer, hf.to(device).eval()
+    made_up = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
+    if made_up:
+        raise UserError(
+            f"{name}: {folder} lacks {len(made_up)} weights of a {type(hf).__name__} ({', '.join(made_up):.120}), "
+            "which transformers would fill at random; fetch the model again"
+        )
+    if info["unexpected_keys"]:
+        unused = sorted(info["unexpected_keys"])
+        print(f"{name}: {type(hf).__name__} leaves {len(unused)} weights unused: {unused[0]}, …", file=sys.stderr)
+    hf = hf.to(device).eval()
+    check_decoder(hf)
+    return tokenizer, hf
 
 
 def _describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers draws a progress bar per load; one line of ours says more."""
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bars:
-            hf_logging.enable_progress_bar()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.bridge import module_path
+from interp.model.bridge import module_path, relative_gap
 from interp.model.hooks import Site
 from interp.model.model import Model
 from interp.model.sites import kind_of
@@ -149,7 +149,7 @@ def _same_layout(ours: Tensor, theirs: Tensor) -> Tensor:
 def _plain_activations(model: Model, row: list[int]) -> dict[str, Tensor]:
     """One plain forward with hooks on every module that a site names; keys are the bridge's own names."""
     seen: dict[str, Tensor] = {}
-    with _eager(model), ExitStack() as stack:
+    with ExitStack() as stack:
         for origin in set(model.site_table.origin.values()):
             component, _, end = origin.rpartition(".")
             if end not in ("hook_in", "hook_out", "hook_hidden_states"):
@@ -162,11 +162,17 @@ def _plain_activations(model: Model, row: list[int]) -> dict[str, Tensor]:
             _watch_fused(model, stack, f"blocks.{layer}.mlp", ("gate", "in"), seen)
         ids = torch.tensor([row], device=model.device)
         with torch.no_grad():
-            out = model.hf(ids, output_attentions=True, output_hidden_states=True, use_cache=False)
-    for layer, pattern in enumerate(getattr(out, "attentions", None) or ()):
+            usual = model.hf(ids, use_cache=False).logits
+            with _eager(model):
+                out = model.hf(ids, output_attentions=True, output_hidden_states=True, use_cache=False)
+            if relative_gap(out.logits, usual) > 1e-3:  # Falcon cannot switch, and computes nonsense when told to
+                out = model.hf(ids, output_hidden_states=True, use_cache=False)
+    attentions = getattr(out, "attentions", None) or ()
+    for layer, pattern in enumerate(attentions):
         seen[f"blocks.{layer}.attn.hook_pattern"] = pattern
-    for layer, resid in enumerate(out.hidden_states[:-1]):  # the last one is after the final norm
-        seen[f"blocks.{layer}.hook_in"] = resid
+    if attentions:  # recurrent models count their hidden states in other ways
+        for layer, resid in enumerate(out.hidden_states[:-1]):  # the last one is after the final norm
+            seen[f"blocks.{layer}.hook_in"] = resid
     return seen
 
 
@@ -183,11 +189,12 @@ def _watch_fused(
     )
     if fused is None:
         return
+    side_by_side = parts[0] == "gate" or type(fused).__name__ == "Conv1D"
 
-    def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def hook(_: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         for part in parts:
             seen[f"{component}.{part}.hook_in"] = args[0]
-        if parts[0] != "q" or (type(module).__name__ == "Conv1D" and output.shape[-1] == 3 * model.d_model):
+        if side_by_side:
             for part, tensor in zip(parts, output.chunk(len(parts), dim=-1), strict=True):
                 seen[f"{component}.{part}.hook_out"] = tensor
         else:
@@ -216,7 +223,7 @@ def _watch(module: torch.nn.Module, origin: str, is_input: bool, seen: dict[str,
 
 @contextmanager
 def _eager(model: Model) -> Iterator[None]:
-    before = model.hf.config._attn_implementation
+    before = model.hf.config._attn_implementation or "eager"
     model.hf.set_attn_implementation("eager")
     try:
         yield
@@ -237,7 +244,9 @@ def _invariants(model: Model, acts: dict[str, Tensor]) -> Iterator[tuple[str, st
         pattern, v, z = get("attn.hook_pattern"), get("attn.hook_v"), get("attn.hook_z")
         if pattern is not None and v is not None and z is not None:
             v = v.repeat_interleave(z.shape[2] // v.shape[2], dim=2)  # grouped-query attention shares v between heads
-            yield f"{b}.attn.hook_z", "pattern @ v", z, torch.einsum("bhqk,bkhd->bqhd", pattern, v)
+            mixed = torch.einsum("bhqk,bkhd->bqhd", pattern, v)
+            for site in ("z", "pattern"):
+                yield f"{b}.attn.hook_{site}", "pattern @ v = z", z, mixed
         scores = get("attn.hook_attn_scores")
         if scores is not None and pattern is not None:
             seen = scores.masked_fill(pattern == 0, float("-inf"))  # some models mask after this hook, some before
@@ -266,7 +275,8 @@ def _rotary_invariants(model: Model, layer: int, acts: dict[str, Tensor]) -> Ite
         product = torch.einsum("bqhd,bkhd->bhqk", q, k) * scale
         if (cap := getattr(model.hf.config, "attn_logit_softcapping", None)) is not None:
             product = cap * torch.tanh(product / cap)
-        yield f"{b}.attn.hook_rot_q", "rot_q · rot_k = scores", product[pattern > 0], scores[pattern > 0]
+        for part in "qk":
+            yield f"{b}.attn.hook_rot_{part}", "rot_q · rot_k = scores", product[pattern > 0], scores[pattern > 0]
     for part in ("cos", "sin"):
         here, first = acts.get(f"{b}.attn.hook_{part}"), acts.get(f"rotary_emb.hook_{part}")
         if here is not None and first is not None:
@@ -275,7 +285,7 @@ def _rotary_invariants(model: Model, layer: int, acts: dict[str, Tensor]) -> Ite
 
 
 def _norm_invariants(acts: dict[str, Tensor], norm: str, x: Tensor | None) -> Iterator[tuple[str, str, Tensor, Tensor]]:
-    """x (centred in a LayerNorm) divided by scale is normalized, whose mean square is 1."""
+    """The input (centred in a LayerNorm) divided by scale is normalized, whose mean square is 1."""
     scale, normalized = acts.get(f"{norm}.hook_scale"), acts.get(f"{norm}.hook_normalized")
     if x is None or scale is None or normalized is None:
         return

@@ -59,8 +59,5 @@ def hash_files(paths: list[Path]) -> str:
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of what decides the ids: vocabulary, merges, pre-tokenizer, special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        text = backend.to_str()
-    else:
-        text = repr(sorted(tokenizer.get_vocab().items()))
+    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -20,8 +20,8 @@ class SiteTable:
 
     `listed`: one name per place, TransformerLens' traditional one. `axes`: for every accepted name, aliases included,
     what each axis of its activation is ("prompt", "pos" or "feature"). `origin`: for every accepted name, the bridge's
-    own name of the same place, which says what it is (the input or output of which module). `gated`: names that TransformerLens keeps
-    switched off, with the switch. `silent`: names that never fire, or carry nothing per prompt, on this model.
+    own name of the same place, which says what it is (the input or output of which module). `gated`: names that
+    TransformerLens keeps switched off, with the switch. `silent`: names that carry nothing of their own on this model.
     """
 
     listed: tuple[str, ...]
@@ -35,7 +35,7 @@ class SiteTable:
 
         Raises UserError for a name or pattern that matches nothing, with the nearest names or the reason.
         """
-        wanted = [sites] if isinstance(sites, str) else list(sites)
+        wanted = list(sites) if isinstance(sites, Iterable) and not isinstance(sites, str) else [sites]
         if not wanted:
             raise UserError("no site came; expected at least one name or pattern, such as 'blocks.*.hook_resid_post'")
         found: list[str] = []
@@ -44,6 +44,8 @@ class SiteTable:
         return list(dict.fromkeys(found))
 
     def _match_one(self, name: str) -> list[str]:
+        if not isinstance(name, str):
+            raise UserError(f"site {name!r:.80} is a {type(name).__name__}; expected a name or pattern")
         if name in self.axes:
             return [name]
         if name in self.gated:
@@ -53,13 +55,16 @@ class SiteTable:
             )
         if name in self.silent:
             raise UserError(
-                f"site {name!r} exists but never fires per prompt on this model, so nothing would be captured; "
-                "see model.sites()"
+                f"site {name!r} exists but carries nothing of its own on this model (it never fires per prompt, or "
+                "shows another site's value); see model.sites()"
             )
         if any(c in name for c in "*?["):  # as in a shell: `*` stands for any run of characters
             hits = [n for n in self.listed if fnmatchcase(n, name)] or [n for n in self.axes if fnmatchcase(n, name)]
             if hits:
                 return hits
+            for off in (*self.gated, *sorted(self.silent)):
+                if fnmatchcase(off, name):
+                    return self._match_one(off)  # says why
         raise unknown("site", name, self.axes, "model.sites() lists them all")
 
 

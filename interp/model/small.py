@@ -125,8 +125,8 @@ def _new_model(tokenizer: PreTrainedTokenizerFast, settings: SmallGPT2, seed: in
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         tie_word_embeddings=settings.tied,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.bos_token_id,
+        bos_token_id=tokenizer.get_vocab()["<bos>"],
+        eos_token_id=tokenizer.get_vocab()["<bos>"],
     )
     with torch.random.fork_rng(devices=[]):  # the caller's random state is none of our business
         torch.manual_seed(seed)

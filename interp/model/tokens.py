@@ -75,8 +75,7 @@ def _as_ids(row: Any, i: int) -> list[int]:
 
 def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy) -> list[int]:
     ids = _encode_under(tokenizer, text, bos)
-    unknown = tokenizer.unk_token_id
-    if unknown in ids and tokenizer.unk_token not in text:  # a word-level vocabulary; byte-level ones know all text
+    if tokenizer.unk_token_id in ids and str(tokenizer.unk_token) not in text:  # as in a vocabulary of whole words
         known = tokenizer.get_vocab()
         words = ", ".join(repr(w) for w in text.split() if w not in known) or repr(text)
         raise UserError(f"this tokenizer does not know {words:.200}; expected words of its vocabulary")
@@ -92,7 +91,7 @@ def _encode_under(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy)
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if bos == "never":
         return ids
-    if tokenizer.bos_token_id is None:
+    if not isinstance(tokenizer.bos_token_id, int):
         raise UserError("bos='always', but this tokenizer has no BOS token; use bos='never' or 'tokenizer'")
     return ids if ids[:1] == [tokenizer.bos_token_id] else [tokenizer.bos_token_id, *ids]
 

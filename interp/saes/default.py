@@ -39,9 +39,10 @@ def split_corpus() -> tuple[list[str], list[str]]:
     return [d for i, d in enumerate(documents) if i % HELD_OUT], held_out
 
 
-def ensure_default_sae(model: Model, say: Say, settings: TopKSettings = TopKSettings()) -> Path:
+def ensure_default_sae(model: Model, say: Say, settings: TopKSettings | None = None) -> Path:
     """The folder of this model's default SAE; trains it when the cache has none. Same inputs, same folder."""
     site = default_site(model)
+    settings = settings or TopKSettings()
     key = {
         "weights": model.provenance.weights,
         "tokenizer": model.provenance.tokenizer,

@@ -24,6 +24,7 @@ from interp.activations.rows import Rows
 from interp.errors import UserError
 from interp.model.cache import new_folder
 from interp.model.model import Model
+from interp.saes.lineage import lineage_of
 
 Progress = Callable[[int, int, float], None]  # step, steps, loss
 
@@ -59,7 +60,7 @@ def train_topk(
         torch.manual_seed(settings.seed)
         sae = TopKTrainingSAE(
             TopKTrainingSAEConfig(
-                d_in=data.shape[1], d_sae=settings.d_sae, k=settings.k, metadata=_lineage(rows, model, settings)
+                d_in=data.shape[1], d_sae=settings.d_sae, k=settings.k, metadata=_metadata(rows, model, settings)
             )
         )
         trainer = SAETrainer(
@@ -82,22 +83,30 @@ def train_topk(
             output = trainer.step(next(trainer.data_provider))
             trainer.n_training_steps += 1
             if progress is not None:
-                progress(step + 1, settings.steps, float(output.loss))
+                progress(step + 1, settings.steps, float(output.loss.detach()))
         sae.fold_activation_norm_scaling_factor(scale)
         trainer.set_final_sae_metadata()
     return sae
 
 
-def save_sae(sae: TopKTrainingSAE, folder: Path) -> Path:
-    """Write the SAE in SAELens' format (`cfg.json`, `sae_weights.safetensors`), whole or not at all."""
+def check_new(folder: Path) -> None:
+    """Refuse a folder that is there already; ask before training for minutes."""
     if folder.exists():
         raise UserError(f"{folder} exists already; expected a new folder for the SAE; choose another or remove it")
+
+
+def save_sae(sae: TopKTrainingSAE, folder: Path) -> Path:
+    """Write the SAE in SAELens' format (`cfg.json`, `sae_weights.safetensors`), whole or not at all."""
+    check_new(folder)
     with new_folder(folder, needs_bytes=4 * sum(p.numel() for p in sae.parameters())) as temporary:
         sae.save_inference_model(temporary)
     return folder
 
 
 def _check(rows: Rows, data: Float[Tensor, "row d"], settings: TopKSettings) -> None:
+    for name in ("d_sae", "k", "steps", "batch"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"{name}={getattr(settings, name)}; expected 1 or more")
     if settings.k > settings.d_sae:
         raise UserError(f"k={settings.k} is above the width {settings.d_sae}; expected k far below it")
     if len(data) < settings.batch:
@@ -107,21 +116,14 @@ def _check(rows: Rows, data: Float[Tensor, "row d"], settings: TopKSettings) -> 
         raise UserError(f"row {int(bad[0])} at {rows.site} holds NaN or infinity ({len(bad)} such rows); capture again")
 
 
-def _lineage(rows: Rows, model: Model, settings: TopKSettings) -> SAEMetadata:
-    p = model.provenance
+def _metadata(rows: Rows, model: Model, settings: TopKSettings) -> SAEMetadata:
     lineage: dict[str, Any] = {
-        "model_name": p.name,
-        "hook_name": rows.site,
-        "prepend_bos": p.bos["policy"] == "always" or p.bos["tokenizer_adds"],
+        **lineage_of(model, rows.site),
         "context_size": int(rows.position.max()) + 1,
-        "weights_hash": p.weights,
-        "tokenizer_hash": p.tokenizer,
-        "numerics": p.numerics,
-        "bos_policy": p.bos["policy"],
         "sinks_excluded": True,
         "training_rows": len(rows.clean),
         "training": asdict(settings),
-        "libraries": p.libraries,
+        "libraries": model.provenance.libraries,
     }
     return SAEMetadata(**lineage)
 

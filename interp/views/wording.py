@@ -22,7 +22,9 @@ def amount(value: float, decimals: int) -> str:
 
 
 def interval(estimate: Estimate) -> tuple[str, str]:
-    """The mean and `[low, high]`, both to the digits that the interval's width supports."""
+    """The mean and `[low, high]`, both to the digits that the interval's width supports; no interval when known."""
+    if estimate.is_known:
+        return f"{estimate.mean:.4g}".replace("-", "−"), ""
     width = estimate.high - estimate.low or abs(estimate.mean) / 10
     decimals = min(max(1 - math.floor(math.log10(width)), 0), 6) if width else 0
     low, high = amount(estimate.low, decimals), amount(estimate.high, decimals)

@@ -1,0 +1,70 @@
+"""The `interp` command: parse, call, print. Every error that a user can cause is one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from interp import __version__
+from interp.cli import models, probes, saes
+from interp.errors import UserError, unknown
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "demo": probes.demo,
+    "probe": probes.probe,
+    "report": probes.report,
+    "sae": saes.sae,
+    "models": models.models,
+    "doctor": models.doctor,
+    "parity": models.parity,
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        sys.exit(dispatch(arguments))
+    except UserError as error:
+        print(f"interp: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interp: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `interp models | head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def run_probe_file(file: str) -> None:
+    """What `python probes/NAME.py` does: `interp probe` on that file with the rest of the command line."""
+    main(["probe", file, *sys.argv[1:]])
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        print(f"interp-probes {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS, "`interp --help` lists them")
+    return COMMANDS[name](rest)
+
+
+def usage() -> str:
+    """The text of `interp --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  interp {name:<{width}}  {(f.__doc__ or '').splitlines()[0]}" for name, f in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Why does a language model do that? Probes with controls, on a laptop.",
+            "",
+            *lines,
+            "",
+            "interp COMMAND --help says what a command takes. Start with: interp demo",
+        ]
+    )

@@ -1,0 +1,79 @@
+"""`interp models`, `interp doctor`, `interp parity`: what can be loaded, and whether it can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from interp.cli.terminal import Positional, parse, print_table
+
+
+@dataclass
+class ModelsOptions:
+    """What can be loaded, what is cached, and what it takes in memory. `interp models prepare NAME` loads it once."""
+
+    action: Positional[Literal["list", "prepare"]] = "list"
+    """list, or prepare: download or unpack now, so that later loads are quick and need no network."""
+    name: Positional[str] = "smollm2-135m"
+    """The model to prepare."""
+
+
+def models(arguments: list[str]) -> int:
+    """What can be loaded, what is cached, what it costs in memory"""
+    options: ModelsOptions = parse(ModelsOptions, arguments, "models")
+    if options.action == "prepare":
+        from interp.model.load import load_model
+
+        load_model(options.name)
+        return 0
+    from interp.model.doctor import loadable_models
+
+    rows = [(m.name, m.where, f"{m.memory / 1e6:,.0f} MB", m.note) for m in loadable_models()]
+    print_table(("model", "where", "weights in fp32", "what"), rows)
+    print("also: any decoder by its Hugging Face name (gpt2, name@revision), a folder, a .gguf file")
+    return 0
+
+
+@dataclass
+class DoctorOptions:
+    """Versions, device and caches; what is missing and the command that mends it. Exit code 1 when something is."""
+
+
+def doctor(arguments: list[str]) -> int:
+    """versions, device, caches, what is missing and how to get it"""
+    parse(DoctorOptions, arguments, "doctor")
+    from interp.model.doctor import check_machine
+
+    checks = check_machine()
+    print_table(("", "", "found", "to mend it"), [(c.state, c.what, c.found, c.mend) for c in checks])
+    return int(any(c.state == "missing" for c in checks))
+
+
+@dataclass
+class ParityOptions:
+    """Hooks against plain transformers, site by site. Exit code 1 when one is off or a planted fault stays unseen."""
+
+    model: str = "smollm2-135m"
+    """Model to check."""
+    device: str | None = None
+    """cpu, cuda …"""
+
+
+def parity(arguments: list[str]) -> int:
+    """Hooks against plain transformers, site by site"""
+    options: ParityOptions = parse(ParityOptions, arguments, "parity")
+    from interp.model.load import load_model
+    from interp.model.parity import check_parity
+
+    result = check_parity(load_model(options.model, options.device))
+    rows = [
+        (k.kind, k.reference, str(k.n_sites), f"{k.absolute:.1e}", f"{k.relative:.1e}", "ok" if k.ok else "OFF")
+        for k in result.kinds
+    ]
+    print_table(("sites", "checked against", "n", "largest difference", "relative", ""), rows)
+    for fault, found in result.faults.items():
+        print(f"planted fault, {fault}: {'found' if found else 'NOT FOUND'}")
+    for site in result.unchecked:
+        print(f"nothing checks {site}")
+    print("parity holds" if result.ok else "parity does NOT hold")
+    return int(not result.ok)

@@ -1,0 +1,164 @@
+"""`interp demo`, `interp probe`, `interp report`: run probes and read what they found."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass, field, make_dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from interp.cli.terminal import Positional, parse, print_finding, print_table, shown_progress
+from interp.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from interp.lab.probe import Lab, Probe
+
+
+@dataclass
+class DemoOptions:
+    """From nothing to a report on a real model: load, train a sparse autoencoder, probe, write one HTML file."""
+
+    model: str = "smollm2-135m"
+    """Model to look at."""
+    out: Path | None = None
+    """Folder for runs and report; by default a new one under runs/."""
+    device: str | None = None
+    """cpu, cuda, cuda:1 …; by default CUDA when there is one."""
+    seed: int = 0
+    """Decides everything random."""
+
+
+def demo(arguments: list[str]) -> int:
+    """The main job, end to end, on the bundled model"""
+    options: DemoOptions = parse(DemoOptions, arguments, "demo")
+    out = options.out or _new_folder("demo")
+    from interp.lab.discover import load_probe
+    from interp.lab.probe import Lab
+    from interp.lab.runner import check_out
+    from interp.model.load import load_model
+    from interp.saes.default import ensure_default_sae
+    from interp.views.report import build_report
+
+    check_out(out)
+    model = load_model(options.model, options.device)
+    with shown_progress() as say:
+        sae = ensure_default_sae(model, say)
+    runs = []
+    for name in ("dictionary", "reversal-curse"):
+        chosen = load_probe(name)
+        lab = Lab(model, seed=options.seed, sae_folder=sae, quick=True)
+        flags = ["--model", options.model, "--seed", str(options.seed), "--sae", str(sae), "--quick"]
+        command = shlex.join(["interp", "probe", name, *flags])
+        runs.append(_run(chosen, lab, {}, out / name, command))
+    report = build_report(runs, out / "report.html")
+    print(f"\nreport: {report.resolve()}")
+    return 0
+
+
+@dataclass
+class ReportOptions:
+    """One HTML file from run folders. Works without a network, a model or torch."""
+
+    runs: Positional[list[Path]]
+    """Run folders that `interp probe` wrote."""
+    out: Path | None = None
+    """The file to write; by default report.html in the first run's folder."""
+
+
+def report(arguments: list[str]) -> int:
+    """One HTML file from saved runs"""
+    options: ReportOptions = parse(ReportOptions, arguments, "report")
+    if not options.runs:
+        raise UserError("no run folder came; expected at least one, such as runs/reversal-curse-…")
+    from interp.views.report import build_report
+
+    print(build_report(options.runs, options.out or options.runs[0] / "report.html").resolve())
+    return 0
+
+
+@dataclass
+class ProbeOptions:
+    """Options that every probe has."""
+
+    model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = "smollm2-135m"
+    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda …; by default CUDA when there is one.")] = None
+    dtype: Annotated[str | None, tyro.conf.arg(help="fp32 (default), bf16 or fp16.")] = None
+    seed: Annotated[int, tyro.conf.arg(help="Decides everything random.")] = 0
+    out: Annotated[Path | None, tyro.conf.arg(help="Run folder to create; by default a new one under runs/.")] = None
+    sae: Annotated[Path | None, tyro.conf.arg(help="Sparse autoencoder to use, a folder in SAELens' format.")] = None
+    quick: Annotated[bool, tyro.conf.arg(help="Fewer repeats, for a first look.")] = False
+
+
+def probe(arguments: list[str]) -> int:
+    """Run a probe by name or file; without a name: the list"""
+    from interp.lab.discover import list_probes, load_probe
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print_table(("probe", "question"), list(list_probes().items()))
+        print("run one: interp probe NAME; its flags: interp probe NAME --help; your own: interp probe path/to/file.py")
+        return 0
+    if arguments[0] == "all" or arguments[0].startswith("-"):
+        raise unknown("probe", arguments[0], list_probes(), "write the name first: interp probe NAME --flags")
+    chosen = load_probe(arguments[0])
+    options = parse(_probe_options(chosen), arguments[1:], f"probe {arguments[0]}")
+    own = {name: getattr(options, name) for name in chosen.parameters()}
+    out = options.out or _new_folder(chosen.name)
+    from interp.lab.probe import Lab
+    from interp.lab.runner import check_out
+    from interp.model.load import load_model
+    from interp.views.report import build_report
+
+    check_out(out)
+    for name, value in own.items():
+        if isinstance(value, Path) and not value.exists():
+            raise UserError(f"--{name.replace('_', '-')} {value}: no such file; check the path")
+    model = load_model(options.model, options.device, options.dtype)
+    lab = Lab(model, seed=options.seed, sae_folder=options.sae, quick=options.quick)
+    run = _run(chosen, lab, own, out, shlex.join(["interp", "probe", *arguments]))
+    print(f"\nrun: {run}\nreport: {build_report([run], run / 'report.html').resolve()}")
+    return 0
+
+
+def _probe_options(chosen: Probe) -> type[Any]:
+    """The options of one probe: the common ones, then its own keyword parameters with their help."""
+    helps = dict(re.findall(r"^\s+(\w+): (.+)$", chosen.function.__doc__ or "", re.MULTILINE))
+    fields: list[Any] = [
+        (name, Annotated[kind, tyro.conf.arg(help=helps.get(name, ""))], field(default=default))
+        for name, (kind, default) in chosen.parameters().items()
+    ]
+    clash = {name for name, *_ in fields} & set(ProbeOptions.__dataclass_fields__)
+    if clash:
+        raise UserError(
+            f"probe {chosen.name} has a parameter {', '.join(sorted(clash))}, which every probe has; rename it"
+        )
+    made = make_dataclass(f"{chosen.name}-options", fields, bases=(ProbeOptions,))
+    made.__doc__ = chosen.title
+    return made
+
+
+def _run(chosen: Probe, lab: Lab, own: dict[str, Any], out: Path, command: str) -> Path:
+    """Run a probe with progress and findings on the terminal."""
+    from interp.lab.runner import Interrupted, run_probe
+
+    extra: dict[str, Any] = {"settings": {"quick": lab.quick}}
+    if lab.sae_folder is not None:
+        from interp.saes.load import describe_sae, load_sae
+
+        extra["sae"] = describe_sae(load_sae(lab.sae_folder, lab.model))
+    try:
+        with shown_progress() as say:
+            return run_probe(
+                chosen, replace(lab, progress=say), own, out, command=command, extra=extra, on_finding=print_finding
+            )
+    except Interrupted as stop:
+        print(f"interp: {stop}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _new_folder(name: str) -> Path:
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -1,0 +1,137 @@
+"""`interp sae`: train a sparse autoencoder, measure it, see what fires."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from interp.cli.probes import probe
+from interp.cli.terminal import Positional, parse, print_table, shown_progress
+from interp.errors import UserError, unknown
+
+
+@dataclass
+class SAETrainOptions:
+    """Train a TopK sparse autoencoder on text and save it in SAELens' format."""
+
+    out: Path
+    """Folder to create."""
+    model: str = "smollm2-135m"
+    """Model whose activations it learns."""
+    site: str | None = None
+    """Where; by default the residual stream in the middle."""
+    corpus: Path | None = None
+    """Text (.jsonl with a text field, or .txt); by default the training part of the bundled sample."""
+    tokens: int = 48_000
+    """How many tokens to train on."""
+    d_sae: int = 2304
+    """Number of features."""
+    k: int = 32
+    """Features active at each token."""
+    steps: int = 300
+    """Training steps of 1024 tokens."""
+    seed: int = 0
+    """Decides the weights and the order of tokens."""
+
+
+def sae_train(arguments: list[str]) -> int:
+    """Train one"""
+    options: SAETrainOptions = parse(SAETrainOptions, arguments, "sae train")
+    from interp.activations.rows import capture_rows
+    from interp.model.load import load_model
+    from interp.saes.default import default_site, split_corpus
+    from interp.saes.train import TopKSettings, check_new, save_sae, train_topk
+    from interp.text.corpus import load_corpus
+
+    check_new(options.out)
+    settings = TopKSettings(d_sae=options.d_sae, k=options.k, steps=options.steps, seed=options.seed)
+    documents = load_corpus(options.corpus) if options.corpus else split_corpus()[0]
+    model = load_model(options.model)
+    with shown_progress() as say:
+        rows = capture_rows(
+            model,
+            documents,
+            options.site or default_site(model),
+            max_tokens=options.tokens,
+            progress=lambda done, total: say("capturing activations", done, total),
+        )
+        trained = train_topk(rows, model, settings, progress=lambda step, n, _: say("training", step, n))
+    print(save_sae(trained, options.out).resolve())
+    return 0
+
+
+@dataclass
+class SAEShowOptions:
+    """Which features fire on a prompt of yours."""
+
+    folder: Positional[Path]
+    """The SAE."""
+    prompt: str
+    """Text to read."""
+    model: str = "smollm2-135m"
+    """Model it belongs to."""
+    n: int = 3
+    """Features to show per token."""
+
+
+def sae_show(arguments: list[str]) -> int:
+    """Which features fire on a prompt"""
+    options: SAEShowOptions = parse(SAEShowOptions, arguments, "sae show")
+    from interp.features.examples import most_active
+    from interp.model.load import load_model
+    from interp.saes.load import load_sae
+
+    model = load_model(options.model)
+    (found,) = most_active(load_sae(options.folder, model), model, [options.prompt], options.n)
+    rows = []
+    for token, is_sink, active in zip(found.tokens, found.is_sink, found.per_token, strict=True):
+        text = "attention sink: left out" if is_sink else ", ".join(f"{a.feature} ({a.activation:.1f})" for a in active)
+        rows.append((repr(token), text))
+    print_table(("token", "features (activation), strongest first"), rows)
+    return 0
+
+
+@dataclass
+class SAEInfoOptions:
+    """What an SAE is and where it comes from."""
+
+    folder: Positional[Path]
+    """The SAE."""
+
+
+def sae_info(arguments: list[str]) -> int:
+    """site, sizes and lineage"""
+    from interp.saes.load import describe_sae, load_sae
+
+    options: SAEInfoOptions = parse(SAEInfoOptions, arguments, "sae info")
+    print(json.dumps(describe_sae(load_sae(options.folder)), indent=1))
+    return 0
+
+
+def sae_evaluate(arguments: list[str]) -> int:
+    """Explained variance, loss recovered, dead features, top examples (the probe `dictionary`)"""
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError(
+            "no SAE came; expected a folder: interp sae evaluate FOLDER [flags of `interp probe dictionary`]"
+        )
+    return probe(["dictionary", "--sae", *arguments])
+
+
+def sae(arguments: list[str]) -> int:
+    """Train a sparse autoencoder, measure it, see what fires"""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("\n".join(f"  interp sae {name:<9} {f.__doc__}" for name, f in SAE_COMMANDS.items()))
+        return 0
+    if arguments[0] not in SAE_COMMANDS:
+        raise unknown("sae command", arguments[0], SAE_COMMANDS)
+    return SAE_COMMANDS[arguments[0]](arguments[1:])
+
+
+SAE_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": sae_train,
+    "evaluate": sae_evaluate,
+    "show": sae_show,
+    "info": sae_info,
+}

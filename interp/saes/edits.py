@@ -1,0 +1,76 @@
+"""Edits that put an SAE, or a mean, in the place of an activation. Attention sinks and padding stay as they are.
+
+    with model.edit({site_of(sae): reconstruct(sae)}) as receipts: ...
+
+A sink's vector is a hundred times longer than the rest and no SAE of ours was trained on one: replacing it would break
+the model in a way that says nothing about the dictionary. The rule is that of `interp.activations.rows.find_sinks`; its
+median norm is taken over the batch that is being edited, or is `typical_norm` where the caller knows it of a corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from sae_lens import SAE
+from torch import Tensor
+
+from interp.activations.rows import find_sinks
+from interp.errors import UserError
+from interp.model.hooks import Edit, Site
+
+
+def reconstruct(sae: SAE[Any], keep_error: bool = False, *, typical_norm: float | None = None) -> Edit:
+    """Replace x by decode(encode(x)), at a site [prompt, pos, d_model] as wide as the SAE's input.
+
+    `keep_error` adds the error term x - decode(encode(x)) back (Marks et al. 2403.19647): the result equals x up to
+    rounding, and is where an edit of features starts from.
+    """
+
+    def reconstructed(activation: Tensor, site: Site) -> Tensor:
+        if activation.shape[-1] != sae.cfg.d_in:
+            raise UserError(
+                f"this SAE has d_in={sae.cfg.d_in}, but {site.name} is {activation.shape[-1]} wide; "
+                f"edit the site that it reads, {sae.cfg.metadata.hook_name}"
+            )
+        return _replace(activation, site, through, typical_norm)
+
+    def through(rows: Tensor) -> Tensor:
+        out = reconstruction(sae, rows)
+        return out + (rows - out) if keep_error else out
+
+    return reconstructed
+
+
+def mean_ablate(mean: Float[Tensor, " d_model"], *, typical_norm: float | None = None) -> Edit:
+    """Replace the activation [prompt, pos, d_model] by `mean` (zeros: zero ablation), where `reconstruct` does."""
+
+    def mean_ablated(activation: Tensor, site: Site) -> Tensor:
+        if mean.shape != activation.shape[-1:]:
+            raise UserError(
+                f"mean_ablate at {site.name} got shape {tuple(mean.shape)}; expected ({activation.shape[-1]},)"
+            )
+        return _replace(activation, site, lambda rows: mean.to(rows).expand_as(rows), typical_norm)
+
+    return mean_ablated
+
+
+@torch.no_grad()
+def reconstruction(sae: SAE[Any], rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    """decode(encode(rows)), computed where and as the SAE's weights are, returned where and as `rows` is."""
+    return sae.decode(sae.encode(rows.to(sae.device, sae.dtype))).to(rows)
+
+
+def _replace(activation: Tensor, site: Site, change: Callable[[Tensor], Tensor], typical: float | None) -> Tensor:
+    """The activation with `change` applied to the vectors [row, d_model] of real tokens that are no sinks."""
+    if site.axes != ("prompt", "pos", "feature"):
+        raise UserError(f"this edit replaces one vector a token, but {site.name} has axes {', '.join(site.axes)}")
+    position = (site.mask.long().cumsum(-1) - 1)[site.mask]
+    chosen = site.mask.clone()
+    chosen[site.mask] = ~find_sinks(activation[site.mask].float(), position, typical)
+    out = activation.clone()
+    if bool(chosen.any()):
+        out[chosen] = change(activation[chosen])
+    return out

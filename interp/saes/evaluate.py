@@ -1,0 +1,281 @@
+"""How good is an SAE? Measured on documents, with the controls that keep the numbers honest.
+
+Explained variance is 1 - sum ||x - x̂||² / sum ||x - mean||² over tokens, all dimensions together (total variance;
+SAELens #659 is what happens with another definition). Attention sinks are left out: one of them outweighs thousands of
+other tokens, so that with them the number says only how the SAE treats the sinks: near 1 if it was trained on them
+whatever else it learned, and as low as you like if it was not.
+
+Cross-entropy recovered puts the model's loss with the reconstruction on a scale from 0 (the mean activation in its
+place) to 1 (the model as it is). Every loss is taken at the same tokens; predictions from position 0 are not scored.
+
+Both get an interval by resampling documents, because tokens of a document are not independent. The null is
+`random_sae_like`: as many directions, as sparse, but random.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from sae_lens import SAE
+from torch import Tensor
+
+from interp.activations.rows import SINK_RULE, Progress, Rows, capture_rows, median_norm
+from interp.errors import UserError
+from interp.model.hooks import Edit
+from interp.model.model import Model
+from interp.saes.edits import mean_ablate, reconstruct
+from interp.saes.lineage import refuse_misfit
+from interp.saes.load import BLOCK, site_of
+
+LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MB in fp32; a batch of 16 x 128 x 49,152 would take 400
+CONTEXT = 128  # tokens of a document, where the SAE does not say at what length it was trained
+_S = TypeVar("_S", bound=SAE[Any])
+
+
+class Interval(NamedTuple):
+    """A number measured on all documents, and its 95% percentile bootstrap interval over documents."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SAEReport:
+    """What `evaluate_sae` measured. Losses are in nats a token; shares are from 0 to 1."""
+
+    site: str
+    explained_variance: Interval
+    """1 - sum ||x - x̂||² / sum ||x - mean||² over tokens that are no sinks."""
+    explained_variance_with_sinks: float
+    """The same with sinks, which decide it alone; only to be shown beside the other."""
+    l0: float
+    """Mean number of features active at a token."""
+    dead_share: float
+    """Share of features that fire at none of the `n_tokens` tokens."""
+    ce_clean: float
+    ce_reconstruction: float
+    ce_mean_ablation: float
+    ce_zero_ablation: float
+    ce_recovered: Interval | None
+    """(mean ablation - reconstruction) / (mean ablation - clean). None where mean ablation does not hurt in every
+    resample: then there is no scale to measure on."""
+    n_tokens: int
+    """Tokens behind the variance, L0 and the dead share: sinks left out."""
+    n_predictions: int
+    """Predictions behind the losses: all but those from position 0."""
+    n_documents: int
+    n_sinks: int
+    sink_rule: str = SINK_RULE
+
+
+def evaluate_sae(
+    sae: SAE[Any],
+    model: Model,
+    documents: Sequence[str] | Sequence[list[int]],
+    *,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    n_boot: int = 1000,
+) -> SAEReport:
+    """Measure `sae` on `documents`, each cut to the length of context that the SAE was trained at.
+
+    Use documents that training did not see. `progress` gets (tokens done, tokens in all) over all passes.
+    Raises UserError for an SAE of another model or site, fewer than two documents, or none of three tokens.
+    """
+    return evaluate_saes([sae], model, documents, max_tokens=max_tokens, progress=progress, seed=seed, n_boot=n_boot)[0]
+
+
+def evaluate_saes(
+    saes: Sequence[SAE[Any]],
+    model: Model,
+    documents: Sequence[str] | Sequence[list[int]],
+    *,
+    max_tokens: int | None = None,
+    progress: Progress | None = None,
+    seed: int = 0,
+    n_boot: int = 1000,
+) -> list[SAEReport]:
+    """`evaluate_sae` for several SAEs of one site, an SAE and its `random_sae_like` say, on the same tokens.
+
+    The passes without an SAE are made once: 4 + len(saes) forwards of every token instead of 5 * len(saes).
+    """
+    for sae in saes:
+        refuse_misfit(sae.cfg, model, "this SAE")
+    if len(sites := {site_of(sae) for sae in saes}) != 1:
+        raise UserError(f"the SAEs read {', '.join(sorted(sites)) or 'nothing'}; expected SAEs of one site")
+    passes = _Passes(progress, 4 + len(saes))
+    context = saes[0].cfg.metadata.context_size or CONTEXT
+    rows = capture_rows(model, documents, *sites, max_tokens=max_tokens, context=context, progress=passes.tell)
+    texts = [ids.tolist() for ids in rows.ids.split(torch.bincount(rows.document).tolist())]
+    if len(texts) < 2 or max(map(len, texts)) < 3:
+        raise UserError(
+            f"{len(texts)} documents of at most {max(map(len, texts))} tokens came; expected two or more documents, "
+            "for the interval over documents, and one of three tokens; give more text"
+        )
+    typical, mean = median_norm(rows.values), rows.clean.mean(0)
+
+    def loss(edit: Edit | None) -> NDArray[np.float64]:
+        passes.start()
+        return _losses(model, texts, {} if edit is None else {rows.site: edit}, passes)
+
+    base = _Base(
+        rows=rows,
+        predictions=sum(max(0, len(text) - 2) for text in texts),
+        weights=_resamples(len(texts), n_boot, seed),
+        clean=loss(None),
+        mean=loss(mean_ablate(mean, typical_norm=typical)),
+        zero=loss(mean_ablate(torch.zeros_like(mean), typical_norm=typical)),
+    )
+    return [_report(sae, base, loss(reconstruct(sae, typical_norm=typical))) for sae in saes]
+
+
+def random_sae_like(sae: _S, seed: int) -> _S:
+    """The null of every metric: a TopK SAE of the same width, k and decoder bias whose directions are random.
+
+    Directions are uniform on the sphere, the encoder reads along the same ones. Raises UserError for an architecture
+    without k: its threshold would set another sparsity, and the comparison would mean little.
+    """
+    if not hasattr(sae.cfg, "k"):
+        raise UserError(
+            f"a random control of a {sae.cfg.architecture()} SAE would differ in sparsity; expected a TopK SAE"
+        )
+    control = copy.deepcopy(sae)
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(sae.W_dec.shape, generator=generator)
+    directions = (directions / directions.norm(dim=-1, keepdim=True)).to(sae.device, sae.dtype)
+    with torch.no_grad():
+        for name, parameter in control.named_parameters():
+            if name == "W_dec":
+                parameter.copy_(directions)
+            elif name == "W_enc":
+                parameter.copy_(directions.T)
+            elif name == "b_enc":
+                parameter.zero_()
+    control.cfg.metadata.control = f"random directions, seed {seed}"
+    return control
+
+
+class _Base(NamedTuple):
+    """What is measured once, whatever the SAE: losses are sums per document."""
+
+    rows: Rows
+    predictions: int
+    weights: NDArray[np.float64]
+    clean: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    zero: NDArray[np.float64]
+
+
+def _report(sae: SAE[Any], base: _Base, ours: NDArray[np.float64]) -> SAEReport:
+    rows, fit = base.rows, _fit(sae, base.rows)
+    return SAEReport(
+        site=rows.site,
+        explained_variance=_explained(rows, fit.error, ~rows.is_sink, base.weights),
+        explained_variance_with_sinks=_explained(rows, fit.error, torch.ones_like(rows.is_sink), base.weights[:1]).mean,
+        l0=fit.l0,
+        dead_share=fit.dead_share,
+        ce_clean=float(base.clean.sum()) / base.predictions,
+        ce_reconstruction=float(ours.sum()) / base.predictions,
+        ce_mean_ablation=float(base.mean.sum()) / base.predictions,
+        ce_zero_ablation=float(base.zero.sum()) / base.predictions,
+        ce_recovered=_recovered(base.clean, ours, base.mean, base.weights),
+        n_tokens=int((~rows.is_sink).sum()),
+        n_predictions=base.predictions,
+        n_documents=base.weights.shape[1],
+        n_sinks=int(rows.is_sink.sum()),
+    )
+
+
+class _Passes:
+    """Adds up the progress of equal passes over the same tokens."""
+
+    def __init__(self, progress: Progress | None, n: int) -> None:
+        self.progress, self.n, self.before, self.total = progress, n, 0, 0
+
+    def start(self) -> None:
+        self.before += self.total
+
+    def tell(self, done: int, total: int) -> None:
+        self.total = total
+        if self.progress is not None:
+            self.progress(self.before + done, self.n * total)
+
+
+class _Fit(NamedTuple):
+    error: Float[Tensor, " row"]  # ||x - x̂||², sinks included
+    l0: float
+    dead_share: float
+
+
+@torch.no_grad()
+def _fit(sae: SAE[Any], rows: Rows) -> _Fit:
+    errors, fired, active = [], torch.zeros(sae.cfg.d_sae, dtype=torch.bool), 0
+    for block, is_sink in zip(rows.values.split(BLOCK), rows.is_sink.split(BLOCK), strict=True):
+        features = sae.encode(block.to(sae.device, sae.dtype))
+        errors.append((sae.decode(features).cpu().double() - block.double()).square().sum(-1))
+        ordinary = (features != 0).cpu()[~is_sink]
+        fired |= ordinary.any(0)
+        active += int(ordinary.sum())
+    n = int((~rows.is_sink).sum())
+    return _Fit(torch.cat(errors), active / n, float((~fired).float().mean()))
+
+
+def _losses(model: Model, texts: list[list[int]], edits: Mapping[str, Edit], passes: _Passes) -> NDArray[np.float64]:
+    """Summed next-token cross-entropy per document in nats, over predictions from position 1 on."""
+    longest = max(map(len, texts))
+    size = max(1, LOGITS_AT_ONCE // (longest * int(model.hf.config.vocab_size)))
+    out = []
+    with model.edit(edits) if edits else nullcontext():
+        for start in range(0, len(texts), size):
+            chunk = texts[start : start + size]
+            for ids, logits in zip(chunk, model.logits(chunk, batch_size=size), strict=True):
+                target = torch.tensor(ids[2:], dtype=torch.long, device=logits.device)
+                scores = logits[1 : 1 + len(target)].float()
+                out.append(float(torch.nn.functional.cross_entropy(scores, target, reduction="sum")))
+            passes.tell(sum(map(len, texts[: start + size])), sum(map(len, texts)))
+    return np.array(out)
+
+
+def _resamples(n: int, n_boot: int, seed: int) -> NDArray[np.float64]:
+    """How often each document is counted: [1 + n_boot, n]; the first line counts each once."""
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
+    return np.vstack([np.ones(n), drawn]).astype(np.float64)
+
+
+def _interval(values: NDArray[np.float64]) -> Interval:
+    """The first value is the measured one, the others are resampled."""
+    low, high = np.nanpercentile(values[1:], [2.5, 97.5]) if len(values) > 1 else (values[0], values[0])
+    return Interval(float(values[0]), float(low), float(high))
+
+
+def _explained(rows: Rows, error: Tensor, kept: Tensor, weights: NDArray[np.float64]) -> Interval:
+    """Explained variance of the rows `kept`, around their own mean; resamples keep that mean.
+
+    A mean fitted anew to each resample would lower every total a little and push the interval below the number.
+    """
+    n = weights.shape[1]
+    mean = rows.values[kept].mean(0).double()
+    squares = torch.zeros(n, dtype=torch.float64)
+    for block, document, chosen in zip(*(t.split(BLOCK) for t in (rows.values, rows.document, kept)), strict=True):
+        squares.index_add_(0, document[chosen], (block[chosen].double() - mean).square().sum(-1))
+    errors = torch.bincount(rows.document[kept], error[kept], minlength=n)
+    total = weights @ squares.numpy()
+    # a resample of documents that hold nothing but sinks says nothing: NaN
+    return _interval(1 - (weights @ errors.numpy()) / np.where(total > 0, total, np.nan))
+
+
+def _recovered(
+    clean: NDArray[np.float64], ours: NDArray[np.float64], mean: NDArray[np.float64], weights: NDArray[np.float64]
+) -> Interval | None:
+    scale = weights @ (mean - clean)
+    return _interval((weights @ (mean - ours)) / scale) if bool((scale > 0).all()) else None

@@ -1,0 +1,148 @@
+"""Part (b): the loaded model on real facts, and on a user's children and parents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from interp.analysis.estimate import Estimate
+from interp.analysis.facts import Asked, ask
+from interp.analysis.statistics import bootstrap_mean, double_centre, sign_flip_null
+from interp.lab.findings import Control, Figure, Finding, Row
+from interp.lab.probe import Lab
+from interp.text.facts import Direction, FactSet
+from interp.text.pairs import ParentType, Surname
+from probes._reversal_curse import DIRECTIONS
+
+
+def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[Finding]:
+    """Part (b): real facts, both directions, every answer against every prompt."""
+    part = "(b) The loaded model on real facts"
+    asked = {
+        (facts.name, direction): ask(lab.model, facts, direction, progress=lab.tell(f"{facts.name}, {direction}"))
+        for facts in fact_sets
+        for direction in DIRECTIONS
+    }
+    table = [_summary(name, found, n_boot, lab.seed) for (name, _), found in asked.items()]
+    for direction in DIRECTIONS:
+        found = [a for (_, d), a in asked.items() if d == direction]
+        yield Finding(
+            claim=f"Asked {_in_words(direction)}, the model pairs the right answers with the questions.",
+            estimate=bootstrap_mean(
+                np.concatenate([a.matched for a in found]), unit="nats", over="fact", n_boot=n_boot, seed=lab.seed
+            ),
+            control=Control("answers dealt to the questions at random", _pooled_null(found, n_boot, lab.seed)),
+            expects="greater",
+            part=part,
+            caveat="Log-probability of the own answer above the others', priors taken out, averaged over templates.",
+            table=[r for r in table if r["direction"] == direction],
+            figure=_set_dots("own answer above others (nats)", "Mean over facts and templates; 0 is chance.", 0.0),
+        )
+    forward, backward = (
+        np.concatenate([a.chosen for (_, d), a in asked.items() if d == direction]) for direction in DIRECTIONS
+    )
+    gap = forward - backward
+    yield Finding(
+        claim="The curse: the model chooses the right answer more often forward than reversed.",
+        estimate=bootstrap_mean(gap, unit="share of facts", over="fact", n_boot=n_boot, seed=lab.seed),
+        control=Control(
+            "the two directions swapped at random, fact by fact",
+            sign_flip_null(gap, unit="share of facts", n_perm=n_boot, seed=lab.seed),
+        ),
+        expects="greater",
+        margin=0.05,
+        part=part,
+        caveat=(
+            "Pre-training text states most facts in both orders, so a gap here may be one of difficulty (a symbol has "
+            "fewer rivals than a name) and its absence does not refute the curse; part (a) is the clean test."
+        ),
+        table=table,
+        figure=_set_dots(
+            "right answer chosen (share of facts)",
+            "Own answer best of all after centring; intervals over facts.",
+            1 / len(fact_sets[0]),
+        ),
+    )
+
+
+def family(lab: Lab, families: dict[str, list[FactSet]], n_boot: int) -> Iterator[Finding]:
+    """Part (b) on a user's children and parents; a shared surname leaks the answer, so it is told apart."""
+    for surname, sets in families.items():
+        for direction in DIRECTIONS:
+            found = [ask(lab.model, f, direction, progress=lab.tell(f"{f.name}, {direction}")) for f in sets]
+            yield Finding(
+                claim=f"Children and parents, {surname} surname, asked {_in_words(direction)}: the pairs are matched.",
+                estimate=bootstrap_mean(
+                    np.concatenate([a.matched for a in found]), unit="nats", over="pair", n_boot=n_boot, seed=lab.seed
+                ),
+                control=Control("parents dealt to the children at random", _pooled_null(found, n_boot, lab.seed)),
+                expects="greater",
+                part="(b) The loaded model on your pairs",
+                caveat="A shared surname gives the answer away: believe the pairs with different surnames."
+                if surname != "different"
+                else "Fame decides which pairs a model can know at all.",
+                table=[_summary(f.name, a, n_boot, lab.seed) for f, a in zip(sets, found, strict=True)],
+                figure=_set_dots("own answer above others (nats)", "Mean over pairs and templates; 0 is chance.", 0.0),
+            )
+
+
+def split_by_surname(
+    sets: dict[tuple[Surname, ParentType], FactSet], max_pairs: int, seed: int
+) -> dict[str, list[FactSet]]:
+    """At most `max_pairs` pairs of each kind, one-to-one, so that every answer is wrong for every other prompt."""
+    out: dict[str, list[FactSet]] = {}
+    for (surname, _), facts in sets.items():
+        seen: set[str] = set()
+        one_to_one = [
+            f for f in facts.facts if not {f.subject, f.object} & seen and not seen.update((f.subject, f.object))
+        ]
+        rng = np.random.default_rng(seed)
+        chosen = sorted(rng.permutation(len(one_to_one))[:max_pairs].tolist())
+        if len(chosen) >= 4:
+            out.setdefault(surname, []).append(replace(facts, facts=tuple(one_to_one[i] for i in chosen)))
+    return out
+
+
+def _in_words(direction: Direction) -> str:
+    return "forward (the subject is given)" if direction == "forward" else "reversed (the object is given)"
+
+
+def _pooled_null(found: Sequence[Asked], n_boot: int, seed: int) -> Estimate:
+    """The null of a mean over several sets: within each, one permutation of the answers."""
+    rng = np.random.default_rng(seed)
+    centred = [double_centre(a.scores).mean(0) for a in found]
+    draws = [
+        np.concatenate([m[np.arange(len(m)), rng.permutation(len(m))] for m in centred]).mean() for _ in range(n_boot)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(float(np.mean(draws)), float(low), float(high), n_boot, "nats", "permutation")
+
+
+def _summary(name: str, asked: Asked, n_boot: int, seed: int) -> Row:
+    matched = bootstrap_mean(asked.matched, unit="nats", over="fact", n_boot=n_boot, seed=seed)
+    chosen = bootstrap_mean(asked.chosen, unit="share", over="fact", n_boot=n_boot, seed=seed)
+    by_template = np.diagonal(double_centre(asked.scores), axis1=1, axis2=2).mean(1)
+    return {
+        "facts": name,
+        "direction": asked.direction,
+        "own answer above others (nats)": matched.mean,
+        "low": matched.low,
+        "high": matched.high,
+        "per token (nats)": float(asked.matched_per_token.mean()),
+        "spread over templates (nats)": float(by_template.std(ddof=1)),
+        "right answer chosen (share of facts)": chosen.mean,
+        "chosen low": chosen.low,
+        "chosen high": chosen.high,
+        "exact match (share of facts)": float(asked.exact.mean()),
+        "exact match by template": ", ".join(f"{m:.2f}" for m in asked.exact.mean(1)),
+        "n": len(asked.matched),
+    }
+
+
+def _set_dots(x: str, caption: str, chance: float) -> Figure:
+    low, high = ("chosen low", "chosen high") if "chosen" in x else ("low", "high")
+    return Figure(
+        "interval_dots", x=x, y="facts", group="direction", low=low, high=high, chance=chance, caption=caption
+    )

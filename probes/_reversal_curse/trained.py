@@ -1,0 +1,237 @@
+"""Part (a): small GPT-2s that learn invented people in one order, and are asked in both."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from interp.analysis.answers import exact_match, score_answers
+from interp.analysis.estimate import Estimate
+from interp.analysis.statistics import (
+    bootstrap_mean,
+    known,
+    matched_scores,
+    pairing_null,
+    proportion,
+    t_interval,
+    top_choice,
+)
+from interp.lab.findings import Control, Figure, Finding, Row
+from interp.lab.probe import Lab
+from interp.model.model import Model
+from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.text.facts import Direction, FactSet
+from interp.text.invented import NameTokens, invent_groups, people_set
+from probes._reversal_curse import DIRECTIONS
+
+GROUP = 20  # people a group; chance in the multiple choice is 1 in 20
+PART = "(a) Trained from scratch on invented people"
+SHARE = "share of people"
+
+
+@dataclass(frozen=True)
+class Student:
+    """A small GPT-2 and the three groups of people it learned from: name first, description first, both."""
+
+    model: Model
+    tied: bool
+    name_tokens: NameTokens
+    seed: int
+    groups: dict[str, FactSet]
+
+    @property
+    def condition(self) -> str:
+        words = "one-word names" if self.name_tokens == 1 else "two-word names"
+        return f"{'tied' if self.tied else 'untied'} embeddings, {words}"
+
+
+LEARNED: dict[str, tuple[Direction, ...]] = {
+    "name first": ("forward",),
+    "description first": ("reversed",),
+    "both orders": ("forward", "reversed"),
+}
+
+
+def teach(seed: int, tied: bool, name_tokens: NameTokens, steps: int, lab: Lab, label: str) -> Student:
+    """Train one small GPT-2 on three groups of invented people."""
+    people = invent_groups([GROUP] * 3, seed, name_tokens)
+    groups = {learned: people_set(group) for learned, group in zip(LEARNED, people, strict=True)}
+    sentences = [
+        sentence
+        for learned, group in groups.items()
+        for direction in LEARNED[learned]
+        for template in range(len(group.templates(direction).training))
+        for sentence in group.sentences(direction, template)
+    ]
+    model = train_small_gpt2(sentences, SmallGPT2(tied=tied, steps=steps), seed=seed, progress=lab.tell(label))
+    return Student(model, tied, name_tokens, seed, groups)
+
+
+def examine(student: Student, n_boot: int) -> list[Row]:
+    """Ask every group in both directions, in a wording that was never trained."""
+    rows: list[Row] = []
+    for learned, group in student.groups.items():
+        for direction in DIRECTIONS:
+            prompts, answers = group.prompts(direction, "held_out"), group.answers(direction)
+            scores = score_answers(student.model, prompts, answers).summed.numpy()
+            shuffled = answers[1:] + answers[:1]
+            rows.append(
+                {
+                    "condition": student.condition,
+                    "seed": student.seed,
+                    "learned": learned,
+                    "asked": "as learned" if direction in LEARNED[learned] else "reversed",
+                    "direction": direction,
+                    "exact match": float(np.mean(exact_match(student.model, prompts, answers))),
+                    "exact match, shuffled answers": float(np.mean(exact_match(student.model, prompts, shuffled))),
+                    "multiple choice": float(top_choice(scores).mean()),
+                    "correct minus others (nats)": float(matched_scores(scores).mean()),
+                    "null of it (nats)": pairing_null(scores, unit="nats", n_perm=n_boot, seed=student.seed).high,
+                }
+            )
+    return rows
+
+
+def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[Student]]:
+    """Part (a). Yields its findings and returns the students."""
+    designs: list[tuple[bool, NameTokens]] = (
+        [(False, 2), (True, 1)] if lab.quick else [(False, 2), (False, 1), (True, 2), (True, 1)]
+    )
+    students: list[Student] = []
+    rows: list[Row] = []
+    for i, (tied, words) in enumerate(designs):
+        for s in range(seeds):
+            label = f"training small GPT-2 {i * seeds + s + 1} of {len(designs) * seeds}"
+            students.append(teach(lab.seed * 1000 + s, tied, words, steps, lab, label))
+            rows += examine(students[-1], 500)
+    one_way = [r for r in rows if r["learned"] != "both orders"]
+    as_learned = [r for r in one_way if r["asked"] == "as learned"]
+    backwards = [r for r in one_way if r["asked"] == "reversed"]
+    both = [r for r in rows if r["learned"] == "both orders"]
+    table = _by_condition(rows, "exact match")
+
+    yield Finding(
+        claim="Asked in the order it was taught, a small GPT-2 gives the answer.",
+        estimate=_over_seeds(as_learned, "exact match", SHARE),
+        control=Control(
+            "the same prompts with the answers dealt to the wrong people",
+            _over_seeds(as_learned, "exact match, shuffled answers", SHARE),
+        ),
+        expects="greater",
+        margin=0.5,
+        part=PART,
+        caveat="Exact match: the greedy answer must agree in every word, in a wording that was never trained.",
+        table=table,
+        figure=_dots("exact match (share of people)", "Exact match by condition; intervals over training seeds."),
+    )
+    yield Finding(
+        claim="Asked in the other order, it does no better than chance.",
+        estimate=_over_seeds(backwards, "exact match", SHARE),
+        control=Control(
+            "the same prompts with the answers dealt to the wrong people",
+            _over_seeds(backwards, "exact match, shuffled answers", SHARE),
+        ),
+        expects="equal",
+        margin=0.05,
+        part=PART,
+        caveat="A model this small could fail for lack of capacity; the next claim rules that out.",
+        table=rows,
+    )
+    yield Finding(
+        claim="Positive control: where training held both orders, both orders are answered.",
+        estimate=_over_seeds(both, "exact match", SHARE),
+        control=Control(
+            "people taught in one order only, asked in the other", _over_seeds(backwards, "exact match", SHARE)
+        ),
+        expects="greater",
+        margin=0.5,
+        part=PART,
+        table=[r for r in rows if r["learned"] == "both orders"],
+    )
+    yield from _graded(rows, backwards)
+    return students
+
+
+def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
+    """Finer measures than exact match: do they see anything of the reversed fact?"""
+    clean = [r for r in backwards if r["condition"] == "untied embeddings, two-word names"]
+    leaky = [r for r in backwards if r["condition"] == "tied embeddings, one-word names"]
+    chance = known(1 / GROUP, unit=SHARE, why=f"1 of {GROUP} answers")
+    yield Finding(
+        claim=f"Choosing among {GROUP} names, the reversed answer is at chance (untied embeddings, two-word names).",
+        estimate=_over_seeds(clean, "multiple choice", SHARE),
+        control=Control("chance", chance),
+        expects="equal",
+        margin=0.1,
+        part=PART,
+        caveat="Answer priors are taken out first, by centring scores over prompts and answers.",
+        table=_by_condition(rows, "multiple choice"),
+        figure=_dots(
+            "multiple choice (share of people)",
+            f"Own answer best of {GROUP} after centring; intervals over training seeds.",
+            chance=1 / GROUP,
+        ),
+    )
+    yield Finding(
+        claim="Tied embeddings with one-word names leak the pairing backwards in a multiple choice.",
+        estimate=_over_seeds(leaky, "multiple choice", SHARE),
+        control=Control("untied embeddings, two-word names", _over_seeds(clean, "multiple choice", SHARE)),
+        expects="greater",
+        margin=0.0,
+        part=PART,
+        caveat="A leak through the shared matrix is no knowledge of the reversed fact: exact match stays at chance.",
+        table=[r for r in rows if r["asked"] == "reversed"],
+    )
+    yield Finding(
+        claim="The reversed answer's log-probability is that of a shuffled answer (untied embeddings, two-word names).",
+        estimate=_over_seeds(clean, "correct minus others (nats)", "nats"),
+        control=Control("no difference", known(0.0, unit="nats", why="by construction")),
+        expects="equal",
+        margin=0.5,
+        part=PART,
+        caveat="In the taught order the same measure is several nats; see the figure.",
+        table=_by_condition(rows, "correct minus others (nats)"),
+        figure=_dots(
+            "correct minus others (nats)", "Summed over the answer's tokens, double-centred; 0 is chance.", chance=0.0
+        ),
+    )
+
+
+def _over_seeds(rows: Sequence[Row], column: str, unit: str) -> Estimate:
+    """Mean over seeds; for a share, the wider of Student's interval over seeds and Wilson's over people."""
+    seeds = sorted({int(r["seed"] or 0) for r in rows})
+    means = [float(np.mean([r[column] for r in rows if r["seed"] == s])) for s in seeds]  # type: ignore[arg-type]
+    if len(means) == 1:
+        return bootstrap_mean(means, unit=unit, over="training seed")
+    if "nats" in unit + column:
+        return t_interval(means, unit=unit, over="training seed")
+    # Seeds that agree to the last person would give an interval of no width; people are few, too.
+    over_seeds = t_interval(means, unit=unit, over="training seed", bounds=(0.0, 1.0))
+    right = [i < round(float(r[column]) * GROUP) for r in rows for i in range(GROUP)]  # type: ignore[arg-type]
+    over_people = proportion(right, unit=unit, over="person")
+    return replace(over_seeds, low=min(over_seeds.low, over_people.low), high=max(over_seeds.high, over_people.high))
+
+
+def _by_condition(rows: Sequence[Row], column: str) -> list[Row]:
+    """One row a condition and question, with an interval over seeds, for the figure."""
+    out: list[Row] = []
+    for condition in dict.fromkeys(r["condition"] for r in rows):
+        for kind, test in (
+            ("as taught", lambda r: r["learned"] != "both orders" and r["asked"] == "as learned"),
+            ("reversed", lambda r: r["asked"] == "reversed"),
+            ("taught both orders", lambda r: r["learned"] == "both orders"),
+        ):
+            e = _over_seeds([r for r in rows if r["condition"] == condition and test(r)], column, "")
+            name = column if "(" in column else f"{column} (share of people)"
+            out.append(
+                {"condition": condition, "asked": kind, name: e.mean, "low": e.low, "high": e.high, "seeds": e.n}
+            )
+    return out
+
+
+def _dots(x: str, caption: str, chance: float | None = None) -> Figure:
+    return Figure(
+        "interval_dots", x=x, y="condition", group="asked", low="low", high="high", chance=chance, caption=caption
+    )

@@ -1,0 +1,216 @@
+"""Part (c): where in the model the answer becomes readable, what carries it, and which features tell the directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interp.analysis.estimate import Estimate
+from interp.analysis.facts import align
+from interp.analysis.lens import answer_lead
+from interp.analysis.patching import patch_residual
+from interp.analysis.statistics import bootstrap_mean
+from interp.lab.findings import Control, Figure, Finding, Row
+from interp.lab.probe import Lab
+from interp.model.model import Model
+from interp.saes.load import SAE, encode_features, load_sae, site_of
+from interp.text.facts import Direction, FactSet, HeldOut
+from probes._reversal_curse import DIRECTIONS
+from probes._reversal_curse.trained import Student, teach
+
+PART = "(c) Where in the model"
+TOP_FEATURES = 12
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A model to look into, with the facts to ask it: `stride` between layers, at most `pairs` prompt pairs."""
+
+    who: str
+    model: Model
+    facts: FactSet
+    template: int | HeldOut
+    stride: int
+    pairs: int
+
+
+def where(lab: Lab, students: Sequence[Student], facts: FactSet, steps: int, n_boot: int) -> Iterator[Finding]:
+    """Part (c): lens and patching, on a trained GPT-2 and on the loaded model; features when there is an SAE."""
+    # Names of one word, so that every answer has a first token of its own; untied, so that no leak helps.
+    student = next((s for s in students if not s.tied and s.name_tokens == 1), None)
+    student = student or teach(lab.seed * 1000, False, 1, steps, lab, "training the small GPT-2 to look into")
+    taught = student.groups["name first"]
+    name = lab.model.provenance.name
+    patients = [
+        Patient("a trained GPT-2 (taught name first)", student.model, taught, "held_out", 1, len(taught)),
+        Patient(f"{name} on {facts.name}", lab.model, facts, 0, 5 if lab.quick else 3, 8),
+    ]
+    for patient in patients:
+        yield from _readable(lab, patient, n_boot)
+        yield from _carried(lab, patient, n_boot)
+
+
+def _readable(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
+    """Where the logit lens reads the answer."""
+    layers = _layers(patient)
+    rows: list[Row] = []
+    last: dict[Direction, Estimate] = {}
+    for direction in DIRECTIONS:
+        aligned = align(patient.model, patient.facts, direction, patient.template)
+        lead = answer_lead(
+            patient.model, aligned.prompts, aligned.answer_ids, layers=layers, progress=lab.tell(f"lens, {patient.who}")
+        ).numpy()
+        rows += _map_rows(lead.mean(0), layers, aligned.labels, direction, "lead (nats)")
+        last[direction] = bootstrap_mean(lead[:, -1, -1], unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed)
+    yield Finding(
+        claim=f"In {patient.who}, the answer is readable at the last token when asked forward, more than reversed.",
+        estimate=last["forward"],
+        control=Control("asked reversed", last["reversed"]),
+        expects="greater",
+        margin=1.0,
+        part=PART,
+        caveat="Logit lens: early layers may hold the answer in a form that the final unembedding cannot read.",
+        table=rows,
+        figure=_map("lead (nats)", "Logit lens: the own answer's first token above the other answers'."),
+    )
+
+
+def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
+    """What patching the item's tokens moves, against patching from an unrelated prompt."""
+    layers = _layers(patient)
+    early = [layer for layer in layers if 0 < layer <= patient.model.n_layers // 2]
+    rows: list[Row] = []
+    found: dict[Direction, tuple[Estimate, Estimate]] = {}
+    for direction in DIRECTIONS:
+        aligned = align(patient.model, patient.facts, direction, patient.template)
+        n = min(patient.pairs, len(aligned.prompts))
+        prompts, answers = aligned.prompts[:n], aligned.answer_ids[:n]
+        # Clean prompt i is paired with corrupt prompt i + 1; prompt i + 2 has to do with neither answer. The clean
+        # answer is weighed against those of all further prompts.
+        corrupt, unrelated = _rolled(prompts, 1), _rolled(prompts, 2)
+        others = [_rolled(answers, i)[3:] for i in range(n)]
+        positions = range(aligned.first_item, len(aligned.labels))  # before the item, the two runs are the same
+        moved = patch_residual(
+            patient.model,
+            prompts,
+            corrupt,
+            answers,
+            others,
+            layers=layers,
+            positions=positions,
+            progress=lab.tell(f"patching, {patient.who}, {direction}"),
+        ).effect.numpy()
+        stray = patch_residual(
+            patient.model, unrelated, corrupt, answers, others, layers=early, positions=[aligned.last_item]
+        ).effect.numpy()
+        rows += _map_rows(moved.mean(0), layers, aligned.labels[aligned.first_item :], direction, "moved (nats)")
+        at_item = moved[:, [layers.index(layer) for layer in early], aligned.last_item - aligned.first_item].mean(1)
+        found[direction] = (
+            bootstrap_mean(at_item, unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
+            bootstrap_mean(stray[:, :, 0].mean(1), unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
+        )
+    for direction, (estimate, control) in found.items():
+        yield Finding(
+            claim=f"In {patient.who}, asked {direction}, the item's last token carries the answer in early layers.",
+            estimate=estimate,
+            control=Control("patched from a third, unrelated prompt", control),
+            expects="greater",
+            margin=0.5,
+            part=PART,
+            caveat=(
+                "Early: after the first block, up to half of them. Each prompt is in two pairs: the interval is a bit "
+                "narrow. One map shows both directions."
+            ),
+            table=rows if direction == "forward" else [],
+            figure=_map("moved (nats)", "How far patching one place moves the corrupt run towards the clean answer.")
+            if direction == "forward"
+            else None,
+        )
+
+
+def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
+    """Which features of the SAE differ between the two directions, more than between two wordings of one direction?"""
+    if lab.sae_folder is None:
+        return
+    sae = load_sae(lab.sae_folder, lab.model)
+    forward, backward = (_feature_activations(lab.model, sae, facts, direction) for direction in DIRECTIONS)
+    half = len(facts) // 2  # features are chosen on one half of the facts and measured on the other
+    between, within = forward.mean(1) - backward.mean(1), forward[:, 0] - forward[:, 1]
+    measured = []
+    for contrast in (between, within):
+        chosen = np.argsort(-np.abs(contrast[:half].mean(0)))[:TOP_FEATURES]
+        signed = contrast[half:, chosen] * np.sign(contrast[:half, chosen].mean(0))
+        measured.append(bootstrap_mean(signed.mean(1), unit="activation", over="fact", n_boot=n_boot, seed=lab.seed))
+    shown = np.argsort(-np.abs(between[:half].mean(0)))[:TOP_FEATURES]
+    rows: list[Row] = []
+    for f in shown.tolist():
+        for direction, acts in (("forward", forward), ("reversed", backward)):
+            e = bootstrap_mean(acts[half:, :, f], unit="activation", over="fact", n_boot=n_boot, seed=lab.seed)
+            rows.append(
+                {
+                    "feature": f"feature {f}",
+                    "direction": direction,
+                    "mean activation": e.mean,
+                    "low": e.low,
+                    "high": e.high,
+                }
+            )
+    yield Finding(
+        claim=f"The two directions ({facts.name}) differ in SAE features, more than two wordings of one direction do.",
+        estimate=measured[0],
+        control=Control("two wordings of the forward question", measured[1]),
+        expects="greater",
+        part=PART,
+        caveat=(
+            f"The {TOP_FEATURES} features that differ most on one half of the facts, measured on the other half. The "
+            "questions' words differ too, so a feature here may be about wording and not about the direction."
+        ),
+        table=rows,
+        figure=Figure(
+            "interval_dots",
+            x="mean activation",
+            y="feature",
+            group="direction",
+            low="low",
+            high="high",
+            caption=f"Features of the SAE at {site_of(sae)}, at the prompt's last token; held-out half of the facts.",
+        ),
+    )
+
+
+def _feature_activations(model: Model, sae: SAE[Any], facts: FactSet, direction: Direction) -> NDArray[np.float64]:
+    """[fact, template, feature] at the last token of each prompt."""
+    site = site_of(sae)
+    per_template = [
+        encode_features(sae, model.capture(facts.prompts(direction, t), site).last(site))
+        for t in range(len(facts.templates(direction).training))
+    ]
+    return np.stack(per_template, axis=1)
+
+
+def _layers(patient: Patient) -> list[int]:
+    """Layer l is the residual stream after l blocks: 0 is the embedding, where only the item itself can matter."""
+    return sorted({*range(0, patient.model.n_layers, patient.stride), patient.model.n_layers})
+
+
+def _rolled(items: Sequence[T], k: int) -> list[T]:
+    return [*items[k:], *items[:k]]
+
+
+def _map_rows(
+    values: NDArray[np.float64], layers: Sequence[int], labels: Sequence[str], direction: str, name: str
+) -> list[Row]:
+    return [
+        {"direction": direction, "layer": layer, "token": label, name: float(values[i, p])}
+        for i, layer in enumerate(layers)
+        for p, label in enumerate(labels)
+    ]
+
+
+def _map(z: str, caption: str) -> Figure:
+    return Figure("layer_position_map", x="token", y="layer", z=z, facet="direction", caption=caption)

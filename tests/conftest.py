@@ -1,0 +1,69 @@
+"""Models for the whole session. Torch is imported when a fixture asks for it: most tests need none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hub import tiny_gpt2 as write_tiny_gpt2
+
+if TYPE_CHECKING:
+    from interp import Model
+
+
+@pytest.fixture(scope="session")
+def smol() -> Model:
+    """The bundled model."""
+    import torch
+
+    from interp import load_model
+
+    torch.set_num_threads(1)  # two threads on two cores that other processes share are slower than one
+    return load_model("smollm2-135m", "cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A GPT-2 of two layers with a byte-level tokenizer of its own, loaded from a folder."""
+    import torch
+
+    from interp import load_model
+
+    torch.set_num_threads(1)
+    return load_model(write_tiny_gpt2(tmp_path_factory.mktemp("checkpoint") / "tiny"), "cpu")
+
+
+@pytest.fixture(scope="session")
+def make_tiny(tiny_gpt2: Model) -> Callable[..., Model]:
+    """`make_tiny(architecture, seed=0)`: a new tiny model in memory, with `tiny_gpt2`'s tokenizer."""
+
+    def make(architecture: str, seed: int = 0) -> Model:
+        from tiny import tiny_hf
+
+        from interp import Model
+
+        hf = tiny_hf(architecture, len(tiny_gpt2.tokenizer), seed)
+        return Model(hf, tiny_gpt2.tokenizer, replace(tiny_gpt2.provenance, architecture=type(hf).__name__))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(make_tiny: Callable[..., Model]) -> Model:
+    """A Llama of two layers with grouped-query attention."""
+    return make_tiny("llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_of(make_tiny: Callable[..., Model]) -> Callable[[str], Model]:
+    """`tiny_of(architecture)`: one tiny model of each, shared by the session. Leave its weights alone."""
+    made: dict[str, Model] = {}
+
+    def get(architecture: str) -> Model:
+        if architecture not in made:
+            made[architecture] = make_tiny(architecture)
+        return made[architecture]
+
+    return get

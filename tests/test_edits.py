@@ -1,0 +1,360 @@
+"""Edits: what they change, what their receipts say, and that nothing of them stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny import PLACES
+from torch import Tensor
+
+from interp import Model, UserError, ablate, patch, steer
+from interp.model.bridge import count_hooks
+from interp.model.hooks import Site
+
+PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
+MLP, RESID = "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post"
+PATTERN = "blocks.0.attn.hook_pattern"
+
+
+def same(ours: Tensor, theirs: Tensor, atol: float = 1e-5) -> bool:
+    return torch.allclose(ours, theirs, rtol=1e-4, atol=atol, equal_nan=True)
+
+
+def halve(activation: Tensor, site: Site) -> Tensor:
+    return activation / 2
+
+
+@pytest.mark.parametrize("architecture", PLACES)
+def test_patching_a_models_own_values_changes_nothing(tiny_of: Callable[[str], Model], architecture: str):
+    model = tiny_of(architecture)
+    table = model.site_table
+    base = model.logits(PROMPTS)
+    for site in ["blocks.0.hook_resid_pre", RESID, "blocks.1.hook_attn_out", "blocks.1.attn.hook_z"]:
+        acts = model.capture(PROMPTS, site, batch_size=2)
+        with model.edit({site: patch(acts[site])}) as receipts:
+            assert same(model.logits(PROMPTS), base), site
+        assert receipts[site].fired == 1
+        assert receipts[site].norm_change < 1e-5 * receipts[site].norm_before
+        assert table.axes[site][:2] == ("prompt", "pos")
+
+
+@pytest.mark.parametrize("architecture", PLACES)
+def test_an_edit_does_what_the_same_change_in_plain_transformers_does(
+    tiny_of: Callable[[str], Model], architecture: str
+):
+    model = tiny_of(architecture)
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    block: Any = model.hf.get_submodule(PLACES[architecture].blocks)[0]  # type: ignore[index]
+
+    def add(_: object, __: object, out: Any) -> Any:
+        return (out[0] + 2 * direction, *out[1:]) if isinstance(out, tuple) else out + 2 * direction
+
+    base = model.logits(PROMPTS)
+    with model.edit({RESID: steer(direction, 2.0)}):
+        ours = model.logits(PROMPTS)
+    handle = block.register_forward_hook(add)
+    for i, row in enumerate(model.encode(PROMPTS)):
+        with torch.no_grad():
+            theirs = model.hf(torch.tensor([row])).logits[0]
+        assert same(ours[i, : len(row)], theirs, atol=1e-4)
+        assert not same(ours[i, : len(row)], base[i, : len(row)], atol=1e-2)
+    handle.remove()
+    assert torch.equal(model.logits(PROMPTS).nan_to_num(), base.nan_to_num()), "the edit stayed behind"
+
+
+@pytest.mark.parametrize("architecture", [*PLACES, "mamba"])
+def test_every_listed_site_takes_an_edit_or_says_that_it_cannot(make_tiny: Callable[..., Model], architecture: str):
+    """Some hooks show a value that the model does not read back: an edit there would be silently nothing."""
+    model = make_tiny(architecture)
+    row = model.encode(["Paris is the capital"])
+    base = model.logits(row)
+    refused: set[str] = set()
+    for site in model.sites():
+        edit = model.edit({site: lambda a, _: a * torch.linspace(0.5, 1.5, a.shape[-1])})
+        try:
+            receipts = edit.__enter__()
+        except UserError:
+            refused.add(site.removeprefix("blocks.0.").removeprefix("blocks.1."))
+            continue
+        changed = model.logits(row)
+        edit.__exit__(None, None, None)
+        assert receipts[site].fired == 1
+        assert not torch.equal(changed, base), f"{site} took an edit and ignored it"
+    assert refused <= {"rotary_emb.hook_in", "attn.hook_pattern"}
+    assert ("attn.hook_pattern" in refused) == (architecture in ("gpt_neo", "gptj", "xglm"))
+    assert count_hooks(model.bridge) == 0
+
+
+def test_an_edit_in_place_touches_its_site_only(tiny_llama: Model):
+    """The input of the norm is the residual stream itself: changing that tensor would change the stream too."""
+    site = "blocks.0.ln1.hook_in"
+    tiny_llama.sites(site)
+
+    def in_place(activation: Tensor, _: Site) -> Tensor:
+        activation[..., 0] += 5.0
+        return activation
+
+    def out_of_place(activation: Tensor, _: Site) -> Tensor:
+        return torch.cat([activation[..., :1] + 5.0, activation[..., 1:]], dim=-1)
+
+    with tiny_llama.edit({site: out_of_place}):
+        expected = tiny_llama.logits(PROMPTS)
+    with tiny_llama.edit({site: in_place}) as receipts:
+        assert same(tiny_llama.logits(PROMPTS), expected)
+    assert receipts[site].norm_change == pytest.approx(5.0, rel=1e-4)
+
+
+prompts_of_ids = st.lists(st.lists(st.integers(0, 290), min_size=1, max_size=10), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("site", [MLP, "blocks.1.attn.hook_z", PATTERN, "blocks.1.attn.hook_attn_scores"])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompts=prompts_of_ids, batch_size=st.integers(1, 4), side=st.sampled_from(["left", "right"]))
+def test_receipts_count_real_tokens_only(
+    tiny_gpt2: Model, site: str, prompts: list[list[int]], batch_size: int, side: Any
+):
+    def change(activation: Tensor, where: Site) -> Tensor:
+        real = where.mask.view(*where.mask.shape, 1, 1) if activation.ndim == 4 else where.mask.unsqueeze(-1)
+        if "pos" not in where.axes[1]:
+            real = where.mask[:, None, :, None] & where.mask[:, None, None, :]
+        return torch.where(real, activation * 1.5, 777.0)  # a huge change on padding, which must not count
+
+    with tiny_gpt2.edit({site: change}) as receipts:
+        tiny_gpt2.logits(prompts, batch_size=batch_size, padding=side)
+    norms = []
+    for row in prompts:  # each alone: brute force without padding
+        alone = tiny_gpt2.capture([row], site)[site][0]
+        norms.append(alone.masked_fill(alone < -1e30, 0.0).flatten(0, -2).double().norm(dim=-1))
+    expected = float(torch.cat(norms).mean())
+    receipt = receipts[site]
+    assert receipt.fired == -(-len(prompts) // batch_size)
+    assert receipt.norm_before == pytest.approx(expected, rel=1e-4)
+    assert receipt.norm_after == pytest.approx(1.5 * expected, rel=1e-4)
+    assert receipt.norm_change == pytest.approx(0.5 * expected, rel=1e-4)
+    assert str(receipt).startswith(f"{site}: fired {receipt.fired}x, mean norm ")
+
+
+def test_nested_edits_compose_in_order_and_capture_sees_them(tiny_gpt2: Model):
+    add_one = steer(torch.ones(32))
+    plain = tiny_gpt2.capture(PROMPTS, MLP)[MLP]
+    with tiny_gpt2.edit({MLP: halve}) as outer, tiny_gpt2.edit({MLP: add_one}) as inner:
+        assert same(tiny_gpt2.capture(PROMPTS, MLP)[MLP], plain / 2 + 1)
+    with tiny_gpt2.edit({MLP: add_one}), tiny_gpt2.edit({MLP: halve}):
+        assert same(tiny_gpt2.capture(PROMPTS, MLP)[MLP], (plain + 1) / 2)
+    with tiny_gpt2.edit({MLP: halve, "blocks.0.hook_mlp_ou?": add_one}):  # a name and a pattern that meets it
+        assert same(tiny_gpt2.capture(PROMPTS, MLP)[MLP], plain / 2 + 1)
+    assert (outer[MLP].fired, inner[MLP].fired) == (1, 1)
+    assert outer[MLP].norm_after == pytest.approx(inner[MLP].norm_before)
+    assert same(tiny_gpt2.capture(PROMPTS, MLP)[MLP], plain)
+
+
+def test_a_first_edit_of_a_kind_may_open_inside_another_edit(make_tiny: Callable[..., Model]):
+    """The model is asked whether the site takes edits; the outer edit must neither run nor be counted meanwhile."""
+    model = make_tiny("llama")
+    with model.edit({MLP: halve}) as outer:
+        with model.edit({"blocks.1.attn.hook_z": halve}):
+            model.logits(PROMPTS)
+        model.unembed(torch.zeros(32))
+        model.capture(PROMPTS, RESID, padding="left")
+    assert outer[MLP].fired == 2
+
+
+def test_an_edit_may_ask_the_model_something_of_its_own(tiny_gpt2: Model):
+    other = tiny_gpt2.encode(["Rome"])
+
+    def curious(activation: Tensor, site: Site) -> Tensor:
+        tiny_gpt2.capture(other, "blocks.0.hook_resid_pre")  # stops before this site
+        return activation * 1.0
+
+    with tiny_gpt2.edit({MLP: curious, "blocks.1.hook_mlp_out": ablate()}) as receipts:
+        tiny_gpt2.logits(PROMPTS)
+    assert [r.fired for r in receipts.values()] == [1, 1]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
+def test_whatever_an_edit_raises_no_hook_stays(tiny_gpt2: Model, error: type[BaseException]):
+    base = tiny_gpt2.logits(PROMPTS)
+
+    def raising(activation: Tensor, site: Site) -> Tensor:
+        raise error("stop")
+
+    with pytest.raises(error), tiny_gpt2.edit({RESID: halve}), tiny_gpt2.edit({"blocks.*.hook_mlp_out": raising}):
+        tiny_gpt2.capture(PROMPTS, "blocks.1.hook_resid_post")
+    assert count_hooks(tiny_gpt2.bridge) == 0
+    assert torch.equal(tiny_gpt2.logits(PROMPTS).nan_to_num(), base.nan_to_num())
+    with pytest.raises(error), tiny_gpt2.edit({RESID: halve}):
+        raise error("in the block itself, before any forward")
+    assert count_hooks(tiny_gpt2.bridge) == 0
+
+
+def test_edits_never_reach_the_plain_model(tiny_gpt2: Model):
+    row = torch.tensor(tiny_gpt2.encode(["Paris is"]))
+    weights = {k: v.clone() for k, v in tiny_gpt2.hf.state_dict().items()}
+
+    def plain() -> Tensor:
+        with torch.no_grad():
+            return tiny_gpt2.hf(row).logits
+
+    before = plain()
+    with tiny_gpt2.edit({"blocks.*.hook_resid_post": lambda a, _: a.mul_(0)}):
+        assert torch.equal(plain(), before)
+        tiny_gpt2.logits(["Paris is"])
+    assert torch.equal(plain(), before)
+    assert all(torch.equal(v, weights[k]) for k, v in tiny_gpt2.hf.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_gpt2.hf.modules())
+
+
+@pytest.mark.parametrize(
+    ("edit", "line"),
+    [
+        (lambda a, s: a[:, :1], "returned shape (3, 1, 32); expected (3, 20, 32)"),
+        (lambda a, s: a.double(), "returned torch.float64; expected torch.float32; convert with .to(activation.dtype)"),
+        (lambda a, s: None, "returned NoneType; expected a tensor"),
+        (lambda a, s: a.numpy(), "returned ndarray; expected a tensor"),
+        (lambda a, s: a / 0, "returned NaN or infinite numbers where finite ones came in"),
+        (lambda a, s: a.to("meta"), "returned a tensor on meta; expected cpu"),
+        (torch.zeros(32), "is a Tensor; expected a function (activation, site) -> activation, such as patch(source)"),
+        (steer(torch.zeros(31)), "steer got a direction of shape (31,) at blocks.0.hook_mlp_out; expected (32,)"),
+        (steer(torch.tensor([float("nan")] * 32)), "returned NaN"),
+        (ablate(pos=99), "position 99 is outside a prompt of "),
+        (ablate(pos=-21), "position -21 is outside a prompt of "),
+        (ablate(pos=slice(50, 60)), "chooses no token in a prompt of "),
+        (ablate(pos=True), "pos=True at blocks.0.hook_mlp_out; expected None for all tokens, an index or a slice"),
+        (ablate(pos="last"), "pos='last'"),  # type: ignore[arg-type]
+        (ablate(pos=[0, 1]), "pos=[0, 1]"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_edit_that_cannot_be_used_is_one_line(tiny_gpt2: Model, edit: Any, line: str):
+    prompts = [list(range(20)), list(range(7)), list(range(12))]
+    with pytest.raises(UserError) as refused, tiny_gpt2.edit({MLP: edit}):
+        tiny_gpt2.logits(prompts)
+    assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert count_hooks(tiny_gpt2.bridge) == 0
+
+
+@pytest.mark.parametrize(
+    ("site", "line"),
+    [
+        ("blocks.0.hook_mlp_uot", "unknown site 'blocks.0.hook_mlp_uot'; nearest: 'blocks.0.hook_mlp_out'"),
+        ("blocks.*.attn.hook_result", "is gated"),
+        ("nothing.*", "unknown site 'nothing.*'"),
+    ],
+)
+def test_an_edit_at_no_site_is_refused_on_entry(tiny_gpt2: Model, site: str, line: str):
+    with pytest.raises(UserError, match=line.replace("*", ".")), tiny_gpt2.edit({site: halve}):
+        pytest.fail("the block ran")
+
+
+def test_an_edit_that_never_fired_is_an_error(tiny_gpt2: Model):
+    with pytest.raises(UserError, match="never fired"), tiny_gpt2.edit({MLP: halve}):
+        pass
+    late = "blocks.1.hook_mlp_out"
+    with pytest.raises(UserError, match=f"the edit at {late} never fired"), tiny_gpt2.edit({MLP: halve, late: halve}):
+        tiny_gpt2.capture(PROMPTS, RESID)  # stops before block 1
+    with pytest.raises(UserError, match="did not come from this model's methods"), tiny_gpt2.edit({MLP: halve}):
+        tiny_gpt2.bridge(torch.tensor([[1, 2, 3]]))
+
+
+def test_steering_by_nothing_changes_nothing(smol: Model):
+    direction = torch.randn(576, generator=torch.Generator().manual_seed(1))
+    base = smol.last_logits(PROMPTS[:2])
+    for edit in (steer(direction, 0.0), steer(torch.zeros(576))):
+        with smol.edit({"blocks.12.hook_resid_post": edit}) as receipts:
+            assert torch.equal(smol.last_logits(PROMPTS[:2]), base)
+        assert receipts["blocks.12.hook_resid_post"].norm_change == 0.0
+    with smol.edit({"blocks.12.hook_resid_post": steer(direction, 4.0)}) as receipts:
+        assert not same(smol.last_logits(PROMPTS[:2]), base, atol=0.1)
+    assert receipts["blocks.12.hook_resid_post"].norm_change == pytest.approx(4 * float(direction.norm()), rel=1e-4)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pos", [-1, 0, slice(1, -1), slice(None, None, -2)])
+def test_positions_are_counted_per_prompt_without_its_padding(tiny_gpt2: Model, side: Any, pos: Any):
+    prompts = [[1, 2, 3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]
+    base = tiny_gpt2.logits(prompts)
+    with tiny_gpt2.edit({RESID: ablate(pos)}):
+        acts = tiny_gpt2.capture(prompts, RESID, padding=side)
+        logits = tiny_gpt2.logits(prompts)
+    for i, row in enumerate(prompts):
+        chosen = set(range(len(row))[pos] if isinstance(pos, slice) else [range(len(row))[pos]])
+        zero = (acts[RESID][i][acts.mask[i]] == 0).all(-1)
+        assert set(zero.nonzero().flatten().tolist()) == chosen
+        changed = [(logits[i, p] - base[i, p]).abs().max() > 1e-4 for p in range(len(row))]
+        assert all(not c for p, c in enumerate(changed) if p < min(chosen)), "a decoder cannot look ahead"
+        assert all(changed[p] for p in chosen)
+
+
+def test_patch_takes_values_from_the_right_prompt_whatever_the_batches(tiny_gpt2: Model):
+    clean, corrupt = [[1, 2, 3, 4], [5, 6], [7, 8, 9]], [[21, 22, 23, 24], [25, 26], [27, 28, 29]]
+    source = tiny_gpt2.capture(clean, RESID, batch_size=1)
+    with tiny_gpt2.edit({RESID: patch(source[RESID])}):  # everything after block 0 comes from the clean run
+        patched = tiny_gpt2.logits(corrupt, batch_size=2)
+    assert same(patched, tiny_gpt2.logits(clean))
+    with tiny_gpt2.edit({RESID: patch(source[RESID], pos=-1)}):
+        acts = tiny_gpt2.capture(corrupt, RESID)
+    assert same(acts.last(RESID), source.last(RESID))
+    base = tiny_gpt2.capture(corrupt, RESID)
+    assert torch.equal(acts[RESID][0, :3], base[RESID][0, :3])
+
+
+def test_patch_refuses_what_does_not_line_up(tiny_gpt2: Model):
+    short, long = [[1, 2, 3], [4, 5]], [[1, 2, 3], [4, 5, 6]]
+
+    def refusal(source: Any, target: list[list[int]], pos: Any = None, side: Any = "right") -> str:
+        with pytest.raises(UserError) as refused, tiny_gpt2.edit({RESID: patch(source, pos)}):
+            tiny_gpt2.logits(target, padding=side)
+        assert "\n" not in str(refused.value)
+        return str(refused.value)
+
+    a, b = (tiny_gpt2.capture(p, RESID)[RESID] for p in (short, long))
+    left = tiny_gpt2.capture(short, RESID, padding="left")[RESID]
+    for pos in (None, -1, slice(0, 2)):
+        assert "got a source of 2 tokens for prompt 1, which has 3" in refusal(a, long, pos)
+        assert "got a source of 3 tokens for prompt 1, which has 2" in refusal(b, short, pos), "silently cut before"
+    assert "no value (NaN) at a chosen position" in refusal(a, long, 2)
+    assert "left padding; capture it with padding='right'" in refusal(left, short, -1)
+    assert "met left padding" in refusal(a, short, None, "left")
+    assert "got 1 prompts" in refusal(a[:1], short)
+    assert "got shape (2, 3, 16); expected [prompt, pos, 32]" in refusal(a[..., :16], short)
+    assert "got shape (3, 32)" in refusal(a[0], short)
+    assert "got list" in refusal([a], short)
+    with tiny_gpt2.edit({RESID: patch(a, pos=1)}):  # an index from the start means the same in both
+        assert same(tiny_gpt2.capture(long, RESID)[RESID][1, 1], a[1, 1])
+
+
+def test_an_edit_on_the_attention_pattern(tiny_gpt2: Model):
+    """Attention to the first token only: z is the first token's value at every position."""
+
+    def to_first(pattern: Tensor, site: Site) -> Tensor:
+        assert site.axes[0] == "prompt"
+        assert site.layer == 0
+        out = torch.zeros_like(pattern)
+        first = site.mask.long().argmax(-1)  # under left padding the first real token is not at 0
+        out[torch.arange(len(first)), :, :, first] = 1.0
+        return out
+
+    for side in ("right", "left"):
+        with tiny_gpt2.edit({PATTERN: to_first}):
+            acts = tiny_gpt2.capture(PROMPTS, ["blocks.0.attn.hook_v", "blocks.0.attn.hook_z"], padding=side)  # type: ignore[arg-type]
+        for i in range(3):
+            real = acts.mask[i]
+            v, z = (acts[f"blocks.0.attn.hook_{n}"][i][real] for n in "vz")
+            assert same(z, v[:1].expand_as(z))
+    with pytest.raises(UserError, match=r"works per token, but .* has axes"), tiny_gpt2.edit({PATTERN: ablate()}):
+        tiny_gpt2.logits(PROMPTS)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_captured_padding_put_back_by_a_users_own_edit_does_not_spread(tiny_gpt2: Model, side: Any):
+    """Captured padding is NaN, and 0 * NaN is NaN: attention would hand it to the real tokens."""
+    site = "blocks.0.hook_resid_pre"
+    base = tiny_gpt2.logits(PROMPTS, padding=side)
+    source = tiny_gpt2.capture(PROMPTS, site, padding=side)[site]
+    with tiny_gpt2.edit({site: lambda a, s: source[s.prompts].to(a)}):
+        assert same(tiny_gpt2.logits(PROMPTS, padding=side), base)

@@ -1,0 +1,137 @@
+"""The small GPT-2 trained here: it learns, it is reproducible, and it leaves the process as it found it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from interp import Model, UserError
+from interp.model.small import SmallGPT2, train_small_gpt2
+
+PAIRS = {"red": "apple", "yellow": "banana", "green": "pear", "orange": "carrot"}
+SENTENCES = [f"the {colour} one is {thing}" for colour, thing in PAIRS.items()]
+TINY = SmallGPT2(n_layers=1, d_model=32, n_heads=2, steps=150, batch=4, lr=1e-2, warmup=5)
+
+
+def weights(model: Model) -> dict[str, torch.Tensor]:
+    return {name: w.detach() for name, w in model.hf.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return train_small_gpt2(SENTENCES, TINY, seed=3)
+
+
+def test_it_learns_which_word_follows(model: Model):
+    prompts = [f"the {colour} one is" for colour in PAIRS]
+    best = model.last_logits(prompts).argmax(-1)
+    assert [model.tokenizer.decode([int(i)]) for i in best] == list(PAIRS.values())
+    untrained = train_small_gpt2(SENTENCES, replace(TINY, steps=0), seed=3)
+    guesses = untrained.last_logits(prompts).argmax(-1)
+    assert [untrained.tokenizer.decode([int(i)]) for i in guesses] != list(PAIRS.values())
+
+
+def test_the_loss_reported_is_the_cross_entropy_over_every_token():
+    seen: list[tuple[int, int, float]] = []
+    one = replace(TINY, steps=1, batch=len(SENTENCES))
+    model = train_small_gpt2(SENTENCES, replace(one, steps=0), seed=5)
+    train_small_gpt2(SENTENCES, one, seed=5, progress=lambda *step: seen.append(step))
+    ids = torch.tensor(model.encode(SENTENCES))
+    assert ids[0, 0] == model.tokenizer.bos_token_id
+    with torch.no_grad():
+        logits = model.hf(ids).logits
+    log_probs = logits[:, :-1].log_softmax(-1)
+    mean = -log_probs.gather(-1, ids[:, 1:, None]).mean()
+    assert seen == [(1, 1, pytest.approx(float(mean), rel=1e-5))]
+
+
+def test_padding_is_not_learnt():
+    """Sentences of different lengths share batches; the pad token must never be a target."""
+    model = train_small_gpt2(["a b", "a b c d e f g h"], replace(TINY, steps=40), seed=0)
+    assert int(model.last_logits(["a b"]).argmax(-1)) != model.tokenizer.pad_token_id
+    alone = train_small_gpt2(["a b c d e f g h"], replace(TINY, steps=40), seed=0)
+    pad_prob = model.last_logits(["a b c d e f g h"]).softmax(-1)[0, 0]
+    assert pad_prob < 2 * alone.last_logits(["a b c d e f g h"]).softmax(-1)[0, 0] + 0.01
+
+
+def test_same_seed_same_weights_and_another_seed_others(model: Model):
+    again, other = (train_small_gpt2(SENTENCES, TINY, seed=s) for s in (3, 4))
+    assert all(torch.equal(w, weights(again)[name]) for name, w in weights(model).items())
+    assert again.provenance == model.provenance
+    moved = [name for name, w in weights(model).items() if not torch.equal(w, weights(other)[name])]
+    assert len(moved) == len(weights(model))
+    assert other.provenance.weights != model.provenance.weights
+    assert other.provenance.name != model.provenance.name
+
+
+def test_tied_and_untied_embeddings():
+    for tied in (True, False):
+        hf = train_small_gpt2(SENTENCES, replace(TINY, steps=2, tied=tied)).hf
+        unembedding = hf.get_output_embeddings().weight  # type: ignore[union-attr]
+        assert (unembedding is hf.get_input_embeddings().weight) == tied
+
+
+def test_the_model_is_in_eval_mode_without_dropout(model: Model):
+    assert not model.hf.training
+    assert {model.hf.config.resid_pdrop, model.hf.config.embd_pdrop, model.hf.config.attn_pdrop} == {0.0}
+    model.hf.train()
+    row = torch.tensor(model.encode(SENTENCES[:1]))
+    assert torch.equal(model.hf(row).logits, model.hf(row).logits), "dropout is off even in training"
+    model.hf.eval()
+
+
+@pytest.mark.parametrize("interrupt", [None, ValueError, KeyboardInterrupt])
+def test_threads_and_random_state_are_as_they_were(interrupt: type[BaseException] | None):
+    def progress(step: int, steps: int, loss: float) -> None:
+        assert torch.get_num_threads() == 1
+        if interrupt is not None and step == 3:
+            raise interrupt
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    try:
+        if interrupt is None:
+            train_small_gpt2(SENTENCES, replace(TINY, steps=5), seed=1, progress=progress)
+        else:
+            with pytest.raises(interrupt):
+                train_small_gpt2(SENTENCES, TINY, seed=1, progress=progress)
+        assert torch.get_num_threads() == 3
+        assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_long_sentence_gets_the_positions_it_needs():
+    words = " ".join(f"w{i}" for i in range(80))
+    model = train_small_gpt2([words], replace(TINY, steps=2))
+    assert model.logits([words]).shape[1] == 81
+
+
+def test_words_that_are_special_tokens_do_not_shift_the_vocabulary():
+    model = train_small_gpt2(["a <pad> b <bos> c"], replace(TINY, steps=1))
+    ids = list(model.tokenizer.get_vocab().values())
+    assert sorted(ids) == list(range(len(ids)))
+
+
+@pytest.mark.parametrize(
+    ("sentences", "settings", "line"),
+    [
+        ([], TINY, "no sentences came"),
+        ("a sentence", TINY, "no sentences came"),  # a string is a sequence of letters
+        (["a b", "  "], TINY, "sentence 1 is empty; expected words in each"),
+        (["a b"], replace(TINY, d_model=30, n_heads=4), "d_model=30 does not divide into n_heads=4"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_one_line(sentences: list[str], settings: SmallGPT2, line: str):
+    with pytest.raises(UserError, match=line):
+        train_small_gpt2(sentences, settings)
+
+
+def test_a_word_it_never_saw_is_refused(model: Model):
+    """It would become <unk>, whose row was never trained, and every answer would be noise."""
+    with pytest.raises(UserError, match="does not know 'purple'"):
+        model.last_logits(["the purple one is"])

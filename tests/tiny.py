@@ -1,0 +1,138 @@
+"""Tiny random models of many architectures: two layers, width 32, weights wide enough that attention matters.
+
+`PLACES` says by hand where transformers keeps each part, so that a test needs nothing of ours to find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import transformers as hf
+from transformers import PreTrainedModel
+
+
+class Places(NamedTuple):
+    """Module paths in the plain model: the list of blocks, then inside a block, then the final norm."""
+
+    blocks: str
+    attn_out: str
+    mlp_out: str
+    final_norm: str
+
+
+_LLAMA = Places("model.layers", "self_attn", "mlp", "model.norm")
+_GPT2 = Places("transformer.h", "attn", "mlp", "transformer.ln_f")
+_POST_NORM = _LLAMA._replace(attn_out="post_attention_layernorm", mlp_out="post_feedforward_layernorm")
+
+PLACES = {
+    "gpt2": _GPT2,
+    "gpt_neo": _GPT2,
+    "gptj": _GPT2,
+    "codegen": _GPT2,
+    "gpt_bigcode": _GPT2,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "mixtral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "phi3": _LLAMA,
+    "gemma": _LLAMA,
+    "stablelm": _LLAMA,
+    "gemma2": _POST_NORM,
+    "gemma3": _POST_NORM,
+    "olmo2": _POST_NORM,
+    "phi": _LLAMA._replace(final_norm="model.final_layernorm"),
+    "gpt_neox": Places("gpt_neox.layers", "attention", "mlp", "gpt_neox.final_layer_norm"),
+    "falcon": _GPT2._replace(attn_out="self_attention"),
+    # these three add the residual stream inside the module, so the part itself is its last matrix
+    "bloom": _GPT2._replace(attn_out="self_attention.dense", mlp_out="mlp.dense_4h_to_h"),
+    "mpt": Places("transformer.blocks", "attn", "ffn.down_proj", "transformer.norm_f"),
+    "opt": Places("model.decoder.layers", "self_attn", "fc2", "model.decoder.final_layer_norm"),
+    "xglm": Places("model.layers", "self_attn", "fc2", "model.layer_norm"),
+}
+
+
+def _wide(config: type[Any], **more: Any) -> Callable[[dict[str, int]], Any]:
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+    return lambda tokens: config(**(size | tokens | more))
+
+
+def _llama(config: type[Any], **more: Any) -> Callable[[dict[str, int]], Any]:
+    return _wide(config, **({"intermediate_size": 48, "num_key_value_heads": 2} | more))
+
+
+def _gpt(config: type[Any], **more: Any) -> Callable[[dict[str, int]], Any]:
+    return lambda tokens: config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **(tokens | more))
+
+
+CONFIGS: dict[str, tuple[type[PreTrainedModel], Callable[[dict[str, int]], Any]]] = {
+    "gpt2": (hf.GPT2LMHeadModel, _gpt(hf.GPT2Config)),
+    "gpt_neo": (
+        hf.GPTNeoForCausalLM,
+        lambda tokens: hf.GPTNeoConfig(
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            max_position_embeddings=64,
+            attention_types=[[["global", "local"], 1]],
+            window_size=4,
+            **tokens,
+        ),
+    ),
+    "gptj": (hf.GPTJForCausalLM, _gpt(hf.GPTJConfig, rotary_dim=4)),
+    "codegen": (hf.CodeGenForCausalLM, _gpt(hf.CodeGenConfig, rotary_dim=4)),
+    "gpt_bigcode": (hf.GPTBigCodeForCausalLM, _gpt(hf.GPTBigCodeConfig)),
+    "llama": (hf.LlamaForCausalLM, _llama(hf.LlamaConfig)),
+    "mistral": (hf.MistralForCausalLM, _llama(hf.MistralConfig, sliding_window=4)),
+    "mixtral": (hf.MixtralForCausalLM, _llama(hf.MixtralConfig, num_local_experts=2)),
+    "qwen2": (hf.Qwen2ForCausalLM, _llama(hf.Qwen2Config)),
+    "qwen3": (hf.Qwen3ForCausalLM, _llama(hf.Qwen3Config, head_dim=8)),
+    "phi3": (hf.Phi3ForCausalLM, _llama(hf.Phi3Config)),
+    "gemma": (hf.GemmaForCausalLM, _llama(hf.GemmaConfig, head_dim=8)),
+    "gemma2": (hf.Gemma2ForCausalLM, _llama(hf.Gemma2Config, head_dim=8, sliding_window=4)),
+    "gemma3": (hf.Gemma3ForCausalLM, _llama(hf.Gemma3TextConfig, head_dim=8, sliding_window=4)),
+    "olmo2": (hf.Olmo2ForCausalLM, _llama(hf.Olmo2Config)),
+    "granite": (hf.GraniteForCausalLM, _llama(hf.GraniteConfig, logits_scaling=4.0)),
+    "stablelm": (hf.StableLmForCausalLM, _llama(hf.StableLmConfig)),
+    "phi": (hf.PhiForCausalLM, _wide(hf.PhiConfig, intermediate_size=64)),
+    "gpt_neox": (hf.GPTNeoXForCausalLM, _wide(hf.GPTNeoXConfig, intermediate_size=64)),
+    "falcon": (hf.FalconForCausalLM, _wide(hf.FalconConfig)),
+    "bloom": (hf.BloomForCausalLM, lambda tokens: hf.BloomConfig(hidden_size=32, n_layer=2, n_head=4, **tokens)),
+    "mpt": (hf.MptForCausalLM, lambda tokens: hf.MptConfig(d_model=32, n_layers=2, n_heads=4, **tokens)),
+    "opt": (hf.OPTForCausalLM, _wide(hf.OPTConfig, ffn_dim=64, word_embed_proj_dim=32)),
+    "xglm": (
+        hf.XGLMForCausalLM,
+        lambda tokens: hf.XGLMConfig(
+            d_model=32, num_layers=2, attention_heads=4, ffn_dim=64, max_position_embeddings=64, **tokens
+        ),
+    ),
+    # what cannot work, each for another reason
+    "falcon_alibi": (hf.FalconForCausalLM, _wide(hf.FalconConfig, alibi=True)),
+    "bert": (hf.BertLMHeadModel, _wide(hf.BertConfig, intermediate_size=48)),
+    "t5": (
+        hf.T5ForConditionalGeneration,
+        lambda tokens: hf.T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, **tokens),
+    ),
+    "ctrl": (hf.CTRLLMHeadModel, lambda tokens: hf.CTRLConfig(n_embd=32, n_layer=2, n_head=4, dff=48, **tokens)),
+    "rwkv": (hf.RwkvForCausalLM, lambda tokens: hf.RwkvConfig(hidden_size=32, num_hidden_layers=2, **tokens)),
+    "mamba": (hf.MambaForCausalLM, lambda tokens: hf.MambaConfig(hidden_size=32, num_hidden_layers=2, **tokens)),
+}
+
+
+def tiny_hf(architecture: str, vocab_size: int, seed: int = 0) -> Any:
+    """A seeded model of an architecture, in eval mode."""
+    build, config = CONFIGS[architecture]
+    tokens = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = build(config(tokens))
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.ndim > 1:
+                    weight.normal_(0, 0.25)
+                else:
+                    weight.add_(torch.randn_like(weight), alpha=0.1)
+    model.tie_weights()
+    return model.eval()
