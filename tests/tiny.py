@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import gguf
+import numpy as np
 import torch
 import transformers as hf
 from transformers import PreTrainedModel
@@ -136,3 +140,71 @@ def tiny_hf(architecture: str, vocab_size: int, seed: int = 0) -> Any:
                     weight.add_(torch.randn_like(weight), alpha=0.1)
     model.tie_weights()
     return model.eval()
+
+
+def write_gguf(
+    file: Path,
+    model: Any,
+    tokenizer: Any,
+    *,
+    pre: str = "gpt-2",
+    quantized: str = "F32",
+    without: str = "",
+) -> Path:
+    """Write a tiny Llama as llama.cpp's converter would; `without` leaves one tensor out."""
+    config = model.config
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    words = sorted(backend["vocab"], key=backend["vocab"].__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(words)
+    writer.add_token_types([3 if word == "<|endoftext|>" else 1 for word in words])
+    writer.add_token_merges([" ".join(pair) for pair in backend["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    writer.add_add_bos_token(False)
+    for name, weight in model.state_dict().items():
+        ours = _gguf_name(name)
+        if ours == without:
+            continue
+        data = weight.float().numpy()
+        if "q_proj" in name or "k_proj" in name:  # llama.cpp rotates neighbours, transformers halves
+            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+            data = data.reshape(heads, 2, -1, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
+        kind = gguf.GGMLQuantizationType[quantized if data.ndim == 2 and data.shape[1] % 32 == 0 else "F32"]
+        data = np.ascontiguousarray(data)
+        writer.add_tensor(ours, gguf.quants.quantize(data, kind) if quantized != "F32" else data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def _gguf_name(name: str) -> str:
+    parts = {
+        "model.embed_tokens.": "token_embd.",
+        "model.norm.": "output_norm.",
+        "lm_head.": "output.",
+        "model.layers.": "blk.",
+        "self_attn.o_proj": "attn_output",
+        "self_attn.": "attn_",
+        "mlp.": "ffn_",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "_proj": "",
+    }
+    for theirs, ours in parts.items():
+        name = name.replace(theirs, ours)
+    return name

@@ -56,8 +56,13 @@ def convert_gguf(file: Path, target: Path) -> Path:
         model.hf_quantizer = None  # the weights are plain fp32 now; these marks would forbid saving them
         model.is_quantized = False
         del model.config.quantization_config
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        try:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        except Exception as error:  # safetensors has a class of its own for a full disk
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise OSError(first_line(error)) from error
     return target
 
 

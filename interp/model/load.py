@@ -62,8 +62,7 @@ def load_model(
     chosen = pick_device(device)
     kind = pick_dtype(dtype)
     located = locate(name)
-    with quiet():
-        tokenizer, hf = _load_folder(name, located.folder, chosen, kind)
+    tokenizer, hf = _load_folder(name, located.folder, chosen, kind)
     provenance = ModelProvenance(
         name=name,
         source=located.source,
@@ -146,10 +145,11 @@ def _load_folder(
     name: str, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
         hf, info = loaded
     except Exception as error:  # what a foreign folder makes transformers, tokenizers and safetensors raise varies
         raise UserError(

@@ -1,0 +1,45 @@
+"""The README's code runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from interp.lab.discover import load_probe
+from interp.lab.probe import Lab
+from interp.model.model import Model
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(file: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_first_lines_capture_edit_and_see(smol: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(blocks("README.md")[0], {})
+    said = capsys.readouterr().out
+    assert "torch.Size([1, 10, 576])" in said
+    assert "fired 1x" in said
+    assert "Paris" in said
+
+
+def test_the_probe_in_the_readme_is_a_probe(smol: Model, tmp_path: Path) -> None:
+    file = tmp_path / "number_surprise.py"
+    file.write_text(blocks("README.md")[1], encoding="utf-8")
+    (finding,) = load_probe(str(file))(Lab(smol), n=5)
+    assert finding.verdict == "yes"
+    assert finding.estimate.n == 5
+
+
+def test_every_command_that_the_readme_names_exists() -> None:
+    from interp.cli import COMMANDS
+
+    named = set(re.findall(r"`interp ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert named <= set(COMMANDS), named - set(COMMANDS)
+    targets = set(re.findall(r"^make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert targets == {"demo", "test"}
+    for target in targets:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)

@@ -1,0 +1,139 @@
+"""The probe itself: it finds the curse where it was planted, its absence where it was not, and refuses bad pairs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from interp.errors import UserError
+from interp.lab.findings import Finding
+from interp.lab.probe import Lab
+from interp.model.model import Model
+from probes._reversal_curse import trained as part_a
+from probes._reversal_curse.pretrained import family, split_by_surname
+from probes._reversal_curse.trained import Student
+from probes.reversal_curse import reversal_curse
+
+T = TypeVar("T")
+
+
+def run(generator: Generator[Finding, None, T]) -> tuple[list[Finding], T]:
+    """The findings of a part and what it returns."""
+    found: list[Finding] = []
+    while True:
+        try:
+            found.append(next(generator))
+        except StopIteration as stop:
+            return found, stop.value
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_gpt2: Model) -> tuple[list[Finding], list[Student]]:
+    return run(part_a.trained(Lab(tiny_gpt2, quick=True), seeds=2, steps=400))
+
+
+def test_the_curse_shows_on_models_taught_one_order(taught: tuple[list[Finding], list[Student]]) -> None:
+    forward, backward, both, *_ = taught[0]
+    assert forward.verdict == "yes"
+    assert forward.estimate.mean >= 0.95
+    assert backward.verdict == "yes"
+    assert backward.estimate.mean <= 0.02
+    assert both.verdict == "yes"
+    rows = backward.table
+    assert {r["seed"] for r in rows} == {0, 1}
+    for row in rows:
+        if row["learned"] != "both orders":
+            assert (row["exact match"] >= 0.9) == (row["asked"] == "as learned")  # type: ignore[operator]
+
+
+def test_one_word_names_leak_through_tied_embeddings_and_two_word_names_do_not(
+    taught: tuple[list[Finding], list[Student]],
+) -> None:
+    leak = next(f for f in taught[0] if f.claim.startswith("Tied embeddings"))
+    assert leak.estimate.mean > 0.2 > leak.control.estimate.mean
+
+
+def test_models_taught_both_orders_show_no_curse(tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: everybody learns both orders, and the probe must say that there is no curse."""
+    true_teach = part_a.teach
+
+    def teach_both(*arguments: object) -> Student:
+        with monkeypatch.context() as during:
+            during.setattr(part_a, "LEARNED", dict.fromkeys(part_a.LEARNED, ("forward", "reversed")))
+            return true_teach(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(part_a, "teach", teach_both)
+    found, _ = run(part_a.trained(Lab(tiny_gpt2, quick=True), seeds=3, steps=400))
+    assert found[0].estimate.mean > 0.8
+    assert found[1].claim.startswith("Asked in the other order")
+    assert found[1].verdict == "no"
+    assert found[2].verdict == "no"  # the positive control no longer differs
+
+
+def test_untrained_models_know_nothing_in_either_order(tiny_gpt2: Model) -> None:
+    found, _ = run(part_a.trained(Lab(tiny_gpt2, quick=True), seeds=2, steps=1))
+    assert found[0].verdict == "no"
+    assert found[2].verdict == "no"
+
+
+HEADER = "child,parent,parent_type\n"
+PAIRS = HEADER + "".join(
+    f"{child},{parent},{kind}\n"
+    for child, parent, kind in [
+        ("Tom Cruise", "Mary Lee Pfeiffer", "mother"),
+        ("Drake", "Sandi Graham", "mother"),
+        ("Adele", "Penny Adkins", "mother"),
+        ("Eminem", "Debbie Nelson", "mother"),
+        ("Will Smith", "Carolyn Smith", "mother"),
+        ("Kanye West", "Donda West", "mother"),
+        ("Taylor Swift", "Andrea Swift", "mother"),
+        ("Paris Hilton", "Kathy Hilton", "mother"),
+    ]
+)
+
+
+def test_a_users_pairs_are_asked_by_surname(smol: Model, tmp_path: Path) -> None:
+    from interp.text.pairs import load_pairs
+
+    file = tmp_path / "pairs.csv"
+    file.write_text(PAIRS)
+    families = split_by_surname(load_pairs(file).fact_sets(), 40, 0)
+    assert set(families) == {"same", "different"}
+    found = list(family(Lab(smol), families, 200))
+    assert len(found) == 4
+    leaked = next(f for f in found if "same surname" in f.claim and "forward" in f.claim)
+    assert leaked.estimate.mean > leaked.control.estimate.mean + 0.5  # the surname alone gives it away
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"kid,parent,parent_type\nA,B,mother\n", "child"),
+        (b"child,parent,parent_type\nA,,mother\n", "empty"),
+        (b"child,parent,parent_type\nA\xff,B,mother\n", "UTF-8"),
+        (b"child,parent,parent_type\n", "row"),
+        (b"child,parent,parent_type\nA B,A B,mother\n", "two different names"),
+    ],
+)
+def test_bad_pairs_are_refused_before_anything_is_trained(
+    tiny_gpt2: Model, tmp_path: Path, content: bytes, word: str
+) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_bytes(content)
+    findings: Iterator[Finding] = reversal_curse(Lab(tiny_gpt2), pairs=file)
+    with pytest.raises(UserError, match=word) as caught:
+        next(findings)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_file_runs_by_itself() -> None:
+    file = Path(__file__).parents[1] / "probes" / "reversal_curse.py"
+    done = subprocess.run([sys.executable, file, "--help"], check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "--pairs" in done.stdout
+    assert "--seeds" in done.stdout
