@@ -581,6 +581,7 @@ def test_a_random_control_has_the_same_shape_and_other_directions(saved: Path):
     assert torch.equal(one.W_dec, again.W_dec)
     assert not torch.allclose(one.W_dec, other.W_dec)
     assert torch.equal(one.b_dec, sae.b_dec)
+    assert torch.equal(one.W_enc, one.W_dec.T), "it reads along the directions that it writes"
     torch.testing.assert_close(one.W_dec.norm(dim=-1), torch.ones(64))
     assert "random" in describe_sae(one)["lineage"]["control"]
     assert "control" not in describe_sae(sae)["lineage"]

@@ -156,6 +156,8 @@ def _load_folder(
             f"{name} could not be loaded from {folder} ({type(error).__name__}: {first_line(error)}); "
             "expected a causal language model with its tokenizer, in safetensors"
         ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where the files lack
+        raise UserError(f"{name}: {folder} has no tokenizer; expected tokenizer.json beside config.json")
     made_up = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
     if made_up:
         raise UserError(
@@ -166,7 +168,8 @@ def _load_folder(
         unused = sorted(info["unexpected_keys"])
         print(f"{name}: {type(hf).__name__} leaves {len(unused)} weights unused: {unused[0]}, …", file=sys.stderr)
     hf = hf.to(device).eval()
-    check_decoder(hf)
+    if getattr(hf.config, "is_decoder", None) is False:  # BERT and its like; decoders mostly have no such setting
+        check_decoder(hf)
     return tokenizer, hf
 
 

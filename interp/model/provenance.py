@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -59,5 +60,10 @@ def hash_files(paths: list[Path]) -> str:
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of what decides the ids: vocabulary, merges, pre-tokenizer, special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    if backend is None:
+        text = repr(sorted(tokenizer.get_vocab().items()))
+    else:
+        # the state of padding and truncation is what somebody last asked for, and no part of the tokenizer
+        parts = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+        text = json.dumps(parts, sort_keys=True)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

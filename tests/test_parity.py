@@ -1,0 +1,167 @@
+"""The parity check: it passes on every architecture, checks every site, and finds faults planted from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny import PLACES
+
+from interp import Model, UserError
+from interp.model.bridge import count_hooks
+from interp.model.parity import PROMPTS, KindResult, ParityResult, check_parity
+
+SHORT = PROMPTS[1:2]
+
+
+def failing(result: ParityResult) -> set[str]:
+    return {kind.kind for kind in result.kinds if not kind.ok}
+
+
+@pytest.mark.parametrize("architecture", [*PLACES, "mamba"])
+def test_every_site_of_every_architecture_is_checked_and_right(tiny_of: Callable[[str], Model], architecture: str):
+    model = tiny_of(architecture)
+    result = check_parity(model)
+    assert failing(result) == set()
+    assert result.unchecked == ()
+    assert all(result.faults.values())
+    assert result.ok
+    checked = sum({k.kind: k.n_sites // len(PROMPTS) for k in result.kinds}.values())
+    assert checked >= len(model.sites())
+    assert count_hooks(model.bridge) == 0
+
+
+def test_the_bundled_model_passes(smol: Model):
+    before = smol.hf.config._attn_implementation
+    result = check_parity(smol, SHORT)
+    assert result.ok, (failing(result), result.unchecked, result.faults)
+    assert smol.hf.config._attn_implementation == before, "the plain model is as it was"
+    left = [hook.__module__ for m in smol.hf.modules() for hook in m._forward_hooks.values()]
+    assert not [module for module in left if module.startswith("interp")]
+
+
+def own(bridge_module: Any, name: str) -> torch.nn.Parameter:
+    """Give the bridge a weight of its own in place of the shared one, and return it."""
+    home = bridge_module.original_component
+    parameter = torch.nn.Parameter(getattr(home, name).detach().clone(), requires_grad=False)
+    setattr(home, name, parameter)
+    return parameter
+
+
+def one_weight(model: Model) -> None:
+    own(model.bridge.blocks[1].mlp.out, "weight")[3, 5] += 0.02
+
+
+def norm_epsilon(model: Model) -> None:
+    own(model.bridge.blocks[0].ln2, "weight").mul_(1.0005)
+
+
+def final_norm(model: Model) -> None:
+    own(model.bridge.ln_final, "weight")[0] += 0.01
+
+
+def unembedding(model: Model) -> None:
+    own(model.bridge.unembed, "weight")[7] += 0.01
+
+
+def value_bias(model: Model) -> None:
+    own(model.bridge.blocks[0].attn.o, "weight").mul_(1.001)
+
+
+def embedding(model: Model) -> None:
+    own(model.bridge.embed, "weight")[5:].mul_(1.001)
+
+
+def attention_scale(model: Model) -> None:
+    scores = model._points["blocks.1.attn.hook_attn_scores"]
+    scores.add_hook(lambda tensor, hook: tensor * 1.001, is_permanent=True)  # type: ignore[arg-type]
+
+
+def swapped_layers(model: Model) -> None:
+    blocks = model.bridge.blocks
+    blocks[0], blocks[1] = blocks[1], blocks[0]
+
+
+def read_one_layer_off(model: Model) -> None:
+    points = model._points
+    points["blocks.1.hook_resid_pre"] = points["blocks.0.hook_resid_pre"]
+
+
+def mlp_and_attention_swapped(model: Model) -> None:
+    points = model._points
+    for layer in range(model.n_layers):
+        a, m = f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out"
+        points[a], points[m] = points[m], points[a]
+
+
+def q_and_k_swapped(model: Model) -> None:
+    points = model._points
+    q, k = "blocks.0.attn.hook_q", "blocks.0.attn.hook_k"
+    points[q], points[k] = points[k], points[q]
+
+
+def scaled_capture(model: Model) -> None:
+    point = model._points["blocks.1.hook_resid_post"]
+    point.add_hook(lambda tensor, hook: tensor * 1.0001, is_permanent=True)  # type: ignore[arg-type]
+
+
+def normalized_site(model: Model) -> None:
+    points = model._points
+    points["blocks.1.ln1.hook_normalized"] = points["blocks.1.ln1.hook_out"]
+
+
+FAULTS = [
+    one_weight,
+    norm_epsilon,
+    final_norm,
+    unembedding,
+    value_bias,
+    embedding,
+    attention_scale,
+    swapped_layers,
+    read_one_layer_off,
+    mlp_and_attention_swapped,
+    q_and_k_swapped,
+    scaled_capture,
+    normalized_site,
+]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(make_tiny: Callable[..., Model], architecture: str, fault: Callable[[Model], None]):
+    model = make_tiny(architecture)
+    assert check_parity(model, SHORT).ok
+    with torch.no_grad():
+        fault(model)
+    result = check_parity(model, SHORT)
+    assert not result.ok
+    assert failing(result), "found by a comparison, not only by a planted fault that went unseen"
+
+
+def test_swapping_interleaved_queries_and_keys_is_found(make_tiny: Callable[..., Model]):
+    """Pythia's fused matrix is compared in sorted order; which part is which must follow from the other identities."""
+    model = make_tiny("gpt_neox")
+    q, v = "blocks.0.attn.hook_q", "blocks.0.attn.hook_v"
+    points = model._points
+    points[q], points[v] = points[v], points[q]
+    assert "blocks.*.attn.hook_z" in failing(check_parity(model, SHORT))
+
+
+def test_a_site_that_nothing_checks_fails_the_whole(make_tiny: Callable[..., Model]):
+    result = check_parity(make_tiny("gpt2"), SHORT)
+    assert result.ok
+    assert not ParityResult(result.kinds, result.faults, ("blocks.0.hook_new",)).ok
+    assert not ParityResult(result.kinds, {"planted": False}, ()).ok
+    for absolute, relative in ((float("nan"), float("nan")), (0.0, 2e-5), (2e-3, 1e-7)):
+        bad = KindResult("blocks.*.hook_resid_post", "plain", 1, absolute, relative)
+        assert not ParityResult((*result.kinds, bad), result.faults, ()).ok
+
+
+def test_parity_needs_full_precision(make_tiny: Callable[..., Model]):
+    model = make_tiny("gpt2")
+    model.hf.to(torch.bfloat16)
+    with pytest.raises(UserError, match=r"parity needs fp32, and this model is in torch\.bfloat16"):
+        check_parity(model)
