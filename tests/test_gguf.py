@@ -288,7 +288,7 @@ def test_two_processes_convert_at_once_and_a_killed_one_leaves_nothing_trusted(f
     assert sums == pytest.approx([float(load_model(file, "cpu").logits("The dog")[0, -1].sum())] * 2, rel=1e-5)
     assert cache.is_intact(entry(own_cache))
     assert left.is_dir(), "it might be another process's that still runs"
-    os.utime(left, (time.time() - 7200,) * 2)
+    os.utime(left, (time.time() - 7200, time.time() - 7200))
     (entry(own_cache) / "config.json").unlink()
     load_model(file)
     assert not left.exists(), "the next conversion an hour later tidies up"

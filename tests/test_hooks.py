@@ -16,9 +16,10 @@ from torch import Tensor
 from interp import Model, UserError
 from interp.model.bridge import count_hooks
 from interp.model.model import Activations
+from interp.model.tokens import Side
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
-SIDES = ["right", "left"]
+SIDES: list[Side] = ["right", "left"]
 # ALiBi's scores are relative to the padded length here; softmax takes the constant out again
 SHIFTED = {"mpt": "attn_scores"}
 
@@ -242,7 +243,7 @@ def test_the_forward_stops_after_the_last_wanted_site(make_tiny: Any):
 def test_last_and_rows_pick_real_tokens(tiny_gpt2: Model):
     site = "blocks.1.hook_resid_post"
     for side in SIDES:
-        acts = tiny_gpt2.capture(PROMPTS, site, padding=side)  # type: ignore[arg-type]
+        acts = tiny_gpt2.capture(PROMPTS, site, padding=side)
         ends = torch.stack([rows_of(acts, site, i)[-1] for i in range(3)])
         assert torch.equal(acts.last(site), ends)
         assert torch.equal(acts.rows(site), torch.cat([rows_of(acts, site, i) for i in range(3)]))

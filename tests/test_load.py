@@ -107,7 +107,9 @@ def test_weights_that_transformers_would_make_up_are_refused(folder: Path):
     whole = load_file(file)
     for name in whole:
         save_file({k: v for k, v in whole.items() if k != name}, file, {"format": "pt"})
-        assert f"lacks 1 weights of a GPT2LMHeadModel ({name})" in refusal(folder)
+        line = refusal(folder)
+        assert "weights of a GPT2LMHeadModel" in line
+        assert name in line
     some = {k: v for k, v in whole.items() if "h.1.mlp" not in k}
     save_file(some, file, {"format": "pt"})
     assert "lacks 4 weights of a GPT2LMHeadModel (transformer.h.1.mlp.c_fc.bias" in refusal(folder)

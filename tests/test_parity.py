@@ -162,6 +162,7 @@ def test_a_site_that_nothing_checks_fails_the_whole(make_tiny: Callable[..., Mod
 
 def test_parity_needs_full_precision(make_tiny: Callable[..., Model]):
     model = make_tiny("gpt2")
-    model.hf.to(torch.bfloat16)
+    hf: Any = model.hf
+    hf.to(torch.bfloat16)
     with pytest.raises(UserError, match=r"parity needs fp32, and this model is in torch\.bfloat16"):
         check_parity(model)

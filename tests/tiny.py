@@ -58,33 +58,32 @@ PLACES = {
 }
 
 
-def _wide(config: type[Any], **more: Any) -> Callable[[dict[str, int]], Any]:
+Builder = Callable[[dict[str, int]], Any]
+
+
+def _sized(config: type[Any], **sizes: Any) -> Builder:
+    return lambda tokens: config(**(tokens | sizes))
+
+
+def _wide(config: type[Any], **more: Any) -> Builder:
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
-    return lambda tokens: config(**(size | tokens | more))
+    return _sized(config, **(size | more))
 
 
-def _llama(config: type[Any], **more: Any) -> Callable[[dict[str, int]], Any]:
+def _llama(config: type[Any], **more: Any) -> Builder:
     return _wide(config, **({"intermediate_size": 48, "num_key_value_heads": 2} | more))
 
 
-def _gpt(config: type[Any], **more: Any) -> Callable[[dict[str, int]], Any]:
-    return lambda tokens: config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **(tokens | more))
+def _gpt(config: type[Any], **more: Any) -> Builder:
+    return _sized(config, n_embd=32, n_layer=2, n_head=4, n_positions=64, **more)
 
 
-CONFIGS: dict[str, tuple[type[PreTrainedModel], Callable[[dict[str, int]], Any]]] = {
+_NEO = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 4}
+_XGLM = {"d_model": 32, "num_layers": 2, "attention_heads": 4, "ffn_dim": 64, "max_position_embeddings": 64}
+
+CONFIGS: dict[str, tuple[type[PreTrainedModel], Builder]] = {
     "gpt2": (hf.GPT2LMHeadModel, _gpt(hf.GPT2Config)),
-    "gpt_neo": (
-        hf.GPTNeoForCausalLM,
-        lambda tokens: hf.GPTNeoConfig(
-            hidden_size=32,
-            num_layers=2,
-            num_heads=4,
-            max_position_embeddings=64,
-            attention_types=[[["global", "local"], 1]],
-            window_size=4,
-            **tokens,
-        ),
-    ),
+    "gpt_neo": (hf.GPTNeoForCausalLM, _sized(hf.GPTNeoConfig, hidden_size=32, max_position_embeddings=64, **_NEO)),
     "gptj": (hf.GPTJForCausalLM, _gpt(hf.GPTJConfig, rotary_dim=4)),
     "codegen": (hf.CodeGenForCausalLM, _gpt(hf.CodeGenConfig, rotary_dim=4)),
     "gpt_bigcode": (hf.GPTBigCodeForCausalLM, _gpt(hf.GPTBigCodeConfig)),
@@ -103,25 +102,17 @@ CONFIGS: dict[str, tuple[type[PreTrainedModel], Callable[[dict[str, int]], Any]]
     "phi": (hf.PhiForCausalLM, _wide(hf.PhiConfig, intermediate_size=64)),
     "gpt_neox": (hf.GPTNeoXForCausalLM, _wide(hf.GPTNeoXConfig, intermediate_size=64)),
     "falcon": (hf.FalconForCausalLM, _wide(hf.FalconConfig)),
-    "bloom": (hf.BloomForCausalLM, lambda tokens: hf.BloomConfig(hidden_size=32, n_layer=2, n_head=4, **tokens)),
-    "mpt": (hf.MptForCausalLM, lambda tokens: hf.MptConfig(d_model=32, n_layers=2, n_heads=4, **tokens)),
+    "bloom": (hf.BloomForCausalLM, _sized(hf.BloomConfig, hidden_size=32, n_layer=2, n_head=4)),
+    "mpt": (hf.MptForCausalLM, _sized(hf.MptConfig, d_model=32, n_layers=2, n_heads=4)),
     "opt": (hf.OPTForCausalLM, _wide(hf.OPTConfig, ffn_dim=64, word_embed_proj_dim=32)),
-    "xglm": (
-        hf.XGLMForCausalLM,
-        lambda tokens: hf.XGLMConfig(
-            d_model=32, num_layers=2, attention_heads=4, ffn_dim=64, max_position_embeddings=64, **tokens
-        ),
-    ),
-    # what cannot work, each for another reason
+    "xglm": (hf.XGLMForCausalLM, _sized(hf.XGLMConfig, **_XGLM)),
+    "mamba": (hf.MambaForCausalLM, _sized(hf.MambaConfig, hidden_size=32, num_hidden_layers=2)),
+    # what cannot work, or not wholly, each for another reason
     "falcon_alibi": (hf.FalconForCausalLM, _wide(hf.FalconConfig, alibi=True)),
     "bert": (hf.BertLMHeadModel, _wide(hf.BertConfig, intermediate_size=48)),
-    "t5": (
-        hf.T5ForConditionalGeneration,
-        lambda tokens: hf.T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, **tokens),
-    ),
-    "ctrl": (hf.CTRLLMHeadModel, lambda tokens: hf.CTRLConfig(n_embd=32, n_layer=2, n_head=4, dff=48, **tokens)),
-    "rwkv": (hf.RwkvForCausalLM, lambda tokens: hf.RwkvConfig(hidden_size=32, num_hidden_layers=2, **tokens)),
-    "mamba": (hf.MambaForCausalLM, lambda tokens: hf.MambaConfig(hidden_size=32, num_hidden_layers=2, **tokens)),
+    "t5": (hf.T5ForConditionalGeneration, _sized(hf.T5Config, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)),
+    "ctrl": (hf.CTRLLMHeadModel, _sized(hf.CTRLConfig, n_embd=32, n_layer=2, n_head=4, dff=48)),
+    "rwkv": (hf.RwkvForCausalLM, _sized(hf.RwkvConfig, hidden_size=32, num_hidden_layers=2)),
 }
 
 
