@@ -18,7 +18,7 @@ What could fool us:
   Sinks are left out, in training and here.
 - Loss recovered. Even random directions recover half of it, so the number means nothing without them beside it.
 - Text. The model wrote the corpus itself; on other text the numbers differ.
-- Explained variance says nothing about meaning. Read the examples below and judge.
+- Explained variance says nothing about meaning. Read the examples and judge.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def dictionary(lab: Lab, *, tokens: int = 8000, shown: int = 8) -> Iterator[Find
         figure=_dots("explained variance (share)", "ev"),
     )
     yield Finding(
-        claim="With its rewriting in place of the activations, the model predicts nearly as well as before.",
+        claim="With its rewriting in place of the activations, the model predicts better than with random directions.",
         estimate=_share(ours.ce_recovered, ours.n_documents, "share of loss recovered"),
         control=Control("random directions", _share(blind.ce_recovered, blind.n_documents, "share of loss recovered")),
         expects="greater",
@@ -85,29 +85,36 @@ def dictionary(lab: Lab, *, tokens: int = 8000, shown: int = 8) -> Iterator[Find
         table=table,
         figure=_dots("loss recovered (share)", "ce"),
     )
+    examples = _shown(sae, lab, held_out, tokens, shown)
     yield Finding(
         claim="At most one feature in ten never fires.",
         estimate=_dead(ours, sae.cfg.d_sae),
         control=Control("the line drawn beforehand", known(0.1, unit="share of features", why="1 feature in 10")),
         expects="less",
         part=PART,
-        caveat=f"Measured on {ours.n_tokens:,} tokens; a rare feature may need more text. Below: what some fire on.",
-        table=_shown(sae, lab, held_out, tokens, shown),
+        caveat=f"Measured on {ours.n_tokens:,} tokens; a rare feature may need more text.",
+        table=examples,
         figure=Figure(
             "token_strip",
             x="token",
             y="example",
             z="activation",
             facet="feature",
-            caption="The strongest tokens of features that fire on 0.1 to 5 % of tokens, strongest features first.",
-        ),
+            caption="Features that fire on 0.1 to 5 % of tokens, by mean activation where they fire: their strongest tokens.",
+        )
+        if examples
+        else None,
     )
 
 
 def _shown(sae: SAE[Any], lab: Lab, documents: list[str], tokens: int, shown: int) -> list[Row]:
     """Top examples in context, as rows for the figure."""
     rows = capture_rows(lab.model, documents, site_of(sae), max_tokens=tokens)
-    return [dict(row) for row in strip_rows(top_examples(sae, rows, interesting(sae, rows, shown), lab.model, n=4))]
+    try:
+        chosen = interesting(sae, rows, shown)
+    except UserError:  # too little text to choose by; the numbers stand without examples
+        return []
+    return [dict(row) for row in strip_rows(top_examples(sae, rows, chosen, lab.model, n=4))]
 
 
 def _dead(report: SAEReport, d_sae: int) -> Estimate:

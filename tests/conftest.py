@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,26 +13,23 @@ from hub import tiny_gpt2 as write_tiny_gpt2
 if TYPE_CHECKING:
     from interp import Model
 
+# Torch's threads spin while they wait: on cores that other processes share, two are slower than one. Subprocesses too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def smol() -> Model:
     """The bundled model."""
-    import torch
-
     from interp import load_model
 
-    torch.set_num_threads(1)  # two threads on two cores that other processes share are slower than one
     return load_model("smollm2-135m", "cpu")
 
 
 @pytest.fixture(scope="session")
 def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A GPT-2 of two layers with a byte-level tokenizer of its own, loaded from a folder."""
-    import torch
-
     from interp import load_model
 
-    torch.set_num_threads(1)
     return load_model(write_tiny_gpt2(tmp_path_factory.mktemp("checkpoint") / "tiny"), "cpu")
 
 

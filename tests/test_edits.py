@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -274,7 +275,7 @@ def test_steering_by_nothing_changes_nothing(smol: Model):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("pos", [-1, 0, slice(1, -1), slice(None, None, -2)])
+@pytest.mark.parametrize("pos", [-1, 0, np.int64(-2), slice(1, -1), slice(None, None, -2)])
 def test_positions_are_counted_per_prompt_without_its_padding(tiny_gpt2: Model, side: Any, pos: Any):
     prompts = [[1, 2, 3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]
     base = tiny_gpt2.logits(prompts)
@@ -320,7 +321,8 @@ def test_patch_refuses_what_does_not_line_up(tiny_gpt2: Model):
     assert "no value (NaN) at a chosen position" in refusal(a, long, 2)
     assert "left padding; capture it with padding='right'" in refusal(left, short, -1)
     assert "met left padding" in refusal(a, short, None, "left")
-    assert "got 1 prompts" in refusal(a[:1], short)
+    assert "got 1 prompts, but the edited run has 2" in refusal(a[:1], short)
+    assert "got 2 prompts, but the edited run has 1" in refusal(a, short[:1])
     assert "got shape (2, 3, 16); expected [prompt, pos, 32]" in refusal(a[..., :16], short)
     assert "got shape (3, 32)" in refusal(a[0], short)
     assert "got list" in refusal([a], short)

@@ -231,6 +231,7 @@ def test_a_damaged_cache_entry_is_rebuilt(file: Path, own_cache: Path, damage: s
 
 def test_an_intact_entry_is_not_converted_again(file: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch):
     load_model(file)
+    (entry(own_cache) / ".DS_Store").write_text("a file browser was here")
     written = (entry(own_cache) / "model.safetensors").stat().st_mtime_ns
     monkeypatch.setattr("interp.model.load.convert_gguf", lambda *_: pytest.fail("converted again"))
     load_model(file)

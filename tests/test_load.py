@@ -206,6 +206,7 @@ def test_a_file_that_is_no_model_is_one_line(folder: Path):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
+        ({"bos": "maybe"}, "bos='maybe'; expected one of tokenizer, always, never"),
         ({"dtype": "fp23"}, "unknown dtype 'fp23'; nearest: 'fp32'"),
         ({"dtype": torch.int8}, "unknown dtype 'int8'"),
         ({"dtype": 32}, "unknown dtype '32'"),

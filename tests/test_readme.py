@@ -27,11 +27,11 @@ def test_the_first_lines_capture_edit_and_see(smol: Model, capsys: pytest.Captur
 
 
 def test_the_probe_in_the_readme_is_a_probe(smol: Model, tmp_path: Path) -> None:
-    file = tmp_path / "number_surprise.py"
+    file = tmp_path / "round_numbers.py"
     file.write_text(blocks("README.md")[1], encoding="utf-8")
-    (finding,) = load_probe(str(file))(Lab(smol), n=5)
-    assert finding.verdict == "yes"
-    assert finding.estimate.n == 5
+    (finding,) = load_probe(str(file))(Lab(smol))
+    assert finding.estimate.n == finding.control.estimate.n == 9
+    assert finding.estimate.mean < finding.control.estimate.mean
 
 
 def test_every_command_that_the_readme_names_exists() -> None:

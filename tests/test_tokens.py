@@ -81,6 +81,8 @@ def test_a_tokenizer_without_bos():
         (torch.tensor(3), "prompts is 3; expected a string"),
         (None, "prompts is None; expected a string, a list of strings or a list of lists of token ids"),
         (5, "prompts is 5"),
+        ({"input_ids": [[3]], "attention_mask": [[1]]}, "prompts is {'input_ids'"),  # its keys would pass as prompts
+        ({"one", "two"}, "expected a string, a list of strings"),  # no order
         ([[3], 4], "prompt 1 is 4; expected a string or a list of whole-number token ids"),
         ([None], "prompt 0 is None"),
         ([["one"]], "prompt 0 is ['one']"),
@@ -148,7 +150,7 @@ def test_no_text_is_lost(smol: Model, text: str):
     st.sampled_from(["left", "right"]),
 )
 def test_padding_keeps_every_prompt_and_counts_its_positions_from_zero(rows: list[list[int]], side: Any):
-    tokens = pad(rows, range(len(rows)), side, 7, torch.device("cpu"))
+    tokens = pad(rows, range(len(rows)), len(rows), side, 7, torch.device("cpu"))
     for row, ids, mask, positions in zip(rows, tokens.ids, tokens.mask, tokens.position_ids, strict=True):
         assert ids[mask].tolist() == row
         assert positions[mask].tolist() == list(range(len(row)))

@@ -43,7 +43,7 @@ def run_probe_file(file: str) -> None:
 
 def dispatch(arguments: list[str]) -> int:
     """Run one command line; returns the exit code."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
     name, rest = arguments[0], arguments[1:]

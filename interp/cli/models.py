@@ -40,13 +40,15 @@ class DoctorOptions:
 
 
 def doctor(arguments: list[str]) -> int:
-    """versions, device, caches, what is missing and how to get it"""
+    """Versions, device, caches, what is missing and how to get it"""
     parse(DoctorOptions, arguments, "doctor")
     from interp.model.doctor import check_machine
 
     checks = check_machine()
     print_table(("", "", "found", "to mend it"), [(c.state, c.what, c.found, c.mend) for c in checks])
-    return int(any(c.state == "missing" for c in checks))
+    missing = sum(c.state == "missing" for c in checks)
+    print(f"{missing} to mend" if missing else "everything is there")
+    return int(missing > 0)
 
 
 @dataclass
@@ -75,5 +77,8 @@ def parity(arguments: list[str]) -> int:
         print(f"planted fault, {fault}: {'found' if found else 'NOT FOUND'}")
     for site in result.unchecked:
         print(f"nothing checks {site}")
-    print("parity holds" if result.ok else "parity does NOT hold")
+    sites = len({k.kind for k in result.kinds})
+    worst = max(k.relative for k in result.kinds)
+    verdict = "parity holds" if result.ok else "parity does NOT hold"
+    print(f"{verdict}: {sites} kinds of site; largest difference, relative to the site's largest value, {worst:.1e}")
     return int(not result.ok)

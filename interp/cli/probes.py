@@ -55,7 +55,7 @@ def demo(arguments: list[str]) -> int:
         flags = ["--model", options.model, "--seed", str(options.seed), "--sae", str(sae), "--quick"]
         command = shlex.join(["interp", "probe", name, *flags])
         runs.append(_run(chosen, lab, {}, out / name, command))
-    report = build_report(runs, out / "report.html")
+    report = build_report(runs[::-1], out / "report.html")  # the phenomenon first, then the dictionary it leans on
     print(f"\nreport: {report.resolve()}")
     return 0
 
@@ -145,7 +145,7 @@ def _run(chosen: Probe, lab: Lab, own: dict[str, Any], out: Path, command: str) 
     """Run a probe with progress and findings on the terminal."""
     from interp.lab.runner import Interrupted, run_probe
 
-    extra: dict[str, Any] = {"settings": {"quick": lab.quick}}
+    extra: dict[str, Any] = {}
     if lab.sae_folder is not None:
         from interp.saes.load import describe_sae, load_sae
 

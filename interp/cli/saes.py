@@ -102,7 +102,7 @@ class SAEInfoOptions:
 
 
 def sae_info(arguments: list[str]) -> int:
-    """site, sizes and lineage"""
+    """Site, sizes and lineage"""
     from interp.saes.load import describe_sae, load_sae
 
     options: SAEInfoOptions = parse(SAEInfoOptions, arguments, "sae info")
@@ -111,7 +111,10 @@ def sae_info(arguments: list[str]) -> int:
 
 
 def sae_evaluate(arguments: list[str]) -> int:
-    """Explained variance, loss recovered, dead features, top examples (the probe `dictionary`)"""
+    """Explained variance, loss recovered, dead features, top examples (the probe dictionary)"""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print("interp sae evaluate FOLDER: the probe dictionary on that SAE. Further flags are the probe's:\n")
+        return probe(["dictionary", *arguments])
     if not arguments or arguments[0].startswith("-"):
         raise UserError(
             "no SAE came; expected a folder: interp sae evaluate FOLDER [flags of `interp probe dictionary`]"
@@ -122,6 +125,7 @@ def sae_evaluate(arguments: list[str]) -> int:
 def sae(arguments: list[str]) -> int:
     """Train a sparse autoencoder, measure it, see what fires"""
     if not arguments or arguments[0] in ("-h", "--help"):
+        print("Sparse autoencoders in SAELens' format.\n")
         print("\n".join(f"  interp sae {name:<9} {f.__doc__}" for name, f in SAE_COMMANDS.items()))
         return 0
     if arguments[0] not in SAE_COMMANDS:

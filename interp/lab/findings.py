@@ -8,6 +8,7 @@ runs; `verdict()` compares the two intervals and nothing else:
 - `greater`: yes when the estimate's whole interval lies above the control's interval by more than `margin`; no when
   the whole interval fails to (so an effect of that size is ruled out); unclear when the interval straddles the line.
   `less` is the mirror image.
+- An estimate or control from a single unit has no interval: always unclear.
 - `equal`: yes when the estimate's interval stays within `margin` of the control's interval (an equivalence test, so a
   wide interval is unclear and never a yes); no when it lies wholly outside; else unclear.
 """
@@ -94,6 +95,8 @@ class Finding:
     def verdict(self) -> Verdict:
         """yes, no or unclear, by the rule in this module's docstring."""
         ours, theirs = self.estimate, self.control.estimate
+        if 1 in (ours.n, theirs.n):
+            return "unclear"  # one unit has no interval, whatever its width says
         if self.expects == "greater":
             line = theirs.high + self.margin
             return "yes" if ours.low > line else "no" if ours.high <= line else "unclear"

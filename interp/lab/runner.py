@@ -49,6 +49,7 @@ def run_probe(
     Interrupted after Ctrl-C or SIGTERM.
     """
     check_out(folder)
+    arguments = {name: default for name, (_, default) in probe.parameters().items()} | arguments
     existed = folder.is_dir()
     started = time.monotonic()
     count = 0
@@ -71,21 +72,24 @@ def run_probe(
             raise Interrupted(f"interrupted; {_kept(count, folder)}") from error
         if isinstance(error, OSError):
             raise UserError(f"cannot write to {folder}: {error.strerror}; {_kept(count, folder)}") from error
+        if isinstance(error, UserError) and count:
+            raise UserError(f"{error}; {_kept(count, folder)}") from error
         raise
     writer.finish("finished", time.monotonic() - started)
     return folder
 
 
 def _info(probe: Probe, lab: Lab, arguments: dict[str, Any], command: str, extra: dict[str, Any]) -> RunInfo:
+    shown = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
     return RunInfo(
         probe=probe.name,
         method=probe.method,
         paper=probe.paper,
         command=command,
-        arguments={k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()},
+        arguments=shown,
         seed=lab.seed,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        provenance={"model": asdict(lab.model.provenance), **extra},
+        provenance={"settings": {"quick": lab.quick, **shown}, "model": asdict(lab.model.provenance), **extra},
     )
 
 

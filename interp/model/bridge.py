@@ -120,7 +120,8 @@ def has_effect(bridge: TransformerBridge, name: str) -> bool:
     """
 
     def change(tensor: Tensor) -> Tensor:
-        return tensor * torch.linspace(0.5, 1.5, tensor.shape[-1], device=tensor.device).to(tensor.dtype)
+        ramp = torch.linspace(0.5, 1.5, tensor.shape[-1], device=tensor.device)
+        return tensor * ramp.to(tensor.dtype) + 0.01  # zeros change too
 
     before = _run_dummy(bridge)
     try:

@@ -32,7 +32,8 @@ def is_intact(folder: Path) -> bool:
     """Does the folder hold exactly what its manifest says, byte for byte?"""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if not manifest or {p.name for p in folder.iterdir()} != {MANIFEST, *manifest}:
+        there = {p.name for p in folder.iterdir() if not p.name.startswith(".")}  # file browsers leave hidden files
+        if not manifest or there != {MANIFEST, *manifest}:
             return False
         return all(_sha256(folder / name) == digest for name, digest in manifest.items())
     except (OSError, ValueError, AttributeError):

@@ -49,11 +49,11 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
     if not isinstance(source, Tensor) or source.ndim < 3:
         raise UserError(f"patch got {_shape(source)}; expected a tensor [prompt, pos, feature], as capture returns it")
     absent = source.isnan().flatten(2).all(-1)  # capture writes NaN on padding
-    from_start = isinstance(pos, int) and pos >= 0
+    from_start = pos is not None and not isinstance(pos, slice) and pos >= 0
 
     def patched(activation: Tensor, site: Site) -> Tensor:
-        if int(site.prompts.max()) >= len(source):
-            raise UserError(f"patch at {site.name} got {len(source)} prompts; expected as many as the edited run has")
+        if len(source) != site.total:
+            raise UserError(f"patch at {site.name} got {len(source)} prompts, but the edited run has {site.total}")
         if not bool(site.mask[:, 0].all()):
             raise UserError(f"patch at {site.name} met left padding; its source is aligned right: use padding='right'")
         wanted = site.prompts.to(source.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import index
 
 import torch
 from jaxtyping import Bool, Int
@@ -22,12 +23,13 @@ from interp.model.tokens import Tokens
 class Site:
     """Where and on what an edit is called.
 
-    `prompts`: which of the caller's prompts the rows are. `mask`: True at real tokens.
+    `prompts`: which of the caller's `total` prompts the rows are. `mask`: True at real tokens.
     `axes`: what each axis of the activation is ("prompt", "pos", "feature").
     """
 
     name: str
     prompts: Int[Tensor, " prompt"]
+    total: int
     mask: Bool[Tensor, "prompt pos"]
     axes: tuple[str, ...]
 
@@ -40,8 +42,9 @@ class Site:
         """True at the real tokens chosen by `pos`, counted per prompt without its padding (-1 is the last token)."""
         if pos is None:
             return self.mask
-        if isinstance(pos, bool) or not isinstance(pos, int | slice):
+        if isinstance(pos, bool) or not (isinstance(pos, slice) or hasattr(pos, "__index__")):
             raise UserError(f"pos={pos!r} at {self.name}; expected None for all tokens, an index or a slice")
+        pos = pos if isinstance(pos, slice) else index(pos)  # numpy's integers are indices too
         count = self.mask.long().cumsum(-1) - 1  # index of each real token within its own prompt
         length = self.mask.sum(-1, keepdim=True)
         if isinstance(pos, int):

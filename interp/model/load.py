@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -58,6 +58,8 @@ def load_model(
     `bos`: what goes in front of a prompt: what the tokenizer does by itself, always a BOS token, or never.
     Raises UserError, in one line, for anything that cannot be loaded.
     """
+    if bos not in get_args(BosPolicy):
+        raise UserError(f"bos={bos!r}; expected one of {', '.join(get_args(BosPolicy))}")
     name = str(name_or_path)
     chosen = pick_device(device)
     kind = pick_dtype(dtype)

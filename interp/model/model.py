@@ -185,7 +185,7 @@ class Model:
         """
         names = self.site_table.match(sites)
         ids = self.encode(prompts)
-        whole = pad(ids, range(len(ids)), padding, 0, self.device)
+        whole = pad(ids, range(len(ids)), len(ids), padding, 0, self.device)
         tensors: dict[str, Tensor] = {}
         for batch in self._batches(ids, batch_size, padding):
             for name, piece in self._read(batch, names).items():
@@ -198,7 +198,7 @@ class Model:
     ) -> Float[Tensor, "prompt pos d_vocab"]:
         """Next-token logits at every position, through the hooked model (edits apply); NaN on padding."""
         ids = self.encode(prompts)
-        whole = pad(ids, range(len(ids)), padding, 0, self.device)
+        whole = pad(ids, range(len(ids)), len(ids), padding, 0, self.device)
         out: dict[str, Tensor] = {}
         for batch in self._batches(ids, batch_size, padding):
             place(out, "logits", self._forward(batch), batch, whole, ("prompt", "pos", "feature"))
@@ -285,7 +285,7 @@ class Model:
         if padding == "left" and not self._pads_left:
             raise UserError(f"padding on the left changes what {type(self.hf).__name__} computes; use padding='right'")
         for chosen in batches(ids, batch_size):
-            yield pad([ids[i] for i in chosen], chosen, padding, 0, self.device)
+            yield pad([ids[i] for i in chosen], chosen, len(ids), padding, 0, self.device)
 
     def _forward(self, batch: Tokens) -> Tensor:
         if self._copied_at is not None and self._copied_at != self._weights_state():
@@ -327,7 +327,7 @@ class Model:
                 return tensor
             if self._batch is None:
                 raise UserError(f"an edit is active at {name}, but the forward did not come from this model's methods")
-            site = Site(name, self._batch.index, self._batch.mask, self.site_table.axes[name])
+            site = Site(name, self._batch.index, self._batch.total, self._batch.mask, self.site_table.axes[name])
             return apply_edit(fn, tensor, site, receipt)
 
         return edit

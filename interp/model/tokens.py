@@ -7,7 +7,7 @@ position ids is off by 0.38).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Integral
 from operator import index
@@ -27,11 +27,12 @@ Prompts = str | Sequence[str] | Sequence[Sequence[int]] | Int[Tensor, "prompt po
 
 @dataclass(frozen=True)
 class Tokens:
-    """A padded batch. `mask` is True at real tokens; `index` says which of the caller's prompts each row is."""
+    """A padded batch. `mask` is True at real tokens; `index` says which of the caller's `total` prompts each row is."""
 
     ids: Int[Tensor, "prompt pos"]
     mask: Bool[Tensor, "prompt pos"]
     index: Int[Tensor, " prompt"]
+    total: int
 
     @property
     def position_ids(self) -> Int[Tensor, "prompt pos"]:
@@ -48,8 +49,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, bos: BosPolicy)
         raise UserError(f"bos={bos!r}; expected one of {', '.join(get_args(BosPolicy))}")
     if isinstance(prompts, Tensor):
         prompts = prompts.tolist()
-    if not isinstance(prompts, Iterable):
-        raise UserError(f"prompts is {prompts!r}; expected a string, a list of strings or a list of lists of token ids")
+    if not isinstance(prompts, Iterable) or isinstance(prompts, Mapping | Set):  # keys are no prompts; sets no order
+        raise UserError(
+            f"prompts is {prompts!r:.80}; expected a string, a list of strings or a list of lists of token ids"
+        )
     rows: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
     if rows and all(isinstance(row, Integral) for row in rows):
         raise UserError("prompts is a flat list of token ids; expected one list per prompt; wrap it: [[1, 2, 3]]")
@@ -102,8 +105,10 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     return len(ids) > 1 and ids[0] == tokenizer.bos_token_id
 
 
-def pad(rows: Sequence[Sequence[int]], index: Sequence[int], side: Side, pad_id: int, device: torch.device) -> Tokens:
-    """Pad `rows` to one length. `pad_id` is never seen by attention; any valid id will do."""
+def pad(
+    rows: Sequence[Sequence[int]], index: Sequence[int], total: int, side: Side, pad_id: int, device: torch.device
+) -> Tokens:
+    """Pad `rows`, which are the prompts `index` of `total`, to one length. `pad_id` is never seen by attention."""
     if side not in get_args(Side):
         raise UserError(f"padding={side!r}; expected one of {', '.join(get_args(Side))}")
     width = max(map(len, rows))
@@ -113,7 +118,7 @@ def pad(rows: Sequence[Sequence[int]], index: Sequence[int], side: Side, pad_id:
         span = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
         ids[i, span] = torch.tensor(row, dtype=torch.long)
         mask[i, span] = True
-    return Tokens(ids.to(device), mask.to(device), torch.tensor(list(index), dtype=torch.long))
+    return Tokens(ids.to(device), mask.to(device), torch.tensor(list(index), dtype=torch.long), total)
 
 
 def batches(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
