@@ -170,6 +170,7 @@ def test_a_truncated_file_is_one_line_and_leaves_nothing(file: Path, tmp_path: P
     assert left_in(own_cache) == []
 
 
+@pytest.mark.slow  # a flipped size makes the loader allocate for seconds before it is refused
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 3000), st.integers(0, 255))
 def test_a_damaged_header_never_shows_a_traceback(file: Path, tmp_path: Path, own_cache: Path, place: int, byte: int):
@@ -180,6 +181,18 @@ def test_a_damaged_header_never_shows_a_traceback(file: Path, tmp_path: Path, ow
     with suppress(UserError):  # most flips are refused, some change nothing that is read
         load_model(damaged).logits([[1, 2, 3]])
     shutil.rmtree(own_cache, ignore_errors=True)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("place", range(1, 8))
+def test_a_damaged_length_does_not_read_for_ever(file: Path, tmp_path: Path, place: int):
+    """The package's own reader appends nothing, 2^56 times, when an array's length says so."""
+    data = bytearray(file.read_bytes())
+    key = b"tokenizer.ggml.tokens"
+    data[data.index(key) + len(key) + 8 + place] = 0x7F  # after the key: two types, then the length
+    (tmp_path / "long.gguf").write_bytes(data)
+    with pytest.raises(UserError, match="is not a whole GGUF file"):
+        load_model(tmp_path / "long.gguf")
 
 
 @pytest.mark.parametrize("tensor", ["blk.1.ffn_up.weight", "output_norm.weight", "token_embd.weight"])

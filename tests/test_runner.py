@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,11 @@ def test_a_probes_parameters_are_its_flags(probe_file: Path, tmp_path: Path) -> 
 def _start(small_model: Path, probe_file: Path, out: Path, cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "interp.cli", "probe", str(probe_file), "--model", str(small_model)]
     command += ["--out", str(out), "--n", "50", "--pause", "0.2"]
-    started = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell starts background jobs with Ctrl-C ignored, and so would be ours if the tests run as one.
+    with_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    started = subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=with_ctrl_c
+    )
     findings = out / "findings.jsonl"
     deadline = time.monotonic() + 90
     while not (findings.is_file() and findings.read_bytes().count(b"\n") >= 3):

@@ -404,7 +404,7 @@ def _batch(d: int = 32) -> tuple[Tensor, Site]:
     activation[0, 3] *= 100
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[1, :2] = False
-    return activation, Site(SITE, torch.arange(2), mask, ("prompt", "pos", "feature"))
+    return activation, Site(SITE, torch.arange(2), 2, mask, ("prompt", "pos", "feature"))
 
 
 EDITED = [[False, True, True, False, True, True], [False, False, False, True, True, True]]

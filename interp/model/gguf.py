@@ -23,7 +23,15 @@ from interp.model.quiet import first_line, quiet
 
 
 class _FastReader(gguf.GGUFReader):
-    """GGUFReader slices a memmap once per vocabulary entry; plain array views are four times as fast."""
+    """GGUFReader slices a memmap once per vocabulary entry; plain array views are four times as fast.
+
+    It also reads past the end without noticing, for as long as a damaged length says; this one stops there.
+    """
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        if offset + np.dtype(dtype).itemsize * int(count) > self.data.size:
+            raise ValueError(f"it ends at byte {self.data.size:,}, before something that its header announces")
+        return super()._get(offset, dtype, count, override_order)
 
     def _build_fields(self, offs: int, count: int) -> int:
         self.data: Any = self.data.view(np.ndarray)
@@ -69,6 +77,9 @@ def convert_gguf(file: Path, target: Path) -> Path:
 def _read(file: Path) -> gguf.GGUFReader:
     try:
         reader = _FastReader(str(file))
+        _check_sizes(reader, file)
+    except UserError:
+        raise
     except Exception as error:  # gguf trusts what it reads: a damaged header can raise anything
         raise UserError(
             f"{file} is not a whole GGUF file ({type(error).__name__}: {first_line(error)}); "
@@ -79,6 +90,27 @@ def _read(file: Path) -> gguf.GGUFReader:
         if int(tensor.data_offset) + int(tensor.n_bytes) > size:
             raise UserError(f"{file} is truncated: tensor {tensor.name} ends past its {size:,} bytes; fetch it again")
     return reader
+
+
+def _check_sizes(reader: gguf.GGUFReader, file: Path) -> None:
+    """The header's sizes against the tensors': one flipped byte there has transformers allocate tens of gigabytes."""
+    architecture = reader.fields["general.architecture"].contents() if "general.architecture" in reader.fields else ""
+    shapes = {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors}
+    true = {
+        "block_count": len({name.split(".")[1] for name in shapes if name.startswith("blk.")}),
+        "embedding_length": shapes.get("token_embd.weight", [0])[0],
+        "feed_forward_length": shapes.get("blk.0.ffn_up.weight", [0])[-1],
+        "context_length": 0,
+        "attention.head_count": 0,
+        "attention.head_count_kv": 0,
+    }
+    for key, size in true.items():
+        field = reader.fields.get(f"{architecture}.{key}")
+        said = field.contents() if field is not None else None
+        if isinstance(said, int) and (said != size if size else not 0 < said <= 1 << 22):
+            raise UserError(
+                f"{file} is damaged: its header says {key} {said}, which its tensors do not bear out; fetch it again"
+            )
 
 
 @contextmanager
