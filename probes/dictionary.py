@@ -100,7 +100,7 @@ def dictionary(lab: Lab, *, tokens: int = 8000, shown: int = 8) -> Iterator[Find
             y="example",
             z="activation",
             facet="feature",
-            caption="Features that fire on 0.1 to 5 % of tokens, by mean activation where they fire: their strongest tokens.",
+            caption="Features firing on 0.1 to 5 % of tokens, most strongly active first: their strongest tokens.",
         )
         if examples
         else None,

@@ -105,7 +105,12 @@ def _start(small_model: Path, probe_file: Path, out: Path, cwd: Path) -> subproc
     # A shell starts background jobs with Ctrl-C ignored, and so would be ours if the tests run as one.
     with_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     started = subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=with_ctrl_c
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=with_ctrl_c,  # noqa: PLW1509 - no other thread touches signals
     )
     findings = out / "findings.jsonl"
     deadline = time.monotonic() + 90
