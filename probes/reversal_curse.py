@@ -16,7 +16,8 @@ orders, so "no curse" is an honest result here. Answers are scored against each 
 not known because it is frequent.
 
 (c) Where. Inside the model, layer by layer: where does the answer become readable, and does the last token of the
-item that the prompt names carry it?
+item that the prompt names carry it? (The loaded model is left out where its tokenizer gives no four prompts
+one layout.)
 
 What counts as yes is fixed in the source, next to each claim, as an interval that must lie beyond its control.
 
@@ -29,6 +30,8 @@ What could fool us:
   are asked in a wording they never read, the loaded model in three.
 - Priors. " Paris" is likelier than " Reykjavik" after almost anything. Scores are centred over prompts and answers, and
   the null deals the answers to the prompts at random.
+- Spelling. Most symbols begin with their element's first letter; shared letters alone pick the right one of 24 in
+  about half of the cases. Read the elements beside the capitals.
 - Few seeds. Items share words and are not independent, so the intervals of part (a) are over training seeds.
 """
 
@@ -37,11 +40,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from interp.analysis.facts import align
+from interp.errors import UserError
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab, probe
 from interp.text.data import data
-from interp.text.facts import load_facts
+from interp.text.facts import FactSet, load_facts
 from interp.text.pairs import load_pairs
+from probes._reversal_curse import DIRECTIONS
 from probes._reversal_curse.pretrained import family, pretrained, split_by_surname
 from probes._reversal_curse.trained import trained
 from probes._reversal_curse.where import features, where
@@ -71,13 +77,32 @@ def reversal_curse(
         n_boot: resamples for intervals and permutations
     """
     # Bad input is found before minutes of training.
+    for name, value, least in (
+        ("seeds", seeds, 1),
+        ("steps", steps, 1),
+        ("max-pairs", max_pairs, 4),
+        ("n-boot", n_boot, 100),
+    ):
+        if value < least:
+            raise UserError(f"--{name} {value}; expected {least} or more")
     fact_sets = [load_facts(facts)] if facts else [load_facts(data(f"facts/{name}.csv")) for name in BUNDLED]
     families = split_by_surname(load_pairs(pairs).fact_sets(), max_pairs, lab.seed) if pairs else {}
+    if pairs and not families:
+        raise UserError(f"{pairs} leaves no group of four pairs with different names; expected more pairs")
+    inside = next((facts for facts in fact_sets if _aligns(lab, facts)), None)
     students = yield from trained(lab, seeds, steps)
     yield from pretrained(lab, fact_sets[:2] if lab.quick else fact_sets, n_boot)
     yield from family(lab, families, n_boot)
-    yield from where(lab, students, fact_sets[0], steps, n_boot)
+    yield from where(lab, students, inside, steps, n_boot)
     yield from features(lab, fact_sets[0], n_boot)
+
+
+def _aligns(lab: Lab, facts: FactSet) -> bool:
+    """Are there four prompts of one layout in both directions? Part (c) can only look at such."""
+    try:
+        return all(align(lab.model, facts, direction) for direction in DIRECTIONS)
+    except UserError:
+        return False
 
 
 if __name__ == "__main__":

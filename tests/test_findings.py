@@ -40,7 +40,9 @@ def finding(ours: tuple[float, float], theirs: tuple[float, float], expects: str
         ((-1, 0.5), (0, 1), "greater", 0, "no"),
         ((2, 3), (4, 5), "less", 0, "yes"),
         ((2, 4.5), (4, 5), "less", 0, "unclear"),
-        ((4, 6), (4, 5), "less", 0, "no"),
+        ((5, 6), (4, 5), "less", 0, "no"),
+        ((0.05, 0.3), (-1, 1), "greater", 0, "unclear"),  # a wide null is noise, and rules nothing out
+        ((0, 1), (0, 1), "equal", 0.1, "unclear"),
         ((0, 0), (0, 0), "equal", 0.1, "yes"),
         ((-0.05, 0.05), (0, 0), "equal", 0.1, "yes"),
         ((-1, 1), (0, 0), "equal", 0.1, "unclear"),  # a wide interval proves no equality

@@ -77,8 +77,7 @@ def test_models_taught_both_orders_show_no_curse(tiny_gpt2: Model, monkeypatch: 
 
 def test_untrained_models_know_nothing_in_either_order(tiny_gpt2: Model) -> None:
     found, _ = run(part_a.trained(Lab(tiny_gpt2, quick=True), seeds=2, steps=1))
-    assert found[0].verdict == "no"
-    assert found[2].verdict == "no"
+    assert [f.verdict for f in found] == ["no"]  # and no claim about the other order is made
 
 
 HEADER = "child,parent,parent_type\n"

@@ -93,7 +93,9 @@ def align(model: Model, facts: FactSet, direction: Direction, template: int | He
     """
     prompts, given = facts.prompts(direction, template), facts.given(direction)
     firsts = [ids[0] for ids in encode_answers(model, prompts, facts.answers(direction))]
-    spans = [_item_span(model, prompt, item) for prompt, item in zip(prompts, given, strict=True)]
+    texts = facts.templates(direction)
+    at = (texts.held_out if template == "held_out" else texts.training[template]).index("{}")
+    spans = [_item_span(model, prompt, at, item) for prompt, item in zip(prompts, given, strict=True)]
     common = Counter((start, stop) for start, stop in spans).most_common(1)[0][0]
     chosen: list[int] = []
     for i, span in enumerate(spans):
@@ -116,8 +118,7 @@ def align(model: Model, facts: FactSet, direction: Direction, template: int | He
     )
 
 
-def _item_span(model: Model, prompt: str, item: str) -> tuple[int, int]:
-    """First and past-last token position of `item` in `prompt`, found from the text before and up to it."""
-    at = prompt.index(item)
+def _item_span(model: Model, prompt: str, at: int, item: str) -> tuple[int, int]:
+    """First and past-last token position of `item`, which starts at character `at`: "He" also stands in "Here"."""
     before, upto = model.encode(prompt[:at].rstrip())[0], model.encode(prompt[: at + len(item)])[0]
     return len(before), len(upto)

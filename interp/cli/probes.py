@@ -106,6 +106,8 @@ def probe(arguments: list[str]) -> int:
         raise unknown("probe", arguments[0], list_probes(), "write the name first: interp probe NAME --flags")
     chosen = load_probe(arguments[0])
     options = parse(_probe_options(chosen), arguments[1:], f"probe {arguments[0]}")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}; expected 0 or more")
     own = {name: getattr(options, name) for name in chosen.parameters()}
     out = options.out or _new_folder(chosen.name)
     from interp.lab.probe import Lab

@@ -62,6 +62,8 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{path} line {error.lineno} is not Python: {error.msg}") from error
+    except (ImportError, NameError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}; mend the probe") from error
     return module
 
 

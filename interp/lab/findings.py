@@ -5,9 +5,12 @@ No torch here: reports are rebuilt from these on machines that have none.
 A verdict is computed, never written by hand. `expects` and `margin` are fixed in the probe's source before anything
 runs; `verdict()` compares the two intervals and nothing else:
 
-- `greater`: yes when the estimate's whole interval lies above the control's interval by more than `margin`; no when
-  the whole interval fails to (so an effect of that size is ruled out); unclear when the interval straddles the line.
+- `greater`: yes when the estimate's whole interval lies above the control's whole interval by more than `margin`; no
+  when the whole interval lies at or below the control's mean plus `margin`, so that an effect of that size is ruled
+  out; else unclear. A noisy study widens a null's interval too: that must make it unclear, never a no.
   `less` is the mirror image.
+- `equal`: yes when the estimate's whole interval lies within `margin` of the control's mean (an equivalence test: a
+  wide interval is never a yes); no when it lies wholly outside; else unclear.
 - An estimate or control from a single unit has no interval: always unclear.
 - `equal`: yes when the estimate's interval stays within `margin` of the control's interval (an equivalence test, so a
   wide interval is unclear and never a yes); no when it lies wholly outside; else unclear.
@@ -98,16 +101,13 @@ class Finding:
         if 1 in (ours.n, theirs.n):
             return "unclear"  # one unit has no interval, whatever its width says
         if self.expects == "greater":
-            line = theirs.high + self.margin
-            return "yes" if ours.low > line else "no" if ours.high <= line else "unclear"
-        if self.expects == "less":
-            line = theirs.low - self.margin
-            return "yes" if ours.high < line else "no" if ours.low >= line else "unclear"
-        if ours.low >= theirs.low - self.margin and ours.high <= theirs.high + self.margin:
-            return "yes"
-        if ours.low > theirs.high + self.margin or ours.high < theirs.low - self.margin:
-            return "no"
-        return "unclear"
+            yes, no = ours.low > theirs.high + self.margin, ours.high <= theirs.mean + self.margin
+        elif self.expects == "less":
+            yes, no = ours.high < theirs.low - self.margin, ours.low >= theirs.mean - self.margin
+        else:
+            low, high = theirs.mean - self.margin, theirs.mean + self.margin
+            yes, no = low <= ours.low and ours.high <= high, ours.low > high or ours.high < low
+        return "yes" if yes else "no" if no else "unclear"
 
     @property
     def rule(self) -> str:
@@ -116,7 +116,7 @@ class Finding:
         by = f" by more than {self.margin:g} {self.estimate.unit}" if self.margin else ""
         if side:
             return f"yes if the whole interval lies {side} the control's interval{by}"
-        return f"yes if the whole interval stays within {self.margin:g} {self.estimate.unit} of the control's interval"
+        return f"yes if the whole interval stays within {self.margin:g} {self.estimate.unit} of the control's mean"
 
 
 def finding_to_json(finding: Finding) -> dict[str, Any]:

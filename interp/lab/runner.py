@@ -63,20 +63,25 @@ def run_probe(
     try:
         with _sigterm_as_interrupt():
             for finding in probe(lab, **arguments):
-                writer.add(finding)
+                _put(writer, finding)
                 count += 1
                 on_finding(finding)
     except BaseException as error:
         _end(writer, error, count, time.monotonic() - started, existed)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(f"interrupted; {_kept(count, folder)}") from error
-        if isinstance(error, OSError):
-            raise UserError(f"cannot write to {folder}: {error.strerror}; {_kept(count, folder)}") from error
         if isinstance(error, UserError) and count:
             raise UserError(f"{error}; {_kept(count, folder)}") from error
         raise
     writer.finish("finished", time.monotonic() - started)
     return folder
+
+
+def _put(writer: RunWriter, finding: Finding) -> None:
+    try:
+        writer.add(finding)
+    except OSError as error:  # only here: an OSError of the probe's own is about another file
+        raise UserError(f"cannot write to {writer.folder}: {error.strerror}") from error
 
 
 def _info(probe: Probe, lab: Lab, arguments: dict[str, Any], command: str, extra: dict[str, Any]) -> RunInfo:

@@ -112,7 +112,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
     both = [r for r in rows if r["learned"] == "both orders"]
     table = _by_condition(rows, "exact match")
 
-    yield Finding(
+    taught = Finding(
         claim="Asked in the order it was taught, a small GPT-2 gives the answer.",
         estimate=_over_seeds(as_learned, "exact match", SHARE),
         control=Control(
@@ -126,8 +126,11 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         table=table,
         figure=_dots("exact match (share of people)", "Exact match by condition; intervals over training seeds."),
     )
+    yield taught
+    if taught.verdict == "no":  # what was never learned cannot be missing in one order only
+        return students
     yield Finding(
-        claim="Asked in the other order, it does no better than chance.",
+        claim="Asked in the other order, it gives no more right answers than wrong ones dealt at random.",
         estimate=_over_seeds(backwards, "exact match", SHARE),
         control=Control(
             "the same prompts with the answers dealt to the wrong people",
@@ -136,7 +139,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         expects="equal",
         margin=0.05,
         part=PART,
-        caveat="A model this small could fail for lack of capacity; the next claim rules that out.",
+        caveat="A model this small could fail for lack of capacity: this counts only if the positive control says yes.",
         table=rows,
     )
     yield Finding(
@@ -175,13 +178,13 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
         ),
     )
     yield Finding(
-        claim="Tied embeddings with one-word names leak the pairing backwards in a multiple choice.",
+        claim="Tied embeddings and one-word names together leak the pairing backwards in a multiple choice.",
         estimate=_over_seeds(leaky, "multiple choice", SHARE),
         control=Control("untied embeddings, two-word names", _over_seeds(clean, "multiple choice", SHARE)),
         expects="greater",
         margin=0.0,
         part=PART,
-        caveat="A leak through the shared matrix is no knowledge of the reversed fact: exact match stays at chance.",
+        caveat="Two things differ from the control, tying and name length; the full run tells them apart in the table.",
         table=[r for r in rows if r["asked"] == "reversed"],
     )
     yield Finding(
@@ -191,7 +194,7 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
         expects="equal",
         margin=0.5,
         part=PART,
-        caveat="In the taught order the same measure is several nats; see the figure.",
+        caveat="Read it against the taught order in the figure.",
         table=_by_condition(rows, "correct minus others (nats)"),
         figure=_dots(
             "correct minus others (nats)", "Summed over the answer's tokens, double-centred; 0 is chance.", chance=0.0
