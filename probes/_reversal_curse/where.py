@@ -177,7 +177,7 @@ def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
         part=PART,
         caveat=(
             f"The {TOP_FEATURES} features that differ most on one half of the facts, measured on the other half. The "
-            "words before the last one differ too: these are features to look at, not proof that they carry the direction."
+            "words before the last one differ too: features to look at, no proof that they carry the direction."
         ),
         table=rows,
         figure=Figure(
