@@ -26,6 +26,8 @@ class _Scale(NamedTuple):
 def decision_lines(finding: Finding) -> list[float]:
     """Where the verdict turns: what the whole interval must lie above, below or between."""
     control = finding.control.estimate
+    if finding.expects == "equal":
+        return [control.mean - finding.margin, control.mean + finding.margin]
     above, below = control.high + finding.margin, control.low - finding.margin
     return {"greater": [above], "less": [below], "equal": [below, above]}[finding.expects]
 
