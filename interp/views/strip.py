@@ -28,8 +28,7 @@ def decision_lines(finding: Finding) -> list[float]:
     control = finding.control.estimate
     if finding.expects == "equal":
         return [control.mean - finding.margin, control.mean + finding.margin]
-    above, below = control.high + finding.margin, control.low - finding.margin
-    return {"greater": [above], "less": [below], "equal": [below, above]}[finding.expects]
+    return [control.high + finding.margin] if finding.expects == "greater" else [control.low - finding.margin]
 
 
 def small_strip(finding: Finding) -> Markup:
