@@ -19,6 +19,7 @@ from interp.model.model import Model
 
 SINK_FACTOR = 10.0
 SINK_RULE = f"position 0, and every token whose norm exceeds {SINK_FACTOR:g} times the median norm at the site"
+SORTED = 8  # batches
 Progress = Callable[[int, int], None]
 
 
@@ -74,8 +75,9 @@ def capture_rows(
     position = torch.cat([torch.arange(len(ids)) for ids in chosen])
     values = torch.empty(0)
     done = 0
-    for start in range(0, len(chosen), batch_size):
-        acts = model.capture(chosen[start : start + batch_size], name[0], batch_size=batch_size)
+    many = SORTED * batch_size  # sorted by length inside, so that little is padded
+    for start in range(0, len(chosen), many):
+        acts = model.capture(chosen[start : start + many], name[0], batch_size=batch_size)
         piece = acts.rows(name[0]).float().cpu()
         if not done:  # one block from the start: joining pieces at the end would need the memory twice
             values = torch.empty(len(position), piece.shape[1])

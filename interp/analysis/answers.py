@@ -1,11 +1,13 @@
 """How likely is an answer after a prompt? Scores of whole strings over their tokens, never of a first token alone.
 
-Runs the plain model with its key-value cache: every prompt once, then only the answers' tokens. Scoring N prompts
-against N answers costs little more than the N prompts, where the obvious loop costs N x N of them.
+Runs the plain model with its key-value cache: every prompt once, then only the answers' tokens but the last, which
+nothing needs to be read after. Scoring N prompts against N answers costs little more than the N prompts, where the
+obvious loop costs N x N of them.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,7 +19,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.model import Model
 
-MAX_ROWS = 128  # answers scored in one forward
+MAX_ROWS = 256  # answers scored in one forward
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,6 @@ def score_answers(
     """
     answer_ids = encode_answers(model, prompts, answers)
     prompt_ids = model.encode(list(prompts))
-    lengths = torch.tensor([len(a) for a in answer_ids])
-    padded = torch.zeros(len(answers), int(lengths.max()), dtype=torch.long)
-    for i, ids in enumerate(answer_ids):
-        padded[i, : len(ids)] = torch.tensor(ids)
     out = torch.empty(len(prompts), len(answers))
     order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
     step = max(1, MAX_ROWS // len(answers))
@@ -54,11 +52,11 @@ def score_answers(
         same_length = list(group)
         for start in range(0, len(same_length), step):
             chosen = same_length[start : start + step]
-            out[chosen] = _score_block(model, [prompt_ids[i] for i in chosen], padded, lengths).cpu()
+            out[chosen] = _score_block(model, [prompt_ids[i] for i in chosen], answer_ids).cpu()
             done += len(chosen)
             if progress is not None:
                 progress(done, len(prompts))
-    return AnswerScores(out, lengths)
+    return AnswerScores(out, torch.tensor([len(a) for a in answer_ids]))
 
 
 def exact_match(model: Model, prompts: Sequence[str], answers: Sequence[str], *, batch_size: int = 32) -> list[bool]:
@@ -83,35 +81,34 @@ def exact_match(model: Model, prompts: Sequence[str], answers: Sequence[str], *,
 def encode_answers(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
     """Token ids of each answer as it follows a prompt. Raises UserError where prompt and answer do not part cleanly."""
     ids = [model.tokenizer(a, add_special_tokens=False).input_ids for a in answers]
-    for answer, tokens in zip(answers, ids, strict=True):
-        if not tokens:
-            raise UserError("an answer is empty; expected text that starts with the space joining it to the prompt")
-        prompt = prompts[0]
-        if model.encode(prompt + answer)[0] != [*model.encode(prompt)[0], *tokens]:
+    if not all(ids):
+        raise UserError("an answer is empty; expected text that starts with the space joining it to the prompt")
+    before = model.encode(list(prompts))
+    # The seam depends on how a prompt ends and how an answer starts: every prompt and every answer once is enough.
+    pairs = [(0, j) for j in range(len(answers))] + [(i, 0) for i in range(1, len(prompts))]
+    joined = model.encode([prompts[i] + answers[j] for i, j in pairs])
+    for (i, j), whole in zip(pairs, joined, strict=True):
+        if whole != [*before[i], *ids[j]]:
             raise UserError(
-                f"the answer {answer!r} melts into the tokens of the prompt {prompt!r}; "
+                f"the answer {answers[j]!r} melts into the tokens of the prompt {prompts[i]!r}; "
                 "expected a prompt that ends in a word and an answer that starts with a space"
             )
     return ids
 
 
-def _score_block(model: Model, prompts: list[list[int]], answers: Tensor, lengths: Tensor) -> Tensor:
-    """[prompt, answer] for prompts of one length: one forward over them, one over all answers on top of the cache."""
-    n_prompts, n_answers = len(prompts), len(answers)
-    ids = torch.tensor(prompts, device=model.device)
-    answers, lengths = answers.to(model.device), lengths.to(model.device)
+def _score_block(model: Model, prompts: list[list[int]], answers: list[list[int]]) -> Float[Tensor, "prompt answer"]:
+    """For prompts of one length: one forward over them, then one over the answers of each length on top of its cache."""
     with torch.no_grad():
-        first = model.hf(ids, use_cache=True, logits_to_keep=1)
+        first = model.hf(torch.tensor(prompts, device=model.device), use_cache=True, logits_to_keep=1)
         start = first.logits[:, -1].float().log_softmax(-1)
-        total = start[:, answers[:, 0]]
-        if int(lengths.max()) == 1:
-            return total
-        cache = first.past_key_values
-        cache.batch_repeat_interleave(n_answers)
-        # rows: every answer under prompt 0, then under prompt 1, …; padded tokens come last and are masked below
-        rows = answers[:, :-1].repeat(n_prompts, 1)
-        logits = model.hf(rows, past_key_values=cache, use_cache=True).logits.float().log_softmax(-1)
-    targets = answers[:, 1:].repeat(n_prompts, 1).unsqueeze(-1)
-    later = logits.gather(-1, targets).squeeze(-1)
-    counted = torch.arange(1, answers.shape[1], device=model.device) < lengths[:, None]
-    return total + (later.view(n_prompts, n_answers, -1) * counted).sum(-1)
+        out = start[:, [ids[0] for ids in answers]]
+        for length in sorted({len(ids) for ids in answers} - {1}):
+            chosen = [i for i, ids in enumerate(answers) if len(ids) == length]
+            # rows: every chosen answer under prompt 0, then under prompt 1, …
+            rows = torch.tensor([answers[i] for i in chosen], device=model.device).repeat(len(prompts), 1)
+            cache = copy.deepcopy(first.past_key_values)  # a forward adds to the cache that it is given
+            cache.batch_repeat_interleave(len(chosen))
+            logits = model.hf(rows[:, :-1], past_key_values=cache, use_cache=True).logits.float()
+            later = logits.gather(-1, rows[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
+            out[:, chosen] += later.sum(-1).view(len(prompts), len(chosen))
+    return out

@@ -121,6 +121,7 @@ def _new_model(tokenizer: PreTrainedTokenizerFast, settings: SmallGPT2, seed: in
         n_embd=settings.d_model,
         n_layer=settings.n_layers,
         n_head=settings.n_heads,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's gelu_new in one kernel instead of seven
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
