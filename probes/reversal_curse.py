@@ -93,7 +93,7 @@ def reversal_curse(
     students = yield from trained(lab, seeds, steps)
     yield from pretrained(lab, fact_sets[:2] if lab.quick else fact_sets, n_boot)
     yield from family(lab, families, n_boot)
-    yield from where(lab, students, inside, steps, n_boot)
+    yield from where(lab, students, inside, n_boot)
     yield from features(lab, fact_sets[0], n_boot)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.analysis.answers import encode_answers, exact_match, score_answers
+from interp.analysis.answers import encode_answers, score_answers
 from interp.analysis.facts import align, ask
 from interp.analysis.lens import answer_lead
 from interp.analysis.patching import patch_residual
@@ -60,20 +60,20 @@ def test_scores_equal_brute_force_on_the_bundled_model(smol: Model) -> None:
     assert found.summed[0].argmax() == 0
 
 
-def test_exact_match_is_greedy_decoding(knower: Model, people: FactSet) -> None:
+def test_greedy_is_what_generation_would_write(knower: Model, people: FactSet) -> None:
     prompts, answers = people.prompts("forward", "held_out"), people.answers("forward")
-    shuffled = answers[1:] + answers[:1]
-    for given in (answers, shuffled):
-        expected = []
-        for prompt, answer in zip(prompts, given, strict=True):
+    answers = [*answers, answers[0] + " is", answers[0] + answers[1]]  # right at first, of other lengths
+    expected = torch.zeros(len(prompts), len(answers), dtype=torch.bool)
+    for i, prompt in enumerate(prompts):
+        for j, want in enumerate(encode_answers(knower, prompts, answers)):
             ids = torch.tensor(knower.encode(prompt))
-            want = encode_answers(knower, [prompt], [answer])[0]
             with torch.no_grad():
                 for _ in want:
                     ids = torch.cat([ids, knower.hf(ids).logits[:, -1:].argmax(-1)], dim=1)
-            expected.append(ids[0, -len(want) :].tolist() == want)
-        assert exact_match(knower, prompts, given) == expected
-    assert np.mean(exact_match(knower, prompts, answers)) == 1.0
+            expected[i, j] = ids[0, -len(want) :].tolist() == want
+    assert torch.equal(score_answers(knower, prompts, answers).greedy, expected)
+    assert bool(expected.diagonal().all())
+    assert not bool(expected[:, -1].any())
 
 
 def test_the_curse_shows_on_a_model_taught_one_order(knower: Model, people: FactSet) -> None:

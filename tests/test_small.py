@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from interp import Model, UserError
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.small import Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s
 
 PAIRS = {"red": "apple", "yellow": "banana", "green": "pear", "orange": "carrot"}
 SENTENCES = [f"the {colour} one is {thing}" for colour, thing in PAIRS.items()]
@@ -64,6 +64,34 @@ def test_same_seed_same_weights_and_another_seed_others(model: Model):
     assert len(moved) == len(weights(model))
     assert other.provenance.weights != model.provenance.weights
     assert other.provenance.name != model.provenance.name
+
+
+def test_trained_side_by_side_they_are_the_models_trained_alone():
+    lessons = [Lesson(SENTENCES[: 2 + s], replace(TINY, steps=30), s) for s in range(3)]
+    seen: list[tuple[int, int]] = []
+    before = torch.get_num_threads()
+    together = train_small_gpt2s(lessons, progress=lambda *at: seen.append(at))
+    assert torch.get_num_threads() == before
+    assert seen == [(i + 1, 90) for i in range(90)]
+    for model, (sentences, settings, seed) in zip(together, lessons, strict=True):
+        alone = train_small_gpt2(sentences, settings, seed=seed)
+        assert model.provenance == alone.provenance  # it holds the hash of the weights
+
+
+@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt])
+def test_a_fault_in_one_ends_the_others(fault: type[BaseException]):
+    calls = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal calls
+        calls += 1
+        if done == 20:
+            raise fault
+
+    long = Lesson(SENTENCES, replace(TINY, steps=100_000), 0)
+    with pytest.raises(fault):
+        train_small_gpt2s([long] * 4, progress=progress)
+    assert calls < 1000, "the others were trained to their end"
 
 
 def test_tied_and_untied_embeddings():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
@@ -24,9 +24,14 @@ MAX_ROWS = 256  # answers scored in one forward
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """Log-probabilities in nats. `summed` [prompt, answer]; `lengths` [answer] is the number of tokens of each."""
+    """Log-probabilities in nats. `summed` [prompt, answer]; `lengths` [answer] is the number of tokens of each.
+
+    `greedy` [prompt, answer]: would greedy decoding give exactly this answer? The argmax at every answer token, read
+    off the same forwards, no generation.
+    """
 
     summed: Float[Tensor, "prompt answer"]
+    greedy: Bool[Tensor, "prompt answer"]
     lengths: Int[Tensor, " answer"]
 
     @property
@@ -38,13 +43,14 @@ class AnswerScores:
 def score_answers(
     model: Model, prompts: Sequence[str], answers: Sequence[str], *, progress: Callable[[int, int], None] | None = None
 ) -> AnswerScores:
-    """Log-probability of every answer after every prompt.
+    """Log-probability of every answer after every prompt, and whether the model would write it.
 
     Answers carry the space that joins them (" Paris"). Raises UserError where joining changes the prompt's tokens.
     """
     answer_ids = encode_answers(model, prompts, answers)
     prompt_ids = model.encode(list(prompts))
-    out = torch.empty(len(prompts), len(answers))
+    summed = torch.empty(len(prompts), len(answers))
+    greedy = torch.empty(len(prompts), len(answers), dtype=torch.bool)
     order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
     step = max(1, MAX_ROWS // len(answers))
     done = 0
@@ -52,30 +58,12 @@ def score_answers(
         same_length = list(group)
         for start in range(0, len(same_length), step):
             chosen = same_length[start : start + step]
-            out[chosen] = _score_block(model, [prompt_ids[i] for i in chosen], answer_ids).cpu()
+            block = _score_block(model, [prompt_ids[i] for i in chosen], answer_ids)
+            summed[chosen], greedy[chosen] = (part.cpu() for part in block)
             done += len(chosen)
             if progress is not None:
                 progress(done, len(prompts))
-    return AnswerScores(out, torch.tensor([len(a) for a in answer_ids]))
-
-
-def exact_match(model: Model, prompts: Sequence[str], answers: Sequence[str], *, batch_size: int = 32) -> list[bool]:
-    """Would greedy decoding give each prompt's answer? Teacher-forced argmax at every answer token, no generation."""
-    answer_ids = [encode_answers(model, [p], [a])[0] for p, a in zip(prompts, answers, strict=True)]
-    prompt_ids = model.encode(list(prompts))
-    out: list[bool] = []
-    for start in range(0, len(prompts), batch_size):
-        rows = [p + a for p, a in zip(prompt_ids, answer_ids, strict=True)][start : start + batch_size]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device)
-        with torch.no_grad():
-            best = model.hf(ids, attention_mask=mask, use_cache=False).logits.argmax(-1).cpu()
-        for i, row in enumerate(rows):
-            want = answer_ids[start + i]
-            got = best[i, len(row) - len(want) - 1 : len(row) - 1].tolist()
-            out.append(got == want)
-    return out
+    return AnswerScores(summed, greedy, torch.tensor([len(a) for a in answer_ids]))
 
 
 def encode_answers(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
@@ -96,12 +84,18 @@ def encode_answers(model: Model, prompts: Sequence[str], answers: Sequence[str])
     return ids
 
 
-def _score_block(model: Model, prompts: list[list[int]], answers: list[list[int]]) -> Float[Tensor, "prompt answer"]:
-    """For prompts of one length: one forward over them, then one over the answers of each length on top of its cache."""
+def _score_block(
+    model: Model, prompts: list[list[int]], answers: list[list[int]]
+) -> tuple[Float[Tensor, "prompt answer"], Bool[Tensor, "prompt answer"]]:
+    """`summed` and `greedy` for prompts of one length: a forward over them, then one for each length of answer.
+
+    These go on top of the first one's cache.
+    """
     with torch.no_grad():
         first = model.hf(torch.tensor(prompts, device=model.device), use_cache=True, logits_to_keep=1)
         start = first.logits[:, -1].float().log_softmax(-1)
-        out = start[:, [ids[0] for ids in answers]]
+        firsts = torch.tensor([ids[0] for ids in answers], device=model.device)
+        summed, greedy = start[:, firsts], start.argmax(-1)[:, None] == firsts
         for length in sorted({len(ids) for ids in answers} - {1}):
             chosen = [i for i, ids in enumerate(answers) if len(ids) == length]
             # rows: every chosen answer under prompt 0, then under prompt 1, …
@@ -110,5 +104,7 @@ def _score_block(model: Model, prompts: list[list[int]], answers: list[list[int]
             cache.batch_repeat_interleave(len(chosen))
             logits = model.hf(rows[:, :-1], past_key_values=cache, use_cache=True).logits.float()
             later = logits.gather(-1, rows[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
-            out[:, chosen] += later.sum(-1).view(len(prompts), len(chosen))
-    return out
+            best = (logits.argmax(-1) == rows[:, 1:]).all(-1)
+            summed[:, chosen] += later.sum(-1).view(len(prompts), len(chosen))
+            greedy[:, chosen] &= best.view(len(prompts), len(chosen))
+    return summed, greedy

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.answers import encode_answers, exact_match, score_answers
+from interp.analysis.answers import encode_answers, score_answers
 from interp.analysis.statistics import double_centre
 from interp.errors import UserError
 from interp.model.model import Model
@@ -59,11 +59,12 @@ def ask(
     lengths = np.array([len(ids) for ids in encode_answers(model, facts.prompts(direction, 0), answers)])
     for t in templates:
         prompts = facts.prompts(direction, t)
-        scores.append(score_answers(model, prompts, answers).summed.double().numpy())
-        right = np.array(exact_match(model, prompts, answers))
+        found = score_answers(model, prompts, answers)
+        scores.append(found.summed.double().numpy())
+        right = found.greedy.diagonal().numpy().copy()
         for i, more in enumerate(accepted):  # further right answers, such as a parent's other children
             if len(more) > 1:
-                right[i] |= any(exact_match(model, [prompts[i]] * (len(more) - 1), more[1:]))
+                right[i] |= bool(score_answers(model, [prompts[i]], more[1:]).greedy.any())
         exact.append(right)
         if progress is not None:
             progress(t + 1, len(templates))

@@ -24,13 +24,13 @@ class SAETrainOptions:
     """Where; by default the residual stream in the middle."""
     corpus: Path | None = None
     """Text (.jsonl with a text field, or .txt); by default the training part of the bundled sample."""
-    tokens: int = 48_000
+    tokens: int = 32_000
     """How many tokens to train on."""
     d_sae: int = 2304
     """Number of features."""
     k: int = 32
     """Features active at each token."""
-    steps: int = 300
+    steps: int = 200
     """Training steps of 1024 tokens."""
     seed: int = 0
     """Decides the weights and the order of tokens."""

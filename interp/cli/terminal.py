@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +20,29 @@ if TYPE_CHECKING:
     from interp.lab.findings import Finding
 
 Positional = tyro.conf.Positional
+WIDE = 10_000
+REWORDED = (  # what tyro says, and what a newcomer understands
+    (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1 \2; expected a whole number"),
+    (r"Error parsing (\S+): could not convert string to float: (.*)", r"\1 \2; expected a number"),
+    (r"Missing value for argument '(.*?)'.*", r"\1 came without a value; write one behind it"),
+    (r"Unrecognized options: ([^,]*).*", r"unknown option \1"),
+    (r"invalid choice (.*) for argument '(.*?)'. Expected one of \((.*)\)", r"\1 came for \2; expected one of \3"),
+    (r"Missing from interp [a-z -]*: ", "missing: "),
+    (r"\.? \(required\)(?= \S)", ","),
+    (r"\.? \(required\)", ""),
+)
 MARKS = {"yes": "[green]yes[/]", "no": "[red]no[/]", "unclear": "[yellow]unclear[/]"}
 
 
 def parse(options: type[Any], arguments: list[str], command: str) -> Any:
     """Parse `arguments` into a dataclass; what tyro says over ten lines becomes one UserError."""
-    said = StringIO()
+    said, told = StringIO(), StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(said), redirect_stdout(told), _columns(WIDE):
             return tyro.cli(options, args=arguments, prog=f"interp {command}", description=options.__doc__)
     except SystemExit as stop:
         if stop.code in (0, None):
+            print(plain_help(told.getvalue(), shutil.get_terminal_size().columns))
             raise
         blocks = [re.sub(r"[│╭╮╰╯─]|\s+", " ", block).strip() for block in re.split(r"-{5,}|─{5,}", said.getvalue())]
         text = re.sub(r"\s+", " ", blocks[1] if len(blocks) > 1 else " ".join(blocks)).strip().rstrip(".")
@@ -35,7 +50,43 @@ def parse(options: type[Any], arguments: list[str], command: str) -> Any:
         flags = [f"--{f.name.replace('_', '-')}" for f in fields if "Positional" not in str(f.type)]
         wrong = [a.partition("=")[0] for a in arguments if a.startswith("--") and a.partition("=")[0] not in flags]
         near = f"; nearest flag: {', '.join(nearest(wrong[0], flags))}" if wrong and flags else ""
-        raise UserError(f"{text}{near}; `interp {command} --help` lists what it takes") from None
+        raise UserError(f"{plain_error(text)}{near}; `interp {command} --help` lists what it takes") from None
+
+
+def plain_error(text: str) -> str:
+    """tyro's message in this program's words; one that is not known stays as it is."""
+    for pattern, replacement in REWORDED:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+@contextmanager
+def _columns(n: int) -> Iterator[None]:
+    """Make tyro believe in a terminal of `n` columns, so that it breaks no line."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(n)
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def plain_help(text: str, width: int) -> str:
+    """tyro's help, one option a line, in a newcomer's notation: no `{None}|`, no `(default: None)`, no rules."""
+    rows = [line.rstrip() for line in text.splitlines() if not re.fullmatch(r"[\s─│╭╮╰╯-]*", line)]
+    rows = [re.sub(r"\{None\}\||\s*\(default: (None)?\)", "", row).strip("│ ") for row in rows]
+    parted = [re.split(r"\s{2,}", row, maxsplit=1) for row in rows]
+    column = max((len(row[0]) for row in parted if len(row) == 2), default=0) + 4
+    out = []
+    for row in parted:
+        if len(row) == 2:
+            lines = textwrap.wrap(row[1], max(30, width - column))
+            out += [f"  {row[0]:<{column - 2}}{lines[0]}", *(" " * column + line for line in lines[1:])]
+        else:
+            out.append(f"\n{row[0]}" if out else row[0])
+    return "\n".join(out)
 
 
 def print_finding(finding: Finding) -> None:

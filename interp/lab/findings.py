@@ -12,8 +12,6 @@ runs; `verdict()` compares the two intervals and nothing else:
 - `equal`: yes when the estimate's whole interval lies within `margin` of the control's mean (an equivalence test: a
   wide interval is never a yes); no when it lies wholly outside; else unclear.
 - An estimate or control from a single unit has no interval: always unclear.
-- `equal`: yes when the estimate's interval stays within `margin` of the control's interval (an equivalence test, so a
-  wide interval is unclear and never a yes); no when it lies wholly outside; else unclear.
 """
 
 from __future__ import annotations
@@ -71,7 +69,8 @@ class Finding:
     """One claim of a probe with its evidence.
 
     `claim` says what a yes would mean. `part` groups findings in the report. `caveat` is what could still fool us.
-    `table` holds the rows behind the number; `figure` names the picture that shows them.
+    `table` holds the rows behind the number; `figure` names the picture that shows them. `answers`: is this one of the
+    few claims that answer the probe's question? The report opens with them.
     """
 
     claim: str
@@ -83,6 +82,7 @@ class Finding:
     caveat: str = ""
     table: list[Row] = field(default_factory=list)
     figure: Figure | None = None
+    answers: bool = False
 
     def __post_init__(self) -> None:
         if self.expects not in get_args(Expects):
@@ -112,11 +112,19 @@ class Finding:
     @property
     def rule(self) -> str:
         """The verdict rule in words, for the report."""
-        side = {"greater": "above", "less": "below"}.get(self.expects)
-        by = f" by more than {self.margin:g} {self.estimate.unit}" if self.margin else ""
-        if side:
-            return f"yes if the whole interval lies {side} the control's interval{by}"
-        return f"yes if the whole interval stays within {self.margin:g} {self.estimate.unit} of the control's mean"
+        margin = f"{self.margin:g} {self.estimate.unit}"
+        if self.expects == "equal":
+            return (
+                f"yes if the whole interval stays within {margin} of the control's mean; no if it lies wholly "
+                "outside; else unclear"
+            )
+        above, below = ("above", "below") if self.expects == "greater" else ("below", "above")
+        by = f" by more than {margin}" if self.margin else ""
+        line = f"the control's mean {'+' if above == 'above' else '−'} {margin}" if self.margin else "the control's mean"
+        return (
+            f"yes if the whole interval lies {above} the control's interval{by}; no if it lies wholly {below} {line}; "
+            "else unclear"
+        )
 
 
 def finding_to_json(finding: Finding) -> dict[str, Any]:
@@ -137,4 +145,5 @@ def finding_from_json(record: dict[str, Any], table: list[Row]) -> Finding:
         caveat=record["caveat"],
         table=table,
         figure=Figure(**record["figure"]) if record["figure"] else None,
+        answers=record["answers"],
     )

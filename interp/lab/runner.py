@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import time
@@ -31,6 +32,11 @@ def check_out(folder: Path) -> None:
         raise UserError(f"--out {folder} is a file; expected a folder to create; choose another path")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--out {folder} is not empty; expected a new folder; choose another path or remove it")
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"--out {folder} lies under {above}, which is a file; expected a folder; choose another path")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"--out {folder}: no permission to write in {above}; choose another path")
 
 
 def run_probe(
@@ -45,18 +51,18 @@ def run_probe(
 ) -> Path:
     """Run `probe` and write `folder`. `extra` is further provenance (the SAE's).
 
-    A run that fails before its first finding leaves no folder. Raises UserError for bad input and a full disk,
+    A run that fails before its first finding leaves nothing behind, neither `folder` nor parents made for it. Raises UserError for bad input and a full disk,
     Interrupted after Ctrl-C or SIGTERM.
     """
     check_out(folder)
     arguments = {name: default for name, (_, default) in probe.parameters().items()} | arguments
-    existed = folder.is_dir()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     started = time.monotonic()
     count = 0
     try:
         writer = RunWriter(folder, _info(probe, lab, arguments, command, extra or {}))
     except OSError as error:
-        _discard(folder, existed)
+        _discard(folder, made)
         raise UserError(
             f"cannot write to {folder}: {error.strerror}; free some space or choose another --out"
         ) from error
@@ -67,11 +73,13 @@ def run_probe(
                 count += 1
                 on_finding(finding)
     except BaseException as error:
-        _end(writer, error, count, time.monotonic() - started, existed)
+        _end(writer, error, count, time.monotonic() - started, made)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(f"interrupted; {_kept(count, folder)}") from error
         if isinstance(error, UserError) and count:
             raise UserError(f"{error}; {_kept(count, folder)}") from error
+        if isinstance(error, Exception) and not isinstance(error, UserError):  # a bug of the probe: show where
+            error.add_note(f"probe {probe.name} failed; {_kept(count, folder)}")
         raise
     writer.finish("finished", time.monotonic() - started)
     return folder
@@ -98,22 +106,24 @@ def _info(probe: Probe, lab: Lab, arguments: dict[str, Any], command: str, extra
     )
 
 
-def _end(writer: RunWriter, error: BaseException, count: int, seconds: float, existed: bool) -> None:
+def _end(writer: RunWriter, error: BaseException, count: int, seconds: float, made: list[Path]) -> None:
     """Record how a run broke off; a run without findings is not worth a folder."""
     if count == 0:
-        _discard(writer.folder, existed)
+        _discard(writer.folder, made)
         return
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     with suppress(OSError):  # a full disk: run.json keeps the status it had
         writer.finish(status, seconds, str(error) or type(error).__name__)
 
 
-def _discard(folder: Path, existed: bool) -> None:
-    if existed:
-        for child in folder.iterdir():
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
+def _discard(folder: Path, made: list[Path]) -> None:
+    """Empty the folder, and remove it and its parents where this run made them and nobody else has put anything in."""
+    for child in folder.iterdir() if folder.is_dir() else ():
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+    with suppress(OSError):
+        for path in made:  # the folder first, then its parents upwards
+            if path.is_dir():
+                path.rmdir()
 
 
 def _kept(count: int, folder: Path) -> str:

@@ -1,6 +1,6 @@
 """The SAE that `interp demo` uses: trained here once, on text sampled from the model, and kept in the cache.
 
-First cut: about 45,000 tokens and 300 steps, a minute on two cores. Enough to look at features; the model card of a
+First cut: 32,000 tokens and 200 steps, about a minute on two cores. Enough to look at features; the model card of a
 real one would speak of millions of tokens.
 """
 
@@ -22,7 +22,7 @@ from interp.text.corpus import load_corpus
 from interp.text.data import data
 
 CORPUS = "corpus/smollm2_sample.jsonl"
-TOKENS = 48_000
+TOKENS = 32_000
 HELD_OUT = 10  # every tenth document is kept from training, for evaluation
 Say = Callable[[str, int, int], None]
 

@@ -37,7 +37,7 @@ class TopKSettings:
     """Number of features."""
     k: int = 32
     """Features active at each token."""
-    steps: int = 300
+    steps: int = 200
     """Training steps."""
     batch: int = 1024
     """Rows a step."""

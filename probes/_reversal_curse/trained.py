@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from interp.analysis.answers import exact_match, score_answers
+from interp.analysis.answers import score_answers
 from interp.analysis.estimate import Estimate
 from interp.analysis.statistics import (
     bootstrap_mean,
@@ -21,7 +22,7 @@ from interp.analysis.statistics import (
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.model import Model
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.small import Lesson, SmallGPT2, train_small_gpt2s
 from interp.text.facts import Direction, FactSet
 from interp.text.invented import NameTokens, invent_groups, people_set
 from probes._reversal_curse import DIRECTIONS
@@ -54,19 +55,36 @@ LEARNED: dict[str, tuple[Direction, ...]] = {
 }
 
 
-def teach(seed: int, tied: bool, name_tokens: NameTokens, steps: int, lab: Lab, label: str) -> Student:
-    """Train one small GPT-2 on three groups of invented people."""
-    people = invent_groups([GROUP] * 3, seed, name_tokens)
-    groups = {learned: people_set(group) for learned, group in zip(LEARNED, people, strict=True)}
-    sentences = [
+class Design(NamedTuple):
+    """Which small GPT-2 to train: these three things decide what it can and cannot learn."""
+
+    tied: bool
+    name_tokens: NameTokens
+    seed: int
+
+
+def teach(designs: Sequence[Design], steps: int, lab: Lab) -> list[Student]:
+    """Train one small GPT-2 a design on three groups of invented people."""
+    classes, lessons = [], []
+    for design in designs:
+        people = invent_groups([GROUP] * 3, design.seed, design.name_tokens)
+        classes.append({learned: people_set(group) for learned, group in zip(LEARNED, people, strict=True)})
+        settings = SmallGPT2(tied=design.tied, steps=steps)
+        lessons.append(Lesson(_sentences(classes[-1]), settings, design.seed))
+    count = f"{len(designs)} small GPT-2s" if len(designs) > 1 else "a small GPT-2"
+    models = train_small_gpt2s(lessons, progress=lab.tell(f"training {count}"))
+    return [Student(m, *design, groups) for m, design, groups in zip(models, designs, classes, strict=True)]
+
+
+def _sentences(groups: dict[str, FactSet]) -> list[str]:
+    """Every group's people, in the order or orders that it is taught in."""
+    return [
         sentence
         for learned, group in groups.items()
         for direction in LEARNED[learned]
         for template in range(len(group.templates(direction).training))
         for sentence in group.sentences(direction, template)
     ]
-    model = train_small_gpt2(sentences, SmallGPT2(tied=tied, steps=steps), seed=seed, progress=lab.tell(label))
-    return Student(model, tied, name_tokens, seed, groups)
 
 
 def examine(student: Student, n_boot: int) -> list[Row]:
@@ -75,8 +93,8 @@ def examine(student: Student, n_boot: int) -> list[Row]:
     for learned, group in student.groups.items():
         for direction in DIRECTIONS:
             prompts, answers = group.prompts(direction, "held_out"), group.answers(direction)
-            scores = score_answers(student.model, prompts, answers).summed.numpy()
-            shuffled = answers[1:] + answers[:1]
+            found = score_answers(student.model, prompts, answers)
+            scores, greedy = found.summed.numpy(), found.greedy.double()
             rows.append(
                 {
                     "condition": student.condition,
@@ -84,8 +102,8 @@ def examine(student: Student, n_boot: int) -> list[Row]:
                     "learned": learned,
                     "asked": "as learned" if direction in LEARNED[learned] else "reversed",
                     "direction": direction,
-                    "exact match": float(np.mean(exact_match(student.model, prompts, answers))),
-                    "exact match, shuffled answers": float(np.mean(exact_match(student.model, prompts, shuffled))),
+                    "exact match": float(greedy.diagonal().mean()),
+                    "exact match, shuffled answers": float(greedy.roll(-1, 1).diagonal().mean()),
                     "multiple choice": float(top_choice(scores).mean()),
                     "correct minus others (nats)": float(matched_scores(scores).mean()),
                     "null of it (nats)": pairing_null(scores, unit="nats", n_perm=n_boot, seed=student.seed).high,
@@ -95,17 +113,14 @@ def examine(student: Student, n_boot: int) -> list[Row]:
 
 
 def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[Student]]:
-    """Part (a). Yields its findings and returns the students."""
-    designs: list[tuple[bool, NameTokens]] = (
+    """Part (a). Yields its findings and returns the students, the one that part (c) looks into among them."""
+    kinds: list[tuple[bool, NameTokens]] = (
         [(False, 2), (True, 1)] if lab.quick else [(False, 2), (False, 1), (True, 2), (True, 1)]
     )
-    students: list[Student] = []
-    rows: list[Row] = []
-    for i, (tied, words) in enumerate(designs):
-        for s in range(seeds):
-            label = f"training small GPT-2 {i * seeds + s + 1} of {len(designs) * seeds}"
-            students.append(teach(lab.seed * 1000 + s, tied, words, steps, lab, label))
-            rows += examine(students[-1], 500)
+    designs = [Design(tied, words, lab.seed * 1000 + s) for tied, words in kinds for s in range(seeds)]
+    look_into = Design(tied=False, name_tokens=1, seed=lab.seed * 1000)
+    students = teach(list(dict.fromkeys([*designs, look_into])), steps, lab)  # all at once: two cores are busy longer
+    rows = [row for student in students[: len(designs)] for row in examine(student, 500)]
     one_way = [r for r in rows if r["learned"] != "both orders"]
     as_learned = [r for r in one_way if r["asked"] == "as learned"]
     backwards = [r for r in one_way if r["asked"] == "reversed"]

@@ -20,7 +20,7 @@ from interp.model.model import Model
 from interp.saes.load import SAE, encode_features, load_sae, site_of
 from interp.text.facts import Direction, FactSet, HeldOut
 from probes._reversal_curse import DIRECTIONS
-from probes._reversal_curse.trained import Student, teach
+from probes._reversal_curse.trained import Student
 
 PART = "(c) Where in the model"
 TOP_FEATURES = 12
@@ -39,11 +39,10 @@ class Patient:
     pairs: int
 
 
-def where(lab: Lab, students: Sequence[Student], facts: FactSet | None, steps: int, n_boot: int) -> Iterator[Finding]:
+def where(lab: Lab, students: Sequence[Student], facts: FactSet | None, n_boot: int) -> Iterator[Finding]:
     """Part (c): lens and patching, on a trained GPT-2 and on the loaded model; features when there is an SAE."""
     # Names of one word, so that every answer has a first token of its own; untied, so that no leak helps.
-    student = next((s for s in students if not s.tied and s.name_tokens == 1), None)
-    student = student or teach(lab.seed * 1000, False, 1, steps, lab, "training the small GPT-2 to look into")
+    student = next(s for s in students if not s.tied and s.name_tokens == 1)
     taught = student.groups["name first"]
     patients = [
         Patient("a trained GPT-2, on people taught name first", student.model, taught, "held_out", 1, len(taught))
