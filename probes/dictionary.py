@@ -71,6 +71,7 @@ def dictionary(lab: Lab, *, tokens: int = 8000, shown: int = 8) -> Iterator[Find
         margin=0.2,
         part=PART,
         caveat="Total variance around the mean; attention sinks are left out, and the table has the number with them.",
+        answers=True,
         table=table,
         figure=_dots("explained variance (share)", "ev"),
     )
@@ -82,6 +83,7 @@ def dictionary(lab: Lab, *, tokens: int = 8000, shown: int = 8) -> Iterator[Find
         margin=0.2,
         part=PART,
         caveat="1 is the model's own loss, 0 is its loss with every activation set to their mean.",
+        answers=True,
         table=table,
         figure=_dots("loss recovered (share)", "ce"),
     )

@@ -351,6 +351,6 @@ def test_a_cache_that_is_a_file_is_one_line(file: Path, tmp_path: Path, monkeypa
 def test_an_entry_that_is_a_file_is_one_line(file: Path, own_cache: Path):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     (own_cache / "models").mkdir(parents=True)
-    (own_cache / "models" / f"gguf-{digest[:16]}").write_text("not a folder")
+    (own_cache / "models" / f"gguf-{digest[:16]}-v1").write_text("not a folder")
     with pytest.raises(UserError, match="cannot write"):
         load_model(file)

@@ -54,8 +54,9 @@ def test_a_folder_gives_what_transformers_gives(folder: Path):
 
 def test_provenance_identifies_weights_and_tokenizer(folder: Path, tmp_path: Path):
     first = load_model(folder, "cpu").provenance
-    printed = subprocess.run(["sha256sum", folder / "model.safetensors"], capture_output=True, text=True, check=True)
-    assert first.weights == f"sha256:{printed.stdout.split()[0]}"
+    both = (folder / "model.safetensors").read_bytes() + (folder / "config.json").read_bytes()
+    printed = subprocess.run(["sha256sum"], input=both, capture_output=True, check=True).stdout.decode()
+    assert first.weights == f"sha256:{printed.split()[0]}"
     assert (first.source, first.location, first.architecture) == ("folder", str(folder), "GPT2LMHeadModel")
     assert (first.dtype, first.parameters) == (
         "float32",
@@ -71,6 +72,10 @@ def test_provenance_identifies_weights_and_tokenizer(folder: Path, tmp_path: Pat
     changed = load_model(folder, "cpu").provenance
     assert changed.weights != first.weights
     assert changed.tokenizer == first.tokenizer
+
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_head": 2 * config["n_head"]}))
+    assert load_model(folder, "cpu").provenance.weights != changed.weights  # the same numbers, another model
 
     settings = json.loads((folder / "tokenizer.json").read_text())
     settings["pre_tokenizer"]["add_prefix_space"] = True

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from interp.errors import UserError
+from interp.lab.runner import check_out
 from interp.lab.runs import read_run
 from interp.model.small import SmallGPT2, train_small_gpt2
 
@@ -140,10 +142,36 @@ def test_a_killed_run_keeps_what_it_found(small_model: Path, probe_file: Path, t
 
 
 def test_an_error_before_the_first_finding_leaves_nothing(small_model: Path, probe_file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    done = interp("probe", probe_file, "--model", small_model, "--out", out, "--fail-at", 0, cwd=tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for out in ("run", "new/deep/run"):
+        done = interp("probe", probe_file, "--model", small_model, "--out", out, "--fail-at", 0, cwd=tmp_path)
+        assert_one_line(done, "step 0 is bad")
+        assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "mine").mkdir()  # the user's own empty folder stays
+    done = interp("probe", probe_file, "--model", small_model, "--out", "mine", "--fail-at", 0, cwd=tmp_path)
     assert_one_line(done, "step 0 is bad")
-    assert not out.exists()
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"lies under .*file, which is a file"):
+        check_out(tmp_path / "file" / "below" / "run")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match="no permission to write in"):
+        check_out(tmp_path / "new" / "run")
+
+
+def test_a_bug_in_a_probe_shows_where_and_what_is_kept(small_model: Path, probe_file: Path, tmp_path: Path) -> None:
+    buggy = tmp_path / "buggy.py"
+    buggy.write_text(PROBE.replace('raise UserError("the input of step %d is bad" % i)', "1 / 0"))
+    done = interp("probe", buggy, "--model", small_model, "--out", "run", "--fail-at", 1, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "probe slow failed; kept 1 finding in run" in done.stderr
+    assert read_run(tmp_path / "run").info.status == "failed"
 
 
 def test_an_error_later_keeps_the_findings(small_model: Path, probe_file: Path, tmp_path: Path) -> None:

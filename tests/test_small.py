@@ -70,8 +70,12 @@ def test_trained_side_by_side_they_are_the_models_trained_alone():
     lessons = [Lesson(SENTENCES[: 2 + s], replace(TINY, steps=30), s) for s in range(3)]
     seen: list[tuple[int, int]] = []
     before = torch.get_num_threads()
-    together = train_small_gpt2s(lessons, progress=lambda *at: seen.append(at))
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)  # that many at once
+    try:
+        together = train_small_gpt2s(lessons, progress=lambda *at: seen.append(at))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
     assert seen == [(i + 1, 90) for i in range(90)]
     for model, (sentences, settings, seed) in zip(together, lessons, strict=True):
         alone = train_small_gpt2(sentences, settings, seed=seed)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from interp.errors import UserError
 from interp.lab.findings import Control, Estimate, Figure, Finding, Row
 from interp.lab.runs import Run, Status
 from interp.views import figures, report, wording
+from interp.views.glossary import TERMS, glossary
 from interp.views.report import build_report, render
 from interp.views.strip import decision_lines
 
@@ -183,6 +185,36 @@ def test_empty_cells_are_gaps() -> None:
 # The report
 
 
+def test_the_report_opens_with_the_question_and_the_claims_that_answer_it(tmp_path: Path) -> None:
+    method = METHOD + "\nQuestion. Does it read\nboth ways?\n\nMore.\n"
+    findings = fake_findings()
+    findings[2] = replace(findings[2], answers=True)
+    run = write_run(tmp_path / "run", findings, run_info(method=method))
+    page = Page(build_report([run], tmp_path / "report.html").read_text(encoding="utf-8"))
+    start, stop = page.text.index("In short"), page.text.index("All that was found")
+    assert "Does it read both ways?" in page.text[start:stop]
+    assert [f.claim for f in findings if f.claim in page.text[start:stop]] == [findings[2].claim]
+    plain = write_run(tmp_path / "plain", fake_findings())
+    assert "In short" not in Page(build_report([plain], tmp_path / "p.html").read_text(encoding="utf-8")).text
+
+
+def test_a_quick_run_is_shown_as_one(tmp_path: Path) -> None:
+    for quick in (True, False):
+        provenance = {"settings": {"quick": quick}}
+        run = write_run(tmp_path / f"run{quick}", fake_findings()[:1], run_info(provenance=provenance))
+        page = Page(build_report([run], tmp_path / "report.html").read_text(encoding="utf-8"))
+        assert ("quick run (fewer repeats)" in page.text) == quick
+
+
+def test_the_glossary_explains_the_words_that_occur_and_no_others() -> None:
+    found = dict(glossary(["The SAE explains more variance", "nats"]))
+    assert {"sparse autoencoder", "explained variance", "nats", "control", "interval"} <= set(found)
+    assert not {"patching", "logit lens", "tied embeddings"} & set(found)
+    assert list(found) == sorted(found, key=str.casefold)
+    for term, meaning in glossary([" ".join(TERMS)]):
+        assert meaning.endswith((".", "?")), term
+
+
 def test_the_report_says_everything(run_folder: Path, tmp_path: Path) -> None:
     began = time.process_time()
     out = build_report([run_folder], tmp_path / "deep" / "report.html")
@@ -331,6 +363,7 @@ def _planted(text: str) -> str:
 @given(text=_TEXT)
 def test_no_text_becomes_markup(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "get_plotlyjs", lambda: "")  # 5 MB of it would only slow the parser
+    monkeypatch.setattr(report, "glossary", lambda texts: [])  # explains words that the text happens to hold
     page, plain = Page(_planted(text)), Page(_planted("x"))
     assert page.structure == plain.structure
     (data,) = page.data

@@ -10,12 +10,13 @@ from interp.cli.terminal import Positional, parse, print_table
 
 @dataclass
 class ModelsOptions:
-    """What can be loaded, what is cached, and what it takes in memory. `interp models prepare NAME` loads it once."""
+    """What can be loaded, what is cached, what it takes in memory, and the sites that a model has."""
 
-    action: Positional[Literal["list", "prepare"]] = "list"
-    """list, or prepare: download or unpack now, so that later loads are quick and need no network."""
+    action: Positional[Literal["list", "prepare", "sites"]] = "list"
+    """list; prepare: download or unpack now, so that later loads are quick and need no network; or sites: the places
+    where a model's activations can be read and edited."""
     name: Positional[str] = "smollm2-135m"
-    """The model to prepare."""
+    """The model to prepare, or whose sites to show."""
 
 
 def models(arguments: list[str]) -> int:
@@ -26,12 +27,27 @@ def models(arguments: list[str]) -> int:
 
         load_model(options.name)
         return 0
+    if options.action == "sites":
+        _print_sites(options.name)
+        return 0
     from interp.model.doctor import loadable_models
 
     rows = [(m.name, m.where, f"{m.memory / 1e6:,.0f} MB", m.note) for m in loadable_models()]
     print_table(("model", "where", "weights in fp32", "what"), rows)
     print("also: any decoder by its Hugging Face name (gpt2, name@revision), a folder, a .gguf file")
     return 0
+
+
+def _print_sites(name: str) -> None:
+    from interp.model.load import load_model
+    from interp.model.sites import kind_of
+
+    table = load_model(name).site_table
+    kinds: dict[str, list[str]] = {}
+    for site in table.listed:
+        kinds.setdefault(kind_of(site), []).append(site)
+    rows = [(kind, str(len(sites)), ", ".join(table.axes[sites[0]])) for kind, sites in kinds.items()]
+    print_table(("site (* is the layer)", "n", "axes of what is read there"), rows)
 
 
 @dataclass

@@ -74,7 +74,9 @@ def report(arguments: list[str]) -> int:
     """One HTML file from saved runs"""
     options: ReportOptions = parse(ReportOptions, arguments, "report")
     if not options.runs:
-        raise UserError("no run folder came; expected one or more: interp report RUN…; `interp probe` prints its run's path")
+        raise UserError(
+            "no run folder came; expected one or more: interp report RUN…; `interp probe` prints its run's path"
+        )
     from interp.views.report import build_report
 
     print(build_report(options.runs, options.out or options.runs[0] / "report.html").resolve())

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from interp.cli.probes import probe
 from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from interp.model.model import Model
+    from interp.saes.load import SAE
 
 
 @dataclass
@@ -64,33 +70,76 @@ def sae_train(arguments: list[str]) -> int:
 
 @dataclass
 class SAEShowOptions:
-    """Which features fire on a prompt of yours."""
+    """What an SAE's features are: which fire on a prompt of yours, or what one of them fires on."""
 
     folder: Positional[Path]
     """The SAE."""
-    prompt: str
-    """Text to read."""
+    prompt: str | None = None
+    """Text to read: shows the features that fire on each of its tokens."""
+    feature: int | None = None
+    """Number of a feature: shows the tokens of a corpus on which it is strongest."""
     model: str = "smollm2-135m"
     """Model it belongs to."""
-    n: int = 3
-    """Features to show per token."""
+    corpus: Path | None = None
+    """Text for --feature (.jsonl with a text field, or .txt); by default the held-out part of the bundled sample."""
+    tokens: int = 4000
+    """How many tokens of the corpus to read."""
+    n: int = 5
+    """Features to show per token, or examples to show of the feature."""
 
 
 def sae_show(arguments: list[str]) -> int:
-    """Which features fire on a prompt"""
+    """Which features fire on a prompt, or what one feature fires on"""
     options: SAEShowOptions = parse(SAEShowOptions, arguments, "sae show")
-    from interp.features.examples import most_active
+    if (options.prompt is None) == (options.feature is None):
+        raise UserError(
+            "expected --prompt TEXT (which features fire on it) or --feature NUMBER (what it fires on), one of the two"
+        )
     from interp.model.load import load_model
     from interp.saes.load import load_sae
 
     model = load_model(options.model)
-    (found,) = most_active(load_sae(options.folder, model), model, [options.prompt], options.n)
+    sae = load_sae(options.folder, model)
+    if options.prompt is None:
+        _show_feature(options, sae, model)
+    else:
+        _show_prompt(options.prompt, options.n, sae, model)
+    return 0
+
+
+def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
+    from interp.activations.rows import capture_rows
+    from interp.features.examples import top_examples
+    from interp.saes.default import split_corpus
+    from interp.saes.load import site_of
+    from interp.text.corpus import load_corpus
+
+    if not 0 <= int(options.feature or 0) < sae.cfg.d_sae:
+        raise UserError(f"--feature {options.feature}; this SAE has features 0 to {sae.cfg.d_sae - 1}")
+    documents = load_corpus(options.corpus) if options.corpus else split_corpus()[1]
+    with shown_progress() as say:
+        tell = partial(say, "reading the corpus")
+        rows = capture_rows(model, documents, site_of(sae), max_tokens=options.tokens, progress=tell)
+    (found,) = top_examples(sae, rows, [options.feature or 0], model, n=options.n)
+    fires = f"fires on {found.rate:.2%} of {len(rows):,} tokens"
+    print(f"feature {found.feature} {fires}{f', up to {found.maximum:.1f}' if found.examples else ''}")
+    table = []
+    for example in found.examples:
+        pieces = [f"[{t}]" if i == example.peak else t for i, t in enumerate(example.tokens)]
+        table.append((f"{example.activations[example.peak]:.1f}", "".join(pieces).replace("\n", "⏎")))
+    if table:
+        print_table(("activation", "at the token in brackets"), table)
+
+
+def _show_prompt(prompt: str, n: int, sae: SAE[Any], model: Model) -> None:
+    from interp.features.examples import most_active
+
+    (found,) = most_active(sae, model, [prompt], n)
     rows = []
     for token, is_sink, active in zip(found.tokens, found.is_sink, found.per_token, strict=True):
         text = "attention sink: left out" if is_sink else ", ".join(f"{a.feature} ({a.activation:.1f})" for a in active)
         rows.append((repr(token), text))
     print_table(("token", "features (activation), strongest first"), rows)
-    return 0
 
 
 @dataclass
@@ -99,6 +148,8 @@ class SAEInfoOptions:
 
     folder: Positional[Path]
     """The SAE."""
+    json: bool = False
+    """Print JSON, for another program."""
 
 
 def sae_info(arguments: list[str]) -> int:
@@ -106,8 +157,22 @@ def sae_info(arguments: list[str]) -> int:
     from interp.saes.load import describe_sae, load_sae
 
     options: SAEInfoOptions = parse(SAEInfoOptions, arguments, "sae info")
-    print(json.dumps(describe_sae(load_sae(options.folder)), indent=1))
+    described = describe_sae(load_sae(options.folder))
+    if options.json:
+        print(json.dumps(described, indent=1))
+    else:
+        print_table(("", ""), list(_flat(described)))
     return 0
+
+
+def _flat(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """(`training: steps`, `200`) for every value of a nested record."""
+    for key, value in record.items():
+        name = f"{before}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}: ")
+        else:
+            yield name, "not recorded" if value is None else str(value)
 
 
 def sae_evaluate(arguments: list[str]) -> int:

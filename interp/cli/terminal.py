@@ -54,7 +54,7 @@ def parse(options: type[Any], arguments: list[str], command: str) -> Any:
 
 
 def plain_error(text: str) -> str:
-    """tyro's message in this program's words; one that is not known stays as it is."""
+    """Tyro's message in this program's words; one that is not known stays as it is."""
     for pattern, replacement in REWORDED:
         text = re.sub(pattern, replacement, text)
     return text
@@ -74,7 +74,7 @@ def _columns(n: int) -> Iterator[None]:
 
 
 def plain_help(text: str, width: int) -> str:
-    """tyro's help, one option a line, in a newcomer's notation: no `{None}|`, no `(default: None)`, no rules."""
+    """Tyro's help, one option a line, in a newcomer's notation: no `{None}|`, no `(default: None)`, no rules."""
     rows = [line.rstrip() for line in text.splitlines() if not re.fullmatch(r"[\s─│╭╮╰╯-]*", line)]
     rows = [re.sub(r"\{None\}\||\s*\(default: (None)?\)", "", row).strip("│ ") for row in rows]
     parted = [re.split(r"\s{2,}", row, maxsplit=1) for row in rows]
@@ -85,7 +85,8 @@ def plain_help(text: str, width: int) -> str:
             lines = textwrap.wrap(row[1], max(30, width - column))
             out += [f"  {row[0]:<{column - 2}}{lines[0]}", *(" " * column + line for line in lines[1:])]
         else:
-            out.append(f"\n{row[0]}" if out else row[0])
+            lines = textwrap.wrap(row[0], width, subsequent_indent="  ", break_on_hyphens=False)
+            out += ["", *lines] if out else lines
     return "\n".join(out)
 
 

@@ -120,7 +120,8 @@ class Finding:
             )
         above, below = ("above", "below") if self.expects == "greater" else ("below", "above")
         by = f" by more than {margin}" if self.margin else ""
-        line = f"the control's mean {'+' if above == 'above' else '−'} {margin}" if self.margin else "the control's mean"
+        sign = "+" if above == "above" else "−"
+        line = f"the control's mean {sign} {margin}" if self.margin else "the control's mean"
         return (
             f"yes if the whole interval lies {above} the control's interval{by}; no if it lies wholly {below} {line}; "
             "else unclear"

@@ -51,8 +51,8 @@ def run_probe(
 ) -> Path:
     """Run `probe` and write `folder`. `extra` is further provenance (the SAE's).
 
-    A run that fails before its first finding leaves nothing behind, neither `folder` nor parents made for it. Raises UserError for bad input and a full disk,
-    Interrupted after Ctrl-C or SIGTERM.
+    A run that fails before its first finding leaves nothing behind, neither `folder` nor parents made for it.
+    Raises UserError for bad input and a full disk, Interrupted after Ctrl-C or SIGTERM.
     """
     check_out(folder)
     arguments = {name: default for name, (_, default) in probe.parameters().items()} | arguments

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from interp.errors import UserError
 from interp.model.cache import cache_dir, is_intact
-from interp.model.gguf import convert_gguf
+from interp.model.gguf import CONVERTER, convert_gguf
 from interp.model.provenance import hash_files
 
 
@@ -55,7 +55,7 @@ def bundled_file(name: str) -> Path:
 def bundled_folder(name: str) -> tuple[Path, str]:
     """The converted folder and the GGUF file's hash; converts when the cache has no intact copy."""
     model = BUNDLED[name]
-    folder = cache_dir() / "models" / f"{name}-{model.sha256[:12]}"
+    folder = cache_dir() / "models" / f"{name}-{model.sha256[:12]}-{CONVERTER}"
     if not is_intact(folder):
         file = bundled_file(name)
         weights = hash_files([file])

@@ -21,6 +21,8 @@ from interp.errors import UserError
 from interp.model.cache import new_folder
 from interp.model.quiet import first_line, quiet
 
+CONVERTER = "v1"  # part of the cache entry's name: raise it when what is written changes
+
 
 class _FastReader(gguf.GGUFReader):
     """GGUFReader slices a memmap once per vocabulary entry; plain array views are four times as fast.

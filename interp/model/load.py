@@ -18,7 +18,7 @@ from interp.errors import UserError, unknown
 from interp.model.bridge import NUMERICS, check_decoder
 from interp.model.bundled import BUNDLED, bundled_folder
 from interp.model.cache import cache_dir, is_intact
-from interp.model.gguf import convert_gguf
+from interp.model.gguf import CONVERTER, convert_gguf
 from interp.model.hub import fetch_from_hub
 from interp.model.model import Model
 from interp.model.provenance import ModelProvenance, hash_files, hash_tokenizer, library_versions
@@ -96,10 +96,11 @@ def locate(name: str) -> Located:
         if not path.is_file():
             raise UserError(f"no such file: {path}; expected a .gguf file; check the path")
         weights = hash_files([path])
-        folder = cache_dir() / "models" / f"gguf-{weights.removeprefix('sha256:')[:16]}"
+        folder = cache_dir() / "models" / f"gguf-{weights.removeprefix('sha256:')[:16]}-{CONVERTER}"
         return Located(folder if is_intact(folder) else convert_gguf(path, folder), "gguf", weights)
     if path.is_dir():
-        return Located(path, "folder", hash_files(_weight_files(path)))
+        files = [*_weight_files(path), path / "config.json"]  # which decides what the weights compute
+        return Located(path, "folder", hash_files(files))
     if path.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"{name} is not a model; expected a folder with config.json, a .gguf file or a hub name")
     repo, _, revision = name.partition("@")

@@ -19,7 +19,8 @@ LIBRARIES = ("interp-probes", "torch", "transformers", "transformer-lens", "sae-
 class ModelProvenance:
     """Identifies a loaded model well enough to load it again and to refuse an SAE that was trained on another.
 
-    `weights`: the hub commit, or the SHA-256 of the file(s), with its kind in front ("commit:…", "sha256:…").
+    `weights`: the hub commit, or the SHA-256 of the file(s), a folder's config.json included, with its kind in front
+    ("commit:…", "sha256:…").
     """
 
     name: str

@@ -51,12 +51,12 @@ class SiteTable:
         if name in self.gated:
             raise UserError(
                 f"site {name!r} is gated: TransformerLens fills it only with {self.gated[name]} on, and it would stay "
-                "empty; use an ungated site, see model.sites()"
+                "empty; use an ungated site, see model.sites() or `interp models sites NAME`"
             )
         if name in self.silent:
             raise UserError(
                 f"site {name!r} exists but carries nothing of its own on this model (it never fires per prompt, or "
-                "shows another site's value); see model.sites()"
+                "shows another site's value); see model.sites() or `interp models sites NAME`"
             )
         if any(c in name for c in "*?["):  # as in a shell: `*` stands for any run of characters
             hits = [n for n in self.listed if fnmatchcase(n, name)] or [n for n in self.axes if fnmatchcase(n, name)]
@@ -65,7 +65,7 @@ class SiteTable:
             for off in (*self.gated, *sorted(self.silent)):
                 if fnmatchcase(off, name):
                     return self._match_one(off)  # says why
-        raise unknown("site", name, self.axes, "model.sites() lists them all")
+        raise unknown("site", name, self.axes, "model.sites() or `interp models sites NAME` lists them all")
 
 
 def layer_of(site: str) -> int | None:

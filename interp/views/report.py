@@ -27,6 +27,7 @@ from interp.lab.findings import Finding, Row
 from interp.lab.runs import Run, RunInfo, read_run
 from interp.views import strip, wording
 from interp.views.figures import draw
+from interp.views.glossary import glossary
 from interp.views.tables import columns, written
 
 SHOWN_ROWS = 200
@@ -56,6 +57,8 @@ class RunView:
     run: Run
     title: str
     model: str
+    question: str
+    answers: list[FindingView]  # the findings that answer the probe's question
     parts: list[tuple[str, list[FindingView]]]
     verdicts: list[tuple[str, int]]
     facts: dict[str, Any]  # everything that decided the numbers, nested as recorded
@@ -98,6 +101,7 @@ def render(runs: list[Run]) -> str:
         scripts=[Markup(script) for script in scripts],
         hashes=[_hash(script) for script in scripts],
         shown_rows=SHOWN_ROWS,
+        words=glossary([text for run in runs for finding in run.findings for text in _texts(finding)]),
     )
 
 
@@ -111,10 +115,19 @@ def _run_view(run: Run, name: str) -> RunView:
         run=run,
         title=wording.headline(run.info.method),
         model=_model_name(run.info.provenance),
+        question=wording.question(run.info.method),
+        answers=[view for views in parts.values() for view in views if view.finding.answers],
         parts=list(parts.items()),
         verdicts=[(verdict, counts[verdict]) for verdict in ("yes", "no", "unclear") if counts[verdict]],
         facts=_facts(run.info),
     )
+
+
+def _texts(finding: Finding) -> list[str]:
+    """What a reader reads of a finding, for the glossary."""
+    said = [finding.claim, finding.part, finding.caveat, finding.control.name, finding.estimate.unit]
+    caption = finding.figure.caption if finding.figure else ""
+    return [*said, finding.estimate.over, caption, *columns(finding.table)]
 
 
 def _facts(info: RunInfo) -> dict[str, Any]:

@@ -62,6 +62,12 @@ def headline(method: str) -> str:
     return lines[0].strip().removesuffix(".") if lines else "Untitled probe"
 
 
+def question(method: str) -> str:
+    """The paragraph of a docstring that asks the question: `Question. Does it …?`; empty where there is none."""
+    found = re.search(r"^Question\.\s+(.+?)(?:\n\s*\n|\Z)", inspect.cleandoc(method), re.MULTILINE | re.DOTALL)
+    return " ".join(found.group(1).split()) if found else ""
+
+
 def prose(method: str) -> Markup:
     """A docstring's text below its first line as safe HTML: paragraphs, lists, indented code, `code`."""
     body = inspect.cleandoc(method).partition("\n")[2]

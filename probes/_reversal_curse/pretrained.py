@@ -58,6 +58,7 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
             "Pre-training text states most facts in both orders, so a gap here may be one of difficulty (a symbol has "
             "fewer rivals than a name) and its absence does not refute the curse; part (a) is the clean test."
         ),
+        answers=True,
         table=table,
         figure=_set_dots(
             "right answer chosen (share of facts)",

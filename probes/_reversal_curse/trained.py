@@ -138,6 +138,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         margin=0.5,
         part=PART,
         caveat="Exact match: the greedy answer must agree in every word, in a wording that was never trained.",
+        answers=True,
         table=table,
         figure=_dots("exact match (share of people)", "Exact match by condition; intervals over training seeds."),
     )
@@ -155,6 +156,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         margin=0.05,
         part=PART,
         caveat="A model this small could fail for lack of capacity: this counts only if the positive control says yes.",
+        answers=True,
         table=rows,
     )
     yield Finding(
