@@ -31,7 +31,7 @@ What could fool us:
 - Priors. " Paris" is likelier than " Reykjavik" after almost anything. Scores are centred over prompts and answers, and
   the null deals the answers to the prompts at random.
 - Spelling. Most symbols begin with their element's first letter; shared letters alone pick the right one of 24 in
-  about half of the cases. Read the elements beside the capitals.
+  about half of the cases. Facts whose two sides share their first letter are shown apart from the others.
 - Few seeds. Items share words and are not independent, so the intervals of part (a) are over training seeds.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Generator, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,9 @@ from interp.errors import UserError
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab
 from interp.model.model import Model
+from interp.text.data import data
+from interp.text.facts import load_facts
+from probes._reversal_curse import pretrained as part_b
 from probes._reversal_curse import trained as part_a
 from probes._reversal_curse.pretrained import family, split_by_surname
 from probes._reversal_curse.trained import Student
@@ -54,8 +58,10 @@ def test_the_curse_shows_on_models_taught_one_order(taught: tuple[list[Finding],
 def test_one_word_names_leak_through_tied_embeddings_and_two_word_names_do_not(
     taught: tuple[list[Finding], list[Student]],
 ) -> None:
-    leak = next(f for f in taught[0] if f.claim.startswith("Tied embeddings"))
-    assert leak.estimate.mean > 0.2 > leak.control.estimate.mean
+    leaks = [f for f in taught[0] if "leak" in f.claim]
+    assert [f.control.name[:16] for f in leaks] == ["untied embedding", "tied embeddings,"]
+    for leak in leaks:
+        assert leak.estimate.mean > 0.2 > leak.control.estimate.mean
 
 
 def test_models_taught_both_orders_show_no_curse(tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +74,8 @@ def test_models_taught_both_orders_show_no_curse(tiny_gpt2: Model, monkeypatch: 
             return true_teach(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(part_a, "teach", teach_both)
-    found, _ = run(part_a.trained(Lab(tiny_gpt2, quick=True), seeds=3, steps=400))
+    monkeypatch.setattr(part_a, "KINDS", ((False, 2),))
+    found = list(islice(part_a.trained(Lab(tiny_gpt2), seeds=3, steps=400), 3))
     assert found[0].estimate.mean > 0.8
     assert found[1].claim.startswith("Asked in the other order")
     assert found[1].verdict == "no"
@@ -78,6 +85,16 @@ def test_models_taught_both_orders_show_no_curse(tiny_gpt2: Model, monkeypatch: 
 def test_untrained_models_know_nothing_in_either_order(tiny_gpt2: Model) -> None:
     found, _ = run(part_a.trained(Lab(tiny_gpt2, quick=True), seeds=2, steps=1))
     assert [f.verdict for f in found] == ["no"]  # and no claim about the other order is made
+
+
+def test_facts_that_their_spelling_gives_away_are_told_apart() -> None:
+    elements = load_facts(data("facts/elements.csv"))
+    whole, same, other = part_b._by_spelling(elements).values()
+    assert sorted([*same, *other]) == list(whole) == list(range(24))
+    assert {elements.facts[i].object for i in other} == {"Na", "K", "Fe", "Ag", "Sn", "Sb"} | {
+        f.object for f in elements.facts if f.subject[0] != f.object[0].lower()
+    }
+    assert list(part_b._by_spelling(load_facts(data("facts/capitals.csv")))) == ["capitals"]
 
 
 HEADER = "child,parent,parent_type\n"

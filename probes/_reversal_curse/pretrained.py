@@ -25,7 +25,12 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
         for facts in fact_sets
         for direction in DIRECTIONS
     }
-    table = [_summary(name, found, n_boot, lab.seed) for (name, _), found in asked.items()]
+    table = [
+        _summary(name, asked[facts.name, direction], chosen, n_boot, lab.seed)
+        for facts in fact_sets
+        for name, chosen in _by_spelling(facts).items()
+        for direction in DIRECTIONS
+    ]
     for direction in DIRECTIONS:
         found = [a for (_, d), a in asked.items() if d == direction]
         yield Finding(
@@ -84,7 +89,7 @@ def family(lab: Lab, families: dict[str, list[FactSet]], n_boot: int) -> Iterato
                 caveat="A shared surname gives the answer away: believe the pairs with different surnames."
                 if surname != "different"
                 else "Fame decides which pairs a model can know at all.",
-                table=[_summary(f.name, a, n_boot, lab.seed) for f, a in zip(sets, found, strict=True)],
+                table=[_summary(f.name, a, range(len(f)), n_boot, lab.seed) for f, a in zip(sets, found, strict=True)],
                 figure=_set_dots("own answer above others (nats)", "Mean over pairs and templates; 0 is chance.", 0.0),
             )
 
@@ -106,6 +111,20 @@ def split_by_surname(
     return out
 
 
+def _by_spelling(facts: FactSet) -> dict[str, Sequence[int]]:
+    """The set, and where both kinds are common, its facts whose two sides share a first letter apart from the others.
+
+    Zinc and Zn can be matched by their letters alone; sodium and Na cannot.
+    """
+    alike = [f.subject[:1].casefold() == f.object[:1].casefold() for f in facts.facts]
+    parts = {
+        f"{facts.name}, {word} first letter": [i for i, a in enumerate(alike) if a == shared]
+        for word, shared in (("same", True), ("another", False))
+    }
+    whole: dict[str, Sequence[int]] = {facts.name: range(len(facts))}
+    return whole | parts if min(map(len, parts.values())) >= 4 else whole
+
+
 def _in_words(direction: Direction) -> str:
     return "forward (the subject is given)" if direction == "forward" else "reversed (the object is given)"
 
@@ -121,24 +140,26 @@ def _pooled_null(found: Sequence[Asked], n_boot: int, seed: int) -> Estimate:
     return Estimate(float(np.mean(draws)), float(low), float(high), n_boot, "nats", "permutation")
 
 
-def _summary(name: str, asked: Asked, n_boot: int, seed: int) -> Row:
-    matched = bootstrap_mean(asked.matched, unit="nats", over="fact", n_boot=n_boot, seed=seed)
-    chosen = bootstrap_mean(asked.chosen, unit="share", over="fact", n_boot=n_boot, seed=seed)
-    by_template = np.diagonal(double_centre(asked.scores), axis1=1, axis2=2).mean(1)
+def _summary(name: str, asked: Asked, facts: Sequence[int], n_boot: int, seed: int) -> Row:
+    """One direction of a set, or of some of its `facts`; answers are weighed against those of the whole set."""
+    some = list(facts)
+    matched = bootstrap_mean(asked.matched[some], unit="nats", over="fact", n_boot=n_boot, seed=seed)
+    chosen = bootstrap_mean(asked.chosen[some], unit="share", over="fact", n_boot=n_boot, seed=seed)
+    by_template = np.diagonal(double_centre(asked.scores), axis1=1, axis2=2)[:, some].mean(1)
     return {
         "facts": name,
         "direction": asked.direction,
         "own answer above others (nats)": matched.mean,
         "low": matched.low,
         "high": matched.high,
-        "per token (nats)": float(asked.matched_per_token.mean()),
+        "per token (nats)": float(asked.matched_per_token[some].mean()),
         "spread over templates (nats)": float(by_template.std(ddof=1)),
         "right answer chosen (share of facts)": chosen.mean,
         "chosen low": chosen.low,
         "chosen high": chosen.high,
-        "exact match (share of facts)": float(asked.exact.mean()),
-        "exact match by template": ", ".join(f"{m:.2f}" for m in asked.exact.mean(1)),
-        "n": len(asked.matched),
+        "exact match (share of facts)": float(asked.exact[:, some].mean()),
+        "exact match by template": ", ".join(f"{m:.2f}" for m in asked.exact[:, some].mean(1)),
+        "n": len(some),
     }
 
 

@@ -53,6 +53,7 @@ LEARNED: dict[str, tuple[Direction, ...]] = {
     "description first": ("reversed",),
     "both orders": ("forward", "reversed"),
 }
+KINDS: tuple[tuple[bool, NameTokens], ...] = ((False, 2), (False, 1), (True, 2), (True, 1))  # tied, words of a name
 
 
 class Design(NamedTuple):
@@ -114,13 +115,9 @@ def examine(student: Student, n_boot: int) -> list[Row]:
 
 def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[Student]]:
     """Part (a). Yields its findings and returns the students, the one that part (c) looks into among them."""
-    kinds: list[tuple[bool, NameTokens]] = (
-        [(False, 2), (True, 1)] if lab.quick else [(False, 2), (False, 1), (True, 2), (True, 1)]
-    )
-    designs = [Design(tied, words, lab.seed * 1000 + s) for tied, words in kinds for s in range(seeds)]
-    look_into = Design(tied=False, name_tokens=1, seed=lab.seed * 1000)
-    students = teach(list(dict.fromkeys([*designs, look_into])), steps, lab)  # all at once: two cores are busy longer
-    rows = [row for student in students[: len(designs)] for row in examine(student, 500)]
+    designs = [Design(tied, words, lab.seed * 1000 + s) for tied, words in KINDS for s in range(seeds)]
+    students = teach(designs, steps, lab)
+    rows = [row for student in students for row in examine(student, 500)]
     one_way = [r for r in rows if r["learned"] != "both orders"]
     as_learned = [r for r in one_way if r["asked"] == "as learned"]
     backwards = [r for r in one_way if r["asked"] == "reversed"]
@@ -176,8 +173,10 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
 
 def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
     """Finer measures than exact match: do they see anything of the reversed fact?"""
-    clean = [r for r in backwards if r["condition"] == "untied embeddings, two-word names"]
-    leaky = [r for r in backwards if r["condition"] == "tied embeddings, one-word names"]
+    clean, untied, two_words, leaky = (
+        [r for r in backwards if r["condition"] == f"{tying} embeddings, {words} names"]
+        for tying, words in (("untied", "two-word"), ("untied", "one-word"), ("tied", "two-word"), ("tied", "one-word"))
+    )
     chance = known(1 / GROUP, unit=SHARE, why=f"1 of {GROUP} answers")
     yield Finding(
         claim=f"Choosing among {GROUP} names, the reversed answer is at chance (untied embeddings, two-word names).",
@@ -194,16 +193,29 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
             chance=1 / GROUP,
         ),
     )
-    yield Finding(
-        claim="Tied embeddings and one-word names together leak the pairing backwards in a multiple choice.",
-        estimate=_over_seeds(leaky, "multiple choice", SHARE),
-        control=Control("untied embeddings, two-word names", _over_seeds(clean, "multiple choice", SHARE)),
-        expects="greater",
-        margin=0.0,
-        part=PART,
-        caveat="Two things differ from the control, tying and name length; the full run tells them apart in the table.",
-        table=[r for r in rows if r["asked"] == "reversed"],
-    )
+    for claim, control, theirs, caveat in (
+        (
+            "With one-word names, tied embeddings leak the pairing backwards in a multiple choice.",
+            "untied embeddings, one-word names",
+            untied,
+            "The same people and seeds: only the tie differs.",
+        ),
+        (
+            "With tied embeddings, the pairing leaks through one-word names and not through two-word names.",
+            "tied embeddings, two-word names",
+            two_words,
+            "Two-word names need other invented people, as many of them, whose words are shared.",
+        ),
+    ):
+        yield Finding(
+            claim=claim,
+            estimate=_over_seeds(leaky, "multiple choice", SHARE),
+            control=Control(control, _over_seeds(theirs, "multiple choice", SHARE)),
+            expects="greater",
+            part=PART,
+            caveat=caveat,
+            table=[*leaky, *theirs],
+        )
     yield Finding(
         claim="The reversed answer's log-probability is that of a shuffled answer (untied embeddings, two-word names).",
         estimate=_over_seeds(clean, "correct minus others (nats)", "nats"),

@@ -9,14 +9,17 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from interp.activations.rows import capture_rows
 from interp.analysis.estimate import Estimate
 from interp.analysis.facts import align
 from interp.analysis.lens import answer_lead
 from interp.analysis.patching import patch_residual
 from interp.analysis.statistics import bootstrap_mean, known, sign_flip_null
+from interp.features.examples import top_examples
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.model import Model
+from interp.saes.default import split_corpus
 from interp.saes.load import SAE, encode_features, load_sae, site_of
 from interp.text.facts import Direction, FactSet, HeldOut
 from probes._reversal_curse import DIRECTIONS
@@ -24,6 +27,7 @@ from probes._reversal_curse.trained import Student
 
 PART = "(c) Where in the model"
 TOP_FEATURES = 12
+EXAMPLE_TOKENS = 4000
 T = TypeVar("T")
 
 
@@ -121,15 +125,15 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
         )
     for direction, (estimate, control) in found.items():
         yield Finding(
-            claim=f"In {patient.who}, asked {direction}, the item's last token carries the answer in early layers.",
+            claim=f"In {patient.who}, asked {direction}, the item's last token carries the answer beyond block 1.",
             estimate=estimate,
             control=Control("patched from a third, unrelated prompt", control),
             expects="greater",
             margin=0.5,
             part=PART,
             caveat=(
-                "Early: after the first block, up to half of them. Each prompt is in two pairs: the interval is a bit "
-                "narrow. One map shows both directions."
+                "Mean over layers 1 to half of the blocks. A no whose map is red in the bottom row: the prompt's last "
+                "token fetched the answer within block 1. Each prompt is in two pairs: the interval is a bit narrow."
             ),
             table=rows if direction == "forward" else [],
             figure=_map("moved (nats)", "How far patching one place moves the corrupt run towards the clean answer.")
@@ -151,14 +155,14 @@ def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
     between = (forward - backward).mean(1)
     chosen = np.argsort(-np.abs(between[:half].mean(0)))[:TOP_FEATURES]
     signed = (between[half:, chosen] * np.sign(between[:half, chosen].mean(0))).mean(1)
-    shown = np.argsort(-np.abs(between[:half].mean(0)))[:TOP_FEATURES]
+    strongest = _strongest_words(lab, sae, chosen.tolist())
     rows: list[Row] = []
-    for f in shown.tolist():
+    for f in chosen.tolist():
         for direction, acts in (("forward", forward), ("reversed", backward)):
             e = bootstrap_mean(acts[half:, :, f], unit="activation", over="fact", n_boot=n_boot, seed=lab.seed)
             rows.append(
                 {
-                    "feature": f"feature {f}",
+                    "feature": f"{f}: {strongest[f]}",
                     "direction": direction,
                     "mean activation": e.mean,
                     "low": e.low,
@@ -186,9 +190,21 @@ def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
             group="direction",
             low="low",
             high="high",
-            caption=f"Features of the SAE at {site_of(sae)}, at the prompt's last token; held-out half of the facts.",
+            caption=f"Features of the SAE at {site_of(sae)}, at the prompt's last token; held-out half of the facts. "
+            "Behind each number, the tokens of other text on which the feature is strongest.",
         ),
     )
+
+
+def _strongest_words(lab: Lab, sae: SAE[Any], chosen: Sequence[int]) -> dict[int, str]:
+    """What a feature's number stands for: the tokens of held-out text on which it fires most, each once."""
+    tell = lab.tell("what the features fire on")
+    rows = capture_rows(lab.model, split_corpus()[1], site_of(sae), max_tokens=EXAMPLE_TOKENS, progress=tell)
+    words = {}
+    for found in top_examples(sae, rows, chosen, lab.model, n=8):
+        tokens = dict.fromkeys(repr(e.tokens[e.peak].strip()) for e in found.examples)
+        words[found.feature] = ", ".join(list(tokens)[:3]) or "never fires there"
+    return words
 
 
 def _same_last_token(model: Model, facts: FactSet) -> list[int]:
