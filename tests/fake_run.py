@@ -305,7 +305,8 @@ def _finding(
 ) -> Finding:
     estimate = Estimate(*ours, n=30, unit=unit, over="fact")
     beside = Control(control, Estimate(*theirs, n=1000, unit=unit, over="permutation"))
-    return Finding(claim, estimate, beside, expects, margin, part, caveat, table or [], figure)
+    measure = f"The mean in {unit}, over 30 facts."
+    return Finding(claim, estimate, beside, expects, margin, part, caveat, table or [], figure, measure=measure)
 
 
 def _spread(rng: random.Random, mean: float, half: float) -> tuple[float, float, float]:

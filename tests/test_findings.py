@@ -80,7 +80,7 @@ def test_findings_come_back_from_disk_as_they_went(tmp_path_factory, ours, their
     folder = tmp_path_factory.mktemp("run") / "r"
     found = Finding(
         claim, ours, Control(claim, theirs), "less", 0.5, "part", "caveat", [{"cell": c} for c in cells],
-        Figure("bars", x="cell", y="cell"),
+        Figure("bars", x="cell", y="cell"), answers=True, measure=claim,
     )  # fmt: skip
     writer = RunWriter(folder, run_info())
     writer.add(found)

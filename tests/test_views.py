@@ -226,6 +226,7 @@ def test_the_report_says_everything(run_folder: Path, tmp_path: Path) -> None:
         assert finding.control.name in page.text
         assert finding.rule in page.text
         assert finding.caveat in page.text
+        assert finding.measure in page.text
         assert finding.part in page.text
         mean, ends = wording.interval(finding.estimate)
         assert f"{mean} {ends}" in page.text
@@ -350,7 +351,9 @@ def _planted(text: str) -> str:
     spec = Figure("interval_dots", x="value", y=text + "k", group=text + "k", facet=text + "k", caption=text)
     strips = Figure("token_strip", x=text + "k", y="value", z="value", facet=text + "k", caption=text)
     findings = [
-        Finding(text, one, Control(text, one), "greater", part=text, caveat=text, table=rows, figure=figure)
+        Finding(
+            text, one, Control(text, one), "greater", part=text, caveat=text, measure=text, table=rows, figure=figure
+        )
         for figure in (spec, strips)
     ]
     info = run_info(

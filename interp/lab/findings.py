@@ -68,9 +68,9 @@ class Figure:
 class Finding:
     """One claim of a probe with its evidence.
 
-    `claim` says what a yes would mean. `part` groups findings in the report. `caveat` is what could still fool us.
-    `table` holds the rows behind the number; `figure` names the picture that shows them. `answers`: is this one of the
-    few claims that answer the probe's question? The report opens with them.
+    `claim` says what a yes would mean, `measure` what the number is, `caveat` what could still fool us. `part` groups
+    findings in the report. `table` holds the rows behind the number; `figure` names the picture that shows them.
+    `answers`: is this one of the few claims that answer the probe's question? The report opens with them.
     """
 
     claim: str
@@ -83,6 +83,7 @@ class Finding:
     table: list[Row] = field(default_factory=list)
     figure: Figure | None = None
     answers: bool = False
+    measure: str = ""
 
     def __post_init__(self) -> None:
         if self.expects not in get_args(Expects):
@@ -147,4 +148,5 @@ def finding_from_json(record: dict[str, Any], table: list[Row]) -> Finding:
         table=table,
         figure=Figure(**record["figure"]) if record["figure"] else None,
         answers=record["answers"],
+        measure=record["measure"],
     )

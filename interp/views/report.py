@@ -125,7 +125,7 @@ def _run_view(run: Run, name: str) -> RunView:
 
 def _texts(finding: Finding) -> list[str]:
     """What a reader reads of a finding, for the glossary."""
-    said = [finding.claim, finding.part, finding.caveat, finding.control.name, finding.estimate.unit]
+    said = [finding.claim, finding.part, finding.measure, finding.caveat, finding.control.name, finding.estimate.unit]
     caption = finding.figure.caption if finding.figure else ""
     return [*said, finding.estimate.over, caption, *columns(finding.table)]
 

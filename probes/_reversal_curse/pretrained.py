@@ -16,6 +16,8 @@ from interp.text.facts import Direction, FactSet
 from interp.text.pairs import ParentType, Surname
 from probes._reversal_curse import DIRECTIONS
 
+MATCHED = "Log-probability of the own answer above the others', priors taken out, averaged over templates."
+
 
 def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[Finding]:
     """Part (b): real facts, both directions, every answer against every prompt."""
@@ -41,7 +43,8 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
             control=Control("answers dealt to the questions at random", _pooled_null(found, n_boot, lab.seed)),
             expects="greater",
             part=part,
-            caveat="Log-probability of the own answer above the others', priors taken out, averaged over templates.",
+            measure=MATCHED,
+            caveat="Spelling can give an answer away: read facts whose two sides share a first letter apart.",
             table=[r for r in table if r["direction"] == direction],
             figure=_set_dots("own answer above others (nats)", "Mean over facts and templates; 0 is chance.", 0.0),
         )
@@ -59,6 +62,7 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
         expects="greater",
         margin=0.05,
         part=part,
+        measure="Share of templates in which the own answer scores best of all, forward less reversed, fact by fact.",
         caveat=(
             "Pre-training text states most facts in both orders, so a gap here may be one of difficulty (a symbol has "
             "fewer rivals than a name) and its absence does not refute the curse; part (a) is the clean test."
@@ -86,6 +90,7 @@ def family(lab: Lab, families: dict[str, list[FactSet]], n_boot: int) -> Iterato
                 control=Control("parents dealt to the children at random", _pooled_null(found, n_boot, lab.seed)),
                 expects="greater",
                 part="(b) The loaded model on your pairs",
+                measure=MATCHED,
                 caveat="A shared surname gives the answer away: believe the pairs with different surnames."
                 if surname != "different"
                 else "Fame decides which pairs a model can know at all.",

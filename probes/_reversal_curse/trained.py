@@ -30,6 +30,8 @@ from probes._reversal_curse import DIRECTIONS
 GROUP = 20  # people a group; chance in the multiple choice is 1 in 20
 PART = "(a) Trained from scratch on invented people"
 SHARE = "share of people"
+EXACT = "The greedy answer must agree in every word, in a wording that was never trained. Mean over all conditions."
+CHOICE = f"The own answer must score best of {GROUP} after centring, which takes out how likely an answer is anyway."
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         expects="greater",
         margin=0.5,
         part=PART,
-        caveat="Exact match: the greedy answer must agree in every word, in a wording that was never trained.",
+        measure=EXACT,
+        caveat="It shows that the facts were learned, not that they are stored as facts.",
         answers=True,
         table=table,
         figure=_dots("exact match (share of people)", "Exact match by condition; intervals over training seeds."),
@@ -152,6 +155,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         expects="equal",
         margin=0.05,
         part=PART,
+        measure=EXACT,
         caveat="A model this small could fail for lack of capacity: this counts only if the positive control says yes.",
         answers=True,
         table=rows,
@@ -165,6 +169,8 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         expects="greater",
         margin=0.5,
         part=PART,
+        measure=EXACT,
+        caveat="Both orders also means twice as many sentences about each person.",
         table=[r for r in rows if r["learned"] == "both orders"],
     )
     yield from _graded(rows, backwards)
@@ -185,7 +191,8 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
         expects="equal",
         margin=0.1,
         part=PART,
-        caveat="Answer priors are taken out first, by centring scores over prompts and answers.",
+        measure=CHOICE,
+        caveat=f"{GROUP} people a seed: a leak of one person in {GROUP} would not be seen.",
         table=_by_condition(rows, "multiple choice"),
         figure=_dots(
             "multiple choice (share of people)",
@@ -201,7 +208,7 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
             "The same people and seeds: only the tie differs.",
         ),
         (
-            "With tied embeddings, the pairing leaks through one-word names and not through two-word names.",
+            "With tied embeddings, one-word names leak the pairing more than two-word names do.",
             "tied embeddings, two-word names",
             two_words,
             "Two-word names need other invented people, as many of them, whose words are shared.",
@@ -213,6 +220,7 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
             control=Control(control, _over_seeds(theirs, "multiple choice", SHARE)),
             expects="greater",
             part=PART,
+            measure=CHOICE,
             caveat=caveat,
             table=[*leaky, *theirs],
         )
@@ -223,7 +231,8 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
         expects="equal",
         margin=0.5,
         part=PART,
-        caveat="Read it against the taught order in the figure.",
+        measure="Log-probability of the own answer above the others', summed over its words, priors taken out.",
+        caveat="The taught order, in the figure, shows how large the number is where something was learned.",
         table=_by_condition(rows, "correct minus others (nats)"),
         figure=_dots(
             "correct minus others (nats)", "Summed over the answer's tokens, double-centred; 0 is chance.", chance=0.0

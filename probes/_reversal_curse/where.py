@@ -80,8 +80,10 @@ def _readable(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             expects="greater",
             margin=1.0,
             part=PART,
-            caveat="Logit lens: early layers may hold the answer in a form that the final unembedding cannot read. "
-            "The two directions have different answers, so their numbers are not to be compared with each other.",
+            measure="Logit lens: the log-probability of the right answer's first token above the other answers' mean.",
+            caveat="Early layers may hold the answer in a form that the final unembedding cannot read. The bottom row, the "
+            "embedding, shows which words are alike. The two directions have different answers, so their numbers are not "
+            "to be compared with each other.",
             table=rows if direction == "forward" else [],
             figure=_map("lead (nats)", "Logit lens: the right answer's first token above the other answers'.")
             if direction == "forward"
@@ -131,10 +133,10 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             expects="greater",
             margin=0.5,
             part=PART,
-            caveat=(
-                "Mean over layers 1 to half of the blocks. A no whose map is red in the bottom row: the prompt's last "
-                "token fetched the answer within block 1. Each prompt is in two pairs: the interval is a bit narrow."
-            ),
+            measure="How far the item's last token, copied from a prompt with another item, moves the model towards "
+            "that item's answer; mean over layers 1 to half of the blocks.",
+            caveat="A no whose map is red in the bottom row: the prompt's last token fetched the answer within block "
+            "1. Each prompt is in two pairs, so the interval is a bit narrow.",
             table=rows if direction == "forward" else [],
             figure=_map("moved (nats)", "How far patching one place moves the corrupt run towards the clean answer.")
             if direction == "forward"
@@ -178,10 +180,9 @@ def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
         ),
         expects="greater",
         part=PART,
-        caveat=(
-            f"The {TOP_FEATURES} features that differ most on one half of the facts, measured on the other half. The "
-            "words before the last one differ too: features to look at, no proof that they carry the direction."
-        ),
+        measure=f"The {TOP_FEATURES} features that differ most on one half of the facts, measured on the other half, "
+        "with the sign they had on the first.",
+        caveat="The words before the last one differ too: features to look at, no proof that they carry the direction.",
         table=rows,
         figure=Figure(
             "interval_dots",
