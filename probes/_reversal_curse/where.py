@@ -81,9 +81,9 @@ def _readable(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             margin=1.0,
             part=PART,
             measure="Logit lens: the log-probability of the right answer's first token above the other answers' mean.",
-            caveat="Early layers may hold the answer in a form that the final unembedding cannot read. The bottom row, the "
-            "embedding, shows which words are alike. The two directions have different answers, so their numbers are not "
-            "to be compared with each other.",
+            caveat="Early layers may hold the answer in a form that the final unembedding cannot read. The bottom row, "
+            "the embedding, shows which words are alike. The two directions have different answers, so their numbers "
+            "are not to be compared with each other.",
             table=rows if direction == "forward" else [],
             figure=_map("lead (nats)", "Logit lens: the right answer's first token above the other answers'.")
             if direction == "forward"
