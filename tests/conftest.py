@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ from hub import tiny_gpt2 as write_tiny_gpt2
 
 if TYPE_CHECKING:
     from interp import Model
+    from interp.activations.rows import Rows
 
 # Torch's threads spin while they wait: on cores that other processes share, two are slower than one. Subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -65,3 +68,43 @@ def tiny_of(make_tiny: Callable[..., Model]) -> Callable[[str], Model]:
         return made[architecture]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def word_model() -> Model:
+    """A small GPT-2 trained on the sentences of `word_sae`."""
+    from word_sae import SENTENCES, SIZE
+
+    from interp.model.small import train_small_gpt2
+
+    return train_small_gpt2(SENTENCES, SIZE)
+
+
+@pytest.fixture(scope="session")
+def word_rows(word_model: Model) -> Rows:
+    """Its activations on every second sentence."""
+    from word_sae import SENTENCES, SITE
+
+    from interp.activations.rows import capture_rows
+
+    return capture_rows(word_model, SENTENCES[::2], SITE)
+
+
+@pytest.fixture(scope="session")
+def word_sae(word_model: Model, word_rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an SAE trained on them. Leave it as it is."""
+    from word_sae import SETTINGS
+
+    from interp.saes.train import save_sae, train_topk
+
+    return save_sae(train_topk(word_rows, word_model, SETTINGS), tmp_path_factory.mktemp("saes") / "sae")
+
+
+@pytest.fixture
+def sae_copy(word_sae: Path, tmp_path: Path) -> Path:
+    """A copy of it to damage, without the manifest, so that each check is met on its own."""
+    from interp.model.cache import MANIFEST
+
+    shutil.copytree(word_sae, tmp_path / "sae")
+    (tmp_path / "sae" / MANIFEST).unlink()
+    return tmp_path / "sae"
