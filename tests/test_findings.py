@@ -89,6 +89,17 @@ def test_findings_come_back_from_disk_as_they_went(tmp_path_factory, ours, their
     assert run.findings == [found, found]
 
 
+def test_a_finding_of_an_earlier_version_is_read_with_what_it_has(tmp_path: Path) -> None:
+    found = finding((2, 3), (0, 1), "greater")
+    record = finding_to_json(found)
+    for later in ("answers", "measure", "caveat", "part", "figure"):
+        del record[later]
+    assert finding_from_json(record, []) == found
+    del record["claim"]
+    with pytest.raises(TypeError):
+        finding_from_json(record, [])
+
+
 def test_a_line_cut_short_by_a_kill_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path / "r", run_info())
     writer.add(finding((2, 3), (0, 1), "greater"))

@@ -16,7 +16,7 @@ runs; `verdict()` compares the two intervals and nothing else:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from interp.analysis.estimate import Estimate
@@ -136,17 +136,15 @@ def finding_to_json(finding: Finding) -> dict[str, Any]:
 
 
 def finding_from_json(record: dict[str, Any], table: list[Row]) -> Finding:
-    """Inverse of `finding_to_json`; the verdict is computed again, not trusted. KeyError/TypeError on a bad record."""
+    """Inverse of `finding_to_json`; the verdict is computed again, not trusted. KeyError/TypeError on a bad record.
+
+    What has a default may be missing: a run of an earlier version stays readable.
+    """
+    told = {field.name for field in fields(Finding)} & set(record)
     return Finding(
-        claim=record["claim"],
+        **{name: record[name] for name in told - {"estimate", "control", "figure", "table"}},
         estimate=Estimate(**record["estimate"]),
         control=Control(record["control"]["name"], Estimate(**record["control"]["estimate"])),
-        expects=record["expects"],
-        margin=record["margin"],
-        part=record["part"],
-        caveat=record["caveat"],
+        figure=Figure(**record["figure"]) if record.get("figure") else None,
         table=table,
-        figure=Figure(**record["figure"]) if record["figure"] else None,
-        answers=record["answers"],
-        measure=record["measure"],
     )

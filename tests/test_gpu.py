@@ -1,0 +1,86 @@
+"""On a CUDA device the numbers are the CPU's, up to the rounding of fp32 (TF32 is off unless somebody turns it on)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from interp import Model, ablate, load_model, patch
+from interp.activations.rows import capture_rows
+from interp.analysis.answers import score_answers
+from interp.analysis.lens import answer_lead
+from interp.model.parity import check_parity
+from interp.saes.evaluate import evaluate_sae
+from interp.saes.load import load_sae
+
+pytestmark = pytest.mark.gpu
+PROMPTS = ["Here is a fact. The capital of France is", "Once upon a time", "def add(a, b):\n    return a"]
+SITES = ["blocks.*.hook_resid_post", "blocks.3.attn.hook_pattern", "blocks.29.mlp.hook_post"]
+
+
+@pytest.fixture(scope="module")
+def there() -> Model:
+    if not torch.cuda.is_available():
+        pytest.fail("`-m gpu` was asked for, and there is no CUDA device here")
+    return load_model("smollm2-135m", "cuda")
+
+
+def test_capture_and_logits_are_those_of_the_cpu(smol: Model, there: Model) -> None:
+    here, on_gpu = smol.capture(PROMPTS, SITES), there.capture(PROMPTS, SITES)
+    assert list(here) == list(on_gpu)
+    for site in here:
+        largest = float(here[site].nan_to_num().abs().max())
+        torch.testing.assert_close(on_gpu[site].cpu(), here[site], atol=1e-5 * largest, rtol=0, equal_nan=True)
+        torch.testing.assert_close(on_gpu.last(site).cpu(), here.last(site), atol=1e-5 * largest, rtol=0)
+    torch.testing.assert_close(there.logits(PROMPTS).cpu(), smol.logits(PROMPTS), atol=1e-3, rtol=0, equal_nan=True)
+
+
+def test_edits_take_effect_and_a_models_own_values_change_nothing(there: Model) -> None:
+    site = "blocks.12.hook_resid_post"
+    own, before = there.capture(PROMPTS, site)[site], there.last_logits(PROMPTS)
+    with there.edit({site: patch(own)}) as receipts:
+        torch.testing.assert_close(there.last_logits(PROMPTS), before, atol=1e-4, rtol=0)
+    assert receipts[site].norm_change < 1e-2
+    with there.edit({site: ablate(pos=-1)}):
+        assert float((there.last_logits(PROMPTS) - before).abs().max()) > 1
+
+
+def test_parity_holds_and_planted_faults_are_found(there: Model) -> None:
+    result = check_parity(there)
+    assert result.ok, [k for k in result.kinds if not k.ok]
+
+
+def test_answers_and_lens_are_those_of_the_cpu(smol: Model, there: Model) -> None:
+    prompts = ["The capital of France is", "The capital of Italy is"]
+    here, on_gpu = (score_answers(m, prompts, [" Paris", " Rome", " Addis Ababa"]) for m in (smol, there))
+    torch.testing.assert_close(on_gpu.summed, here.summed, atol=1e-3, rtol=0)
+    assert torch.equal(on_gpu.greedy, here.greedy)
+    ids = [smol.tokenizer(a).input_ids[0] for a in (" Paris", " Rome")]
+    lenses = [answer_lead(m, prompts, ids, layers=[0, 15, 30]) for m in (smol, there)]
+    torch.testing.assert_close(lenses[1], lenses[0], atol=1e-3, rtol=0, equal_nan=True)
+
+
+def test_an_sae_is_measured_alike(word_model: Model, word_sae: Path) -> None:
+    from word_sae import SENTENCES
+
+    twin = Model(word_model.hf.to("cuda"), word_model.tokenizer, replace(word_model.provenance, device="cuda"))  # type: ignore[arg-type]
+    try:
+        on_gpu = evaluate_sae(load_sae(word_sae, twin), twin, SENTENCES[1::2])
+        rows = capture_rows(twin, SENTENCES[1::2], on_gpu.site)
+    finally:
+        word_model.hf.to("cpu")  # type: ignore[arg-type]
+    here = evaluate_sae(load_sae(word_sae, word_model), word_model, SENTENCES[1::2])
+    assert on_gpu.explained_variance.mean == pytest.approx(here.explained_variance.mean, abs=1e-4)
+    assert on_gpu.ce_reconstruction == pytest.approx(here.ce_reconstruction, abs=1e-4)
+    assert rows.values.device.type == "cpu", "rows wait in main memory"
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_stays_what_was_asked_for(dtype: str) -> None:
+    model = load_model("smollm2-135m", "cuda", dtype)
+    acts = model.capture(PROMPTS, "blocks.0.hook_resid_post")
+    assert acts["blocks.0.hook_resid_post"].dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    assert model.provenance.dtype == {"bf16": "bfloat16", "fp16": "float16"}[dtype]
