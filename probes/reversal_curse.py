@@ -13,7 +13,8 @@ positive control: it shows that the model, the prompts and the scoring can find 
 
 (b) Pretrained. The loaded model is asked real facts in both directions. A pretrained model has read most facts in both
 orders, so "no curse" is an honest result here. Answers are scored against each other, never on their own: a name is
-not known because it is frequent.
+not known because it is frequent. The control states invented facts in the prompt: what the model reads there, it should
+be able to turn round.
 
 (c) Where. Inside the model, layer by layer: where does the answer become readable, and does the last token of the
 item that the prompt names carry it? (The loaded model is left out where its tokenizer gives no four prompts
@@ -48,6 +49,7 @@ from interp.text.data import data
 from interp.text.facts import FactSet, load_facts
 from interp.text.pairs import load_pairs
 from probes._reversal_curse import DIRECTIONS
+from probes._reversal_curse.in_context import in_context
 from probes._reversal_curse.pretrained import family, pretrained, split_by_surname
 from probes._reversal_curse.trained import trained
 from probes._reversal_curse.where import features, where
@@ -92,6 +94,7 @@ def reversal_curse(
     inside = next((facts for facts in fact_sets if _aligns(lab, facts)), None)
     students = yield from trained(lab, seeds, steps)
     yield from pretrained(lab, fact_sets[:2] if lab.quick else fact_sets, n_boot)
+    yield from in_context(lab, n_boot)
     yield from family(lab, families, n_boot)
     yield from where(lab, students, inside, n_boot)
     yield from features(lab, fact_sets[0], n_boot)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import torch
 
+from interp.analysis.answers import AnswerScores
 from interp.errors import UserError
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab
 from interp.model.model import Model
 from interp.text.data import data
 from interp.text.facts import load_facts
+from probes._reversal_curse import in_context as part_b_control
 from probes._reversal_curse import pretrained as part_b
 from probes._reversal_curse import trained as part_a
 from probes._reversal_curse.pretrained import family, split_by_surname
@@ -95,6 +98,42 @@ def test_facts_that_their_spelling_gives_away_are_told_apart() -> None:
         f.object for f in elements.facts if f.subject[0] != f.object[0].lower()
     }
     assert list(part_b._by_spelling(load_facts(data("facts/capitals.csv")))) == ["capitals"]
+
+
+def test_facts_in_the_prompt_are_told_from_guesses(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reader(lean: float) -> Callable[..., AnswerScores]:
+        """Reads the facts off the prompt and scores the right answer `lean` above the others."""
+
+        def score(_: Model, prompts: list[str], answers: list[str]) -> AnswerScores:
+            stated = [s.removeprefix(" ").split(" is the painter of ") for s in prompts[0].split(".")[1:-1]]
+            scores = torch.zeros(len(prompts), len(answers))
+            for i, prompt in enumerate(prompts):
+                asked = prompt.rpartition(". ")[2]
+                for pair in stated:
+                    for given, wanted in (pair, pair[::-1]):
+                        if given in asked:
+                            scores[i, answers.index(f" {wanted}")] += lean
+            return AnswerScores(scores, scores > 0, torch.ones(len(answers)))
+
+        return score
+
+    for lean, verdict in ((1.0, "yes"), (-1.0, "no")):
+        monkeypatch.setattr(part_b_control, "score_answers", reader(lean))
+        found = list(part_b_control.in_context(Lab(smol), 200))
+        assert [f.verdict for f in found] == [verdict, verdict]
+        assert [f.estimate.mean for f in found] == [float(lean > 0)] * 2
+
+    def guess(_: Model, prompts: list[str], answers: list[str]) -> AnswerScores:
+        scores = torch.randn(len(prompts), len(answers), generator=generator)
+        return AnswerScores(scores, scores > 0, torch.ones(len(answers)))
+
+    generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(part_b_control, "score_answers", guess)
+    assert all(f.verdict != "yes" for f in part_b_control.in_context(Lab(smol), 200))
+
+
+def test_a_context_too_short_for_the_facts_leaves_that_part_out(tiny_gpt2: Model) -> None:
+    assert list(part_b_control.in_context(Lab(tiny_gpt2), 200)) == []
 
 
 HEADER = "child,parent,parent_type\n"
