@@ -7,9 +7,11 @@ People do this without effort. The paper found that language models do not.
 
 Three parts:
 
-(a) Trained. Small GPT-2s learn invented people from scratch: one group by name first, one by description first, and
-one in both orders. Only invented facts can be kept out of one order for certain. The group with both orders is the
-positive control: it shows that the model, the prompts and the scoring can find a reversed answer when there is one.
+(a) Trained. Small GPT-2s (2 blocks, width 64) learn invented people from scratch, 20 a group, in four wordings such as
+"it is said that Kanoju is the painter of Bafiju": one group by name first, one by description first, one in both
+orders. A two-word name looks like "Kanoju Tezoju" and shares each of its words with others. Only invented facts can be
+kept out of one order for certain. The group with both orders is the positive control: it shows that the model, the
+prompts and the scoring can find a reversed answer when there is one.
 
 (b) Pretrained. The loaded model is asked real facts in both directions. A pretrained model has read most facts in both
 orders, so "no curse" is an honest result here. Answers are scored against each other, never on their own: a name is
@@ -72,7 +74,8 @@ def reversal_curse(
 
     Args:
         facts: a fact set of yours instead of the bundled ones: a CSV (subject,object) with its TOML of templates
-        pairs: a CSV with the columns child,parent,parent_type, asked beside the facts
+        pairs: a CSV with the columns child,parent,parent_type (mother or father), asked beside the facts; a kind of
+            pair (mothers or fathers, of the same surname or another) needs four
         seeds: training seeds for the small models
         steps: training steps of each small model
         max_pairs: at most this many pairs of each kind (same surname, different surname)
@@ -88,9 +91,9 @@ def reversal_curse(
         if value < least:
             raise UserError(f"--{name} {value}; expected {least} or more")
     fact_sets = [load_facts(facts)] if facts else [load_facts(data(f"facts/{name}.csv")) for name in BUNDLED]
-    families = split_by_surname(load_pairs(pairs).fact_sets(), max_pairs, lab.seed) if pairs else {}
+    families, left_out = split_by_surname(load_pairs(pairs).fact_sets(), max_pairs, lab.seed) if pairs else ([], "")
     if pairs and not families:
-        raise UserError(f"{pairs} leaves no group of four pairs with different names; expected more pairs")
+        raise UserError(f"{pairs} leaves no group to ask; expected four pairs or more of one kind. {left_out}")
     inside = next((facts for facts in fact_sets if _aligns(lab, facts)), None)
     students = yield from trained(lab, seeds, steps)
     yield from pretrained(lab, fact_sets[:2] if lab.quick else fact_sets, n_boot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -55,7 +56,7 @@ def test_the_curse_shows_on_models_taught_one_order(taught: tuple[list[Finding],
     assert {r["seed"] for r in rows} == {0, 1}
     for row in rows:
         if row["learned"] != "both orders":
-            assert (row["exact match"] >= 0.9) == (row["asked"] == "as learned")  # type: ignore[operator]
+            assert (row["exact match"] >= 0.9) == (row["asked"] == "as taught")  # type: ignore[operator]
 
 
 def test_one_word_names_leak_through_tied_embeddings_and_two_word_names_do_not(
@@ -157,12 +158,27 @@ def test_a_users_pairs_are_asked_by_surname(smol: Model, tmp_path: Path) -> None
 
     file = tmp_path / "pairs.csv"
     file.write_text(PAIRS)
-    families = split_by_surname(load_pairs(file).fact_sets(), 40, 0)
-    assert set(families) == {"same", "different"}
+    families, left_out = split_by_surname(load_pairs(file).fact_sets(), 40, 0)
+    assert [f.surname for f in families] == ["different", "same"]
+    assert left_out == ""
     found = list(family(Lab(smol), families, 200))
     assert len(found) == 4
     leaked = next(f for f in found if "same surname" in f.claim and "forward" in f.claim)
     assert leaked.estimate.mean > leaked.control.estimate.mean + 0.5  # the surname alone gives it away
+
+
+def test_pairs_that_are_not_asked_are_counted(tmp_path: Path) -> None:
+    from interp.text.pairs import load_pairs
+
+    file = tmp_path / "pairs.csv"
+    more = ["Ann Bee,Eve Cox,mother", "Ann Bee,Pat Dow,mother", "Tim Fox,Jo Fox,father"]
+    file.write_text(PAIRS + "".join(f"{line}\n" for line in more))
+    families, left_out = split_by_surname(load_pairs(file).fact_sets(), 4, 0)
+    assert {f.surname: [len(s) for s in f.sets] for f in families} == {"different": [4], "same": [4]}
+    asked_or_not = sum(len(s) for f in families for s in f.sets) + sum(map(int, re.findall(r"\b(\d+) with", left_out)))
+    assert asked_or_not == 11
+    for reason in ("whose names come again", "a group needs 4", "--max-pairs"):
+        assert reason in left_out
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 
@@ -33,7 +34,16 @@ class Estimate:
         """Was this number known beforehand, such as chance? Then `over` says why, and nothing was resampled."""
         return self.n == 0
 
+    @property
+    def counted(self) -> str:
+        """What was resampled, counted: `30 facts`."""
+        word = self.over
+        if self.n != 1 and not word.endswith("s"):
+            word = word[:-1] + "ies" if re.search("[^aeiou]y$", word) else word + "s"
+        return f"{self.n:,} {word}"
+
     def __str__(self) -> str:
         if self.is_known:
             return f"{self.mean:.3g} {self.unit} ({self.over})"
-        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}] {self.unit} (n = {self.n} {self.over})"
+        interval = f"[{self.low:.3g}, {self.high:.3g}]" if self.n > 1 else "[no interval]"
+        return f"{self.mean:.3g} {interval} {self.unit} (n = {self.counted})"

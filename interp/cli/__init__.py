@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -23,6 +24,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def main(argv: list[str] | None = None) -> None:
     """Entry point. Exit codes: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
+    # Before torch starts its threads: waiting ones must not spin. Beside another busy process that costs a factor of 3.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         sys.exit(dispatch(arguments))
     except UserError as error:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from interp.cli.terminal import Positional, parse, print_table
+
+if TYPE_CHECKING:
+    from interp.model.model import Activations
 
 
 @dataclass
@@ -13,8 +16,7 @@ class ModelsOptions:
     """What can be loaded, what is cached, what it takes in memory, and the sites that a model has."""
 
     action: Positional[Literal["list", "prepare", "sites"]] = "list"
-    """list; prepare: download or unpack now, so that later loads are quick and need no network; or sites: the places
-    where a model's activations can be read and edited."""
+    """list, prepare (download or unpack now, so that later loads need no network), or sites (to read and edit)."""
     name: Positional[str] = "smollm2-135m"
     """The model to prepare, or whose sites to show."""
 
@@ -42,12 +44,19 @@ def _print_sites(name: str) -> None:
     from interp.model.load import load_model
     from interp.model.sites import kind_of
 
-    table = load_model(name).site_table
+    model = load_model(name)
+    table = model.site_table
     kinds: dict[str, list[str]] = {}
     for site in table.listed:
         kinds.setdefault(kind_of(site), []).append(site)
-    rows = [(kind, str(len(sites)), ", ".join(table.axes[sites[0]])) for kind, sites in kinds.items()]
-    print_table(("site (* is the layer)", "n", "axes of what is read there"), rows)
+    acts = model.capture([[0, 0]], [sites[0] for sites in kinds.values()])
+    rows = [(kind, str(len(sites)), _shape(acts, sites[0])) for kind, sites in kinds.items()]
+    print_table(("site (* is the layer)", "n", "shape of what is read there"), rows)
+
+
+def _shape(acts: Activations, site: str) -> str:
+    sizes = zip(acts.axes[site], acts[site].shape, strict=True)
+    return ", ".join(str(size) if axis == "feature" else axis for axis, size in sizes)
 
 
 @dataclass

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections import Counter
+from copy import copy
 from dataclasses import dataclass, field, make_dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,8 +59,20 @@ def demo(arguments: list[str]) -> int:
         command = shlex.join(["interp", "probe", name, *flags])
         runs.append(_run(chosen, lab, {}, out / name, command))
     report = build_report(runs[::-1], out / "report.html")  # the phenomenon first, then the dictionary it leans on
-    print(f"\nreport: {report.resolve()}")
+    print()
+    for run in runs[::-1]:
+        print(f"{run.name}: {_tally(run)}")
+    print(f"features of the SAE: interp sae show {sae} --prompt TEXT")
+    print(f"report: {report.resolve()}")
     return 0
+
+
+def _tally(run: Path) -> str:
+    """`15 yes, 2 no, 1 unclear`."""
+    from interp.lab.runs import read_run
+
+    counts = Counter(finding.verdict for finding in read_run(run).findings)
+    return ", ".join(f"{counts[v]} {v}" for v in ("yes", "no", "unclear") if counts[v])
 
 
 @dataclass
@@ -65,7 +80,7 @@ class ReportOptions:
     """One HTML file from run folders. Works without a network, a model or torch."""
 
     runs: Positional[list[Path]]
-    """Run folders that `interp probe` wrote."""
+    """Run folders that `interp probe` wrote, or a folder of such, as `interp demo` makes it."""
     out: Path | None = None
     """The file to write; by default report.html in the first run's folder."""
 
@@ -79,8 +94,16 @@ def report(arguments: list[str]) -> int:
         )
     from interp.views.report import build_report
 
-    print(build_report(options.runs, options.out or options.runs[0] / "report.html").resolve())
+    runs = [run for folder in options.runs for run in _runs_in(folder)]
+    print(f"report: {build_report(runs, options.out or options.runs[0] / 'report.html').resolve()}")
     return 0
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder itself when it is a run, else the runs in it, newest first as in the demo's report."""
+    if (folder / "run.json").exists() or not folder.is_dir():
+        return [folder]
+    return sorted((f.parent for f in folder.glob("*/run.json")), key=lambda f: -f.stat().st_mtime) or [folder]
 
 
 @dataclass
@@ -130,9 +153,10 @@ def probe(arguments: list[str]) -> int:
 
 def _probe_options(chosen: Probe) -> type[Any]:
     """The options of one probe: the common ones, then its own keyword parameters with their help."""
-    helps = dict(re.findall(r"^\s+(\w+): (.+)$", chosen.function.__doc__ or "", re.MULTILINE))
+    described = re.findall(r"^ +(\w+): (.+(?:\n {12,}\S.*)*)$", chosen.function.__doc__ or "", re.MULTILINE)
+    helps = {name: " ".join(text.split()) for name, text in described}
     fields: list[Any] = [
-        (name, Annotated[kind, tyro.conf.arg(help=helps.get(name, ""))], field(default=default))
+        (name, Annotated[kind, tyro.conf.arg(help=helps.get(name, ""))], field(default_factory=partial(copy, default)))
         for name, (kind, default) in chosen.parameters().items()
     ]
     clash = {name for name, *_ in fields} & set(ProbeOptions.__dataclass_fields__)

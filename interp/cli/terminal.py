@@ -99,6 +99,8 @@ def print_finding(finding: Finding) -> None:
     console.print(f"\n[bold]{escape(finding.claim)}[/]  {MARKS[finding.verdict]}")
     console.print(escape(f"  measured  {finding.estimate}"))
     console.print(escape(f"  control   {finding.control.estimate}: {finding.control.name}"))
+    if finding.verdict != "yes":
+        console.print(escape(f"  rule      {finding.rule}"))
 
 
 def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -114,6 +114,9 @@ class Finding:
     def rule(self) -> str:
         """The verdict rule in words, for the report."""
         margin = f"{self.margin:g} {self.estimate.unit}"
+        single = next((e for e in (self.estimate, self.control.estimate) if e.n == 1), None)
+        if single is not None:
+            return f"unclear, whatever came: a single {single.over} gives no interval"
         if self.expects == "equal":
             return (
                 f"yes if the whole interval stays within {margin} of the control's mean; no if it lies wholly "

@@ -27,6 +27,8 @@ def ablate(pos: Pos = None) -> Edit:
 
 def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = None) -> Edit:
     """Add `coefficient * direction` (Turner et al. 2308.10248). The direction is used as it is, not normalised."""
+    if not isinstance(direction, Tensor):
+        raise UserError(f"steer got a {type(direction).__name__}; expected a tensor [d]; convert with torch.as_tensor")
 
     def steered(activation: Tensor, site: Site) -> Tensor:
         if direction.shape != activation.shape[-1:]:

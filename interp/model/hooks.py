@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import signature
 from operator import index
 
 import torch
@@ -111,6 +112,17 @@ class Receipts(dict[str, Receipt]):
 
     def __str__(self) -> str:
         return "\n".join(str(receipt) for receipt in self.values())
+
+
+def takes_two(edit: Callable[..., object]) -> bool:
+    """Can `edit` be called as `edit(activation, site)`? What hides its parameters gets the benefit of the doubt."""
+    try:
+        signature(edit).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def apply_edit(edit: Edit, tensor: Tensor, site: Site, receipt: Receipt) -> Tensor:

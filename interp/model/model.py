@@ -30,7 +30,7 @@ from interp.model.bridge import (
     run,
     unembed,
 )
-from interp.model.hooks import Edit, Receipt, Receipts, Site, apply_edit, place
+from interp.model.hooks import Edit, Receipt, Receipts, Site, apply_edit, place, takes_two
 from interp.model.provenance import ModelProvenance
 from interp.model.sites import SiteTable, kind_of
 from interp.model.tokens import BosPolicy, Prompts, Side, Tokens, batches, encode, pad
@@ -271,6 +271,8 @@ class Model:
                 f"the edit at {name} is a {type(fn).__name__}; expected a function (activation, site) -> activation, "
                 "such as patch(source) or steer(direction)"
             )
+        if not takes_two(fn):
+            raise UserError(f"the edit at {name} does not take (activation, site); write it with these two parameters")
         kind = kind_of(name)  # every layer is built alike
         if kind not in self._has_effect:
             with self._rest():

@@ -65,6 +65,11 @@ class SiteTable:
             for off in (*self.gated, *sorted(self.silent)):
                 if fnmatchcase(off, name):
                     return self._match_one(off)  # says why
+        layer, layers = layer_of(name), [n for n in map(layer_of, self.listed) if n is not None]
+        if layer is not None and layers and layer > max(layers):
+            raise UserError(
+                f"site {name!r} is in block {layer}; this model has blocks 0 to {max(layers)}; choose one of these"
+            )
         raise unknown("site", name, self.axes, "model.sites() or `interp models sites NAME` lists them all")
 
 

@@ -22,9 +22,14 @@ def amount(value: float, decimals: int) -> str:
 
 
 def interval(estimate: Estimate) -> tuple[str, str]:
-    """The mean and `[low, high]`, both to the digits that the interval's width supports; no interval when known."""
+    """The mean and `[low, high]`, both to the digits that the interval's width supports.
+
+    No interval for a number known beforehand, nor for a single unit.
+    """
     if estimate.is_known:
         return f"{estimate.mean:.4g}".replace("-", "−"), ""
+    if estimate.n == 1:
+        return f"{estimate.mean:.4g}".replace("-", "−"), "[no interval]"
     width = estimate.high - estimate.low or abs(estimate.mean) / 10
     decimals = min(max(1 - math.floor(math.log10(width)), 0), 6) if width else 0
     low, high = amount(estimate.low, decimals), amount(estimate.high, decimals)
@@ -32,11 +37,8 @@ def interval(estimate: Estimate) -> tuple[str, str]:
 
 
 def counted(estimate: Estimate) -> str:
-    """What was resampled, counted: `30 facts`."""
-    word = estimate.over
-    if estimate.n != 1 and not word.endswith("s"):
-        word = word[:-1] + "ies" if re.search("[^aeiou]y$", word) else word + "s"
-    return f"{amount(estimate.n, 0)} {word}"
+    """What was resampled, counted: `30 facts`, with thin groups of three."""
+    return estimate.counted.replace(",", "\u202f", estimate.counted.partition(" ")[0].count(","))
 
 
 def when(iso: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from interp.text.facts import Direction, FactSet
 from interp.text.pairs import ParentType, Surname
 from probes._reversal_curse import DIRECTIONS
 
+LEAST = 4  # pairs in a group: fewer have too few wrong answers to compare with
 MATCHED = "Log-probability of the own answer above the others', priors taken out, averaged over templates."
 
 
@@ -53,7 +54,7 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
     )
     gap = forward - backward
     yield Finding(
-        claim="The curse: the model chooses the right answer more often forward than reversed.",
+        claim=f"On real facts, {lab.model.provenance.name} chooses the right answer more often forward than reversed.",
         estimate=bootstrap_mean(gap, unit="share of facts", over="fact", n_boot=n_boot, seed=lab.seed),
         control=Control(
             "the two directions swapped at random, fact by fact",
@@ -77,43 +78,66 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
     )
 
 
-def family(lab: Lab, families: dict[str, list[FactSet]], n_boot: int) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class Family:
+    """Pairs of one surname kind, mothers and fathers apart, and `left_out` in words: what of the file is not asked."""
+
+    surname: Surname
+    sets: tuple[FactSet, ...]
+    left_out: str
+
+
+def family(lab: Lab, families: Sequence[Family], n_boot: int) -> Iterator[Finding]:
     """Part (b) on a user's children and parents; a shared surname leaks the answer, so it is told apart."""
-    for surname, sets in families.items():
+    for one in families:
+        who = " and ".join(sorted({kind for facts in one.sets for kind in ("mother", "father") if kind in facts.name}))
         for direction in DIRECTIONS:
-            found = [ask(lab.model, f, direction, progress=lab.tell(f"{f.name}, {direction}")) for f in sets]
+            found = [ask(lab.model, f, direction, progress=lab.tell(f"{f.name}, {direction}")) for f in one.sets]
             yield Finding(
-                claim=f"Children and parents, {surname} surname, asked {_in_words(direction)}: the pairs are matched.",
+                claim=f"Children and their {who}, {one.surname} surname, asked {_in_words(direction)}: "
+                "the pairs are matched.",
                 estimate=bootstrap_mean(
                     np.concatenate([a.matched for a in found]), unit="nats", over="pair", n_boot=n_boot, seed=lab.seed
                 ),
                 control=Control("parents dealt to the children at random", _pooled_null(found, n_boot, lab.seed)),
                 expects="greater",
                 part="(b) The loaded model on your pairs",
-                measure=MATCHED,
+                measure=f"{MATCHED} {one.left_out}",
                 caveat="A shared surname gives the answer away: believe the pairs with different surnames."
-                if surname != "different"
+                if one.surname != "different"
                 else "Fame decides which pairs a model can know at all.",
-                table=[_summary(f.name, a, range(len(f)), n_boot, lab.seed) for f, a in zip(sets, found, strict=True)],
+                table=[
+                    _summary(f.name, a, range(len(f)), n_boot, lab.seed) for f, a in zip(one.sets, found, strict=True)
+                ],
                 figure=_set_dots("own answer above others (nats)", "Mean over pairs and templates; 0 is chance.", 0.0),
             )
 
 
 def split_by_surname(
     sets: dict[tuple[Surname, ParentType], FactSet], max_pairs: int, seed: int
-) -> dict[str, list[FactSet]]:
-    """At most `max_pairs` pairs of each kind, one-to-one, so that every answer is wrong for every other prompt."""
-    out: dict[str, list[FactSet]] = {}
-    for (surname, _), facts in sets.items():
+) -> tuple[list[Family], str]:
+    """At most `max_pairs` pairs of each kind, one-to-one, so that every answer is wrong for every other prompt.
+
+    And what is left out of all of them, in a sentence; "" when nothing is.
+    """
+    kept: dict[Surname, list[FactSet]] = {}
+    dropped: list[str] = []
+    for (surname, kind), facts in sets.items():
         seen: set[str] = set()
         one_to_one = [
             f for f in facts.facts if not {f.subject, f.object} & seen and not seen.update((f.subject, f.object))
         ]
-        rng = np.random.default_rng(seed)
-        chosen = sorted(rng.permutation(len(one_to_one))[:max_pairs].tolist())
-        if len(chosen) >= 4:
-            out.setdefault(surname, []).append(replace(facts, facts=tuple(one_to_one[i] for i in chosen)))
-    return out
+        chosen = sorted(np.random.default_rng(seed).permutation(len(one_to_one))[:max_pairs].tolist())
+        if len(chosen) < LEAST:
+            dropped.append(f"{len(facts)} with a {kind} of {surname} surname (a group needs {LEAST})")
+            continue
+        kept.setdefault(surname, []).append(replace(facts, facts=tuple(one_to_one[i] for i in chosen)))
+        if len(one_to_one) < len(facts):
+            dropped.append(f"{len(facts) - len(one_to_one)} with a {kind} of {surname} surname whose names come again")
+        if len(chosen) < len(one_to_one):
+            dropped.append(f"{len(one_to_one) - len(chosen)} with a {kind} of {surname} surname, by --max-pairs")
+    left_out = f"Left out: {', '.join(dropped)}." if dropped else ""
+    return [Family(surname, tuple(some), left_out) for surname, some in kept.items()], left_out
 
 
 def _by_spelling(facts: FactSet) -> dict[str, Sequence[int]]:

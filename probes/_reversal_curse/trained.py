@@ -30,8 +30,9 @@ from probes._reversal_curse import DIRECTIONS
 GROUP = 20  # people a group; chance in the multiple choice is 1 in 20
 PART = "(a) Trained from scratch on invented people"
 SHARE = "share of people"
-EXACT = "The greedy answer must agree in every word, in a wording that was never trained. Mean over all conditions."
-CHOICE = f"The own answer must score best of {GROUP} after centring, which takes out how likely an answer is anyway."
+SEEDS = "The interval is the wider of Student's over seeds and Wilson's over all answers."
+EXACT = f"The greedy answer must agree in every word, in a wording never trained; mean over conditions. {SEEDS}"
+CHOICE = f"The own answer must score best of {GROUP}, priors taken out (by centring over prompts and answers). {SEEDS}"
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,19 @@ def examine(student: Student, n_boot: int) -> list[Row]:
             prompts, answers = group.prompts(direction, "held_out"), group.answers(direction)
             found = score_answers(student.model, prompts, answers)
             scores, greedy = found.summed.numpy(), found.greedy.double()
+            null = pairing_null(scores, unit="nats", n_perm=n_boot, seed=student.seed)
             rows.append(
                 {
                     "condition": student.condition,
                     "seed": student.seed,
                     "learned": learned,
-                    "asked": "as learned" if direction in LEARNED[learned] else "reversed",
+                    "asked": "as taught" if direction in LEARNED[learned] else "reversed",
                     "direction": direction,
                     "exact match": float(greedy.diagonal().mean()),
                     "exact match, shuffled answers": float(greedy.roll(-1, 1).diagonal().mean()),
                     "multiple choice": float(top_choice(scores).mean()),
                     "correct minus others (nats)": float(matched_scores(scores).mean()),
-                    "null of it (nats)": pairing_null(scores, unit="nats", n_perm=n_boot, seed=student.seed).high,
+                    "upper end of chance (nats)": null.high,
                 }
             )
     return rows
@@ -121,7 +123,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
     students = teach(designs, steps, lab)
     rows = [row for student in students for row in examine(student, 500)]
     one_way = [r for r in rows if r["learned"] != "both orders"]
-    as_learned = [r for r in one_way if r["asked"] == "as learned"]
+    as_learned = [r for r in one_way if r["asked"] == "as taught"]
     backwards = [r for r in one_way if r["asked"] == "reversed"]
     both = [r for r in rows if r["learned"] == "both orders"]
     table = _by_condition(rows, "exact match")
@@ -140,7 +142,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         caveat="It shows that the facts were learned, not that they are stored as facts.",
         answers=True,
         table=table,
-        figure=_dots("exact match (share of people)", "Exact match by condition; intervals over training seeds."),
+        figure=_dots("exact match (share of people)", "Exact match by condition."),
     )
     yield taught
     if taught.verdict == "no":  # what was never learned cannot be missing in one order only
@@ -170,6 +172,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         margin=0.5,
         part=PART,
         measure=EXACT,
+        answers=True,
         caveat="Both orders also means twice as many sentences about each person.",
         table=[r for r in rows if r["learned"] == "both orders"],
     )
@@ -189,28 +192,30 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
         estimate=_over_seeds(clean, "multiple choice", SHARE),
         control=Control("chance", chance),
         expects="equal",
-        margin=0.1,
+        margin=0.05,
         part=PART,
         measure=CHOICE,
         caveat=f"{GROUP} people a seed: a leak of one person in {GROUP} would not be seen.",
         table=_by_condition(rows, "multiple choice"),
         figure=_dots(
             "multiple choice (share of people)",
-            f"Own answer best of {GROUP} after centring; intervals over training seeds.",
+            f"Own answer best of {GROUP}, priors taken out.",
             chance=1 / GROUP,
         ),
     )
-    for claim, control, theirs, caveat in (
+    for claim, control, theirs, tied_only, caveat in (
         (
             "With one-word names, tied embeddings leak the pairing backwards in a multiple choice.",
             "untied embeddings, one-word names",
             untied,
-            "The same people and seeds: only the tie differs.",
+            True,
+            "One length of name, one size of model: read it as an exception to know of, not as its size elsewhere.",
         ),
         (
             "With tied embeddings, one-word names leak the pairing more than two-word names do.",
             "tied embeddings, two-word names",
             two_words,
+            False,
             "Two-word names need other invented people, as many of them, whose words are shared.",
         ),
     ):
@@ -221,6 +226,7 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
             expects="greater",
             part=PART,
             measure=CHOICE,
+            answers=tied_only,
             caveat=caveat,
             table=[*leaky, *theirs],
         )
@@ -232,7 +238,7 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
         margin=0.5,
         part=PART,
         measure="Log-probability of the own answer above the others', summed over its words, priors taken out.",
-        caveat="The taught order, in the figure, shows how large the number is where something was learned.",
+        caveat="Probability may hide in wordings that nobody tried; the figure shows how large the taught order's is.",
         table=_by_condition(rows, "correct minus others (nats)"),
         figure=_dots(
             "correct minus others (nats)", "Summed over the answer's tokens, double-centred; 0 is chance.", chance=0.0
@@ -260,7 +266,7 @@ def _by_condition(rows: Sequence[Row], column: str) -> list[Row]:
     out: list[Row] = []
     for condition in dict.fromkeys(r["condition"] for r in rows):
         for kind, test in (
-            ("as taught", lambda r: r["learned"] != "both orders" and r["asked"] == "as learned"),
+            ("as taught", lambda r: r["learned"] != "both orders" and r["asked"] == "as taught"),
             ("reversed", lambda r: r["asked"] == "reversed"),
             ("taught both orders", lambda r: r["learned"] == "both orders"),
         ):

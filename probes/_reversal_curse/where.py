@@ -28,12 +28,17 @@ from probes._reversal_curse.trained import Student
 PART = "(c) Where in the model"
 TOP_FEATURES = 12
 EXAMPLE_TOKENS = 4000
+LEAD = 1.0  # nats: what counts as readable
+DEEP = 6  # blocks
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Patient:
-    """A model to look into, with the facts to ask it: `stride` between layers, at most `pairs` prompt pairs."""
+    """A model to look into, with the facts to ask it: `stride` between layers, at most `pairs` prompt pairs.
+
+    `note`: what a reader must know of it, in a sentence after a space.
+    """
 
     who: str
     model: Model
@@ -41,6 +46,7 @@ class Patient:
     template: int | HeldOut
     stride: int
     pairs: int
+    note: str = ""
 
 
 def where(lab: Lab, students: Sequence[Student], facts: FactSet | None, n_boot: int) -> Iterator[Finding]:
@@ -48,8 +54,9 @@ def where(lab: Lab, students: Sequence[Student], facts: FactSet | None, n_boot: 
     # Names of one word, so that every answer has a first token of its own; untied, so that no leak helps.
     student = next(s for s in students if not s.tied and s.name_tokens == 1)
     taught = student.groups["name first"]
+    note = f" One model: {student.condition}, seed {student.seed}."
     patients = [
-        Patient("a trained GPT-2, on people taught name first", student.model, taught, "held_out", 1, len(taught))
+        Patient("a trained GPT-2, on people taught name first", student.model, taught, "held_out", 1, len(taught), note)
     ]
     if facts is not None:
         stride = max(1, min(5 if lab.quick else 3, lab.model.n_layers // 2))
@@ -61,9 +68,10 @@ def where(lab: Lab, students: Sequence[Student], facts: FactSet | None, n_boot: 
 
 def _readable(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
     """Where the logit lens reads the answer."""
-    layers = _layers(patient)
+    layers = _layers(patient)[1:]  # the embedding can hold no answer yet: there the lens shows which words are alike
     rows: list[Row] = []
     last: dict[Direction, Estimate] = {}
+    since: dict[Direction, str] = {}
     for direction in DIRECTIONS:
         aligned = align(patient.model, patient.facts, direction, patient.template)
         lead = answer_lead(
@@ -71,30 +79,45 @@ def _readable(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
         ).numpy()
         rows += _map_rows(lead.mean(0), layers, aligned.labels, direction, "lead (nats)")
         last[direction] = bootstrap_mean(lead[:, -1, -1], unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed)
+        since[direction] = _from_layer(layers, lead.mean(0)[:, -1] > LEAD)
     chance = known(0.0, unit="nats", why="own answer no likelier than the others")
     for direction in DIRECTIONS:
+        n, total = last[direction].n, len(patient.facts)
         yield Finding(
             claim=f"In {patient.who}, asked {direction}, the answer is readable at the last token of the last layer.",
             estimate=last[direction],
             control=Control("chance", chance),
             expects="greater",
-            margin=1.0,
+            margin=LEAD,
             part=PART,
-            measure="Logit lens: the log-probability of the right answer's first token above the other answers' mean.",
-            caveat="Early layers may hold the answer in a form that the final unembedding cannot read. The bottom row, "
-            "the embedding, shows which words are alike. The two directions have different answers, so their numbers "
-            "are not to be compared with each other.",
+            measure="Logit lens: the log-probability of the right answer's first token above the other answers' mean. "
+            f"{n} of {total} prompts: those of one layout, with answers that start differently.{patient.note}",
+            caveat="Early layers may hold the answer in a form that the final unembedding cannot read. The two "
+            "directions have different answers, so their numbers are not to be compared with each other.",
             table=rows if direction == "forward" else [],
-            figure=_map("lead (nats)", "Logit lens: the right answer's first token above the other answers'.")
+            figure=_map(
+                "lead (nats)",
+                "Logit lens: the right answer's first token above the other answers'. Layer l is block l's output. At "
+                f"the last token the mean stays above {LEAD:g} nat: forward {since['forward']}, reversed "
+                f"{since['reversed']}.",
+            )
             if direction == "forward"
             else None,
         )
 
 
+def _from_layer(layers: Sequence[int], above: NDArray[np.bool_]) -> str:
+    """From which layer on, without a break to the last one."""
+    first = next((i for i in range(len(layers)) if above[i:].all()), None)
+    return "at no layer" if first is None else f"from layer {layers[first]} on"
+
+
 def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
     """What patching the item's tokens moves, against patching from an unrelated prompt."""
     layers = _layers(patient)
-    early = [layer for layer in layers if 0 < layer <= patient.model.n_layers // 2]
+    # In a model of few blocks the last token may fetch the answer within the first: there, ask for the embedding.
+    deep = patient.model.n_layers >= DEEP
+    early = [layer for layer in layers if 0 < layer <= patient.model.n_layers // 2] if deep else [0]
     rows: list[Row] = []
     found: dict[Direction, tuple[Estimate, Estimate]] = {}
     for direction in DIRECTIONS:
@@ -125,20 +148,25 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             bootstrap_mean(at_item, unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
             bootstrap_mean(stray[:, :, 0].mean(1), unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
         )
+    where = "beyond block 1" if deep else "into block 1"
+    span = f"mean over layers {early[0]} to {early[-1]}" if deep else "at the embedding"
     for direction, (estimate, control) in found.items():
         yield Finding(
-            claim=f"In {patient.who}, asked {direction}, the item's last token carries the answer beyond block 1.",
+            claim=f"In {patient.who}, asked {direction}, the item's last token carries the answer {where}.",
             estimate=estimate,
             control=Control("patched from a third, unrelated prompt", control),
             expects="greater",
             margin=0.5,
             part=PART,
             measure="How far the item's last token, copied from a prompt with another item, moves the model towards "
-            "that item's answer; mean over layers 1 to half of the blocks.",
-            caveat="A no whose map is red in the bottom row: the prompt's last token fetched the answer within block "
-            "1. Each prompt is in two pairs, so the interval is a bit narrow.",
+            f"that item's answer; {span}. The item is what the prompt names.{patient.note}",
+            caveat="Each prompt is in two pairs, so the interval is a bit narrow.",
             table=rows if direction == "forward" else [],
-            figure=_map("moved (nats)", "How far patching one place moves the corrupt run towards the clean answer.")
+            figure=_map(
+                "moved (nats)",
+                "How far copying one place from the prompt with the right item moves the answer. Layer 0 is the "
+                "embedding, layer l the output of block l.",
+            )
             if direction == "forward"
             else None,
         )
