@@ -10,6 +10,7 @@ import pytest
 from interp.lab.discover import load_probe
 from interp.lab.probe import Lab
 from interp.model.model import Model
+from interp.views.figures import KINDS, draw
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +33,23 @@ def test_the_probe_in_the_readme_is_a_probe(smol: Model, tmp_path: Path) -> None
     (finding,) = load_probe(str(file))(Lab(smol))
     assert finding.estimate.n == finding.control.estimate.n == 9
     assert finding.estimate.mean < finding.control.estimate.mean
+
+
+def test_the_probe_in_contributing_is_a_probe_with_a_figure(smol: Model, tmp_path: Path) -> None:
+    file = tmp_path / "longer_is_surer.py"
+    file.write_text(blocks("CONTRIBUTING.md")[0], encoding="utf-8")
+    probe = load_probe(str(file))
+    assert probe.title == "Does a longer prompt make the next word surer?"
+    (finding,) = probe(Lab(smol))
+    assert finding.answers
+    assert len(finding.table) == 4
+    draw(finding)
+
+
+def test_the_kinds_of_figure_that_contributing_lists_are_all_there_are() -> None:
+    listed = re.search(r"kinds are (.*?);", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert listed is not None
+    assert set(re.findall(r"`(\w+)`", listed.group(1))) == set(KINDS)
 
 
 def test_every_command_that_the_readme_names_exists() -> None:
