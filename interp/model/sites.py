@@ -65,11 +65,10 @@ class SiteTable:
             for off in (*self.gated, *sorted(self.silent)):
                 if fnmatchcase(off, name):
                     return self._match_one(off)  # says why
-        layer, layers = layer_of(name), [n for n in map(layer_of, self.listed) if n is not None]
-        if layer is not None and layers and layer > max(layers):
-            raise UserError(
-                f"site {name!r} is in block {layer}; this model has blocks 0 to {max(layers)}; choose one of these"
-            )
+        last = max((n for n in map(layer_of, self.listed) if n is not None), default=-1)
+        if (layer_of(name) or 0) > last >= 0:
+            there = [n for n in self.axes if kind_of(n) == kind_of(name)]  # what is meant is clear but for the block
+            raise unknown("site", name, there[-1:] or self.axes, f"this model has blocks 0 to {last}")
         raise unknown("site", name, self.axes, "model.sites() or `interp models sites NAME` lists them all")
 
 
