@@ -67,8 +67,9 @@ class SiteTable:
                     return self._match_one(off)  # says why
         last = max((n for n in map(layer_of, self.listed) if n is not None), default=-1)
         if (layer_of(name) or 0) > last >= 0:
-            there = [n for n in self.axes if kind_of(n) == kind_of(name)]  # what is meant is clear but for the block
-            raise unknown("site", name, there[-1:] or self.axes, f"this model has blocks 0 to {last}")
+            meant = kind_of(name).replace("*", str(last), 1)
+            near = [meant] if meant in self.axes else self.axes
+            raise unknown("site", name, near, f"this model has blocks 0 to {last}")
         raise unknown("site", name, self.axes, "model.sites() or `interp models sites NAME` lists them all")
 
 
