@@ -173,7 +173,7 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
 
 
 def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
-    """Which features of the SAE differ between the two directions, more than between two wordings of one direction?"""
+    """Which features of the SAE differ between the two directions, alike for facts that did not choose them?"""
     if lab.sae_folder is None:
         return
     sae = load_sae(lab.sae_folder, lab.model)
@@ -210,7 +210,8 @@ def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
         part=PART,
         measure=f"The {TOP_FEATURES} features that differ most on one half of the facts, measured on the other half, "
         "with the sign they had on the first.",
-        caveat="The words before the last one differ too: features to look at, no proof that they carry the direction.",
+        caveat="The words before the last one differ too, and any other wording would move some features: these are to "
+        "look at, no proof that they carry the direction.",
         table=rows,
         figure=Figure(
             "interval_dots",
