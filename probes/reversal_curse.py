@@ -56,6 +56,7 @@ from probes._reversal_curse.pretrained import family, pretrained, split_by_surna
 from probes._reversal_curse.trained import trained
 from probes._reversal_curse.where import features, where
 
+LEAST_FACTS = 8
 BUNDLED = ("capitals", "elements", "books", "gods")
 
 
@@ -91,6 +92,10 @@ def reversal_curse(
         if value < least:
             raise UserError(f"--{name} {value}; expected {least} or more")
     fact_sets = [load_facts(facts)] if facts else [load_facts(data(f"facts/{name}.csv")) for name in BUNDLED]
+    if small := next((f for f in fact_sets if len(f) < LEAST_FACTS), None):
+        raise UserError(
+            f"{small.name} has {len(small)} facts; expected {LEAST_FACTS} or more, to have wrong answers too"
+        )
     families, left_out = split_by_surname(load_pairs(pairs).fact_sets(), max_pairs, lab.seed) if pairs else ([], "")
     if pairs and not families:
         raise UserError(f"{pairs} leaves no group to ask; expected four pairs or more of one kind. {left_out}")

@@ -360,3 +360,35 @@ def test_captured_padding_put_back_by_a_users_own_edit_does_not_spread(tiny_gpt2
     source = tiny_gpt2.capture(PROMPTS, site, padding=side)[site]
     with tiny_gpt2.edit({site: lambda a, s: source[s.prompts].to(a)}):
         assert same(tiny_gpt2.logits(PROMPTS, padding=side), base)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_an_edit_does_to_padding_reaches_no_real_token(tiny_gpt2: Model, side: Any):
+    """An edit that fills the whole pattern would make a short prompt attend to its neighbour's padding."""
+
+    def everywhere(pattern: Tensor, site: Site) -> Tensor:
+        return torch.full_like(pattern, 0.25)
+
+    with tiny_gpt2.edit({PATTERN: everywhere}):
+        alone = tiny_gpt2.last_logits(PROMPTS[1])
+        logits = tiny_gpt2.logits(PROMPTS, padding=side)[1]
+    together = logits[~logits.isnan().any(-1)]
+    assert same(together[-1:], alone)
+
+
+def test_scores_are_refused_while_an_edit_is_active(tiny_gpt2: Model):
+    from interp.analysis.answers import score_answers
+
+    with tiny_gpt2.edit({RESID: halve}):
+        tiny_gpt2.logits(PROMPTS)
+        with pytest.raises(UserError, match="which edits do not reach"):
+            score_answers(tiny_gpt2, PROMPTS[0], [" Paris"])
+    assert score_answers(tiny_gpt2, PROMPTS[0], [" Paris"]).summed.shape == (1, 1), "one string is one prompt"
+
+
+@pytest.mark.parametrize("edit", [lambda activation: activation, lambda: None])
+def test_an_edit_of_another_shape_is_refused_on_entry(tiny_gpt2: Model, edit: Any):
+    with pytest.raises(UserError, match="does not take \\(activation, site\\)"), tiny_gpt2.edit({RESID: edit}):
+        pass
+    with pytest.raises(UserError, match="steer got a ndarray"):
+        steer(np.zeros(3))  # type: ignore[arg-type]

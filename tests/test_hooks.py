@@ -320,7 +320,7 @@ def test_an_interrupted_capture_leaves_no_hook(make_tiny: Any, error: type[BaseE
 def test_a_changed_weight_is_followed_or_refused_never_ignored(make_tiny: Any, architecture: str):
     """The bridge splits some fused matrices into copies; changes of the original would pass it by."""
     model = make_tiny(architecture)
-    model.logits(PROMPTS)
+    model.sites()  # builds the hooks
     for weight in model.hf.parameters():
         with torch.no_grad():
             weight.mul_(1.5)
@@ -333,6 +333,16 @@ def test_a_changed_weight_is_followed_or_refused_never_ignored(make_tiny: Any, a
     with pytest.raises(UserError, match=r"weights of model\.hf were changed"):
         model.logits(row)
     assert far(Model(model.hf, model.tokenizer, model.provenance).logits(row), plain) < 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_replaced_weights_are_refused(make_tiny: Any, architecture: str):
+    model = make_tiny(architecture)
+    model.sites()
+    weights = {name: 1.5 * weight for name, weight in model.hf.state_dict().items()}
+    model.hf.load_state_dict(weights, assign=True)
+    with pytest.raises(UserError, match=r"weights of model\.hf were changed"):
+        model.logits(["Mary"])
 
 
 @pytest.mark.parametrize("architecture", [*PLACES])

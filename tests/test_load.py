@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -171,6 +172,19 @@ def test_a_pickle_that_runs_code_is_never_run(folder: Path, tmp_path: Path):
     torch.save({"transformer.wte.weight": Evil()}, folder / "pytorch_model.bin")
     assert "could not be loaded from" in refusal(folder)
     assert not (tmp_path / "owned").exists()
+
+
+def test_code_that_a_checkpoint_carries_is_never_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Left to itself, transformers asks at the terminal whether it may run it."""
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "own-kind", "auto_map": own}))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with pytest.raises(UserError) as raised:
+        load_model(folder)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_weights_in_torchs_own_format_load_as_safetensors_do(folder: Path):

@@ -112,7 +112,18 @@ def normalized_site(model: Model) -> None:
     points["blocks.1.ln1.hook_normalized"] = points["blocks.1.ln1.hook_out"]
 
 
+def gone_from_position_2(model: Model) -> None:
+    def spoil(tensor: Any, hook: Any) -> Any:
+        out = tensor.clone()
+        out[:, 2:] = float("nan")
+        return out
+
+    for name in ("blocks.1.attn.hook_z", "blocks.1.hook_mlp_out"):
+        model._points[name].add_hook(spoil, is_permanent=True)  # type: ignore[arg-type]
+
+
 FAULTS = [
+    gone_from_position_2,
     one_weight,
     norm_epsilon,
     final_norm,

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import pytest
 import torch
+from fact_files import write_facts
 
 from interp.analysis.answers import AnswerScores
 from interp.errors import UserError
@@ -46,7 +47,7 @@ def taught(tiny_gpt2: Model) -> tuple[list[Finding], list[Student]]:
 
 
 def test_the_curse_shows_on_models_taught_one_order(taught: tuple[list[Finding], list[Student]]) -> None:
-    forward, backward, both, *_ = taught[0]
+    forward, both, backward, *_ = taught[0]
     assert forward.verdict == "yes"
     assert forward.estimate.mean >= 0.95
     assert backward.verdict == "yes"
@@ -80,15 +81,37 @@ def test_models_taught_both_orders_show_no_curse(tiny_gpt2: Model, monkeypatch: 
     monkeypatch.setattr(part_a, "teach", teach_both)
     monkeypatch.setattr(part_a, "KINDS", ((False, 2),))
     found = list(islice(part_a.trained(Lab(tiny_gpt2), seeds=3, steps=400), 3))
-    assert found[0].estimate.mean > 0.8
-    assert found[1].claim.startswith("Asked in the other order")
-    assert found[1].verdict == "no"
-    assert found[2].verdict == "no"  # the positive control no longer differs
+    assert [f.verdict for f in found] == ["yes", "yes", "no"]
+    assert found[2].claim.startswith("Asked in the other order")
 
 
 def test_untrained_models_know_nothing_in_either_order(tiny_gpt2: Model) -> None:
-    found, _ = run(part_a.trained(Lab(tiny_gpt2, quick=True), seeds=2, steps=1))
-    assert [f.verdict for f in found] == ["no"]  # and no claim about the other order is made
+    found, students = run(part_a.trained(Lab(tiny_gpt2), seeds=2, steps=1))
+    assert [f.verdict for f in found] == ["no", "no"]  # and no claim about the other order is made
+    assert students == []
+
+
+def test_students_that_learned_a_little_are_not_asked_for_more(
+    tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part_a, "KINDS", ((False, 2),))
+    found, students = run(part_a.trained(Lab(tiny_gpt2), seeds=2, steps=120))
+    assert len(found) == 2
+    assert 0 < found[0].estimate.mean < 0.9
+    assert {f.verdict for f in found} != {"yes"}
+    assert students == []
+
+
+def test_a_model_that_knows_no_fact_gets_no_verdict_on_the_curse(tiny_gpt2: Model) -> None:
+    found = list(part_b.pretrained(Lab(tiny_gpt2), [load_facts(data("facts/capitals.csv"))], 200))
+    assert len(found) == 2
+    assert all(f.verdict != "yes" for f in found)
+
+
+def test_too_few_facts_are_refused_before_anything_is_trained(tiny_gpt2: Model, tmp_path: Path) -> None:
+    file = write_facts(tmp_path, "subject,object\nRhine,Basel\nSeine,Paris\n")
+    with pytest.raises(UserError, match="towns has 2 facts; expected 8 or more"):
+        next(reversal_curse(Lab(tiny_gpt2), facts=file))
 
 
 def test_facts_that_their_spelling_gives_away_are_told_apart() -> None:

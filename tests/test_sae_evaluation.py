@@ -15,7 +15,7 @@ from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
 from word_sae import SENTENCES, SETTINGS, SITE, with_provenance
 
-from interp.activations.rows import capture_rows
+from interp.activations.rows import Rows, capture_rows
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.saes.evaluate import SAEReport, evaluate_sae, evaluate_saes, random_sae_like
@@ -126,11 +126,11 @@ def test_sparsity_and_dead_features_are_counted_on_tokens_that_are_no_sinks(
     assert report.n_tokens == len(clean)
 
 
-def test_a_trained_sae_beats_random_directions(word_model: Model, word_sae: Path, report: SAEReport):
+def test_a_trained_sae_beats_random_directions(word_model: Model, word_rows: Rows, word_sae: Path, report: SAEReport):
     """The positive control: on activations with structure, training must find more than chance does."""
     sae = load_sae(word_sae)
     for seed in range(2):
-        null = evaluate_sae(random_sae_like(sae, seed), word_model, SENTENCES[1::2])
+        null = evaluate_sae(random_sae_like(sae, seed, word_rows), word_model, SENTENCES[1::2])
         assert report.explained_variance.low > null.explained_variance.high + 0.1
         assert report.ce_recovered is not None
         assert null.ce_recovered is not None
@@ -138,21 +138,29 @@ def test_a_trained_sae_beats_random_directions(word_model: Model, word_sae: Path
         assert null.l0 == pytest.approx(SETTINGS.k, abs=0.1), "the null must be as sparse"
 
 
-def test_a_random_control_has_the_same_shape_and_other_directions(word_sae: Path):
+def test_a_random_control_has_the_same_shape_and_other_directions(word_rows: Rows, word_sae: Path):
     sae = load_sae(word_sae)
     before = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
-    one, again, other = (random_sae_like(sae, seed) for seed in (0, 0, 1))
+    one, again, other = (random_sae_like(sae, seed, word_rows) for seed in (0, 0, 1))
     assert all(torch.equal(sae.state_dict()[name], tensor) for name, tensor in before.items())
     assert torch.equal(one.W_dec, again.W_dec)
     assert not torch.allclose(one.W_dec, other.W_dec)
     assert torch.equal(one.b_dec, sae.b_dec)
-    assert torch.equal(one.W_enc, one.W_dec.T), "it reads along the directions that it writes"
-    torch.testing.assert_close(one.W_dec.norm(dim=-1), torch.ones(64))
+    torch.testing.assert_close(one.W_enc.norm(dim=0), torch.ones(64))
+    gain = one.W_dec.norm(dim=-1).mean()
+    torch.testing.assert_close(one.W_dec, gain * one.W_enc.T)  # it reads along the directions that it writes
+    x = word_rows.clean
+
+    def error(factor: float) -> float:
+        written = (one.decode(one.encode(x)) - one.b_dec) * factor
+        return float((x - one.b_dec - written).square().sum())
+
+    assert error(1.0) < min(error(0.9), error(1.1)), "no other gain fits better"
     assert "random" in describe_sae(one)["lineage"]["control"]
     assert "control" not in describe_sae(sae)["lineage"]
     standard = sae_lens.StandardSAE(sae_lens.StandardSAEConfig(d_in=4, d_sae=8))
     with pytest.raises(UserError, match="expected a TopK SAE"):
-        random_sae_like(standard, 0)
+        random_sae_like(standard, 0, word_rows)
 
 
 def test_evaluation_keeps_to_the_token_limit_and_tells_progress(word_model: Model, word_sae: Path):

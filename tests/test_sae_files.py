@@ -65,14 +65,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(word_model: 
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_a_description_is_json_and_tells_saes_apart(word_model: Model, word_sae: Path):
+def test_a_description_is_json_and_tells_saes_apart(word_model: Model, word_rows: Rows, word_sae: Path):
     sae = load_sae(word_sae, word_model)
     told = describe_sae(sae)
     assert json.loads(json.dumps(told)) == told
     assert (told["site"], told["d_in"], told["d_sae"], told["k"]) == (SITE, 32, 64, 4)
     assert told["lineage"]["weights_hash"] == word_model.provenance.weights
     assert told["tensors"] == describe_sae(load_sae(word_sae))["tensors"]
-    assert told["tensors"] != describe_sae(random_sae_like(sae, 0))["tensors"]
+    assert told["tensors"] != describe_sae(random_sae_like(sae, 0, word_rows))["tensors"]
 
 
 def test_a_flat_file_of_saelens_before_6_loads(sae_copy: Path, word_model: Model, word_rows: Rows, word_sae: Path):

@@ -26,8 +26,8 @@ MAX_ROWS = 256  # answers scored in one forward
 class AnswerScores:
     """Log-probabilities in nats. `summed` [prompt, answer]; `lengths` [answer] is the number of tokens of each.
 
-    `greedy` [prompt, answer]: would greedy decoding give exactly this answer? The argmax at every answer token, read
-    off the same forwards, no generation.
+    `greedy` [prompt, answer]: would greedy decoding begin with this answer? The argmax at every answer token, read off
+    the same forwards, no generation; what comes after is not looked at (" Vulcan" is met by " Vulcano").
     """
 
     summed: Float[Tensor, "prompt answer"]
@@ -45,8 +45,11 @@ def score_answers(
 ) -> AnswerScores:
     """Log-probability of every answer after every prompt, and whether the model would write it.
 
-    Answers carry the space that joins them (" Paris"). Raises UserError where joining changes the prompt's tokens.
+    Answers carry the space that joins them (" Paris"). Raises UserError where joining changes the prompt's tokens, and
+    while an edit is active.
     """
+    model.refuse_edits("score_answers")
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     answer_ids = encode_answers(model, prompts, answers)
     prompt_ids = model.encode(list(prompts))
     summed = torch.empty(len(prompts), len(answers))

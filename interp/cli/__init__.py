@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 from interp import __version__
 from interp.cli import models, probes, saes
@@ -26,10 +27,16 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     # Before torch starts its threads: waiting ones must not spin. Beside another busy process that costs a factor of 3.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no "…" must not end a run
     try:
         sys.exit(dispatch(arguments))
     except UserError as error:
         print(f"interp: {error}", file=sys.stderr)
+        sys.exit(2)
+    except PermissionError as error:
+        print(f"interp: no permission: {error.filename}; change its mode or choose another path", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interp: interrupted", file=sys.stderr)

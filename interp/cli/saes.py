@@ -95,6 +95,8 @@ def sae_show(arguments: list[str]) -> int:
         raise UserError(
             "expected --prompt TEXT (which features fire on it) or --feature NUMBER (what it fires on), one of the two"
         )
+    if options.n < 1 or options.tokens < 1:
+        raise UserError(f"--n {options.n}, --tokens {options.tokens}; expected 1 or more")
     from interp.model.load import load_model
     from interp.saes.load import load_sae
 

@@ -44,7 +44,7 @@ def build_bridge(hf: PreTrainedModel) -> TransformerBridge:
     try:
         architecture = determine_architecture_from_hf_config(tree.config)
         bridge = build_bridge_from_module(tree, architecture, hf_config=tree.config, dtype=hf.dtype, device=hf.device)
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
         reason = str(error).partition(" Available architectures")[0][:200]
         raise UserError(
             f"TransformerLens has no hooks for architecture {type(hf).__name__} ({reason}); "
@@ -71,6 +71,8 @@ def check_decoder(hf: PreTrainedModel) -> Tensor:
         raise UserError(f"{type(hf).__name__} does not run as a decoder ({error}); expected a causal model") from error
     finally:
         hf.train(training)
+    if bool(logits.isnan().any()):
+        raise UserError(f"the weights of this {type(hf).__name__} give NaN for logits; fetch the model again")
     if relative_gap(logits[1, :-1], logits[0, :-1]) > (1e-4 if hf.dtype == torch.float32 else 1e-2):
         raise UserError(
             f"{type(hf).__name__} looks ahead: a later token changes the logits before it; "
@@ -80,11 +82,12 @@ def check_decoder(hf: PreTrainedModel) -> Tensor:
 
 
 def relative_gap(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference over the largest value of `theirs`, where both are finite."""
-    finite = torch.isfinite(ours) & torch.isfinite(theirs)
-    if not bool(finite.any()):
-        return 0.0
-    return float((ours - theirs)[finite].abs().max()) / max(float(theirs[finite].abs().max()), 1e-12)
+    """The largest difference over the largest value of `theirs`, where these are finite; infinite if ours are not."""
+    finite = torch.isfinite(theirs)
+    gap = (ours - theirs)[finite].abs()
+    if not bool(finite.any()) or not bool(torch.isfinite(gap).all()):
+        return float("inf")
+    return float(gap.max()) / max(float(theirs[finite].abs().max()), 1e-12)
 
 
 def copies_weights(bridge: TransformerBridge, hf: PreTrainedModel) -> bool:

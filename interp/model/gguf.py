@@ -50,9 +50,13 @@ def convert_gguf(file: Path, target: Path) -> Path:
     parameters = sum(int(t.n_elements) for t in reader.tensors)
     with new_folder(target, needs_bytes=4 * parameters + 10_000_000) as folder, _parsed_once(reader), quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+                file.parent,
+                gguf_file=file.name,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
             model, info = loaded
         except Exception as error:  # what a foreign file makes transformers raise has no common class

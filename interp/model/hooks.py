@@ -144,8 +144,8 @@ def apply_edit(edit: Edit, tensor: Tensor, site: Site, receipt: Receipt) -> Tens
     if bool((broken & real).any()):
         raise UserError(f"{where} returned NaN or infinite numbers where finite ones came in")
     receipt.record(*(_vectors(t, site, real) for t in (before, result)))
-    # what is captured is NaN on padding; put back there, it would reach the real tokens as 0 * NaN
-    return result.where(~broken, before)
+    # Padding stays as it was: NaN there would reach the real tokens as 0 * NaN, an edited pattern would attend to it.
+    return result.where(real & ~broken, before)
 
 
 def real_entries(site: Site, tensor: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """`load_model`: the bundled model, a hub name, a local folder or a `.gguf` file, to one `Model`.
 
 Nothing is downloaded when a whole copy lies in the cache, and no code from a checkpoint is ever run
-(`trust_remote_code` stays off).
+(`trust_remote_code=False` is passed: left open, transformers would ask at the terminal).
 """
 
 from __future__ import annotations
@@ -149,9 +149,9 @@ def _load_folder(
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False
             )
         hf, info = loaded
     except Exception as error:  # what a foreign folder makes transformers, tokenizers and safetensors raise varies

@@ -23,6 +23,7 @@ from interp.model.bridge import (
     attached,
     build_bridge,
     copies_weights,
+    count_hooks,
     has_effect,
     lens_gap,
     pads_left,
@@ -101,17 +102,15 @@ class Model:
     bos: BosPolicy = "tokenizer"
     _batch: Tokens | None = field(default=None, repr=False)
     _edits_rest: bool = field(default=False, repr=False)
+    _built_from: tuple[list[torch.nn.Parameter], int | None] = field(default=([], None), repr=False)
     _has_effect: dict[str, bool] = field(default_factory=dict, repr=False)
 
     @cached_property
     def bridge(self) -> TransformerBridge:
         """The hooked module tree (TransformerBridge), built when first needed."""
-        return build_bridge(self.hf)
-
-    @cached_property
-    def _copied_at(self) -> int | None:
-        """The state of the weights that the bridge copied from, or None when it shares them all."""
-        return self._weights_state() if copies_weights(self.bridge, self.hf) else None
+        bridge = build_bridge(self.hf)
+        self._built_from = [*self.hf.parameters()], self._weights_state() if copies_weights(bridge, self.hf) else None
+        return bridge
 
     @cached_property
     def _pads_left(self) -> bool:
@@ -290,17 +289,31 @@ class Model:
             yield pad([ids[i] for i in chosen], chosen, len(ids), padding, 0, self.device)
 
     def _forward(self, batch: Tokens) -> Tensor:
-        if self._copied_at is not None and self._copied_at != self._weights_state():
-            raise UserError(
-                "the weights of model.hf were changed after its hooks were built, and these hold a copy of the fused "
-                "q-k-v weights; build a new one: Model(model.hf, model.tokenizer, model.provenance)"
-            )
+        self._refuse_stale()
         outer, self._batch = self._batch, batch  # edits look here for which prompts they see
         try:
             with torch.no_grad():
                 return run(self.bridge, batch.ids, batch.mask, batch.position_ids)
         finally:
             self._batch = outer
+
+    def _refuse_stale(self) -> None:
+        """The hooks share the parameters that were there when they were built, and some architectures copy a few."""
+        _ = self.bridge
+        parameters, copied_at = self._built_from
+        replaced = any(a is not b for a, b in zip(parameters, self.hf.parameters(), strict=False))
+        if replaced or (copied_at is not None and copied_at != self._weights_state()):
+            raise UserError(
+                "the weights of model.hf were changed after its hooks were built, and these hold the old ones; "
+                "build a new one: Model(model.hf, model.tokenizer, model.provenance)"
+            )
+
+    def refuse_edits(self, what: str) -> None:
+        """Raise UserError while an edit is active, for `what` runs the plain model, which edits do not reach."""
+        if "bridge" in self.__dict__ and count_hooks(self.bridge):
+            raise UserError(
+                f"{what} runs the plain model, which edits do not reach; use model.logits inside model.edit"
+            )
 
     def _read(self, batch: Tokens, names: list[str]) -> dict[str, Tensor]:
         got: dict[str, Tensor] = {}

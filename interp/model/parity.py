@@ -114,10 +114,11 @@ def _misread_is_found(model: Model, rows: list[list[int]]) -> bool:
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
-    if ours.numel() != theirs.numel():
-        return float("nan"), float("nan")
+    """Absolute and relative; infinite where the sizes differ or ours are not finite where theirs are."""
     ours, theirs = ours.flatten(), theirs.flatten()
-    finite = torch.isfinite(ours) & torch.isfinite(theirs) & (theirs > -1e30)  # scores above the diagonal
+    finite = torch.isfinite(theirs) & (theirs > -1e30)  # not the scores above the diagonal
+    if len(ours) != len(theirs) or not bool(finite.any()) or not bool(torch.isfinite(ours[finite]).all()):
+        return float("inf"), float("inf")
     gap = float((ours - theirs)[finite].abs().max())
     return gap, gap / max(float(theirs[finite].abs().max()), 1e-12)
 

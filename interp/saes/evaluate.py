@@ -139,11 +139,12 @@ def evaluate_saes(
     return [_report(sae, base, loss(reconstruct(sae, typical_norm=typical))) for sae in saes]
 
 
-def random_sae_like(sae: _S, seed: int) -> _S:
+def random_sae_like(sae: _S, seed: int, rows: Rows) -> _S:
     """The null of every metric: a TopK SAE of the same width, k and decoder bias whose directions are random.
 
-    Directions are uniform on the sphere, the encoder reads along the same ones. Raises UserError for an architecture
-    without k: its threshold would set another sparsity, and the comparison would mean little.
+    Directions are uniform on the sphere, the encoder reads along the same ones. What it writes is multiplied by the one
+    gain that fits `rows` best: the k chosen directions overlap, so their plain sum is too long, the more so the larger
+    k. Raises UserError for an architecture without k: its threshold would set another sparsity.
     """
     if not hasattr(sae.cfg, "k"):
         raise UserError(
@@ -161,6 +162,9 @@ def random_sae_like(sae: _S, seed: int) -> _S:
                 parameter.copy_(directions.T)
             elif name == "b_enc":
                 parameter.zero_()
+        sample = rows.clean[:BLOCK].to(sae.device, sae.dtype)
+        written, wanted = control.decode(control.encode(sample)) - control.b_dec, sample - control.b_dec
+        control.W_dec.mul_((written * wanted).sum() / written.square().sum().clamp(min=1e-12))
     control.cfg.metadata.control = f"random directions, seed {seed}"
     return control
 

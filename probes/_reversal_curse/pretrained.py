@@ -34,9 +34,10 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
         for name, chosen in _by_spelling(facts).items()
         for direction in DIRECTIONS
     ]
+    known_at_all = False
     for direction in DIRECTIONS:
         found = [a for (_, d), a in asked.items() if d == direction]
-        yield Finding(
+        paired = Finding(
             claim=f"Asked {_in_words(direction)}, the model pairs the right answers with the questions.",
             estimate=bootstrap_mean(
                 np.concatenate([a.matched for a in found]), unit="nats", over="fact", n_boot=n_boot, seed=lab.seed
@@ -49,6 +50,10 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
             table=[r for r in table if r["direction"] == direction],
             figure=_set_dots("own answer above others (nats)", "Mean over facts and templates; 0 is chance.", 0.0),
         )
+        yield paired
+        known_at_all |= paired.verdict == "yes"
+    if not known_at_all:  # facts that a model knows in neither order say nothing of the orders
+        return
     forward, backward = (
         np.concatenate([a.chosen for (_, d), a in asked.items() if d == direction]) for direction in DIRECTIONS
     )

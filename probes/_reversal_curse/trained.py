@@ -118,7 +118,10 @@ def examine(student: Student, n_boot: int) -> list[Row]:
 
 
 def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[Student]]:
-    """Part (a). Yields its findings and returns the students, the one that part (c) looks into among them."""
+    """Part (a). Yields its findings and returns the students for part (c): none where they did not surely learn.
+
+    One training seed gives no interval, so nothing is sure and the part ends with its first two findings.
+    """
     designs = [Design(tied, words, lab.seed * 1000 + s) for tied, words in KINDS for s in range(seeds)]
     students = teach(designs, steps, lab)
     rows = [row for student in students for row in examine(student, 500)]
@@ -145,8 +148,24 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         figure=_dots("exact match (share of people)", "Exact match by condition."),
     )
     yield taught
-    if taught.verdict == "no":  # what was never learned cannot be missing in one order only
-        return students
+    able = Finding(
+        claim="Positive control: where training held both orders, both orders are answered.",
+        estimate=_over_seeds(both, "exact match", SHARE),
+        control=Control(
+            "the same prompts with the answers dealt to the wrong people",
+            _over_seeds(both, "exact match, shuffled answers", SHARE),
+        ),
+        expects="greater",
+        margin=0.5,
+        part=PART,
+        measure=EXACT,
+        answers=True,
+        caveat="Both orders also means twice as many sentences about each person.",
+        table=both,
+    )
+    yield able
+    if {taught.verdict, able.verdict} != {"yes"}:  # what was not surely learned cannot be missing in one order only
+        return []
     yield Finding(
         claim="Asked in the other order, it gives no more right answers than wrong ones dealt at random.",
         estimate=_over_seeds(backwards, "exact match", SHARE),
@@ -158,23 +177,9 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         margin=0.05,
         part=PART,
         measure=EXACT,
-        caveat="A model this small could fail for lack of capacity: this counts only if the positive control says yes.",
+        caveat="The positive control shows that a model this small has room for both orders.",
         answers=True,
         table=rows,
-    )
-    yield Finding(
-        claim="Positive control: where training held both orders, both orders are answered.",
-        estimate=_over_seeds(both, "exact match", SHARE),
-        control=Control(
-            "people taught in one order only, asked in the other", _over_seeds(backwards, "exact match", SHARE)
-        ),
-        expects="greater",
-        margin=0.5,
-        part=PART,
-        measure=EXACT,
-        answers=True,
-        caveat="Both orders also means twice as many sentences about each person.",
-        table=[r for r in rows if r["learned"] == "both orders"],
     )
     yield from _graded(rows, backwards)
     return students

@@ -52,12 +52,12 @@ class Patient:
 def where(lab: Lab, students: Sequence[Student], facts: FactSet | None, n_boot: int) -> Iterator[Finding]:
     """Part (c): lens and patching, on a trained GPT-2 and on the loaded model; features when there is an SAE."""
     # Names of one word, so that every answer has a first token of its own; untied, so that no leak helps.
-    student = next(s for s in students if not s.tied and s.name_tokens == 1)
-    taught = student.groups["name first"]
-    note = f" One model: {student.condition}, seed {student.seed}."
-    patients = [
-        Patient("a trained GPT-2, on people taught name first", student.model, taught, "held_out", 1, len(taught), note)
-    ]
+    patients = []
+    student = next((s for s in students if not s.tied and s.name_tokens == 1), None)
+    if student is not None:
+        taught, note = student.groups["name first"], f" One model: {student.condition}, seed {student.seed}."
+        who = "a trained GPT-2, on people taught name first"
+        patients.append(Patient(who, student.model, taught, "held_out", 1, len(taught), note))
     if facts is not None:
         stride = max(1, min(5 if lab.quick else 3, lab.model.n_layers // 2))
         patients.append(Patient(f"{lab.model.provenance.name} on {facts.name}", lab.model, facts, 0, stride, 8))
@@ -148,11 +148,11 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             bootstrap_mean(at_item, unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
             bootstrap_mean(stray[:, :, 0].mean(1), unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
         )
-    where = "beyond block 1" if deep else "into block 1"
+    where = f"beyond layer {early[0]}" if deep else "at the embedding"
     span = f"mean over layers {early[0]} to {early[-1]}" if deep else "at the embedding"
     for direction, (estimate, control) in found.items():
         yield Finding(
-            claim=f"In {patient.who}, asked {direction}, the item's last token carries the answer {where}.",
+            claim=f"In {patient.who}, asked {direction}, the answer is still read from the item's last token {where}.",
             estimate=estimate,
             control=Control("patched from a third, unrelated prompt", control),
             expects="greater",
@@ -160,7 +160,8 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             part=PART,
             measure="How far the item's last token, copied from a prompt with another item, moves the model towards "
             f"that item's answer; {span}. The item is what the prompt names.{patient.note}",
-            caveat="Each prompt is in two pairs, so the interval is a bit narrow.",
+            caveat="It shows that the answer depends on what stands there, which may be the item alone and not yet the "
+            "answer. Each prompt is in two pairs, so the interval is a bit narrow.",
             table=rows if direction == "forward" else [],
             figure=_map(
                 "moved (nats)",
