@@ -102,7 +102,7 @@ def reversal_curse(
     inside = next((facts for facts in fact_sets if _aligns(lab, facts)), None)
     students = yield from trained(lab, seeds, steps)
     yield from pretrained(lab, fact_sets[:2] if lab.quick else fact_sets, n_boot)
-    yield from in_context(lab, n_boot)
+    yield from in_context(lab)
     yield from family(lab, families, n_boot)
     yield from where(lab, students, inside, n_boot)
     yield from features(lab, fact_sets[0], n_boot)

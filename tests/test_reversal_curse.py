@@ -143,7 +143,7 @@ def test_facts_in_the_prompt_are_told_from_guesses(smol: Model, monkeypatch: pyt
 
     for lean, verdict in ((1.0, "yes"), (-1.0, "no")):
         monkeypatch.setattr(part_b_control, "score_answers", reader(lean))
-        found = list(part_b_control.in_context(Lab(smol), 200))
+        found = list(part_b_control.in_context(Lab(smol)))
         assert [f.verdict for f in found] == [verdict, verdict]
         assert [f.estimate.mean for f in found] == [float(lean > 0)] * 2
 
@@ -153,11 +153,11 @@ def test_facts_in_the_prompt_are_told_from_guesses(smol: Model, monkeypatch: pyt
 
     generator = torch.Generator().manual_seed(0)
     monkeypatch.setattr(part_b_control, "score_answers", guess)
-    assert all(f.verdict != "yes" for f in part_b_control.in_context(Lab(smol), 200))
+    assert all(f.verdict != "yes" for f in part_b_control.in_context(Lab(smol)))
 
 
 def test_a_context_too_short_for_the_facts_leaves_that_part_out(tiny_gpt2: Model) -> None:
-    assert list(part_b_control.in_context(Lab(tiny_gpt2), 200)) == []
+    assert list(part_b_control.in_context(Lab(tiny_gpt2))) == []
 
 
 HEADER = "child,parent,parent_type\n"

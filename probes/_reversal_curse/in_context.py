@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from interp.analysis.answers import score_answers
-from interp.analysis.statistics import bootstrap_mean, known, top_choice
+from interp.analysis.statistics import known, t_interval, top_choice
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
@@ -15,7 +15,7 @@ from interp.text.facts import Direction
 from interp.text.invented import invent_groups
 from probes._reversal_curse import DIRECTIONS
 
-CONTEXTS = 12
+CONTEXTS = 12  # half of them in a quick run
 PEOPLE = 4  # in each context, one fact a person; chance is 1 in 4
 UNIT = "share of questions"
 STATED = "{} is the painter of {}."
@@ -25,7 +25,7 @@ ASKED: dict[Direction, tuple[str, ...]] = {
 }
 
 
-def in_context(lab: Lab, n_boot: int) -> Iterator[Finding]:
+def in_context(lab: Lab) -> Iterator[Finding]:
     """Invented facts that the prompt states in one order, asked in both. Nothing where the context is too short."""
     if not _fits(lab):
         return
@@ -33,19 +33,19 @@ def in_context(lab: Lab, n_boot: int) -> Iterator[Finding]:
     rows: list[Row] = []
     for direction, right in chosen.items():
         for t, template in enumerate(ASKED[direction]):
-            e = bootstrap_mean(right[:, t], unit=UNIT, over="context", n_boot=n_boot, seed=lab.seed)
+            e = t_interval(right[:, t], unit=UNIT, over="context", bounds=(0.0, 1.0))
             question = template.replace("{}", "…")
             rows.append({"question": question, "asked": direction, UNIT: e.mean, "low": e.low, "high": e.high})
     for direction, right in chosen.items():
         said = "in the order in which" if direction == "forward" else "in the other order than"
         yield Finding(
             claim=f"Asked {said} its prompt states an invented fact, the model picks the right answer of {PEOPLE}.",
-            estimate=bootstrap_mean(right, unit=UNIT, over="context", n_boot=n_boot, seed=lab.seed),
+            estimate=t_interval(right, unit=UNIT, over="context", bounds=(0.0, 1.0)),
             control=Control("chance", known(1 / PEOPLE, unit=UNIT, why=f"1 of {PEOPLE} facts in the prompt")),
             expects="greater",
             margin=0.1,
             part="(b) The loaded model on facts in its prompt",
-            measure=f"{CONTEXTS} prompts of {PEOPLE} facts, each fact asked for in {len(ASKED[direction])} wordings. "
+            measure=f"{len(right)} prompts of {PEOPLE} facts, each fact asked for in {len(ASKED[direction])} wordings. "
             f"The own answer must score best of the {PEOPLE}, priors taken out.",
             caveat="Berglund et al. found no curse for facts in the prompt. A small model may fail at both orders, for "
             "want of skill: compare them.",
@@ -58,16 +58,20 @@ def _fits(lab: Lab) -> bool:
     """Does the model take the longest prompt? Some tokenizers break an invented word into its letters."""
     try:
         for direction in DIRECTIONS:
-            for prompts, answers in _questions(lab.seed, direction):
+            for prompts, answers in _questions(lab, direction):
                 lab.model.encode([prompt + answer for prompt in prompts for answer in answers])
     except UserError:
         return False
     return True
 
 
-def _questions(seed: int, direction: Direction) -> Iterator[tuple[list[str], list[str]]]:
+def _contexts(lab: Lab) -> int:
+    return CONTEXTS // 2 if lab.quick else CONTEXTS
+
+
+def _questions(lab: Lab, direction: Direction) -> Iterator[tuple[list[str], list[str]]]:
     """(prompts, answers) of each context: every template for every person, and the answers of the persons."""
-    for people in invent_groups([PEOPLE] * CONTEXTS, seed, 1):
+    for people in invent_groups([PEOPLE] * _contexts(lab), lab.seed, 1):
         pairs = [(p.subject.capitalize(), p.object.capitalize()) for p in people]
         stated = "Here are some facts. " + " ".join(STATED.format(*pair) for pair in pairs)
         given, wanted = zip(*(pair if direction == "forward" else pair[::-1] for pair in pairs), strict=True)
@@ -78,11 +82,11 @@ def _questions(seed: int, direction: Direction) -> Iterator[tuple[list[str], lis
 def _ask(lab: Lab, direction: Direction) -> np.ndarray:
     """Is the right answer chosen? [context, template, person]."""
     tell = lab.tell(f"facts in the prompt, {direction}")
-    out = np.zeros((CONTEXTS, len(ASKED[direction]), PEOPLE))
-    for i, (prompts, answers) in enumerate(_questions(lab.seed, direction)):
+    out = np.zeros((_contexts(lab), len(ASKED[direction]), PEOPLE))
+    for i, (prompts, answers) in enumerate(_questions(lab, direction)):
         scores = score_answers(lab.model, prompts, answers).summed.numpy()
         out[i] = top_choice(scores.reshape(-1, PEOPLE, PEOPLE))
-        tell(i + 1, CONTEXTS)
+        tell(i + 1, len(out))
     return out
 
 
@@ -95,5 +99,5 @@ def _dots() -> Figure:
         low="low",
         high="high",
         chance=1 / PEOPLE,
-        caption=f"The right one of {PEOPLE} answers chosen; intervals over {CONTEXTS} prompts.",
+        caption=f"The right one of {PEOPLE} answers chosen; intervals over prompts.",
     )
