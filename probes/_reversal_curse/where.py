@@ -148,18 +148,17 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             bootstrap_mean(at_item, unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
             bootstrap_mean(stray[:, :, 0].mean(1), unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
         )
-    where = f"beyond layer {early[0]}" if deep else "at the embedding"
-    span = f"mean over layers {early[0]} to {early[-1]}" if deep else "at the embedding"
+    where = f"in layers {early[0]} to {early[-1]}" if deep else "at the embedding"
     for direction, (estimate, control) in found.items():
         yield Finding(
-            claim=f"In {patient.who}, asked {direction}, the answer is still read from the item's last token {where}.",
+            claim=f"In {patient.who}, asked {direction}, the answer is read from the item's last token {where}.",
             estimate=estimate,
             control=Control("patched from a third, unrelated prompt", control),
             expects="greater",
             margin=0.5,
             part=PART,
             measure="How far the item's last token, copied from a prompt with another item, moves the model towards "
-            f"that item's answer; {span}. The item is what the prompt names.{patient.note}",
+            f"that item's answer: the mean {where}. The item is what the prompt names.{patient.note}",
             caveat="It shows that the answer depends on what stands there, which may be the item alone and not yet the "
             "answer. Each prompt is in two pairs, so the interval is a bit narrow.",
             table=rows if direction == "forward" else [],
