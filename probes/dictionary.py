@@ -77,24 +77,28 @@ def dictionary(lab: Lab, *, tokens: int = 8000, shown: int = 8) -> Iterator[Find
         part=PART,
         measure="One minus the squared error of the rewriting over the squared distance from the mean, over all tokens "
         "but attention sinks (the table has the number with them).",
-        caveat="A rewriting can explain much and still lose what the model uses: read the next finding beside it.",
+        caveat="A rewriting can explain much and still lose what the model uses: read the next finding beside it."
+        if ours.ce_recovered and blind.ce_recovered
+        else "What the model loses by the rewriting cannot be said: it loses nothing even by the mean in its place.",
         answers=True,
         table=table,
         figure=_dots("explained variance (share)", "ev"),
     )
-    yield Finding(
-        claim="With its rewriting in place of the activations, the model predicts better than with random directions.",
-        estimate=_share(ours.ce_recovered, ours.n_documents, "share of loss recovered"),
-        control=Control("random directions", _share(blind.ce_recovered, blind.n_documents, "share of loss recovered")),
-        expects="greater",
-        margin=0.2,
-        part=PART,
-        measure="1 is the model's own loss, 0 is its loss with every activation but the sinks' set to their mean.",
-        caveat="Random directions recover half of it already, so the number means nothing without them.",
-        answers=True,
-        table=table,
-        figure=_dots("loss recovered (share)", "ce"),
-    )
+    if ours.ce_recovered and blind.ce_recovered:
+        unit = "share of loss recovered"
+        yield Finding(
+            claim="With its rewriting for the activations, the model predicts better than with random directions.",
+            estimate=_share(ours.ce_recovered, ours.n_documents, unit),
+            control=Control("random directions", _share(blind.ce_recovered, blind.n_documents, unit)),
+            expects="greater",
+            margin=0.2,
+            part=PART,
+            measure="1 is the model's own loss, 0 is its loss with every activation but the sinks' set to their mean.",
+            caveat="Random directions recover much of it already, so the number means nothing without them.",
+            answers=True,
+            table=table,
+            figure=_dots("loss recovered (share)", "ce"),
+        )
     examples = _shown(sae, lab, held_out, tokens, shown)
     yield Finding(
         claim=f"At most one feature in ten fires on none of {ours.n_tokens:,} tokens.",
@@ -133,9 +137,7 @@ def _dead(report: SAEReport, d_sae: int) -> Estimate:
     return proportion(fires, unit="share of features", over="feature")
 
 
-def _share(interval: Interval | None, n: int, unit: str) -> Estimate:
-    if interval is None:
-        raise UserError("replacing the activations by their mean costs this model nothing, so no loss can be recovered")
+def _share(interval: Interval, n: int, unit: str) -> Estimate:
     return Estimate(interval.mean, interval.low, interval.high, n, unit, "document")
 
 

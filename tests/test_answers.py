@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,22 @@ def test_scores_equal_one_forward_per_pair(knower: Model, people: FactSet) -> No
     assert np.allclose(found.summed.numpy(), expected, atol=1e-4)
     assert found.lengths.tolist() == [1, 1, 3, 1]
     assert torch.allclose(found.per_token[:, 2], found.summed[:, 2] / 3)
+
+
+def test_scores_of_a_recurrent_model_that_keeps_no_cache_equal_brute_force(tiny_of: Callable[[str], Model]) -> None:
+    mamba = tiny_of("mamba")
+    prompts, answers = ["Rome is", "Paris and Rome are"], [" a city", " Rome", " in Italy now"]
+    found = score_answers(mamba, prompts, answers)
+    assert len(set(found.lengths.tolist())) > 1
+    expected = [[brute_force(mamba, p, a) for a in answers] for p in prompts]
+    assert np.allclose(found.summed.numpy(), expected, atol=1e-4)
+
+
+def test_a_model_in_training_mode_is_refused(make_tiny: Callable[..., Model]) -> None:
+    model = make_tiny("gpt2")
+    model.hf.train()
+    with pytest.raises(UserError, match=r"training mode; call model\.hf\.eval\(\) first"):
+        score_answers(model, "Rome is", [" a", " b"])
 
 
 def test_scores_equal_brute_force_on_the_bundled_model(smol: Model) -> None:

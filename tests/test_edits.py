@@ -176,6 +176,19 @@ def test_an_edit_may_ask_the_model_something_of_its_own(tiny_gpt2: Model):
         tiny_gpt2.logits(PROMPTS)
     assert [r.fired for r in receipts.values()] == [1, 1]
 
+    def self_regarding(activation: Tensor, site: Site) -> Tensor:
+        own = tiny_gpt2.capture(PROMPTS, site.name)[site.name][site.prompts]  # without edits, or it would ask for ever
+        return torch.where(own.isnan(), activation, own * 2)
+
+    def doubled(activation: Tensor, site: Site) -> Tensor:
+        return activation * 2
+
+    ways = []
+    for edit in (self_regarding, doubled):
+        with tiny_gpt2.edit({MLP: edit}):
+            ways.append(tiny_gpt2.logits(PROMPTS, batch_size=len(PROMPTS)))
+    assert torch.allclose(*ways, atol=1e-5, equal_nan=True)
+
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
 def test_whatever_an_edit_raises_no_hook_stays(tiny_gpt2: Model, error: type[BaseException]):

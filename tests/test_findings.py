@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.analysis.estimate import Estimate
+from interp.analysis.estimate import PERMUTATION, Estimate
+from interp.analysis.statistics import estimate_mean
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, finding_from_json, finding_to_json
 from interp.lab.runs import RunInfo, RunWriter, read_run
+from interp.views.report import render
 
 number = st.floats(-100, 100, allow_nan=False)
 
@@ -36,11 +42,12 @@ def finding(ours: tuple[float, float], theirs: tuple[float, float], expects: str
         ((2, 3), (0, 1), "greater", 0, "yes"),
         ((2, 3), (0, 1), "greater", 1.5, "unclear"),
         ((2, 3), (0, 1), "greater", 5, "no"),
-        ((0.5, 3), (0, 1), "greater", 0, "unclear"),
-        ((-1, 0.5), (0, 1), "greater", 0, "no"),
+        ((0.5, 2), (0, 1), "greater", 0, "unclear"),
+        ((-1, 0.5), (0, 1), "greater", 0, "unclear"),  # above -1 and below 1.5 of each other: neither is ruled out
+        ((-2, -1), (0, 1), "greater", 0, "no"),
         ((2, 3), (4, 5), "less", 0, "yes"),
         ((2, 4.5), (4, 5), "less", 0, "unclear"),
-        ((5, 6), (4, 5), "less", 0, "no"),
+        ((6, 7), (4, 5), "less", 0, "no"),
         ((0.05, 0.3), (-1, 1), "greater", 0, "unclear"),  # a wide null is noise, and rules nothing out
         ((0, 1), (0, 1), "equal", 0.1, "unclear"),
         ((0, 0), (0, 0), "equal", 0.1, "yes"),
@@ -51,6 +58,49 @@ def finding(ours: tuple[float, float], theirs: tuple[float, float], expects: str
 )
 def test_the_rule(ours, theirs, expects, margin, verdict) -> None:
     assert finding(ours, theirs, expects, margin).verdict == verdict
+
+
+@pytest.mark.parametrize("noise", [(1.0, 1.0), (1.0, 5.0), (5.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize("n", [4, 8, 30])
+def test_a_false_yes_and_a_false_no_come_as_rarely_as_the_rule_says(n: int, noise: tuple[float, float]) -> None:
+    """Studies whose true gap is exactly the margin: yes and no to `greater`, yes to `equal`, all are wrong."""
+    rng = np.random.default_rng(n)
+    wrong = dict.fromkeys(("greater", "less", "equal"), 0)
+    for _ in range(400):
+        ours, theirs = (
+            estimate_mean(mean + spread * rng.normal(size=n), unit="nats", over="fact", n_boot=300)
+            for mean, spread in zip((1.0, 0.0), noise, strict=True)
+        )
+        for expects in wrong:
+            verdict = Finding("c", ours, Control("k", theirs), expects, 1.0).verdict  # type: ignore[arg-type]
+            wrong[expects] += verdict == "yes"
+            wrong[expects] += expects == "greater" and verdict == "no"
+    assert wrong["greater"] / 400 <= 0.05 + 0.03  # yes and no together
+    assert wrong["less"] / 400 <= 0.01
+    assert wrong["equal"] / 400 <= 0.025 + 0.02
+
+
+def test_against_a_null_the_estimate_must_lie_beyond_it_and_its_interval_beyond_the_margin() -> None:
+    def verdict(low: float, mean: float, high: float, null: float) -> str:
+        control = Control("shuffled", Estimate(0, -null, null, 2000, "nats", PERMUTATION))
+        up = Finding("c", Estimate(mean, low, high, 48, "nats"), control, "greater", 0.05)
+        down = Finding("c", Estimate(-mean, -high, -low, 48, "nats"), control, "less", 0.05)
+        assert up.verdict == down.verdict
+        return up.verdict
+
+    assert verdict(0.1, 0.2, 0.3, null=0.15) == "yes", "the null's spread is not added to the estimate's"
+    assert verdict(0.1, 0.2, 0.3, null=0.25) == "unclear", "chance reaches it"
+    assert verdict(0.01, 0.2, 0.4, null=0.1) == "unclear"
+    assert verdict(-0.1, 0.0, 0.04, null=0.1) == "no"
+
+
+def test_the_gap_adds_the_controls_uncertainty_only_where_it_was_measured() -> None:
+    ours = Estimate(3, 0, 6, 10, "nats")
+    measured = Finding("c", ours, Control("k", Estimate(1, -3, 5, 10, "nats")), "greater").gap
+    assert (measured.mean, measured.low, measured.high) == pytest.approx((2, -3, 7))  # 3 and 4 make 5
+    for control in (Estimate(1, 1, 1, 0, "nats", "chance"), Estimate(1, -9, 9, 2000, "nats", PERMUTATION)):
+        gap = Finding("c", ours, Control("k", control), "greater").gap
+        assert (gap.mean, gap.low, gap.high) == (2, -1, 5)
 
 
 @given(estimates(), estimates(), st.floats(0, 10))
@@ -96,7 +146,7 @@ def test_a_finding_of_an_earlier_version_is_read_with_what_it_has(tmp_path: Path
         del record[later]
     assert finding_from_json(record, []) == found
     del record["claim"]
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="claim: Field required"):
         finding_from_json(record, [])
 
 
@@ -112,25 +162,78 @@ def test_a_line_cut_short_by_a_kill_is_dropped_and_the_rest_kept(tmp_path: Path)
         assert len(read_run(tmp_path / "r").findings) == 1
 
 
+def damages(value: Any) -> Iterator[Any]:
+    """`value`, JSON as it was written, with one place after the other replaced by something of another type."""
+    wrong: list[Any] = [None, 7, -1e999, "text", [], {}, True]
+    if isinstance(value, dict | list):
+        places = list(value) if isinstance(value, dict) else range(len(value))
+        for place in places:
+            for damaged in damages(value[place]):
+                copy = value.copy()
+                copy[place] = damaged
+                yield copy
+        if isinstance(value, dict):
+            yield from ({k: v for k, v in value.items() if k != gone} for gone in places)
+    yield from wrong
+
+
+@pytest.mark.parametrize("file", ["run.json", "findings.jsonl", "tables/0.json"])
+def test_any_damage_is_one_line_or_harmless(tmp_path: Path, file: str) -> None:
+    """Every value of every file replaced in turn: either the run is refused in one line, or its report still builds."""
+    writer = RunWriter(tmp_path / "r", run_info())
+    one = Finding(
+        "c", Estimate(2, 1, 3, 10, "nats"), Control("k", Estimate(0, -1, 1, 9, "nats")), "greater", 0.5, "p", "caveat",
+        [{"site": "a", "value": 1.5, "low": 1.0, "high": 2.0}], Figure("interval_dots", x="value", y="site"),
+    )  # fmt: skip
+    writer.add(one)
+    writer.finish("finished", 1.5)
+    path = tmp_path / "r" / file
+    whole = json.loads(path.read_text())
+    refused: list[str] = []
+    for damaged in damages(whole):
+        path.write_text(json.dumps(damaged) + "\n")
+        try:
+            run = read_run(tmp_path / "r")
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a figure that lacks its column says so
+            assert "</html>" in render([run])
+    assert len(refused) > 10
+    assert not [message for message in refused if "\n" in message]
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
         ("run.json", "{"),
-        ("run.json", "[]"),
+        ("run.json", "[" * 100_000),
         ("run.json", '{"schema": 99, "command": "interp probe x"}'),
-        ("run.json", '{"schema": 1}'),
-        ("findings.jsonl", "{}\n"),
         ("findings.jsonl", "not json\n"),
-        ("tables/0.json", "{"),
+        ("findings.jsonl", ""),
+        ("tables/0.json", '[{"value": NaN}]'),
+        ("tables/0.json", '[{"value": 1e999}]'),
     ],
 )
-def test_a_damaged_run_is_one_line(tmp_path: Path, file: str, content: str) -> None:
+def test_a_file_that_lost_its_form_or_a_line_is_one_line(tmp_path: Path, file: str, content: str) -> None:
     writer = RunWriter(tmp_path / "r", run_info())
     writer.add(finding((2, 3), (0, 1), "greater"))
+    writer.finish("finished", 1.0)
     (tmp_path / "r" / file).write_text(content)
     with pytest.raises(UserError) as caught:
         read_run(tmp_path / "r")
     assert "\n" not in str(caught.value)
+
+
+def test_text_that_is_no_utf8_costs_no_run(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "r", run_info("interp probe x --out r\udcff"))
+    writer.add(
+        Finding("token \ud800", Estimate(1, 0, 2, 5, "nats"), Control("k", Estimate(0, 0, 0, 0, "nats")), "less")
+    )
+    run = read_run(tmp_path / "r")
+    assert run.info.command == "interp probe x --out r?"
+    assert run.findings[0].claim == "token ?"
 
 
 def test_the_verdict_is_computed_again_and_not_read_from_the_file() -> None:

@@ -152,23 +152,65 @@ def test_a_planted_fault_is_found(make_tiny: Callable[..., Model], architecture:
     assert failing(result), "found by a comparison, not only by a planted fault that went unseen"
 
 
-def test_swapping_interleaved_queries_and_keys_is_found(make_tiny: Callable[..., Model]):
-    """Pythia's fused matrix is compared in sorted order; which part is which must follow from the other identities."""
-    model = make_tiny("gpt_neox")
-    q, v = "blocks.0.attn.hook_q", "blocks.0.attn.hook_v"
+@pytest.mark.parametrize("architecture", ["gpt_neox", "bloom", "falcon", "gpt_bigcode", "codegen", "mpt"])
+@pytest.mark.parametrize("parts", ["qk", "qv", "kv"])
+def test_parts_of_one_matrix_that_are_swapped_in_every_layer_are_found(
+    make_tiny: Callable[..., Model], architecture: str, parts: str
+):
+    model = make_tiny(architecture)
     points = model._points
-    points[q], points[v] = points[v], points[q]
-    assert "blocks.*.attn.hook_z" in failing(check_parity(model, SHORT))
+    sites = [[f"blocks.{layer}.attn.hook_{part}" for part in parts] for layer in range(model.n_layers)]
+    for a, b in sites:
+        points[a], points[b] = points[b], points[a]
+    assert failing(check_parity(model, SHORT)) >= {f"blocks.*.attn.hook_{part}" for part in parts}
+
+
+def batch_mates_swapped(model: Model, patch: pytest.MonkeyPatch) -> None:
+    forward = model._forward
+    patch.setattr(model, "_forward", lambda batch: forward(batch).flip(0))
+
+
+def last_logits_of_nothing(model: Model, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(model, "last_logits", lambda prompts: torch.zeros(len(prompts), model.hf.config.vocab_size))
+
+
+def logits_that_are_not_the_models(model: Model, patch: pytest.MonkeyPatch) -> None:
+    logits = model.logits
+    patch.setattr(model, "logits", lambda prompts: logits(prompts) * 1.001)
+
+
+def edits_that_do_nothing(model: Model, patch: pytest.MonkeyPatch) -> None:
+    edit = model.edit
+
+    def deaf(edits: dict[str, Any]) -> Any:
+        return edit(
+            {site: f for site, f in edits.items() if "mlp_out" in site} or {"blocks.0.hook_mlp_out": lambda a, _: a}
+        )
+
+    patch.setattr(model, "edit", deaf)
+
+
+@pytest.mark.parametrize(
+    "fault", [batch_mates_swapped, last_logits_of_nothing, logits_that_are_not_the_models, edits_that_do_nothing]
+)
+def test_behaviour_that_is_off_is_found(make_tiny: Callable[..., Model], monkeypatch: pytest.MonkeyPatch, fault: Any):
+    model = make_tiny("gpt2")
+    assert all(check_parity(model).behaviour.values())
+    fault(model, monkeypatch)
+    result = check_parity(model)
+    assert not result.ok
+    assert not all(result.behaviour.values())
 
 
 def test_a_site_that_nothing_checks_fails_the_whole(make_tiny: Callable[..., Model]):
     result = check_parity(make_tiny("gpt2"), SHORT)
     assert result.ok
-    assert not ParityResult(result.kinds, result.faults, ("blocks.0.hook_new",)).ok
-    assert not ParityResult(result.kinds, {"planted": False}, ()).ok
+    assert not ParityResult(result.kinds, result.behaviour, result.faults, ("blocks.0.hook_new",)).ok
+    assert not ParityResult(result.kinds, result.behaviour, {"planted": False}, ()).ok
+    assert not ParityResult(result.kinds, {"batch": False}, result.faults, ()).ok
     for absolute, relative in ((float("nan"), float("nan")), (0.0, 2e-5), (2e-3, 1e-7)):
         bad = KindResult("blocks.*.hook_resid_post", "plain", 1, absolute, relative)
-        assert not ParityResult((*result.kinds, bad), result.faults, ()).ok
+        assert not ParityResult((*result.kinds, bad), result.behaviour, result.faults, ()).ok
 
 
 def test_parity_needs_full_precision(make_tiny: Callable[..., Model]):

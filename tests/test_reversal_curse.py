@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
 import torch
 from fact_files import write_facts
@@ -20,13 +22,14 @@ from interp.lab.findings import Finding
 from interp.lab.probe import Lab
 from interp.model.model import Model
 from interp.text.data import data
-from interp.text.facts import load_facts
+from interp.text.facts import FactSet, load_facts
 from probes._reversal_curse import in_context as part_b_control
 from probes._reversal_curse import pretrained as part_b
 from probes._reversal_curse import trained as part_a
+from probes._reversal_curse import where as part_c
 from probes._reversal_curse.pretrained import family, split_by_surname
 from probes._reversal_curse.trained import Student
-from probes.reversal_curse import reversal_curse
+from probes.reversal_curse import BUNDLED, reversal_curse
 
 T = TypeVar("T")
 
@@ -231,3 +234,32 @@ def test_the_file_runs_by_itself() -> None:
     assert done.returncode == 0, done.stderr
     assert "--pairs" in done.stdout
     assert "--seeds" in done.stdout
+
+
+@pytest.mark.parametrize(("moves", "verdict"), [("direction", "yes"), ("wording", "no"), ("neither", "unclear")])
+def test_features_that_move_with_the_wording_alone_are_no_features_of_the_direction(
+    smol: Model, word_sae: Path, monkeypatch: pytest.MonkeyPatch, moves: str, verdict: str
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def activations(model: Model, sae: object, facts: FactSet, direction: str) -> np.ndarray:
+        acts = rng.normal(size=(len(facts), 2, 64))  # [fact, wording, feature]
+        acts[:, :, :12] += 3.0 * (moves == "direction" and direction == "forward")
+        acts[:, 0, 12:24] += 3.0 * (moves == "wording")
+        return acts
+
+    monkeypatch.setattr(part_c, "_feature_activations", activations)
+    monkeypatch.setattr(part_c, "load_sae", lambda folder, model: None)
+    monkeypatch.setattr(part_c, "site_of", lambda sae: "blocks.0.hook_resid_post")
+    monkeypatch.setattr(part_c, "_strongest_words", lambda lab, sae, chosen: dict.fromkeys(chosen, "a word"))
+    (found,) = part_c.features(Lab(smol, sae_folder=word_sae), load_facts(data("facts/capitals.csv")), 500)
+    assert found.verdict == verdict
+    assert len(found.table) == 2 * part_c.TOP_FEATURES
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_bundled_facts_can_tell_directions_by_features(smol: Model, name: str) -> None:
+    facts = load_facts(data(f"facts/{name}.csv"))
+    assert part_c._end_alike(smol, facts)
+    other = replace(facts, reversed=replace(facts.reversed, held_out="In short, {} belongs to"))
+    assert not part_c._end_alike(smol, other)

@@ -11,54 +11,104 @@ from scipy import stats
 
 from interp.analysis.estimate import Estimate
 from interp.analysis.statistics import (
-    bootstrap_mean,
     double_centre,
+    estimate_crossed,
+    estimate_mean,
     known,
     matched_scores,
     pairing_null,
     proportion,
     sign_flip_null,
-    t_interval,
     top_choice,
 )
 
+SHAPES = ((3, 1), (1, 24), (3, 24))
 finite = st.floats(-1e3, 1e3, allow_nan=False)
 
 
-def test_bootstrap_interval_covers_the_true_mean_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for i in range(300):
-        e = bootstrap_mean(rng.normal(3.0, 2.0, size=60), unit="x", over="item", n_boot=400, seed=i)
-        hits += e.low <= 3.0 <= e.high
-    assert 0.90 <= hits / 300 <= 0.98
+@pytest.mark.parametrize("n", [3, 5, 8, 19, 20, 24, 60])
+def test_the_interval_covers_the_true_mean_as_often_as_it_says(n: int) -> None:
+    rng = np.random.default_rng(n)
+    studies = rng.normal(3.0, 2.0, size=(600, n))
+    estimates = [estimate_mean(v, unit="x", over="item", n_boot=400, seed=i) for i, v in enumerate(studies)]
+    assert 0.93 <= np.mean([e.low <= 3.0 <= e.high for e in estimates]) <= 0.975
 
 
-def test_bootstrap_resamples_units_and_not_their_repeats() -> None:
-    units = np.random.default_rng(1).normal(size=20)
-    repeated = np.repeat(units[:, None], 50, axis=1)  # 1000 numbers, but 20 independent ones
-    a = bootstrap_mean(units, unit="x", over="item", seed=3)
-    b = bootstrap_mean(repeated, unit="x", over="item", seed=3)
+def test_the_interval_is_over_units_and_not_their_repeats() -> None:
+    units = np.random.default_rng(1).normal(size=24)
+    repeated = np.repeat(units[:, None], 50, axis=1)  # 1200 numbers, but 24 independent ones
+    a = estimate_mean(units, unit="x", over="item", seed=3)
+    b = estimate_mean(repeated, unit="x", over="item", seed=3)
     assert (a.low, a.high, a.n) == pytest.approx((b.low, b.high, b.n))
     assert b.high - b.low > 0.3
 
 
-@given(arrays(np.float64, st.integers(1, 30), elements=finite), st.integers(0, 5))
-def test_bootstrap_is_ordered_reproducible_and_inside_the_data(values: np.ndarray, seed: int) -> None:
-    first, second = (bootstrap_mean(values, unit="x", over="item", n_boot=50, seed=seed) for _ in range(2))
+@given(arrays(np.float64, st.integers(1, 40), elements=finite), st.integers(0, 5))
+def test_the_interval_is_ordered_reproducible_and_inside_its_bounds(values: np.ndarray, seed: int) -> None:
+    bounds = (-1e3, 1e3)
+    first, second = (
+        estimate_mean(values, unit="x", over="item", bounds=bounds, n_boot=50, seed=seed) for _ in range(2)
+    )
     assert first == second
-    assert values.min() - 1e-6 <= first.low <= first.high <= values.max() + 1e-6
+    assert bounds[0] <= first.low <= first.mean <= first.high <= bounds[1]
+    assert (first.low < first.high) == (len(values) > 1), "values that are all alike are no certainty"
 
 
-def test_t_interval_is_scipys_and_keeps_to_its_bounds() -> None:
+def test_a_handful_of_units_gets_students_interval_and_keeps_to_its_bounds() -> None:
     values = [0.1, 0.4, 0.2, 0.25]
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
-    e = t_interval(values, unit="x", over="seed")
+    e = estimate_mean(values, unit="x", over="seed")
     assert (e.low, e.high) == pytest.approx((low, high))
-    cut = t_interval([0.9, 1.0, 1.0], unit="x", over="seed", bounds=(0, 1))
-    assert cut.high == 1.0
-    with pytest.raises(ValueError, match="two units"):
-        t_interval([1.0], unit="x", over="seed")
+    assert estimate_mean([0.9, 1.0, 1.0], unit="x", over="seed", bounds=(0, 1)).high == 1.0
+    with pytest.raises(ValueError, match="outside their bounds"):
+        estimate_mean([0.9, 1.1], unit="x", over="seed", bounds=(0, 1))
+    with pytest.raises(ValueError, match="no values"):
+        estimate_mean([], unit="x", over="seed")
+
+
+def test_shares_that_are_all_alike_get_wilsons_interval() -> None:
+    e = estimate_mean([0.0] * 20, unit="share", over="item", bounds=(0, 1))
+    wilson = proportion([False] * 20, unit="share", over="item")
+    assert (e.low, e.high) == pytest.approx((wilson.low, wilson.high))
+    gap = estimate_mean([0.0] * 20, unit="share", over="item", bounds=(-1, 1))
+    assert gap.low == pytest.approx(-gap.high)
+
+
+@pytest.mark.parametrize("spread", [(1.0, 0.2, 0.2), (0.2, 1.0, 0.2), (0.6, 0.6, 0.6), (0.0, 0.0, 1.0)])
+def test_the_crossed_interval_covers_what_other_templates_and_facts_would_give(
+    spread: tuple[float, float, float],
+) -> None:
+    """Three templates and 24 facts in each of four relations, as in the reversal curse."""
+    rng = np.random.default_rng(0)
+    hits, counts = [], set()
+    for _ in range(600):
+        template, fact, both = (s * rng.normal(size=(4, *shape)) for s, shape in zip(spread, SHAPES, strict=True))
+        e = estimate_crossed(list(0.5 + template + fact + both), unit="x", over="fact")
+        hits.append(e.low <= 0.5 <= e.high)
+        counts.add(e.n)
+    assert np.mean(hits) >= 0.93
+    assert counts == {96}
+    if spread[2] == 0.2:  # where one axis rules, the interval is not too wide either
+        assert np.mean(hits) <= 0.98
+
+
+def test_an_interval_over_facts_alone_is_too_narrow_where_wordings_differ() -> None:
+    """The reason for the crossed one: a planted fault in the statistics that the test above must see."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for i in range(200):
+        scores = 0.5 + rng.normal(size=(3, 1)) + 0.2 * rng.normal(size=(1, 24))
+        e = estimate_mean(scores.T, unit="x", over="fact", n_boot=200, seed=i)
+        hits += e.low <= 0.5 <= e.high
+    assert hits / 200 < 0.5
+
+
+def test_a_group_with_one_wording_has_no_crossed_interval() -> None:
+    for shape in ((1, 5), (5, 1)):
+        with pytest.raises(ValueError, match="two templates and two items"):
+            estimate_crossed([np.zeros((3, 5)), np.zeros(shape)], unit="x", over="fact")
+    with pytest.raises(ValueError, match="two templates"):
+        estimate_crossed([], unit="x", over="fact")
 
 
 def test_wilson_interval_does_not_collapse_at_zero() -> None:
@@ -66,6 +116,10 @@ def test_wilson_interval_does_not_collapse_at_zero() -> None:
     assert e.mean == 0
     assert e.low == 0
     assert 0.1 < e.high < 0.2  # Wilson 1927: 0.161 for 0 of 20
+    for k in (0, 1, 7, 20):
+        ours = proportion([i < k for i in range(20)], unit="share", over="item")
+        scipys = stats.binomtest(k, 20).proportion_ci(0.95, method="wilson")
+        assert (ours.low, ours.high) == pytest.approx((scipys.low, scipys.high))
 
 
 @given(arrays(np.float64, (3, 5, 5), elements=finite))
@@ -85,6 +139,17 @@ def test_answer_priors_alone_look_like_knowledge_until_centred() -> None:
     assert matched_scores(raw).mean() == pytest.approx(0, abs=1e-9)
 
 
+def test_matched_scores_give_back_a_planted_bonus_and_forget_priors() -> None:
+    rng = np.random.default_rng(4)
+    priors = rng.normal(size=(1, 12)) * 5 + rng.normal(size=(12, 1))
+    assert matched_scores(priors + 2.0 * np.eye(12)) == pytest.approx(2.0)
+
+
+def test_a_model_that_tells_nothing_apart_chooses_at_chance() -> None:
+    assert top_choice(np.zeros((5, 8, 8))) == pytest.approx(1 / 8)
+    assert top_choice(np.arange(8.0)[None, :] + np.zeros((8, 1))) == pytest.approx(1 / 8)
+
+
 def test_pairing_null_finds_a_planted_pairing_and_stays_silent_on_noise() -> None:
     rng = np.random.default_rng(2)
     planted = rng.normal(size=(3, 20, 20)) + 2.0 * np.eye(20)
@@ -100,7 +165,7 @@ def test_top_choice_is_chance_on_noise_and_right_on_a_pairing() -> None:
     rng = np.random.default_rng(3)
     noise = np.mean([top_choice(rng.normal(size=(20, 20))).mean() for _ in range(200)])
     assert noise == pytest.approx(0.05, abs=0.02)
-    assert top_choice(np.eye(20) * 10 + rng.normal(size=20)).all()
+    assert (top_choice(np.eye(20) * 10 + rng.normal(size=20)) == 1).all()
 
 
 def test_sign_flip_null_is_centred_and_widens_with_the_effect() -> None:

@@ -93,6 +93,7 @@ def test_a_tokenizer_without_bos():
         ([[3, 6]], "prompt 0 holds token id 6; expected 0 to 5"),
         ([[3], [5, -1]], "prompt 1 holds token id -1; expected 0 to 5"),
         ([[-100, 3]], "prompt 0 holds token id -100"),
+        ("one \udce9", "no UTF-8 text at character 4"),
         ("one four five", "does not know 'four', 'five'"),
     ],
 )

@@ -45,11 +45,11 @@ def score_answers(
 ) -> AnswerScores:
     """Log-probability of every answer after every prompt, and whether the model would write it.
 
-    Answers carry the space that joins them (" Paris"). Raises UserError where joining changes the prompt's tokens, and
-    while an edit is active.
+    Answers carry the space that joins them (" Paris"). Raises UserError where joining changes the prompt's tokens,
+    while an edit is active, and for a model in training mode.
     """
-    model.refuse_edits("score_answers")
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    model.check_plain("score_answers")
+    prompts, answers = ([some] if isinstance(some, str) else list(some) for some in (prompts, answers))
     answer_ids = encode_answers(model, prompts, answers)
     prompt_ids = model.encode(list(prompts))
     summed = torch.empty(len(prompts), len(answers))
@@ -92,7 +92,7 @@ def _score_block(
 ) -> tuple[Float[Tensor, "prompt answer"], Bool[Tensor, "prompt answer"]]:
     """`summed` and `greedy` for prompts of one length: a forward over them, then one for each length of answer.
 
-    These go on top of the first one's cache.
+    These go on top of the first one's cache; a recurrent model, which has none, reads the prompts again.
     """
     with torch.no_grad():
         first = model.hf(torch.tensor(prompts, device=model.device), use_cache=True, logits_to_keep=1)
@@ -103,9 +103,14 @@ def _score_block(
             chosen = [i for i, ids in enumerate(answers) if len(ids) == length]
             # rows: every chosen answer under prompt 0, then under prompt 1, …
             rows = torch.tensor([answers[i] for i in chosen], device=model.device).repeat(len(prompts), 1)
-            cache = copy.deepcopy(first.past_key_values)  # a forward adds to the cache that it is given
-            cache.batch_repeat_interleave(len(chosen))
-            logits = model.hf(rows[:, :-1], past_key_values=cache, use_cache=True).logits.float()
+            cache = copy.deepcopy(getattr(first, "past_key_values", None))  # a forward adds to the one it is given
+            if cache is None:
+                before = torch.tensor(prompts, device=model.device).repeat_interleave(len(chosen), 0)
+                whole = torch.cat([before, rows[:, :-1]], dim=1)
+                logits = model.hf(whole, use_cache=False, logits_to_keep=length - 1).logits.float()
+            else:
+                cache.batch_repeat_interleave(len(chosen))
+                logits = model.hf(rows[:, :-1], past_key_values=cache, use_cache=True).logits.float()
             later = logits.gather(-1, rows[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
             best = (logits.argmax(-1) == rows[:, 1:]).all(-1)
             summed[:, chosen] += later.sum(-1).view(len(prompts), len(chosen))

@@ -6,6 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
+PERMUTATION = "permutation"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -13,6 +15,7 @@ class Estimate:
 
     `n` counts what was resampled (`over`: "seed", "template", "fact" …), not the raw measurements under it.
     `unit` is written wherever the number is shown ("nats", "share of facts"). `n` is 0 for a number known beforehand.
+    A null, `over` PERMUTATION, is no interval of a mean: it is where `level` of the values lie when there is no effect.
     """
 
     mean: float
@@ -33,6 +36,11 @@ class Estimate:
     def is_known(self) -> bool:
         """Was this number known beforehand, such as chance? Then `over` says why, and nothing was resampled."""
         return self.n == 0
+
+    @property
+    def is_null(self) -> bool:
+        """Is this the spread of a number under chance, such as over permutations?"""
+        return self.over == PERMUTATION
 
     @property
     def counted(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.analysis.answers import encode_answers, score_answers
-from interp.analysis.statistics import double_centre
+from interp.analysis.statistics import matched_scores, top_choice
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.text.facts import Direction, FactSet, HeldOut
@@ -33,20 +33,18 @@ class Asked:
 
     @property
     def matched(self) -> NDArray[np.float64]:
-        """Double-centred score of each fact's own answer, averaged over templates: [fact], in nats; 0 is chance."""
-        return np.diagonal(double_centre(self.scores), axis1=1, axis2=2).mean(0)
+        """How far each fact's own answer scores above the others, priors taken out: [template, fact], in nats."""
+        return matched_scores(self.scores)
 
     @property
     def matched_per_token(self) -> NDArray[np.float64]:
         """The same with log-probabilities per token of the answer."""
-        return np.diagonal(double_centre(self.scores / self.lengths), axis1=1, axis2=2).mean(0)
+        return matched_scores(self.scores / self.lengths)
 
     @property
     def chosen(self) -> NDArray[np.float64]:
-        """Share of templates in which each fact's own answer scores best of all, priors taken out: [fact]."""
-        centred = double_centre(self.scores)
-        own = np.diagonal(centred, axis1=1, axis2=2)
-        return (own >= centred.max(-1)).mean(0)
+        """Does each fact's own answer score best of all, priors taken out? [template, fact]; 1, 0 or a tie's share."""
+        return top_choice(self.scores)
 
 
 def ask(

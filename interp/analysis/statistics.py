@@ -12,53 +12,85 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from interp.analysis.estimate import Estimate
+from interp.analysis.estimate import PERMUTATION, Estimate
 
 Floats = NDArray[np.float64]
+FEW = 20  # units: below it, a bootstrap's interval is too narrow
 
 
-def bootstrap_mean(
-    values: ArrayLike, *, unit: str, over: str, n_boot: int = 2000, seed: int = 0, level: float = 0.95
-) -> Estimate:
-    """Mean of `values` [n] or [n, repeats] with a percentile bootstrap interval over the first axis.
-
-    Repeats (templates of one fact) are averaged first. One value gives an interval of no width, and `n` says so.
-    """
-    means = _unit_means(values)
-    n = len(means)
-    rng = np.random.default_rng(seed)
-    draws = means[rng.integers(0, n, size=(n_boot, n))].mean(axis=1)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(means.mean()), float(low), float(high), n, unit, over, level)
-
-
-def t_interval(
+def estimate_mean(
     values: ArrayLike,
     *,
     unit: str,
     over: str,
-    level: float = 0.95,
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Estimate:
-    """Mean with Student's t interval: for a handful of units (seeds), where a bootstrap is far too narrow.
+    """Mean of `values` [n] or [n, repeats] with an interval over the first axis; repeats are averaged first.
 
-    `bounds` cuts the interval to what is possible, such as (0, 1) for a share. Equal values give an interval of no
-    width. Raises ValueError for fewer than two values.
+    Below 20 units the interval is Student's, for a bootstrap of a handful is far too narrow (it holds the mean in 80 %
+    of cases for 4 units). From there it is the percentile bootstrap, its quantiles moved out to where Student's would
+    lie for normal data (Hesterberg 2015, "expanded percentile").
+
+    `bounds` are the least and greatest possible value, such as (0, 1) for a share: they cut the interval, and values
+    that are all alike get Wilson's instead of one without width. One value gives an interval without width, and n = 1
+    says so. Raises ValueError for no values, and for values outside their bounds.
     """
     means = _unit_means(values)
-    if len(means) < 2:
-        raise ValueError(f"a t interval needs two units or more, got {len(means)}")
-    half = float(stats.t.ppf((1 + level) / 2, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means)))
-    mean = float(means.mean())
-    low, high = max(mean - half, bounds[0]), min(mean + half, bounds[1])
-    return Estimate(mean, low, high, len(means), unit, over, level)
+    n, mean = len(means), float(means.mean())
+    if not bounds[0] <= means.min() <= means.max() <= bounds[1]:
+        raise ValueError(f"values from {means.min():g} to {means.max():g} outside their bounds {bounds}")
+    if n == 1:
+        return Estimate(mean, mean, mean, 1, unit, over, level)
+    if np.ptp(means) == 0 and np.isfinite(bounds).all():
+        span = bounds[1] - bounds[0]
+        low, high = (bounds[0] + span * end for end in _wilson((mean - bounds[0]) / span * n, n, level))
+    elif n < FEW:
+        half = float(stats.t.ppf((1 + level) / 2, n - 1) * means.std(ddof=1) / np.sqrt(n))
+        low, high = mean - half, mean + half
+    else:
+        draws = means[np.random.default_rng(seed).integers(0, n, size=(n_boot, n))].mean(axis=1)
+        tail = stats.norm.cdf(-np.sqrt(n / (n - 1)) * stats.t.ppf((1 + level) / 2, n - 1))
+        low, high = np.quantile(draws, [tail, 1 - tail])
+    low, high = min(max(float(low), bounds[0]), mean), max(min(float(high), bounds[1]), mean)  # rounding moves a mean
+    return Estimate(mean, low, high, n, unit, over, level)
+
+
+def estimate_crossed(groups: Sequence[ArrayLike], *, unit: str, over: str, level: float = 0.95) -> Estimate:
+    """Mean over groups (relations) of [template, item] matrices, with an interval for other templates and other items.
+
+    Every item is asked in every template, so neither axis alone is the unit. The variance of a group's mean is that of
+    its template means over their number plus that of its item means over theirs (Owen 2007, "The pigeonhole
+    bootstrap": a little too wide, never too narrow); the degrees of freedom are Satterthwaite's. Groups are weighed by
+    their items and taken as given: the interval says nothing of further relations. `n` counts the items.
+
+    Raises ValueError for a group of fewer than two templates or items.
+    """
+    tables = [np.asarray(group, dtype=np.float64) for group in groups]
+    if not tables or min(min(table.shape) for table in tables) < 2:
+        raise ValueError("a crossed interval needs two templates and two items or more in every group")
+    n = sum(table.shape[1] for table in tables)
+    weights = [table.shape[1] / n for table in tables]
+    mean = float(sum(w * table.mean() for w, table in zip(weights, tables, strict=True)))
+    parts = [
+        (w**2 * means.var(ddof=1) / len(means), len(means) - 1)
+        for w, table in zip(weights, tables, strict=True)
+        for means in (table.mean(1), table.mean(0))
+    ]
+    variance = sum(part for part, _ in parts)
+    half = 0.0
+    if variance > 0:
+        freedom = variance**2 / sum(part**2 / df for part, df in parts)
+        half = float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance))
+    return Estimate(mean, mean - half, mean + half, n, unit, over, level)
 
 
 def proportion(successes: Sequence[bool] | NDArray[np.bool_], *, unit: str, over: str, level: float = 0.95) -> Estimate:
     """Share of True with Wilson's interval, which does not collapse at 0 and 1 (Wilson 1927)."""
     n, k = len(successes), int(np.sum(successes))
-    interval = stats.binomtest(k, n).proportion_ci(level, method="wilson")
-    return Estimate(k / n, float(interval.low), float(interval.high), n, unit, over, level)
+    return Estimate(k / n, *_wilson(k, n, level), n, unit, over, level)
 
 
 def double_centre(matrix: ArrayLike) -> Floats:
@@ -72,15 +104,21 @@ def double_centre(matrix: ArrayLike) -> Floats:
 
 
 def matched_scores(matrix: ArrayLike) -> Floats:
-    """Double-centred score of each prompt's own answer: the diagonal of [..., n, n] as [..., n]; 0 is chance."""
-    return np.diagonal(double_centre(matrix), axis1=-2, axis2=-1).copy()
+    """How far each prompt's own answer scores above the others, priors taken out: [..., n, n] to [..., n]; 0 is chance.
+
+    A bonus of b on every own answer gives b.
+    """
+    return np.diagonal(_above_others(matrix), axis1=-2, axis2=-1).copy()
 
 
-def top_choice(matrix: ArrayLike) -> NDArray[np.bool_]:
-    """Does each prompt's own answer score best once answer priors are taken out? [..., n]; chance is 1/n."""
+def top_choice(matrix: ArrayLike) -> Floats:
+    """Does each prompt's own answer score best once answer priors are taken out? [..., n]; chance is 1/n.
+
+    1 or 0, and 1/k where k answers tie for the best: a model that tells nothing apart is at chance, not always right.
+    """
     centred = double_centre(matrix)
-    own = np.diagonal(centred, axis1=-2, axis2=-1)
-    return own >= centred.max(-1)
+    best = np.isclose(centred, centred.max(-1, keepdims=True), rtol=0, atol=1e-9)
+    return np.diagonal(best, axis1=-2, axis2=-1) / best.sum(-1)
 
 
 def pairing_null(matrix: ArrayLike, *, unit: str, n_perm: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:
@@ -89,29 +127,53 @@ def pairing_null(matrix: ArrayLike, *, unit: str, n_perm: int = 2000, seed: int 
     `matrix` is [template, n, n] or [n, n]; one permutation is dealt to all templates, as the facts are the same.
     The interval holds the middle `level` of the permutations.
     """
-    centred = double_centre(matrix)
-    if centred.ndim == 3:
-        centred = centred.mean(0)
-    n = centred.shape[-1]
+    return pooled_pairing_null([matrix], unit=unit, n_perm=n_perm, seed=seed, level=level)
+
+
+def pooled_pairing_null(
+    matrices: Sequence[ArrayLike], *, unit: str, n_perm: int = 2000, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """`pairing_null` of the mean over the prompts of several matrices: answers are dealt within each."""
+    scores = [above if above.ndim == 2 else above.mean(0) for above in map(_above_others, matrices)]
     rng = np.random.default_rng(seed)
-    rows = np.arange(n)
-    draws = np.array([centred[rows, rng.permutation(n)].mean() for _ in range(n_perm)])
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(draws.mean()), float(low), float(high), n_perm, unit, "permutation", level)
+    draws = [
+        np.concatenate([m[np.arange(len(m)), rng.permutation(len(m))] for m in scores]).mean() for _ in range(n_perm)
+    ]
+    return _null(draws, unit, level)
 
 
 def sign_flip_null(values: ArrayLike, *, unit: str, n_perm: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:
     """Mean of paired differences when each unit's sign is a coin toss: the null of "there is no difference"."""
     means = _unit_means(values)
     rng = np.random.default_rng(seed)
-    draws = (means * rng.choice([-1.0, 1.0], size=(n_perm, len(means)))).mean(axis=1)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(draws.mean()), float(low), float(high), n_perm, unit, "permutation", level)
+    return _null((means * rng.choice([-1.0, 1.0], size=(n_perm, len(means)))).mean(axis=1), unit, level)
 
 
 def known(value: float, *, unit: str, why: str) -> Estimate:
     """A number known beforehand, such as chance, in the form of an estimate; `why` stands where the unit of n would."""
     return Estimate(value, value, value, 0, unit, why)
+
+
+def _above_others(matrix: ArrayLike) -> Floats:
+    """Double-centred scores, stretched to what an own answer has above the others: centring takes 1/n of it away."""
+    centred = double_centre(matrix)
+    n = centred.shape[-1]
+    return centred * (n / (n - 1))
+
+
+def _null(draws: ArrayLike, unit: str, level: float) -> Estimate:
+    values = np.asarray(draws, dtype=np.float64)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    mean = min(max(float(values.mean()), float(low)), float(high))
+    return Estimate(mean, float(low), float(high), len(values), unit, PERMUTATION, level)
+
+
+def _wilson(successes: float, n: int, level: float) -> tuple[float, float]:
+    """Wilson's interval for a share; `successes` need not be whole. Exactly 0 and 1 at the ends."""
+    z, share = float(stats.norm.ppf((1 + level) / 2)), successes / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return 0.0 if share == 0 else float(middle - half), 1.0 if share == 1 else float(middle + half)
 
 
 def _unit_means(values: ArrayLike) -> Floats:

@@ -97,7 +97,9 @@ def parity(arguments: list[str]) -> int:
         (k.kind, k.reference, str(k.n_sites), f"{k.absolute:.1e}", f"{k.relative:.1e}", "ok" if k.ok else "OFF")
         for k in result.kinds
     ]
-    print_table(("sites", "checked against", "n", "largest difference", "relative", ""), rows)
+    print_table(("sites", "checked against", "comparisons", "largest difference", "relative", ""), rows)
+    for what, does in result.behaviour.items():
+        print(f"{what}: {'ok' if does else 'NO'}")
     for fault, found in result.faults.items():
         print(f"planted fault, {fault}: {'found' if found else 'NOT FOUND'}")
     for site in result.unchecked:

@@ -45,7 +45,6 @@ def demo(arguments: list[str]) -> int:
     from interp.lab.runner import check_out
     from interp.model.load import load_model
     from interp.saes.default import ensure_default_sae
-    from interp.views.report import build_report
 
     check_out(out)
     model = load_model(options.model, options.device)
@@ -58,13 +57,24 @@ def demo(arguments: list[str]) -> int:
         flags = ["--model", options.model, "--seed", str(options.seed), "--sae", str(sae), "--quick"]
         command = shlex.join(["interp", "probe", name, *flags])
         runs.append(_run(chosen, lab, {}, out / name, command))
-    report = build_report(runs[::-1], out / "report.html")  # the phenomenon first, then the dictionary it leans on
+    report = _report(runs[::-1], out / "report.html")  # the phenomenon first, then the dictionary it leans on
     print()
     for run in runs[::-1]:
         print(f"{run.name}: {_tally(run)}")
     print(f"features of the SAE: interp sae show {sae} --prompt TEXT")
-    print(f"report: {report.resolve()}")
+    print(f"report: {report}")
     return 0
+
+
+def _report(runs: list[Path], out: Path) -> Path:
+    """The report of runs that were just made; when it cannot be written, they are kept."""
+    from interp.views.report import build_report
+
+    try:
+        return build_report(runs, out).resolve()
+    except UserError as error:
+        kept = " ".join(map(str, runs))
+        raise UserError(f"{error}; what was found is kept; later: interp report {kept} --out FILE") from error
 
 
 def _tally(run: Path) -> str:
@@ -138,7 +148,6 @@ def probe(arguments: list[str]) -> int:
     from interp.lab.probe import Lab
     from interp.lab.runner import check_out
     from interp.model.load import load_model
-    from interp.views.report import build_report
 
     check_out(out)
     for name, value in own.items():
@@ -147,7 +156,7 @@ def probe(arguments: list[str]) -> int:
     model = load_model(options.model, options.device, options.dtype)
     lab = Lab(model, seed=options.seed, sae_folder=options.sae, quick=options.quick)
     run = _run(chosen, lab, own, out, shlex.join(["interp", "probe", *arguments]))
-    print(f"\nrun: {run}\nreport: {build_report([run], run / 'report.html').resolve()}")
+    print(f"\nrun: {run}\nreport: {_report([run], run / 'report.html')}")
     return 0
 
 

@@ -53,6 +53,7 @@ def sae_train(arguments: list[str]) -> int:
 
     check_new(options.out)
     settings = TopKSettings(d_sae=options.d_sae, k=options.k, steps=options.steps, seed=options.seed)
+    settings.check_rows(options.tokens)
     documents = load_corpus(options.corpus) if options.corpus else split_corpus()[0]
     model = load_model(options.model)
     with shown_progress() as say:

@@ -91,16 +91,30 @@ def plain_help(text: str, width: int) -> str:
 
 
 def print_finding(finding: Finding) -> None:
-    """One finding on the terminal: claim, verdict, number, control."""
+    """One finding on the terminal: claim, verdict, number, control.
+
+    Where nobody reads any more (`| head -1`), the run goes on without printing: its folder is what it is made for.
+    """
     from rich.console import Console
     from rich.markup import escape
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]{escape(finding.claim)}[/]  {MARKS[finding.verdict]}")
-    console.print(escape(f"  measured  {finding.estimate}"))
-    console.print(escape(f"  control   {finding.control.estimate}: {finding.control.name}"))
+    lines = [
+        f"\n[bold]{escape(finding.claim)}[/]  {MARKS[finding.verdict]}",
+        escape(f"  measured  {finding.estimate}"),
+        escape(f"  control   {finding.control.estimate}: {finding.control.name}"),
+    ]
     if finding.verdict != "yes":
-        console.print(escape(f"  rule      {finding.rule}"))
+        lines += [escape(f"  gap       {finding.gap}"), escape(f"  rule      {finding.rule}")]
+    try:
+        # Rendered apart and written in one go: rich would end the whole process when the pipe is closed.
+        console = Console(highlight=False, soft_wrap=True)
+        with console.capture() as text:
+            console.print("\n".join(lines))
+        sys.stdout.write(text.get())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("interp: nobody reads stdout any more; the run goes on", file=sys.stderr)
 
 
 def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

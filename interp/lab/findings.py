@@ -3,21 +3,25 @@
 No torch here: reports are rebuilt from these on machines that have none.
 
 A verdict is computed, never written by hand. `expects` and `margin` are fixed in the probe's source before anything
-runs; `verdict()` compares the two intervals and nothing else:
+runs. What decides is the interval of the *gap*, estimate minus control (`Finding.gap`):
 
-- `greater`: yes when the estimate's whole interval lies above the control's whole interval by more than `margin`; no
-  when the whole interval lies at or below the control's mean plus `margin`, so that an effect of that size is ruled
-  out; else unclear. A noisy study widens a null's interval too: that must make it unclear, never a no.
-  `less` is the mirror image.
-- `equal`: yes when the estimate's whole interval lies within `margin` of the control's mean (an equivalence test: a
-  wide interval is never a yes); no when it lies wholly outside; else unclear.
+- `greater`: yes when the whole interval of the gap lies above `margin`; no when it lies at or below it, so that a
+  larger effect is ruled out; else unclear. `less` is the mirror image.
+- `equal`: yes when the whole interval lies within `margin` of zero (an equivalence test: a wide interval is never a
+  yes); no when it lies wholly outside; else unclear.
+- Where the control is a null (permutations), a yes to `greater` or `less` also needs an estimate beyond the null's
+  range: fewer than 2.5 % of the permutations reach it.
 - An estimate or control from a single unit has no interval: always unclear.
+
+So a false yes, and a false no, come in at most 2.5 % of studies, however noisy the control is.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+import json
+from dataclasses import asdict, dataclass, field
+from math import hypot
+from typing import Any, Literal, TypeVar, get_args
 
 from interp.analysis.estimate import Estimate
 
@@ -38,6 +42,7 @@ Scalar = str | int | float | bool | None
 Row = dict[str, Scalar]
 Expects = Literal["greater", "less", "equal"]
 Verdict = Literal["yes", "no", "unclear"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,38 +101,55 @@ class Finding:
             raise ValueError("expects='equal' needs a margin above 0: how far apart still counts as equal")
 
     @property
+    def gap(self) -> Estimate:
+        """Estimate minus control, with its interval.
+
+        A number known beforehand, and the mean of a null, add no uncertainty. A measured control adds its own, as if
+        it were independent (Newcombe 1998, method 10): the same units in both make the interval too wide, not too
+        narrow, as long as they go up and down together.
+        """
+        ours, theirs = self.estimate, self.control.estimate
+        mean = ours.mean - theirs.mean
+        below, above = ours.mean - ours.low, ours.high - ours.mean
+        if not (theirs.is_known or theirs.is_null):
+            below, above = hypot(below, theirs.high - theirs.mean), hypot(above, theirs.mean - theirs.low)
+        return Estimate(mean, mean - below, mean + above, ours.n, ours.unit, ours.over, ours.level)
+
+    @property
     def verdict(self) -> Verdict:
         """yes, no or unclear, by the rule in this module's docstring."""
-        ours, theirs = self.estimate, self.control.estimate
+        ours, theirs, gap = self.estimate, self.control.estimate, self.gap
         if 1 in (ours.n, theirs.n):
             return "unclear"  # one unit has no interval, whatever its width says
+        beyond = True
         if self.expects == "greater":
-            yes, no = ours.low > theirs.high + self.margin, ours.high <= theirs.mean + self.margin
+            yes, no = gap.low > self.margin, gap.high <= self.margin
+            beyond = not theirs.is_null or ours.mean > theirs.high
         elif self.expects == "less":
-            yes, no = ours.high < theirs.low - self.margin, ours.low >= theirs.mean - self.margin
+            yes, no = gap.high < -self.margin, gap.low >= -self.margin
+            beyond = not theirs.is_null or ours.mean < theirs.low
         else:
-            low, high = theirs.mean - self.margin, theirs.mean + self.margin
-            yes, no = low <= ours.low and ours.high <= high, ours.low > high or ours.high < low
-        return "yes" if yes else "no" if no else "unclear"
+            yes = -self.margin <= gap.low and gap.high <= self.margin
+            no = gap.low > self.margin or gap.high < -self.margin
+        return "yes" if yes and beyond else "no" if no else "unclear"
 
     @property
     def rule(self) -> str:
         """The verdict rule in words, for the report."""
-        margin = f"{self.margin:g} {self.estimate.unit}"
         single = next((e for e in (self.estimate, self.control.estimate) if e.n == 1), None)
         if single is not None:
             return f"unclear, whatever came: a single {single.over} gives no interval"
         if self.expects == "equal":
             return (
-                f"yes if the whole interval stays within {margin} of the control's mean; no if it lies wholly "
-                "outside; else unclear"
+                f"yes if the gap's whole interval stays within {self.margin:g} {self.estimate.unit} of zero; no if it "
+                "lies wholly outside; else unclear"
             )
         above, below = ("above", "below") if self.expects == "greater" else ("below", "above")
-        by = f" by more than {margin}" if self.margin else ""
-        sign = "+" if above == "above" else "−"
-        line = f"the control's mean {sign} {margin}" if self.margin else "the control's mean"
+        size = self.margin if self.expects == "greater" else -self.margin
+        line = f"{size:g} {self.estimate.unit}".replace("-", "−") if self.margin else "zero"
+        beyond = f" and the estimate {above} the null's range" if self.control.estimate.is_null else ""
         return (
-            f"yes if the whole interval lies {above} the control's interval{by}; no if it lies wholly {below} {line}; "
+            f"yes if the gap's whole interval lies {above} {line}{beyond}; no if it lies wholly {below} {line}; "
             "else unclear"
         )
 
@@ -135,19 +157,30 @@ class Finding:
 def finding_to_json(finding: Finding) -> dict[str, Any]:
     """A JSON-ready dict, verdict and rule included so that a reader needs no Python. The table is not in it."""
     out = {k: v for k, v in asdict(finding).items() if k != "table"}
-    return {**out, "verdict": finding.verdict, "rule": finding.rule}
+    return {**out, "gap": asdict(finding.gap), "verdict": finding.verdict, "rule": finding.rule}
 
 
 def finding_from_json(record: dict[str, Any], table: list[Row]) -> Finding:
-    """Inverse of `finding_to_json`; the verdict is computed again, not trusted. KeyError/TypeError on a bad record.
+    """Inverse of `finding_to_json`; the verdict is computed again, not trusted. ValueError on a bad record.
 
     What has a default may be missing: a run of an earlier version stays readable.
     """
-    told = {field.name for field in fields(Finding)} & set(record)
-    return Finding(
-        **{name: record[name] for name in told - {"estimate", "control", "figure", "table"}},
-        estimate=Estimate(**record["estimate"]),
-        control=Control(record["control"]["name"], Estimate(**record["control"]["estimate"])),
-        figure=Figure(**record["figure"]) if record.get("figure") else None,
-        table=table,
-    )
+    return checked(Finding, {**record, "table": table})
+
+
+def checked(kind: type[T], record: object) -> T:
+    """A dataclass from decoded JSON that came from outside, every field's type checked; unknown keys are passed over.
+
+    Raises ValueError, in one line, for a field that is missing or of another type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        # Strict about numbers and texts; in its JSON mode alone may a dict stand for a dataclass then. A lone
+        # surrogate, from a path or a token that is no UTF-8, becomes a question mark: nothing could show it.
+        text = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}" if place else first["msg"]) from error

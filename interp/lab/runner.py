@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import time
@@ -18,6 +17,7 @@ from interp.errors import UserError
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab, Probe
 from interp.lab.runs import RunInfo, RunWriter
+from interp.model.cache import check_place
 
 OnFinding = Callable[[Finding], None]
 
@@ -32,11 +32,7 @@ def check_out(folder: Path) -> None:
         raise UserError(f"--out {folder} is a file; expected a folder to create; choose another path")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--out {folder} is not empty; expected a new folder; choose another path or remove it")
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not above.is_dir():
-        raise UserError(f"--out {folder} lies under {above}, which is a file; expected a folder; choose another path")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"--out {folder}: no permission to write in {above}; choose another path")
+    check_place(folder, "--out")
 
 
 def run_probe(

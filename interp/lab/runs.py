@@ -12,14 +12,15 @@ No torch here: a report is rebuilt from a run folder on any laptop.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import UserError
-from interp.lab.findings import Finding, finding_from_json, finding_to_json
+from interp.lab.findings import Finding, checked, finding_from_json, finding_to_json
 
 SCHEMA = 1
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -40,6 +41,7 @@ class RunInfo:
     status: Status = "running"
     seconds: float = 0.0
     error: str = ""
+    findings: int | None = None  # how many the run found; not known before it ended
     schema: int = SCHEMA
 
 
@@ -89,7 +91,7 @@ class RunWriter:
 
     def finish(self, status: Status, seconds: float, error: str = "") -> None:
         """Record how the run ended."""
-        self.info = RunInfo(**{**asdict(self.info), "status": status, "seconds": round(seconds, 1), "error": error})
+        self.info = replace(self.info, status=status, seconds=round(seconds, 1), error=error, findings=self._count)
         write_json(self.folder / "run.json", asdict(self.info))
 
 
@@ -98,15 +100,21 @@ def read_run(folder: Path) -> Run:
     if not (folder / "run.json").is_file():
         raise UserError(f"{folder} is not a run: it has no run.json; expected a folder that `interp probe` wrote")
     try:
-        raw = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        raw = _decode((folder / "run.json").read_text(encoding="utf-8"))
         if raw.get("schema") != SCHEMA:
             raise UserError(
                 f"{folder} has schema {raw.get('schema')}; this version reads {SCHEMA}; rerun: {raw.get('command')}"
             )
-        info = RunInfo(**raw)
+        info = checked(RunInfo, raw)
         findings = _read_findings(folder)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); run the probe again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{folder} is damaged ({type(error).__name__}: {why}); run the probe again") from error
+    if info.findings is not None and info.findings != len(findings):
+        raise UserError(
+            f"{folder} is damaged: it holds {len(findings)} findings, and its run ended with {info.findings}; "
+            "run the probe again"
+        )
     return Run(folder, info, findings)
 
 
@@ -117,6 +125,17 @@ def _read_findings(folder: Path) -> list[Finding]:
     text = path.read_text(encoding="utf-8", errors="replace")
     out = []
     for i, line in enumerate(text.split("\n")[:-1]):  # an unfinished last line was never promised
-        table = json.loads((folder / "tables" / f"{i}.json").read_text(encoding="utf-8"))
-        out.append(finding_from_json(json.loads(line), table))
+        table = _decode((folder / "tables" / f"{i}.json").read_text(encoding="utf-8"))
+        out.append(finding_from_json(_decode(line), table))
     return out
+
+
+def _decode(text: str) -> Any:
+    """JSON without the numbers that are none: NaN and Infinity, and 1e999, which Python reads as infinite."""
+
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):
+            raise ValueError(f"{number} is no finite number")
+        return float(number)
+
+    return json.loads(text, parse_constant=finite, parse_float=finite)

@@ -44,14 +44,14 @@ def build_bridge(hf: PreTrainedModel) -> TransformerBridge:
     try:
         architecture = determine_architecture_from_hf_config(tree.config)
         bridge = build_bridge_from_module(tree, architecture, hf_config=tree.config, dtype=hf.dtype, device=hf.device)
-    except (ValueError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
+        hooked = _run_dummy(bridge.eval())
+    except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError) as error:
         reason = str(error).partition(" Available architectures")[0][:200]
         raise UserError(
             f"TransformerLens has no hooks for architecture {type(hf).__name__} ({reason}); "
             "expected a decoder that its TransformerBridge supports, such as gpt2, llama, qwen or pythia"
         ) from error
-    bridge.eval()
-    gap = relative_gap(_run_dummy(bridge), plain)
+    gap = relative_gap(hooked, plain)
     if gap > (1e-3 if hf.dtype == torch.float32 else 0.2):
         raise UserError(
             f"TransformerLens computes {type(hf).__name__} wrongly: its logits differ from plain transformers' by "
@@ -130,7 +130,7 @@ def has_effect(bridge: TransformerBridge, name: str) -> bool:
     try:
         with attached(bridge.hook_dict[name], change):
             return not torch.equal(_run_dummy(bridge), before)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise UserError(
             f"TransformerLens cannot edit {name} on this model ({error}); edit another site, see model.sites()"
         ) from error

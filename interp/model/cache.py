@@ -40,6 +40,15 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
+def check_place(path: Path, flag: str) -> None:
+    """Refuse a place where nothing can be made, before anything slow starts; `flag` is where the user named it."""
+    above = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not above.is_dir():
+        raise UserError(f"{flag} {path} lies under {above}, which is a file; expected a folder; choose another path")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {path}: no permission to write in {above}; choose another path")
+
+
 @contextmanager
 def new_folder(target: Path, needs_bytes: int = 0) -> Iterator[Path]:
     """A temporary folder that becomes `target`, with a manifest, when the block succeeds and vanishes when it does not.
@@ -51,7 +60,8 @@ def new_folder(target: Path, needs_bytes: int = 0) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(f".{target.name}.*"):
+        ours = cache_dir() in target.parents  # elsewhere, other hidden folders are somebody else's
+        for left in target.parent.glob(".*.*" if ours else f".{target.name}.*"):
             if time.time() - left.stat().st_mtime > 3600:
                 shutil.rmtree(left, ignore_errors=True)
         free = shutil.disk_usage(target.parent).free

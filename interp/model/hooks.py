@@ -2,6 +2,7 @@
 
 An edit is any function `(activation, site) -> activation`. It gets one batch at a time, padding included; `site` says
 which prompts these are and where the real tokens lie. It must return the same shape and dtype, with finite numbers.
+It may call the model itself: there, no edit is active.
 """
 
 from __future__ import annotations

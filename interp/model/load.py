@@ -61,6 +61,10 @@ def load_model(
     if bos not in get_args(BosPolicy):
         raise UserError(f"bos={bos!r}; expected one of {', '.join(get_args(BosPolicy))}")
     name = str(name_or_path)
+    if not name.strip():
+        raise UserError(
+            "the model's name is empty; expected smollm2-135m, a Hugging Face name, a folder or a .gguf file"
+        )
     chosen = pick_device(device)
     kind = pick_dtype(dtype)
     located = locate(name)
@@ -151,17 +155,30 @@ def _load_folder(
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True, trust_remote_code=False
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # so that they are told, and refused below
             )
         hf, info = loaded
     except Exception as error:  # what a foreign folder makes transformers, tokenizers and safetensors raise varies
+        if not any(next(folder.glob(name), None) for name in ("tokenizer.*", "*vocab*", "spiece*")):
+            raise UserError(f"{name}: {folder} has no tokenizer; expected tokenizer.json beside config.json") from error
         raise UserError(
             f"{name} could not be loaded from {folder} ({type(error).__name__}: {first_line(error)}); "
             "expected a causal language model with its tokenizer, in safetensors"
         ) from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where the files lack
         raise UserError(f"{name}: {folder} has no tokenizer; expected tokenizer.json beside config.json")
-    made_up = sorted(info["missing_keys"]) + sorted(str(key[0]) for key in info["mismatched_keys"])
+    if info["mismatched_keys"]:
+        key, there, expected = sorted(info["mismatched_keys"])[0]
+        raise UserError(
+            f"{name}: {folder} holds {key} of shape {tuple(there)}, and its config.json makes that {tuple(expected)}; "
+            "weights and config belong to different models; fetch the model again"
+        )
+    made_up = sorted(info["missing_keys"])
     if made_up:
         raise UserError(
             f"{name}: {folder} lacks {len(made_up)} weights of a {type(hf).__name__} ({', '.join(made_up):.120}), "

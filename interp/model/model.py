@@ -94,6 +94,7 @@ class Model:
 
     `hf` is the plain Hugging Face model, untouched; hooks live in a second module tree that shares its parameters.
     Where that tree must hold copies (a fused q-k-v matrix, as in Pythia), a later change to `hf`'s weights is refused.
+    An edit reaches every forward while it is active, another thread's too: one thread at a time.
     """
 
     hf: PreTrainedModel
@@ -308,8 +309,10 @@ class Model:
                 "build a new one: Model(model.hf, model.tokenizer, model.provenance)"
             )
 
-    def refuse_edits(self, what: str) -> None:
-        """Raise UserError while an edit is active, for `what` runs the plain model, which edits do not reach."""
+    def check_plain(self, what: str) -> None:
+        """Raise UserError where `what`, which runs the plain model, would be wrong: edited, or with dropout on."""
+        if self.hf.training:
+            raise UserError(f"{what} would run with dropout: model.hf is in training mode; call model.hf.eval() first")
         if "bridge" in self.__dict__ and count_hooks(self.bridge):
             raise UserError(
                 f"{what} runs the plain model, which edits do not reach; use model.logits inside model.edit"
@@ -343,6 +346,7 @@ class Model:
             if self._batch is None:
                 raise UserError(f"an edit is active at {name}, but the forward did not come from this model's methods")
             site = Site(name, self._batch.index, self._batch.total, self._batch.mask, self.site_table.axes[name])
-            return apply_edit(fn, tensor, site, receipt)
+            with self._rest():  # what an edit asks of the model is answered without edits, or it would ask for ever
+                return apply_edit(fn, tensor, site, receipt)
 
         return edit

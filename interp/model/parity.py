@@ -1,15 +1,18 @@
 """Does every site carry what its name says? Hooks against plain transformers, site by site.
 
-Three kinds of evidence, so that no shared mistake can hide:
+Four kinds of evidence, so that no shared mistake can hide:
 
 - reference: forward hooks on the plain Hugging Face modules (eager attention) see the same tensors as our sites;
 - invariants that need no reference: resid_pre + attn_out + mlp_out = resid_post, pattern @ v = z,
   softmax(scores) = pattern, norm(x) / scale = normalized;
+- behaviour: a padded batch gives what each prompt gives alone, logits are plain transformers', and an edit at a site
+  of every kind reaches them or is refused;
 - planted faults that must be found: one MLP's output scaled by 1.01, and a site read one layer off.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ PROMPTS = (
     "def add(a, b):\n    return a + b\n",
 )
 RELATIVE = 1e-5  # fp32: largest difference over the largest value of the reference
+BATCHED = 1e-4  # the same where another shape of batch may choose other kernels
 ABSOLUTE_RESIDUAL = 1e-3  # and at residual sites, whose norms reach 25,000, this bound too
 
 
@@ -52,22 +56,25 @@ class KindResult:
 
 @dataclass(frozen=True)
 class ParityResult:
-    """All kinds, the planted faults with whether each was found, and the sites that nothing checks."""
+    """All kinds, what the model must do and whether it does, the planted faults with whether each was found, and the
+    sites that nothing checks."""
 
     kinds: tuple[KindResult, ...]
+    behaviour: dict[str, bool]
     faults: dict[str, bool]
     unchecked: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
-        """Every kind within tolerance, every planted fault found, no site unchecked."""
-        return all(k.ok for k in self.kinds) and all(self.faults.values()) and not self.unchecked
+        """Every kind within tolerance, all behaviour right, every planted fault found, no site unchecked."""
+        told = [*self.behaviour.values(), *self.faults.values()]
+        return all(k.ok for k in self.kinds) and all(told) and not self.unchecked
 
 
 def check_parity(model: Model, prompts: Prompts = PROMPTS) -> ParityResult:
     """Compare every capturable site with plain transformers; see the module docstring.
 
-    Each prompt runs alone, so that padding cannot excuse a difference. Raises UserError for a model not in fp32.
+    There each prompt runs alone, so that padding cannot excuse a difference. Raises UserError for a model not in fp32.
     """
     if model.hf.dtype != torch.float32:
         raise UserError(f"parity needs fp32, and this model is in {model.hf.dtype}; load it with dtype='fp32'")
@@ -78,8 +85,53 @@ def check_parity(model: Model, prompts: Prompts = PROMPTS) -> ParityResult:
         "one MLP output scaled by 1.01": not all(k.ok for k in scaled if k.kind == "blocks.*.hook_resid_post"),
         "residual stream read one layer off": _misread_is_found(model, rows[:1]),
     }
+    lost = _edits_lost(model, rows[-1][:8])
+    behaviour = {
+        "a padded batch gives what each prompt gives alone": _batch_agrees(model, [*rows, rows[0][:3]]),
+        "logits and last_logits are plain transformers'": _logits_agree(model, rows[0]),
+        "an edit at a site of every kind reaches the logits" + (f" (not {', '.join(lost)})" if lost else ""): not lost,
+    }
     listed = set(model.site_table.listed)
-    return ParityResult(tuple(kinds), faults, tuple(sorted(listed - checked)))
+    return ParityResult(tuple(kinds), behaviour, faults, tuple(sorted(listed - checked)))
+
+
+def _batch_agrees(model: Model, rows: list[list[int]]) -> bool:
+    """Are residual streams and logits of a padded batch those of each prompt alone? Batches round in other ways."""
+    sites = ["blocks.0.hook_resid_pre", f"blocks.{model.n_layers - 1}.hook_resid_post"]
+    together, logits = model.capture(rows, sites), model.logits(rows)
+    for i, row in enumerate(rows):
+        alone, mask = model.capture([row], sites), together.mask[i]
+        pairs = [(together[site][i, mask], alone[site][0]) for site in sites]
+        pairs.append((logits[i, mask.to(logits.device)], model.logits([row])[0]))
+        if any(_difference(ours, theirs)[1] > BATCHED for ours, theirs in pairs):
+            return False
+    return True
+
+
+def _logits_agree(model: Model, row: list[int]) -> bool:
+    with torch.no_grad():
+        plain = model.hf(torch.tensor([row], device=model.device), use_cache=False).logits[0].float().cpu()
+    pairs = (model.logits([row])[0], plain), (model.last_logits([row])[0], plain[-1])
+    return all(_difference(ours.float().cpu(), theirs)[1] < 10 * RELATIVE for ours, theirs in pairs)
+
+
+def _edits_lost(model: Model, row: list[int]) -> list[str]:
+    """Kinds of site where a coarse edit in a middle layer leaves the logits as they are, and is not refused either."""
+    by_kind: dict[str, list[str]] = {}
+    for site in model.site_table.listed:
+        by_kind.setdefault(kind_of(site), []).append(site)
+    plain, lost = model.logits([row]), []
+    for kind, sites in by_kind.items():
+        with warnings.catch_warnings():  # TransformerLens tells that an edited norm is computed in another way
+            warnings.simplefilter("ignore", UserWarning)
+            try:
+                with model.edit({sites[len(sites) // 2]: _spoil}):
+                    edited = model.logits([row])
+            except UserError:  # such as a site that only shows a value: an edit there says that it would do nothing
+                continue
+        if torch.equal(edited, plain):
+            lost.append(kind)
+    return lost
 
 
 def _compare(model: Model, rows: list[list[int]], edit_layer: int | None = None) -> tuple[set[str], list[KindResult]]:
@@ -105,6 +157,11 @@ def _compare(model: Model, rows: list[list[int]], edit_layer: int | None = None)
 
 def _scale(activation: Tensor, site: Site) -> Tensor:
     return activation * 1.01
+
+
+def _spoil(activation: Tensor, site: Site) -> Tensor:
+    slope = torch.linspace(-1, 1, activation.shape[-1], device=activation.device, dtype=activation.dtype)
+    return activation * 1.5 + activation.abs().clamp(max=100).mean() * slope
 
 
 def _misread_is_found(model: Model, rows: list[list[int]]) -> bool:
@@ -134,9 +191,29 @@ def _against_reference(
         fused = plain.get(f"blocks.{layer}.attn.qkv")
         if fused is not None:
             sites = [f"blocks.{layer}.attn.hook_{part}" for part in "qkv"]
-            together = torch.cat([acts[site].flatten(2) for site in sites], dim=-1).sort(-1).values
-            for site in sites:
-                yield site, "values of the fused q, k, v", together, fused.sort(-1).values
+            ours = [acts[site] for site in sites]
+            for site, own, part in zip(sites, ours, _parted(model, fused, ours), strict=True):
+                yield site, "plain transformers, one matrix", own, part
+
+
+def _parted(model: Model, fused: Tensor, ours: list[Tensor]) -> tuple[Tensor, ...]:
+    """q, k and v of one matrix, laid side by side (GPT-2) or group of heads by group of heads (NeoX, Bloom, Falcon).
+
+    Which of the two is told by which fits better; in both, q stands before k and k before v. CodeGen, made for four
+    TPU cores, has four groups with v before k.
+    """
+    (*_, heads, width), groups = ours[0].shape, ours[1].shape[-2]
+    if heads % groups or (heads + 2 * groups) * width != fused.shape[-1]:
+        return (fused,) * 3  # no layout fits what came as q, k and v: a difference without end
+    if model.hf.config.model_type == "codegen":
+        q, v, k = fused.unflatten(-1, (4, 3, -1)).unbind(-2)
+        return q, k, v
+    grouped = fused.unflatten(-1, (groups, heads // groups + 2, width))
+    layouts = (
+        fused.split([heads * width, groups * width, groups * width], dim=-1),
+        (grouped[..., :-2, :], grouped[..., -2, :], grouped[..., -1, :]),
+    )
+    return min(layouts, key=lambda parts: sum(_difference(own, part)[0] for own, part in zip(ours, parts, strict=True)))
 
 
 def _same_layout(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -180,22 +257,17 @@ def _plain_activations(model: Model, row: list[int]) -> dict[str, Tensor]:
 def _watch_fused(
     model: Model, stack: ExitStack, component: str, parts: tuple[str, ...], seen: dict[str, Tensor]
 ) -> None:
-    """Some models compute q, k and v, or gate and in, by one matrix; the bridge gives each a hook of its own.
-
-    GPT-2 and Phi-3 lay the parts side by side. Others interleave them, each in its way: their values are compared in
-    sorted order, and that q, k and v are not swapped follows from scores, pattern and z.
-    """
+    """Some models compute q, k and v, or gate and in, by one matrix; the bridge gives each a hook of its own."""
     fused = _plain_module(
         model, f"{component}.qkv" if parts[0] == "q" else component, "" if parts[0] == "q" else "gate_up_proj"
     )
     if fused is None:
         return
-    side_by_side = parts[0] == "gate" or type(fused).__name__ == "Conv1D"
 
     def hook(_: torch.nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         for part in parts:
             seen[f"{component}.{part}.hook_in"] = args[0]
-        if side_by_side:
+        if parts[0] == "gate":
             for part, tensor in zip(parts, output.chunk(len(parts), dim=-1), strict=True):
                 seen[f"{component}.{part}.hook_out"] = tensor
         else:

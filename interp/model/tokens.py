@@ -7,6 +7,7 @@ position ids is off by 0.38).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Integral
@@ -77,6 +78,8 @@ def _as_ids(row: Any, i: int) -> list[int]:
 
 
 def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy) -> list[int]:
+    if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
+        raise UserError(f"a prompt is no UTF-8 text at character {lone.start()}; expected text; save it as UTF-8")
     ids = _encode_under(tokenizer, text, bos)
     if tokenizer.unk_token_id in ids and str(tokenizer.unk_token) not in text:  # as in a vocabulary of whole words
         known = tokenizer.get_vocab()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from interp.activations.rows import Rows
 from interp.errors import UserError
-from interp.model.cache import new_folder
+from interp.model.cache import check_place, new_folder
 from interp.model.model import Model
 from interp.saes.lineage import lineage_of
 
@@ -46,16 +46,29 @@ class TopKSettings:
     seed: int = 0
     """Decides the weights and the order of rows."""
 
+    def __post_init__(self) -> None:
+        for name in ("d_sae", "k", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}; expected 1 or more")
+        if self.k > self.d_sae:
+            raise UserError(f"k={self.k} is above the width {self.d_sae}; expected k far below it")
+
+    def check_rows(self, count: int) -> None:
+        """Refuse fewer rows than a batch."""
+        if count < self.batch:
+            raise UserError(f"{count} rows came, fewer than a batch of {self.batch}; capture more tokens")
+
 
 def train_topk(
     rows: Rows, model: Model, settings: TopKSettings = TopKSettings(), *, progress: Progress | None = None
 ) -> TopKTrainingSAE:
     """Train on `rows.clean` and return the SAE with its lineage in `cfg.metadata`.
 
-    Raises UserError for fewer rows than a batch, rows that are not finite, or k above the width.
+    Raises UserError for fewer rows than a batch, or rows that are not finite.
     """
     data = rows.clean
-    _check(rows, data, settings)
+    settings.check_rows(len(data))
+    _check_finite(rows)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         sae = TopKTrainingSAE(
@@ -90,9 +103,10 @@ def train_topk(
 
 
 def check_new(folder: Path) -> None:
-    """Refuse a folder that is there already; ask before training for minutes."""
+    """Refuse a folder that is there already or cannot be made; ask before training for minutes."""
     if folder.exists():
         raise UserError(f"{folder} exists already; expected a new folder for the SAE; choose another or remove it")
+    check_place(folder, "--out")
 
 
 def save_sae(sae: TopKTrainingSAE, folder: Path) -> Path:
@@ -103,14 +117,7 @@ def save_sae(sae: TopKTrainingSAE, folder: Path) -> Path:
     return folder
 
 
-def _check(rows: Rows, data: Float[Tensor, "row d"], settings: TopKSettings) -> None:
-    for name in ("d_sae", "k", "steps", "batch"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"{name}={getattr(settings, name)}; expected 1 or more")
-    if settings.k > settings.d_sae:
-        raise UserError(f"k={settings.k} is above the width {settings.d_sae}; expected k far below it")
-    if len(data) < settings.batch:
-        raise UserError(f"{len(data)} rows came, fewer than a batch of {settings.batch}; capture more tokens")
+def _check_finite(rows: Rows) -> None:
     bad = (~torch.isfinite(rows.values)).any(-1).nonzero().flatten()
     if len(bad):
         raise UserError(f"row {int(bad[0])} at {rows.site} holds NaN or infinity ({len(bad)} such rows); capture again")

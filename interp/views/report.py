@@ -13,6 +13,7 @@ import os
 import tempfile
 import warnings
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,17 @@ def build_report(runs: list[Path], out: Path) -> Path:
         )
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; expected a file to write; add a name, such as {out / 'report.html'}")
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out {out} is no regular file; expected a file to write; choose another")
     html = render([read_run(folder) for folder in runs])
+    made = [path for path in out.parents if not path.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _write_whole(out, html)
     except OSError as error:
+        with suppress(OSError):
+            for path in made:  # the nearest first, each empty by now
+                path.rmdir()
         raise UserError(
             f"cannot write {out} ({error.strerror}); expected a place to write to; choose another"
         ) from error

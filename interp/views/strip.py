@@ -1,4 +1,4 @@
-"""A finding's two intervals on one scale, as a small SVG: what was measured, its control, the line that decides."""
+"""A finding's intervals on one scale, as a small SVG: measurement, control, gap, and the line that decides."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ class _Scale(NamedTuple):
 
 
 def decision_lines(finding: Finding) -> list[float]:
-    """Where the verdict turns: what the whole interval must lie above, below or between."""
-    control = finding.control.estimate
-    if finding.expects == "equal":
-        return [control.mean - finding.margin, control.mean + finding.margin]
-    return [control.high + finding.margin] if finding.expects == "greater" else [control.low - finding.margin]
+    """Where the verdict turns: what the whole thin interval must lie above, below or between."""
+    control = finding.control.estimate.mean
+    below, above = control - finding.margin, control + finding.margin
+    return {"equal": [below, above], "greater": [above], "less": [below]}[finding.expects]
 
 
 def small_strip(finding: Finding) -> Markup:
@@ -43,7 +42,9 @@ def strip(finding: Finding) -> Markup:
 
 def _strip(finding: Finding, width: int, gap: int, ticks: bool) -> Markup:
     ours, theirs, turns = finding.estimate, finding.control.estimate, decision_lines(finding)
-    ends = [ours.low, ours.high, theirs.low, theirs.high, ours.mean, theirs.mean, *turns]
+    # The gap's interval, drawn from the control's mean: the estimate's own with the control's uncertainty added.
+    gap_low, gap_high = (theirs.mean + end for end in (finding.gap.low, finding.gap.high))
+    ends = [gap_low, gap_high, theirs.low, theirs.high, ours.low, ours.high, ours.mean, theirs.mean, *turns]
     pad = (max(ends) - min(ends)) * 0.08 or abs(ours.mean) * 0.1 or 1.0
     scale = _Scale(min(ends) - pad, max(ends) + pad, width)
     top, floor = gap / 2 + 4, gap * 2 + 8
@@ -55,6 +56,9 @@ def _strip(finding: Finding, width: int, gap: int, ticks: bool) -> Markup:
         for turn in turns
     ]
     parts += [
+        Markup('<line x1="{0}" x2="{1}" y1="{2}" y2="{2}" stroke="{3}" stroke-width="1"/>').format(
+            scale.at(gap_low), scale.at(gap_high), top, _OURS
+        ),
         _interval(ours, scale, top, _OURS, round_=True),
         _interval(theirs, scale, top + gap, _THEIRS, round_=False),
     ]
@@ -68,7 +72,7 @@ def _interval(estimate: Estimate, scale: _Scale, y: float, colour: str, round_: 
     if not round_:
         mark = '<rect x="{left}" y="{top}" width="9" height="9" fill="{c}"/>'
     x = scale.at(estimate.mean)
-    return Markup('<line x1="{a}" x2="{b}" y1="{y}" y2="{y}" stroke="{c}" stroke-width="2.5"/>' + mark).format(
+    return Markup('<line x1="{a}" x2="{b}" y1="{y}" y2="{y}" stroke="{c}" stroke-width="3"/>' + mark).format(
         a=scale.at(estimate.low), b=scale.at(estimate.high), x=x, y=y, c=colour, left=x - 4.5, top=y - 4.5
     )
 

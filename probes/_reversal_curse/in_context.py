@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from interp.analysis.answers import score_answers
-from interp.analysis.statistics import known, t_interval, top_choice
+from interp.analysis.statistics import estimate_mean, known, top_choice
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
@@ -33,14 +33,14 @@ def in_context(lab: Lab) -> Iterator[Finding]:
     rows: list[Row] = []
     for direction, right in chosen.items():
         for t, template in enumerate(ASKED[direction]):
-            e = t_interval(right[:, t], unit=UNIT, over="context", bounds=(0.0, 1.0))
+            e = estimate_mean(right[:, t], unit=UNIT, over="context", bounds=(0.0, 1.0))
             question = template.replace("{}", "…")
             rows.append({"question": question, "asked": direction, UNIT: e.mean, "low": e.low, "high": e.high})
     for direction, right in chosen.items():
         said = "in the order in which" if direction == "forward" else "in the other order than"
         yield Finding(
             claim=f"Asked {said} its prompt states an invented fact, the model picks the right answer of {PEOPLE}.",
-            estimate=t_interval(right, unit=UNIT, over="context", bounds=(0.0, 1.0)),
+            estimate=estimate_mean(right, unit=UNIT, over="context", bounds=(0.0, 1.0)),
             control=Control("chance", known(1 / PEOPLE, unit=UNIT, why=f"1 of {PEOPLE} facts in the prompt")),
             expects="greater",
             margin=0.1,

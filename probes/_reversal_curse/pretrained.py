@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from interp.analysis.estimate import Estimate
 from interp.analysis.facts import Asked, ask
-from interp.analysis.statistics import bootstrap_mean, double_centre, sign_flip_null
+from interp.analysis.statistics import estimate_crossed, pooled_pairing_null, sign_flip_null
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.text.facts import Direction, FactSet
@@ -17,7 +18,15 @@ from interp.text.pairs import ParentType, Surname
 from probes._reversal_curse import DIRECTIONS
 
 LEAST = 4  # pairs in a group: fewer have too few wrong answers to compare with
-MATCHED = "Log-probability of the own answer above the others', priors taken out, averaged over templates."
+MATCHED = "Log-probability of the own answer above the others', priors taken out, averaged over wordings."
+SHARES = {"chosen": "right answer chosen (share of facts)", "exact": "right answer written (share of facts)"}
+SURNAMES: dict[Surname, str] = {
+    "same": "same surname",
+    "shared_word": "another name in common",
+    "different": "different surname",
+}
+MEAN_OVER = "Mean over facts and wordings; intervals over both; 0 is chance."
+INTERVAL = "The interval is for other facts and other wordings of the same kinds, not for other kinds of fact."
 
 
 def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[Finding]:
@@ -29,7 +38,7 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
         for direction in DIRECTIONS
     }
     table = [
-        _summary(name, asked[facts.name, direction], chosen, n_boot, lab.seed)
+        _summary(name, asked[facts.name, direction], chosen)
         for facts in fact_sets
         for name, chosen in _by_spelling(facts).items()
         for direction in DIRECTIONS
@@ -39,48 +48,57 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
         found = [a for (_, d), a in asked.items() if d == direction]
         paired = Finding(
             claim=f"Asked {_in_words(direction)}, the model pairs the right answers with the questions.",
-            estimate=bootstrap_mean(
-                np.concatenate([a.matched for a in found]), unit="nats", over="fact", n_boot=n_boot, seed=lab.seed
-            ),
-            control=Control("answers dealt to the questions at random", _pooled_null(found, n_boot, lab.seed)),
+            estimate=estimate_crossed([a.matched for a in found], unit="nats", over=_over(found)),
+            control=Control("answers dealt to the questions at random", _null(found, n_boot, lab.seed)),
             expects="greater",
             part=part,
-            measure=MATCHED,
+            measure=f"{MATCHED} {INTERVAL}",
             caveat="Spelling can give an answer away: read facts whose two sides share a first letter apart.",
             table=[r for r in table if r["direction"] == direction],
-            figure=_set_dots("own answer above others (nats)", "Mean over facts and templates; 0 is chance.", 0.0),
+            figure=_set_dots("own answer above others (nats)", MEAN_OVER, 0.0),
         )
         yield paired
         known_at_all |= paired.verdict == "yes"
     if not known_at_all:  # facts that a model knows in neither order say nothing of the orders
         return
-    forward, backward = (
-        np.concatenate([a.chosen for (_, d), a in asked.items() if d == direction]) for direction in DIRECTIONS
-    )
-    gap = forward - backward
-    yield Finding(
-        claim=f"On real facts, {lab.model.provenance.name} chooses the right answer more often forward than reversed.",
-        estimate=bootstrap_mean(gap, unit="share of facts", over="fact", n_boot=n_boot, seed=lab.seed),
-        control=Control(
-            "the two directions swapped at random, fact by fact",
-            sign_flip_null(gap, unit="share of facts", n_perm=n_boot, seed=lab.seed),
-        ),
-        expects="greater",
-        margin=0.05,
-        part=part,
-        measure="Share of templates in which the own answer scores best of all, forward less reversed, fact by fact.",
-        caveat=(
-            "Pre-training text states most facts in both orders, so a gap here may be one of difficulty (a symbol has "
-            "fewer rivals than a name) and its absence does not refute the curse; part (a) is the clean test."
-        ),
-        answers=True,
-        table=table,
-        figure=_set_dots(
-            "right answer chosen (share of facts)",
-            "Own answer best of all after centring; intervals over facts.",
+    names = ", ".join(facts.name for facts in fact_sets)
+    for what, claim, measure, chance in (
+        (
+            "chosen",
+            f"{lab.model.provenance.name} chooses the right answer more often forward than reversed ({names}).",
+            "How often the own answer scores best of all",
             1 / len(fact_sets[0]),
         ),
-    )
+        (
+            "exact",
+            f"Left to write, {lab.model.provenance.name} gives the right answer more often forward than reversed.",
+            "How often the model's most likely text is a right answer",
+            None,
+        ),
+    ):
+        gaps = [_share(asked[f.name, "forward"], what) - _share(asked[f.name, "reversed"], what) for f in fact_sets]
+        by_fact = np.concatenate([gap.mean(0) for gap in gaps])
+        yield Finding(
+            claim=claim,
+            estimate=estimate_crossed(gaps, unit="share of facts", over=_over(asked.values())),
+            control=Control(
+                "the two directions swapped at random, fact by fact",
+                sign_flip_null(by_fact, unit="share of facts", n_perm=n_boot, seed=lab.seed),
+            ),
+            expects="greater",
+            margin=0.05,
+            part=part,
+            measure=f"{measure}, forward less reversed, fact by fact and wording by wording. {INTERVAL}",
+            caveat=(
+                "Pre-training text states most facts in both orders, so a gap here may be one of difficulty (a symbol "
+                "has fewer rivals than a name) and its absence does not refute the curse; part (a) is the clean test."
+            ),
+            answers=what == "chosen",
+            table=table,
+            figure=_set_dots(
+                SHARES[what], "Each set in each direction; intervals over facts and wordings.", chance, f"{what} "
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -99,22 +117,22 @@ def family(lab: Lab, families: Sequence[Family], n_boot: int) -> Iterator[Findin
         for direction in DIRECTIONS:
             found = [ask(lab.model, f, direction, progress=lab.tell(f"{f.name}, {direction}")) for f in one.sets]
             yield Finding(
-                claim=f"Children and their {who}, {one.surname} surname, asked {_in_words(direction)}: "
+                claim=f"Children and their {who}, {SURNAMES[one.surname]}, asked {_in_words(direction)}: "
                 "the pairs are matched.",
-                estimate=bootstrap_mean(
-                    np.concatenate([a.matched for a in found]), unit="nats", over="pair", n_boot=n_boot, seed=lab.seed
-                ),
-                control=Control("parents dealt to the children at random", _pooled_null(found, n_boot, lab.seed)),
+                estimate=estimate_crossed([a.matched for a in found], unit="nats", over=_over(found, "pairs")),
+                control=Control("parents dealt to the children at random", _null(found, n_boot, lab.seed)),
                 expects="greater",
                 part="(b) The loaded model on your pairs",
-                measure=f"{MATCHED} {one.left_out}",
+                measure=f"{MATCHED} {INTERVAL} {one.left_out}".rstrip(),
                 caveat="A shared surname gives the answer away: believe the pairs with different surnames."
                 if one.surname != "different"
                 else "Fame decides which pairs a model can know at all.",
-                table=[
-                    _summary(f.name, a, range(len(f)), n_boot, lab.seed) for f, a in zip(one.sets, found, strict=True)
-                ],
-                figure=_set_dots("own answer above others (nats)", "Mean over pairs and templates; 0 is chance.", 0.0),
+                table=[_summary(f.name, a, range(len(f))) for f, a in zip(one.sets, found, strict=True)],
+                figure=_set_dots(
+                    "own answer above others (nats)",
+                    MEAN_OVER,
+                    0.0,
+                ),
             )
 
 
@@ -163,42 +181,49 @@ def _in_words(direction: Direction) -> str:
     return "forward (the subject is given)" if direction == "forward" else "reversed (the object is given)"
 
 
-def _pooled_null(found: Sequence[Asked], n_boot: int, seed: int) -> Estimate:
-    """The null of a mean over several sets: within each, one permutation of the answers."""
-    rng = np.random.default_rng(seed)
-    centred = [double_centre(a.scores).mean(0) for a in found]
-    draws = [
-        np.concatenate([m[np.arange(len(m)), rng.permutation(len(m))] for m in centred]).mean() for _ in range(n_boot)
-    ]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(float(np.mean(draws)), float(low), float(high), n_boot, "nats", "permutation")
+def _null(found: Sequence[Asked], n_boot: int, seed: int) -> Estimate:
+    return pooled_pairing_null([a.scores for a in found], unit="nats", n_perm=n_boot, seed=seed)
 
 
-def _summary(name: str, asked: Asked, facts: Sequence[int], n_boot: int, seed: int) -> Row:
+def _over(found: Iterable[Asked], items: str = "facts") -> str:
+    """What n counts."""
+    return f"{items}, each in {max(len(a.scores) for a in found)} wordings"
+
+
+def _share(asked: Asked, what: str) -> NDArray[np.float64]:
+    """What share of answers is right, [template, fact]: `chosen` from all, or written (`exact`)."""
+    return asked.chosen if what == "chosen" else asked.exact.astype(np.float64)
+
+
+def _summary(name: str, asked: Asked, facts: Sequence[int]) -> Row:
     """One direction of a set, or of some of its `facts`; answers are weighed against those of the whole set."""
     some = list(facts)
-    matched = bootstrap_mean(asked.matched[some], unit="nats", over="fact", n_boot=n_boot, seed=seed)
-    chosen = bootstrap_mean(asked.chosen[some], unit="share", over="fact", n_boot=n_boot, seed=seed)
-    by_template = np.diagonal(double_centre(asked.scores), axis1=1, axis2=2)[:, some].mean(1)
-    return {
+    matched = estimate_crossed([asked.matched[:, some]], unit="nats", over=_over([asked]))
+    row: Row = {
         "facts": name,
         "direction": asked.direction,
         "own answer above others (nats)": matched.mean,
         "low": matched.low,
         "high": matched.high,
-        "per token (nats)": float(asked.matched_per_token[some].mean()),
-        "spread over templates (nats)": float(by_template.std(ddof=1)),
-        "right answer chosen (share of facts)": chosen.mean,
-        "chosen low": chosen.low,
-        "chosen high": chosen.high,
-        "exact match (share of facts)": float(asked.exact[:, some].mean()),
-        "exact match by template": ", ".join(f"{m:.2f}" for m in asked.exact[:, some].mean(1)),
-        "n": len(some),
+        "per token (nats)": float(asked.matched_per_token[:, some].mean()),
+        "spread over templates (nats)": float(asked.matched[:, some].mean(1).std(ddof=1)),
     }
+    for what, column in SHARES.items():
+        share = _share(asked, what)[:, some]
+        e = estimate_crossed([share], unit="share", over=_over([asked]))
+        row |= {column: e.mean, f"{what} low": max(e.low, 0.0), f"{what} high": min(e.high, 1.0)}
+        row |= {f"{what}, by template": ", ".join(f"{m:.2f}" for m in share.mean(1))}
+    return row | {"n": len(some)}
 
 
-def _set_dots(x: str, caption: str, chance: float) -> Figure:
-    low, high = ("chosen low", "chosen high") if "chosen" in x else ("low", "high")
+def _set_dots(x: str, caption: str, chance: float | None, prefix: str = "") -> Figure:
     return Figure(
-        "interval_dots", x=x, y="facts", group="direction", low=low, high=high, chance=chance, caption=caption
+        "interval_dots",
+        x=x,
+        y="facts",
+        group="direction",
+        low=f"{prefix}low",
+        high=f"{prefix}high",
+        chance=chance,
+        caption=caption,
     )

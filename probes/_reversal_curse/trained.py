@@ -10,16 +10,8 @@ import numpy as np
 
 from interp.analysis.answers import score_answers
 from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import (
-    bootstrap_mean,
-    known,
-    matched_scores,
-    pairing_null,
-    proportion,
-    t_interval,
-    top_choice,
-)
-from interp.lab.findings import Control, Figure, Finding, Row
+from interp.analysis.statistics import estimate_mean, known, matched_scores, pairing_null, proportion, top_choice
+from interp.lab.findings import Control, Expects, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.model import Model
 from interp.model.small import Lesson, SmallGPT2, train_small_gpt2s
@@ -103,6 +95,7 @@ def examine(student: Student, n_boot: int) -> list[Row]:
             rows.append(
                 {
                     "condition": student.condition,
+                    "words of a name": student.name_tokens,
                     "seed": student.seed,
                     "learned": learned,
                     "asked": "as taught" if direction in LEARNED[learned] else "reversed",
@@ -131,58 +124,66 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
     both = [r for r in rows if r["learned"] == "both orders"]
     table = _by_condition(rows, "exact match")
 
-    taught = Finding(
-        claim="Asked in the order it was taught, a small GPT-2 gives the answer.",
-        estimate=_over_seeds(as_learned, "exact match", SHARE),
-        control=Control(
-            "the same prompts with the answers dealt to the wrong people",
-            _over_seeds(as_learned, "exact match, shuffled answers", SHARE),
-        ),
+    taught = _exact_match(
+        "Asked in the order it was taught, a small GPT-2 gives the answer.",
+        as_learned,
         expects="greater",
         margin=0.5,
-        part=PART,
-        measure=EXACT,
         caveat="It shows that the facts were learned, not that they are stored as facts.",
-        answers=True,
         table=table,
         figure=_dots("exact match (share of people)", "Exact match by condition."),
     )
     yield taught
-    able = Finding(
-        claim="Positive control: where training held both orders, both orders are answered.",
-        estimate=_over_seeds(both, "exact match", SHARE),
-        control=Control(
-            "the same prompts with the answers dealt to the wrong people",
-            _over_seeds(both, "exact match, shuffled answers", SHARE),
-        ),
+    able = _exact_match(
+        "Positive control: where training held both orders, both orders are answered.",
+        both,
         expects="greater",
         margin=0.5,
-        part=PART,
-        measure=EXACT,
-        answers=True,
         caveat="Both orders also means twice as many sentences about each person.",
         table=both,
     )
     yield able
     if {taught.verdict, able.verdict} != {"yes"}:  # what was not surely learned cannot be missing in one order only
         return []
-    yield Finding(
-        claim="Asked in the other order, it gives no more right answers than wrong ones dealt at random.",
-        estimate=_over_seeds(backwards, "exact match", SHARE),
-        control=Control(
-            "the same prompts with the answers dealt to the wrong people",
-            _over_seeds(backwards, "exact match, shuffled answers", SHARE),
-        ),
+    yield _exact_match(
+        "Asked in the other order, it gives no more right answers than wrong ones dealt at random.",
+        backwards,
         expects="equal",
         margin=0.05,
-        part=PART,
-        measure=EXACT,
         caveat="The positive control shows that a model this small has room for both orders.",
-        answers=True,
         table=rows,
     )
     yield from _graded(rows, backwards)
     return students
+
+
+def _exact_match(
+    claim: str,
+    rows: Sequence[Row],
+    *,
+    expects: Expects,
+    margin: float,
+    caveat: str,
+    table: list[Row],
+    figure: Figure | None = None,
+) -> Finding:
+    """Exact match in `rows`, against the same prompts with the answers dealt to the wrong people."""
+    return Finding(
+        claim=claim,
+        estimate=_over_seeds(rows, "exact match", SHARE),
+        control=Control(
+            "the same prompts with the answers dealt to the wrong people",
+            _over_seeds(rows, "exact match, shuffled answers", SHARE),
+        ),
+        expects=expects,
+        margin=margin,
+        part=PART,
+        measure=EXACT,
+        caveat=caveat,
+        answers=True,
+        table=table,
+        figure=figure,
+    )
 
 
 def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
@@ -255,15 +256,16 @@ def _over_seeds(rows: Sequence[Row], column: str, unit: str) -> Estimate:
     """Mean over seeds; for a share, the wider of Student's interval over seeds and Wilson's over people."""
     seeds = sorted({int(r["seed"] or 0) for r in rows})
     means = [float(np.mean([r[column] for r in rows if r["seed"] == s])) for s in seeds]  # type: ignore[arg-type]
-    if len(means) == 1:
-        return bootstrap_mean(means, unit=unit, over="training seed")
-    if "nats" in unit + column:
-        return t_interval(means, unit=unit, over="training seed")
-    # Seeds that agree to the last person would give an interval of no width; people are few, too.
-    over_seeds = t_interval(means, unit=unit, over="training seed", bounds=(0.0, 1.0))
-    right = [i < round(float(r[column]) * GROUP) for r in rows for i in range(GROUP)]  # type: ignore[arg-type]
-    over_people = proportion(right, unit=unit, over="person")
-    return replace(over_seeds, low=min(over_seeds.low, over_people.low), high=max(over_seeds.high, over_people.high))
+    over_seeds = estimate_mean(means, unit=unit, over="training seed")
+    if len(seeds) == 1 or "nats" in unit + column:
+        return over_seeds
+    # Seeds that agree to the last person would give an interval too narrow for so few people. Tied and untied models
+    # of a seed learn the same people: these count once.
+    people = GROUP * len({(r["seed"], r["learned"], r["direction"], r["words of a name"]) for r in rows})
+    wilson = proportion([i < round(over_seeds.mean * people) for i in range(people)], unit=unit, over="person")
+    return replace(
+        over_seeds, low=max(0.0, min(over_seeds.low, wilson.low)), high=min(1.0, max(over_seeds.high, wilson.high))
+    )
 
 
 def _by_condition(rows: Sequence[Row], column: str) -> list[Row]:

@@ -14,7 +14,7 @@ from interp.analysis.estimate import Estimate
 from interp.analysis.facts import align
 from interp.analysis.lens import answer_lead
 from interp.analysis.patching import patch_residual
-from interp.analysis.statistics import bootstrap_mean, known, sign_flip_null
+from interp.analysis.statistics import estimate_mean, known
 from interp.features.examples import top_examples
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
@@ -27,6 +27,7 @@ from probes._reversal_curse.trained import Student
 
 PART = "(c) Where in the model"
 TOP_FEATURES = 12
+WORDINGS: tuple[int | HeldOut, ...] = (0, "held_out")  # of the real facts' templates: they end in one word
 EXAMPLE_TOKENS = 4000
 LEAD = 1.0  # nats: what counts as readable
 DEEP = 6  # blocks
@@ -78,7 +79,7 @@ def _readable(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             patient.model, aligned.prompts, aligned.answer_ids, layers=layers, progress=lab.tell(f"lens, {patient.who}")
         ).numpy()
         rows += _map_rows(lead.mean(0), layers, aligned.labels, direction, "lead (nats)")
-        last[direction] = bootstrap_mean(lead[:, -1, -1], unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed)
+        last[direction] = estimate_mean(lead[:, -1, -1], unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed)
         since[direction] = _from_layer(layers, lead.mean(0)[:, -1] > LEAD)
     chance = known(0.0, unit="nats", why="own answer no likelier than the others")
     for direction in DIRECTIONS:
@@ -145,8 +146,8 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
         rows += _map_rows(moved.mean(0), layers, aligned.labels[aligned.first_item :], direction, "moved (nats)")
         at_item = moved[:, [layers.index(layer) for layer in early], aligned.last_item - aligned.first_item].mean(1)
         found[direction] = (
-            bootstrap_mean(at_item, unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
-            bootstrap_mean(stray[:, :, 0].mean(1), unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
+            estimate_mean(at_item, unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
+            estimate_mean(stray[:, :, 0].mean(1), unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
         )
     where = f"in layers {early[0]} to {early[-1]}" if deep else "at the embedding"
     for direction, (estimate, control) in found.items():
@@ -173,45 +174,38 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
 
 
 def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
-    """Which features of the SAE differ between the two directions, alike for facts that did not choose them?"""
-    if lab.sae_folder is None:
+    """Do the two directions differ in more than wording? SAE features in two directions, each in two wordings.
+
+    Nothing without an SAE, or where the first training template and the held-out one do not end in one token in both
+    directions: the last word alone would tell the directions apart.
+    """
+    if lab.sae_folder is None or not _end_alike(lab.model, facts):
         return
     sae = load_sae(lab.sae_folder, lab.model)
-    templates = _same_last_token(lab.model, facts)
-    if not templates:
-        return
-    forward, backward = (_feature_activations(lab.model, sae, facts, d)[:, templates] for d in DIRECTIONS)
-    half = len(facts) // 2  # features are chosen on one half of the facts and measured on the other
-    between = (forward - backward).mean(1)
-    chosen = np.argsort(-np.abs(between[:half].mean(0)))[:TOP_FEATURES]
-    signed = (between[half:, chosen] * np.sign(between[:half, chosen].mean(0))).mean(1)
-    strongest = _strongest_words(lab, sae, chosen.tolist())
-    rows: list[Row] = []
-    for f in chosen.tolist():
-        for direction, acts in (("forward", forward), ("reversed", backward)):
-            e = bootstrap_mean(acts[half:, :, f], unit="activation", over="fact", n_boot=n_boot, seed=lab.seed)
-            rows.append(
-                {
-                    "feature": f"{f}: {strongest[f]}",
-                    "direction": direction,
-                    "mean activation": e.mean,
-                    "low": e.low,
-                    "high": e.high,
-                }
-            )
+    forward, backward = (_feature_activations(lab.model, sae, facts, direction) for direction in DIRECTIONS)
+    by_direction = (forward - backward).mean(1)
+    by_wording = ((forward + backward)[:, 0] - (forward + backward)[:, 1]) / 2
     unit = "mean difference in activation"
+    chosen, moved = _contrast(by_direction)
+    strongest = _strongest_words(lab, sae, chosen)
+    rows: list[Row] = []
+    for f in chosen:
+        for direction, acts in zip(DIRECTIONS, (forward, backward), strict=True):
+            e = estimate_mean(acts[len(facts) // 2 :, :, f], unit=unit, over="fact", n_boot=n_boot, seed=lab.seed)
+            row: Row = {"feature": f"{f}: {strongest[f]}", "direction": direction, "mean activation": e.mean}
+            rows.append(row | {"low": e.low, "high": e.high})
     yield Finding(
-        claim=f"At the same last word, some SAE features fire differently in the two directions ({facts.name}).",
-        estimate=bootstrap_mean(signed, unit=unit, over="fact", n_boot=n_boot, seed=lab.seed),
+        claim=f"At the same last word, the direction moves SAE features more than a change of wording ({facts.name}).",
+        estimate=estimate_mean(moved, unit=unit, over="fact", n_boot=n_boot, seed=lab.seed),
         control=Control(
-            "the directions swapped at random, fact by fact", sign_flip_null(signed, unit=unit, seed=lab.seed)
+            "two wordings of one direction",
+            estimate_mean(_contrast(by_wording)[1], unit=unit, over="fact", n_boot=n_boot, seed=lab.seed),
         ),
         expects="greater",
         part=PART,
-        measure=f"The {TOP_FEATURES} features that differ most on one half of the facts, measured on the other half, "
-        "with the sign they had on the first.",
-        caveat="The words before the last one differ too, and any other wording would move some features: these are to "
-        "look at, no proof that they carry the direction.",
+        measure=f"Two directions, each in two wordings that end in one word. The {TOP_FEATURES} features that differ "
+        "most on one half of the facts, measured on the other half, with the sign they had on the first.",
+        caveat="Any change of words moves some features. One pair of wordings: another may move more or less.",
         table=rows,
         figure=Figure(
             "interval_dots",
@@ -226,6 +220,17 @@ def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
     )
 
 
+def _contrast(difference: NDArray[np.float64]) -> tuple[list[int], NDArray[np.float64]]:
+    """From [fact, feature]: the features that differ most on the first half, and their mean on the second, [fact].
+
+    Chosen and measured on other facts, and with the sign they had there: features that differ by chance average to 0.
+    """
+    half = len(difference) // 2
+    first = difference[:half].mean(0)
+    chosen = np.argsort(-np.abs(first))[:TOP_FEATURES]
+    return chosen.tolist(), (difference[half:, chosen] * np.sign(first[chosen])).mean(1)
+
+
 def _strongest_words(lab: Lab, sae: SAE[Any], chosen: Sequence[int]) -> dict[int, str]:
     """What a feature's number stands for: the tokens of held-out text on which it fires most, each once."""
     tell = lab.tell("what the features fire on")
@@ -237,23 +242,16 @@ def _strongest_words(lab: Lab, sae: SAE[Any], chosen: Sequence[int]) -> dict[int
     return words
 
 
-def _same_last_token(model: Model, facts: FactSet) -> list[int]:
-    """Templates that end in one token in both directions; else the last word alone would tell the directions apart."""
-    ends = [
-        [model.encode(facts.prompts(direction, t)[0])[0][-1] for direction in DIRECTIONS]
-        for t in range(len(facts.forward.training))
-    ]
-    return [t for t, (forward, backward) in enumerate(ends) if forward == backward]
+def _end_alike(model: Model, facts: FactSet) -> bool:
+    ends = {model.encode(facts.prompts(direction, t)[0])[0][-1] for direction in DIRECTIONS for t in WORDINGS}
+    return len(ends) == 1
 
 
 def _feature_activations(model: Model, sae: SAE[Any], facts: FactSet, direction: Direction) -> NDArray[np.float64]:
-    """[fact, template, feature] at the last token of each prompt."""
+    """[fact, wording, feature] at the last token of each prompt."""
     site = site_of(sae)
-    per_template = [
-        encode_features(sae, model.capture(facts.prompts(direction, t), site).last(site))
-        for t in range(len(facts.templates(direction).training))
-    ]
-    return np.stack(per_template, axis=1)
+    per_wording = [encode_features(sae, model.capture(facts.prompts(direction, t), site).last(site)) for t in WORDINGS]
+    return np.stack(per_wording, axis=1)
 
 
 def _layers(patient: Patient) -> list[int]:
