@@ -52,7 +52,7 @@ from interp.text.facts import FactSet, load_facts
 from interp.text.pairs import load_pairs
 from probes._reversal_curse import DIRECTIONS
 from probes._reversal_curse.in_context import in_context
-from probes._reversal_curse.pretrained import family, pretrained, split_by_surname
+from probes._reversal_curse.pretrained import LEAST, family, pretrained, split_by_surname
 from probes._reversal_curse.trained import trained
 from probes._reversal_curse.where import features, where
 
@@ -76,7 +76,7 @@ def reversal_curse(
     Args:
         facts: a fact set of yours instead of the bundled ones: a CSV (subject,object) with its TOML of templates
         pairs: a CSV with the columns child,parent,parent_type (mother or father), asked beside the facts; a kind of
-            pair (mothers or fathers, of the same surname or another) needs four
+            pair (mothers or fathers, of the same surname or another) needs five
         seeds: training seeds for the small models
         steps: training steps of each small model
         max_pairs: at most this many pairs of each kind (same surname, different surname)
@@ -86,7 +86,7 @@ def reversal_curse(
     for name, value, least in (
         ("seeds", seeds, 1),
         ("steps", steps, 1),
-        ("max-pairs", max_pairs, 4),
+        ("max-pairs", max_pairs, LEAST),
         ("n-boot", n_boot, 100),
     ):
         if value < least:
@@ -98,7 +98,7 @@ def reversal_curse(
         )
     families, left_out = split_by_surname(load_pairs(pairs).fact_sets(), max_pairs, lab.seed) if pairs else ([], "")
     if pairs and not families:
-        raise UserError(f"{pairs} leaves no group to ask; expected four pairs or more of one kind. {left_out}")
+        raise UserError(f"{pairs} leaves no group to ask; expected five pairs or more of one kind. {left_out}")
     inside = next((facts for facts in fact_sets if _aligns(lab, facts)), None)
     students = yield from trained(lab, seeds, steps)
     yield from pretrained(lab, fact_sets[:2] if lab.quick else fact_sets, n_boot)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from interp.analysis.estimate import Estimate
+from interp.analysis.estimate import HUGE, Estimate
 from interp.analysis.statistics import (
     double_centre,
     estimate_crossed,
@@ -103,6 +103,36 @@ def test_an_interval_over_facts_alone_is_too_narrow_where_wordings_differ() -> N
     assert hits / 200 < 0.5
 
 
+def test_a_gap_of_two_crossed_sets_needs_neither_the_same_wordings_nor_their_order() -> None:
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(400):
+        facts = rng.normal(size=(1, 24))
+        forward, backward = (
+            mean + facts + rng.normal(size=(n, 1)) + 0.5 * rng.normal(size=(n, 24)) for mean, n in ((0.7, 3), (0.4, 4))
+        )
+        e = estimate_crossed([forward], less=[backward], unit="x", over="fact")
+        again = estimate_crossed([forward[::-1]], less=[backward[[2, 0, 3, 1]]], unit="x", over="fact")
+        assert (again.low, again.high) == pytest.approx((e.low, e.high))
+        hits.append(e.low <= 0.3 <= e.high)
+    assert np.mean(hits) >= 0.93
+
+
+@pytest.mark.parametrize(("sets", "facts"), [(1, 8), (1, 24), (2, 24), (4, 24)])
+@pytest.mark.parametrize("share", [0.06, 0.1, 0.3])
+def test_a_rare_gap_that_a_few_facts_do_not_show_is_not_ruled_out(sets: int, facts: int, share: float) -> None:
+    """Each fact is known in one direction only with probability `share`, alike in all wordings: over 5 points."""
+    rng = np.random.default_rng(0)
+    ruled_out = 0
+    for _ in range(500):
+        forward = [np.repeat(rng.random((1, facts)) < share, 3, axis=0) for _ in range(sets)]
+        none = [np.zeros((3, facts))] * sets
+        e = estimate_crossed(forward, less=none, unit="x", over="fact", bounds=(-1, 1))
+        assert e.low < e.mean < e.high
+        ruled_out += e.high <= 0.05
+    assert ruled_out / 500 <= 0.03
+
+
 def test_a_group_with_one_wording_has_no_crossed_interval() -> None:
     for shape in ((1, 5), (5, 1)):
         with pytest.raises(ValueError, match="two templates and two items"):
@@ -178,11 +208,21 @@ def test_sign_flip_null_is_centred_and_widens_with_the_effect() -> None:
 @settings(max_examples=50)
 @given(st.floats(allow_nan=True, allow_infinity=True))
 def test_an_estimate_that_is_no_number_is_refused(value: float) -> None:
-    if np.isfinite(value):
+    if abs(value) < HUGE:
         assert Estimate(value, value, value, 1, "x").mean == value
     else:
         with pytest.raises(ValueError, match="finite"):
             Estimate(value, 0.0, 1.0, 1, "x")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [(50.0, 1.0, 3.0, 5), (2.0, 3.0, 1.0, 5), (2.0, 1.0, 3.0, -7), (1e308, 0.0, 1.5e308, 5), (2.0, 1.0, 3.0, 5, 55)],
+)
+def test_an_estimate_that_contradicts_itself_is_refused(wrong: tuple[float, ...]) -> None:
+    mean, low, high, n, *level = wrong
+    with pytest.raises(ValueError, match=r"finite|mean must lie|n must be"):
+        Estimate(mean, low, high, int(n), "x", "item", *level)
 
 
 def test_a_known_number_says_why_and_claims_no_sample() -> None:

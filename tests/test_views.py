@@ -8,6 +8,7 @@ import string
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -23,7 +24,7 @@ from markupsafe import Markup
 
 from interp.errors import UserError
 from interp.lab.findings import Control, Estimate, Figure, Finding, Row
-from interp.lab.runs import Run, Status
+from interp.lab.runs import Run, Status, read_run
 from interp.views import figures, report, wording
 from interp.views.glossary import TERMS, glossary
 from interp.views.report import build_report, render
@@ -262,6 +263,41 @@ def test_an_unfinished_run_says_so(tmp_path: Path, status: Status, words: str) -
     page = Page(build_report([run], tmp_path / "report.html").read_text(encoding="utf-8"))
     assert f"Status: {status}." in page.text
     assert words in page.text
+
+
+@pytest.mark.parametrize("name", ["run.json", "findings.jsonl", "tables/0.json", "x" * 300, "notes.txt"])
+def test_a_report_never_replaces_what_is_no_report(run_folder: Path, name: str) -> None:
+    out = run_folder / name
+    if name == "notes.txt":
+        out.write_text("mine")
+    before = {p: p.read_bytes() for p in run_folder.rglob("*") if p.is_file()}
+    with pytest.raises(UserError) as refused:
+        build_report([run_folder], out)
+    assert "\n" not in str(refused.value)
+    assert {p: p.read_bytes() for p in run_folder.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("run.json", {"provenance": {"settings": "x", "model": 5, "seed": 999}}),
+        ("run.json", {"started": "2026-01-01T02:00:00+05:00"}),
+        pytest.param("tables/0.json", 10**400, id="a number beyond floats"),
+        ("tables/0.json", 1e308),
+    ],
+)
+def test_a_strange_run_still_has_a_report(run_folder: Path, file: str, change: Any) -> None:
+    path = run_folder / file
+    content = json.loads(path.read_text())
+    if isinstance(content, list):
+        content = [{k: v if isinstance(v, str) else change for k, v in row.items()} for row in content]
+    path.write_text(json.dumps(content | change if isinstance(content, dict) else content))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        html = render([read_run(run_folder)])
+    assert "</html>" in html
+    if "started" in str(change):
+        assert "31 December 2025, 21:00 UTC" in html
 
 
 def test_a_run_without_findings_and_several_runs(tmp_path: Path, run_folder: Path) -> None:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 PERMUTATION = "permutation"
+HUGE = 1e100  # beyond it, sums and squares would be infinite
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class Estimate:
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.mean, self.low, self.high))):
+        if not all(math.isfinite(x) and abs(x) < HUGE for x in (self.mean, self.low, self.high)):
             raise ValueError(f"an estimate must be finite, got {self.mean} [{self.low}, {self.high}]")
-        if not self.low <= self.high:
-            raise ValueError(f"an interval must be ordered, got [{self.low}, {self.high}]")
+        if not self.low <= self.mean <= self.high:
+            raise ValueError(f"the mean must lie in its interval, got {self.mean} [{self.low}, {self.high}]")
+        if self.n < 0 or not 0 < self.level < 1:
+            raise ValueError(f"n must be 0 or more and the level between 0 and 1, got {self.n} and {self.level}")
 
     @property
     def is_known(self) -> bool:

@@ -36,7 +36,8 @@ def estimate_mean(
 
     `bounds` are the least and greatest possible value, such as (0, 1) for a share: they cut the interval, and values
     that are all alike get Wilson's instead of one without width. One value gives an interval without width, and n = 1
-    says so. Raises ValueError for no values, and for values outside their bounds.
+    says so. Means of few and very skewed values are held less often (lognormal: 83 % of 5, 91 % of 48 units).
+    Raises ValueError for no values, and for values outside their bounds.
     """
     means = _unit_means(values)
     n, mean = len(means), float(means.mean())
@@ -44,7 +45,7 @@ def estimate_mean(
         raise ValueError(f"values from {means.min():g} to {means.max():g} outside their bounds {bounds}")
     if n == 1:
         return Estimate(mean, mean, mean, 1, unit, over, level)
-    if np.ptp(means) == 0 and np.isfinite(bounds).all():
+    if np.allclose(means, mean, rtol=0, atol=1e-12) and np.isfinite(bounds).all():
         span = bounds[1] - bounds[0]
         low, high = (bounds[0] + span * end for end in _wilson((mean - bounds[0]) / span * n, n, level))
     elif n < FEW:
@@ -58,33 +59,50 @@ def estimate_mean(
     return Estimate(mean, low, high, n, unit, over, level)
 
 
-def estimate_crossed(groups: Sequence[ArrayLike], *, unit: str, over: str, level: float = 0.95) -> Estimate:
+def estimate_crossed(
+    groups: Sequence[ArrayLike],
+    *,
+    less: Sequence[ArrayLike] | None = None,
+    unit: str,
+    over: str,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    level: float = 0.95,
+) -> Estimate:
     """Mean over groups (relations) of [template, item] matrices, with an interval for other templates and other items.
 
     Every item is asked in every template, so neither axis alone is the unit. The variance of a group's mean is that of
     its template means over their number plus that of its item means over theirs (Owen 2007, "The pigeonhole
-    bootstrap": a little too wide, never too narrow); the degrees of freedom are Satterthwaite's. Groups are weighed by
-    their items and taken as given: the interval says nothing of further relations. `n` counts the items.
+    bootstrap"); the degrees of freedom are Satterthwaite's. Groups are weighed by their items and taken as given: the
+    interval says nothing of further relations. `n` counts the items.
 
-    Raises ValueError for a group of fewer than two templates or items.
+    `less` are matrices of the same items in other templates, subtracted: the gap between two directions. With `bounds`
+    (the least and greatest possible value), two further items, one at each end, are added to the variance (as Agresti
+    and Min 2005 do for pairs), so that values that are all alike are no certainty.
+
+    What the templates at hand do not show is not in the interval: three good wordings do not tell of one in four that
+    fails. Raises ValueError for a group of fewer than two templates or items.
     """
-    tables = [np.asarray(group, dtype=np.float64) for group in groups]
-    if not tables or min(min(table.shape) for table in tables) < 2:
+    ours = [np.asarray(group, dtype=np.float64) for group in groups]
+    theirs = [np.asarray(group, dtype=np.float64) for group in less] if less is not None else [None] * len(ours)
+    if not ours or min(min(t.shape) for t in (*ours, *theirs) if t is not None) < 2:
         raise ValueError("a crossed interval needs two templates and two items or more in every group")
-    n = sum(table.shape[1] for table in tables)
-    weights = [table.shape[1] / n for table in tables]
-    mean = float(sum(w * table.mean() for w, table in zip(weights, tables, strict=True)))
-    parts = [
-        (w**2 * means.var(ddof=1) / len(means), len(means) - 1)
-        for w, table in zip(weights, tables, strict=True)
-        for means in (table.mean(1), table.mean(0))
-    ]
+    n = sum(table.shape[1] for table in ours)
+    mean, parts = 0.0, []  # each part: a variance and its degrees of freedom
+    for table, other in zip(ours, theirs, strict=True):
+        weight = table.shape[1] / n
+        items = table.mean(0) if other is None else table.mean(0) - other.mean(0)
+        mean += float(weight * items.mean())
+        axes = (items, table.mean(1), *([] if other is None else [other.mean(1)]))
+        parts += [(weight**2 * means.var(ddof=1) / len(means), len(means) - 1) for means in axes]
+    if np.isfinite(bounds).all():
+        parts.append((2 * ((bounds[1] - bounds[0]) / 2 / (n + 2)) ** 2, n - 1))
     variance = sum(part for part, _ in parts)
     half = 0.0
     if variance > 0:
         freedom = variance**2 / sum(part**2 / df for part, df in parts)
         half = float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance))
-    return Estimate(mean, mean - half, mean + half, n, unit, over, level)
+    low, high = min(max(mean - half, bounds[0]), mean), max(min(mean + half, bounds[1]), mean)
+    return Estimate(mean, low, high, n, unit, over, level)
 
 
 def proportion(successes: Sequence[bool] | NDArray[np.bool_], *, unit: str, over: str, level: float = 0.95) -> Estimate:

@@ -111,8 +111,11 @@ def report(arguments: list[str]) -> int:
 
 def _runs_in(folder: Path) -> list[Path]:
     """The folder itself when it is a run, else the runs in it, newest first as in the demo's report."""
-    if (folder / "run.json").exists() or not folder.is_dir():
-        return [folder]
+    try:
+        if (folder / "run.json").exists() or not folder.is_dir():
+            return [folder]
+    except OSError as error:
+        raise UserError(f"{folder!s:.80}… is no run ({error.strerror}); expected a run folder") from error
     return sorted((f.parent for f in folder.glob("*/run.json")), key=lambda f: -f.stat().st_mtime) or [folder]
 
 

@@ -97,10 +97,10 @@ class RunWriter:
 
 def read_run(folder: Path) -> Run:
     """Read a run folder; a last line that a kill cut short is dropped, any other damage is a UserError."""
-    if not (folder / "run.json").is_file():
+    if not _is_run(folder):
         raise UserError(f"{folder} is not a run: it has no run.json; expected a folder that `interp probe` wrote")
     try:
-        raw = _decode((folder / "run.json").read_text(encoding="utf-8"))
+        raw = _decode(_read(folder / "run.json"))
         if raw.get("schema") != SCHEMA:
             raise UserError(
                 f"{folder} has schema {raw.get('schema')}; this version reads {SCHEMA}; rerun: {raw.get('command')}"
@@ -118,16 +118,29 @@ def read_run(folder: Path) -> Run:
     return Run(folder, info, findings)
 
 
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / "run.json").is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        return False
+
+
 def _read_findings(folder: Path) -> list[Finding]:
     path = folder / "findings.jsonl"
-    if not path.is_file():
+    if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = _read(path, errors="replace")
     out = []
     for i, line in enumerate(text.split("\n")[:-1]):  # an unfinished last line was never promised
-        table = _decode((folder / "tables" / f"{i}.json").read_text(encoding="utf-8"))
+        table = _decode(_read(folder / "tables" / f"{i}.json"))
         out.append(finding_from_json(_decode(line), table))
     return out
+
+
+def _read(path: Path, errors: str = "strict") -> str:
+    if not path.is_file():  # a pipe would wait for ever
+        raise OSError(f"{path.name} is missing or no file")
+    return path.read_text(encoding="utf-8", errors=errors)
 
 
 def _decode(text: str) -> Any:

@@ -62,6 +62,7 @@ class RunView:
     answers: list[FindingView]  # the findings that answer the probe's question
     parts: list[tuple[str, list[FindingView]]]
     verdicts: list[tuple[str, int]]
+    quick: bool
     facts: dict[str, Any]  # everything that decided the numbers, nested as recorded
 
 
@@ -71,10 +72,7 @@ def build_report(runs: list[Path], out: Path) -> Path:
         raise UserError(
             "a report got no runs; expected at least one run folder; name a folder that `interp probe` wrote"
         )
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder; expected a file to write; add a name, such as {out / 'report.html'}")
-    if out.exists() and not out.is_file():
-        raise UserError(f"--out {out} is no regular file; expected a file to write; choose another")
+    _check_out(out)
     html = render([read_run(folder) for folder in runs])
     made = [path for path in out.parents if not path.exists()]
     try:
@@ -88,6 +86,19 @@ def build_report(runs: list[Path], out: Path) -> Path:
             f"cannot write {out} ({error.strerror}); expected a place to write to; choose another"
         ) from error
     return out
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a file that a report must not replace, such as a part of the run itself."""
+    try:
+        if out.is_dir():
+            raise UserError(
+                f"--out {out} is a folder; expected a file to write; add a name, such as {out / 'report.html'}"
+            )
+        if out.exists() and (not out.is_file() or out.suffix.lower() not in (".html", ".htm")):
+            raise UserError(f"--out {out} exists and is no HTML file; expected a new name or a report to replace")
+    except OSError as error:
+        raise UserError(f"cannot write {out!s:.80}… ({error.strerror}); choose another --out") from error
 
 
 def render(runs: list[Run]) -> str:
@@ -117,6 +128,7 @@ def _run_view(run: Run, name: str) -> RunView:
     for i, finding in enumerate(run.findings):
         parts.setdefault(finding.part, []).append(_finding_view(run, i, f"{name}-finding{i + 1}"))
     counts = Counter(finding.verdict for finding in run.findings)
+    settings = run.info.provenance.get("settings")
     return RunView(
         id=name,
         run=run,
@@ -126,6 +138,7 @@ def _run_view(run: Run, name: str) -> RunView:
         answers=[view for views in parts.values() for view in views if view.finding.answers],
         parts=list(parts.items()),
         verdicts=[(verdict, counts[verdict]) for verdict in ("yes", "no", "unclear") if counts[verdict]],
+        quick=isinstance(settings, dict) and settings.get("quick") is True,
         facts=_facts(run.info),
     )
 
@@ -139,13 +152,13 @@ def _texts(finding: Finding) -> list[str]:
 
 def _facts(info: RunInfo) -> dict[str, Any]:
     return {
+        "settings": info.arguments,
+        **info.provenance,
         "probe": info.probe,
         "paper": info.paper,
         "started": wording.when(info.started),
         "took": wording.lasted(info.seconds),
         "seed": info.seed,
-        "settings": info.arguments,
-        **info.provenance,
     }
 
 
@@ -155,7 +168,7 @@ def _finding_view(run: Run, index: int, name: str) -> FindingView:
     if finding.figure:
         try:
             picture = draw(finding)
-        except UserError as error:  # one wrong column must not cost the reader the other findings
+        except (UserError, OverflowError, ValueError) as error:  # one bad column must not cost the other findings
             problem = str(error)
             warnings.warn(f"{run.folder}: finding {index}: {problem}", stacklevel=2)
     return FindingView(

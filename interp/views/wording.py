@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
 
@@ -47,6 +47,8 @@ def when(iso: str) -> str:
         moment = datetime.fromisoformat(iso)
     except ValueError:
         return iso
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC)
     return f"{moment.day} {moment:%B %Y, %H:%M} UTC"
 
 

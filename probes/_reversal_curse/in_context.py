@@ -18,6 +18,7 @@ from probes._reversal_curse import DIRECTIONS
 CONTEXTS = 12  # half of them in a quick run
 PEOPLE = 4  # in each context, one fact a person; chance is 1 in 4
 UNIT = "share of questions"
+MARGIN = 0.1
 STATED = "{} is the painter of {}."
 ASKED: dict[Direction, tuple[str, ...]] = {
     "forward": ("So {} is the painter of", "Question: What did {} paint? Answer:", "It follows that {} painted"),
@@ -39,14 +40,16 @@ def in_context(lab: Lab) -> Iterator[Finding]:
     for direction, right in chosen.items():
         said = "in the order in which" if direction == "forward" else "in the other order than"
         yield Finding(
-            claim=f"Asked {said} its prompt states an invented fact, the model picks the right answer of {PEOPLE}.",
+            claim=f"Asked {said} its prompt states an invented fact, the model picks the right answer of {PEOPLE} in "
+            f"more than {1 / PEOPLE + MARGIN:.0%} of questions.",
             estimate=estimate_mean(right, unit=UNIT, over="context", bounds=(0.0, 1.0)),
             control=Control("chance", known(1 / PEOPLE, unit=UNIT, why=f"1 of {PEOPLE} facts in the prompt")),
             expects="greater",
-            margin=0.1,
+            margin=MARGIN,
             part="(b) The loaded model on facts in its prompt",
             measure=f"{len(right)} prompts of {PEOPLE} facts, each fact asked for in {len(ASKED[direction])} wordings. "
-            f"The own answer must score best of the {PEOPLE}, priors taken out.",
+            f"The own answer must score best of the {PEOPLE}, priors taken out. The interval is for other people, in "
+            "these wordings.",
             caveat="Berglund et al. found no curse for facts in the prompt. A small model may fail at both orders, for "
             "want of skill: compare them.",
             table=rows if direction == "forward" else [],

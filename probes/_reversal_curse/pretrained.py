@@ -17,7 +17,7 @@ from interp.text.facts import Direction, FactSet
 from interp.text.pairs import ParentType, Surname
 from probes._reversal_curse import DIRECTIONS
 
-LEAST = 4  # pairs in a group: fewer have too few wrong answers to compare with
+LEAST = 5  # pairs in a group: four can be dealt in 24 ways only, and one in 24 is no evidence
 MATCHED = "Log-probability of the own answer above the others', priors taken out, averaged over wordings."
 SHARES = {"chosen": "right answer chosen (share of facts)", "exact": "right answer written (share of facts)"}
 SURNAMES: dict[Surname, str] = {
@@ -61,26 +61,28 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
         known_at_all |= paired.verdict == "yes"
     if not known_at_all:  # facts that a model knows in neither order say nothing of the orders
         return
-    names = ", ".join(facts.name for facts in fact_sets)
+    who, names = lab.model.provenance.name, ", ".join(facts.name for facts in fact_sets)
     for what, claim, measure, chance in (
         (
             "chosen",
-            f"{lab.model.provenance.name} chooses the right answer more often forward than reversed ({names}).",
+            f"{who} chooses the right answer over 5 points more often forward than reversed ({names}).",
             "How often the own answer scores best of all",
             1 / len(fact_sets[0]),
         ),
         (
             "exact",
-            f"Left to write, {lab.model.provenance.name} gives the right answer more often forward than reversed.",
-            "How often the model's most likely text is a right answer",
+            f"Left to write, {who} gives the right answer over 5 points more often forward than reversed.",
+            "How often the model's most likely text begins with a right answer, token by token",
             None,
         ),
     ):
-        gaps = [_share(asked[f.name, "forward"], what) - _share(asked[f.name, "reversed"], what) for f in fact_sets]
-        by_fact = np.concatenate([gap.mean(0) for gap in gaps])
+        forward, backward = ([_share(asked[f.name, direction], what) for f in fact_sets] for direction in DIRECTIONS)
+        by_fact = np.concatenate([a.mean(0) - b.mean(0) for a, b in zip(forward, backward, strict=True)])
         yield Finding(
             claim=claim,
-            estimate=estimate_crossed(gaps, unit="share of facts", over=_over(asked.values())),
+            estimate=estimate_crossed(
+                forward, less=backward, unit="share of facts", over=_over(asked.values()), bounds=(-1.0, 1.0)
+            ),
             control=Control(
                 "the two directions swapped at random, fact by fact",
                 sign_flip_null(by_fact, unit="share of facts", n_perm=n_boot, seed=lab.seed),
@@ -88,7 +90,7 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
             expects="greater",
             margin=0.05,
             part=part,
-            measure=f"{measure}, forward less reversed, fact by fact and wording by wording. {INTERVAL}",
+            measure=f"{measure}, forward less reversed. {INTERVAL}",
             caveat=(
                 "Pre-training text states most facts in both orders, so a gap here may be one of difficulty (a symbol "
                 "has fewer rivals than a name) and its absence does not refute the curse; part (a) is the clean test."
@@ -210,8 +212,8 @@ def _summary(name: str, asked: Asked, facts: Sequence[int]) -> Row:
     }
     for what, column in SHARES.items():
         share = _share(asked, what)[:, some]
-        e = estimate_crossed([share], unit="share", over=_over([asked]))
-        row |= {column: e.mean, f"{what} low": max(e.low, 0.0), f"{what} high": min(e.high, 1.0)}
+        e = estimate_crossed([share], unit="share", over=_over([asked]), bounds=(0.0, 1.0))
+        row |= {column: e.mean, f"{what} low": e.low, f"{what} high": e.high}
         row |= {f"{what}, by template": ", ".join(f"{m:.2f}" for m in share.mean(1))}
     return row | {"n": len(some)}
 

@@ -125,7 +125,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
     table = _by_condition(rows, "exact match")
 
     taught = _exact_match(
-        "Asked in the order it was taught, a small GPT-2 gives the answer.",
+        "Asked in the order it was taught, a small GPT-2 gives the answer for more than half of the people.",
         as_learned,
         expects="greater",
         margin=0.5,
@@ -135,7 +135,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
     )
     yield taught
     able = _exact_match(
-        "Positive control: where training held both orders, both orders are answered.",
+        "Positive control: where training held both orders, both are answered for more than half of the people.",
         both,
         expects="greater",
         margin=0.5,
@@ -150,7 +150,8 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding, None, list[S
         backwards,
         expects="equal",
         margin=0.05,
-        caveat="The positive control shows that a model this small has room for both orders.",
+        caveat="The positive control shows that a model this small has room for both orders. Were one seed in five "
+        "unlike the others, five seeds would miss it in a third of all studies.",
         table=rows,
     )
     yield from _graded(rows, backwards)

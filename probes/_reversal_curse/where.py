@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,7 +30,6 @@ TOP_FEATURES = 12
 WORDINGS: tuple[int | HeldOut, ...] = (0, "held_out")  # of the real facts' templates: they end in one word
 EXAMPLE_TOKENS = 4000
 LEAD = 1.0  # nats: what counts as readable
-DEEP = 6  # blocks
 T = TypeVar("T")
 
 
@@ -116,9 +115,8 @@ def _from_layer(layers: Sequence[int], above: NDArray[np.bool_]) -> str:
 def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
     """What patching the item's tokens moves, against patching from an unrelated prompt."""
     layers = _layers(patient)
-    # In a model of few blocks the last token may fetch the answer within the first: there, ask for the embedding.
-    deep = patient.model.n_layers >= DEEP
-    early = [layer for layer in layers if 0 < layer <= patient.model.n_layers // 2] if deep else [0]
+    # Not the embedding: patched there, the prompt is the other prompt, and all moves whatever the model does.
+    early = [layer for layer in layers if 0 < layer <= max(1, patient.model.n_layers // 2)]
     rows: list[Row] = []
     found: dict[Direction, tuple[Estimate, Estimate]] = {}
     for direction in DIRECTIONS:
@@ -146,10 +144,10 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
         rows += _map_rows(moved.mean(0), layers, aligned.labels[aligned.first_item :], direction, "moved (nats)")
         at_item = moved[:, [layers.index(layer) for layer in early], aligned.last_item - aligned.first_item].mean(1)
         found[direction] = (
-            estimate_mean(at_item, unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
-            estimate_mean(stray[:, :, 0].mean(1), unit="nats", over="pair", n_boot=n_boot, seed=lab.seed),
+            _over_pairs(at_item, n_boot, lab.seed),
+            _over_pairs(stray[:, :, 0].mean(1), n_boot, lab.seed),
         )
-    where = f"in layers {early[0]} to {early[-1]}" if deep else "at the embedding"
+    where = f"in layers {early[0]} to {early[-1]}" if len(early) > 1 else f"in layer {early[0]}"
     for direction, (estimate, control) in found.items():
         yield Finding(
             claim=f"In {patient.who}, asked {direction}, the answer is read from the item's last token {where}.",
@@ -161,16 +159,22 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             measure="How far the item's last token, copied from a prompt with another item, moves the model towards "
             f"that item's answer: the mean {where}. The item is what the prompt names.{patient.note}",
             caveat="It shows that the answer depends on what stands there, which may be the item alone and not yet the "
-            "answer. Each prompt is in two pairs, so the interval is a bit narrow.",
+            "answer. Each prompt is in two pairs, and the interval is widened for it.",
             table=rows if direction == "forward" else [],
             figure=_map(
                 "moved (nats)",
-                "How far copying one place from the prompt with the right item moves the answer. Layer 0 is the "
-                "embedding, layer l the output of block l.",
+                "How far copying one place from the prompt with the right item moves the answer. Layer l is the output "
+                "of block l; layer 0 is the embedding, where an item of one token is all that there is to copy.",
             )
             if direction == "forward"
             else None,
         )
+
+
+def _over_pairs(values: NDArray[np.float64], n_boot: int, seed: int) -> Estimate:
+    """Mean over pairs in a ring: neighbours share a prompt, which at most doubles the variance of their mean."""
+    e = estimate_mean(values, unit="nats", over="pair", n_boot=n_boot, seed=seed)
+    return replace(e, low=e.mean - (e.mean - e.low) * 2**0.5, high=e.mean + (e.high - e.mean) * 2**0.5)
 
 
 def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
