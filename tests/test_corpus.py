@@ -51,6 +51,6 @@ def test_a_bad_corpus_is_one_line_that_names_the_row(tmp_path: Path, raw: bytes,
 
 
 def test_a_corpus_of_another_format_is_refused_by_its_ending(tmp_path: Path) -> None:
-    path = tmp_path / "c.parquet"
-    path.write_bytes(b"PAR1")
-    assert "'.parquet'; expected .jsonl or .txt" in refusal(load_corpus, path)
+    path = tmp_path / "c.csv"
+    path.write_bytes(b"text")
+    assert "'.csv'; expected .jsonl, .txt, .parquet, those with .gz or .zst behind" in refusal(load_corpus, path)

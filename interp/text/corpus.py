@@ -1,63 +1,113 @@
-"""Corpora: the documents that activations are captured on."""
+"""Corpora: the documents that activations are captured on, streamed from files of any size.
+
+A corpus is text, JSON lines or Parquet, each also compressed by gzip or zstd; or a folder of such files, read in the
+order of their paths; or a Hugging Face dataset. Nothing is skipped: what cannot be a document is a UserError that names
+the file and the row, for a row left out unseen is a number that nobody can reproduce.
+"""
 
 from __future__ import annotations
 
-import json
-import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from interp.errors import UserError
-from interp.text.read import read_text
-
-_EXPECTED = {
-    ".jsonl": 'JSON lines, each an object with a "text" field',
-    ".txt": "plain text, its documents parted by blank lines",
-}
+from interp.text.formats import ENDINGS, KINDS, Document, check_text, kind_of, read_documents
+from interp.text.read import neighbours
 
 
-def load_corpus(path: Path) -> list[str]:
-    """The documents of a `.jsonl` file (one object a line, read from its `text` field) or of a `.txt` file.
+@dataclass(frozen=True)
+class Corpus:
+    """Documents that can be read from the start as often as asked. `read` does it; `name` is for messages."""
 
-    A `.txt` file holds one document per paragraph: blank lines part them. Nothing is skipped: a blank line between
-    JSON lines or a document without text is a UserError that names the row. Other JSON fields are ignored.
+    name: str
+    read: Callable[[], Iterator[Document]]
+
+    def __iter__(self) -> Iterator[Document]:
+        return self.read()
+
+
+def open_corpus(source: str | Path) -> Corpus:
+    """The corpus in a file, in all files of a known kind below a folder, or in a Hugging Face dataset.
+
+    A dataset is a folder that `save_to_disk` wrote, or `hf:NAME`, `hf:NAME:SPLIT` for one of the hub (split "train"
+    unless told), read from its column "text". Reads nothing yet but names.
     """
-    kind = path.suffix.lower()
-    if kind not in _EXPECTED:
-        raise UserError(f"cannot tell the format of {path} by its ending {kind!r}; expected .jsonl or .txt; rename it")
-    text = read_text(path, _EXPECTED[kind])
-    if not text.strip():
-        raise UserError(f"{path} is empty; expected {_EXPECTED[kind]}; add at least one document")
-    text = text.replace("\r\n", "\n")
-    return _paragraphs(text) if kind == ".txt" else _json_lines(path, text)
-
-
-def _paragraphs(text: str) -> list[str]:
-    return [paragraph.strip("\n") for paragraph in re.split(r"\n(?:[^\S\n]*\n)+", text) if paragraph.strip()]
-
-
-def _json_lines(path: Path, text: str) -> list[str]:
-    # str.splitlines would also split at U+2028, which JSON allows inside a string
-    lines = text.rstrip("\n").split("\n")
-    return [_document(f"{path} row {number}", line) for number, line in enumerate(lines, start=1)]
-
-
-def _document(where: str, line: str) -> str:
-    if not line.strip():
-        raise UserError(f"{where} is blank; expected {_EXPECTED['.jsonl']}; delete the line")
+    if str(source).startswith("hf:"):
+        return Corpus(str(source), partial(_dataset, str(source)))
+    path = Path(source)
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number too long to read
-        raise UserError(f"{where} is not JSON: {error}; expected {_EXPECTED['.jsonl']}; mend or delete it") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where} is a JSON {type(record).__name__}; expected {_EXPECTED['.jsonl']}; wrap it in one")
-    if "text" not in record:
-        came = ", ".join(map(repr, record))[:200] or "none"
-        raise UserError(f'{where} has the fields {came}; expected "text" among them; rename the field that holds it')
-    document = record["text"]
-    if not isinstance(document, str):
-        raise UserError(f"{where}: text is a {type(document).__name__}; expected a string; put it in quotes")
-    if not document.strip():
-        raise UserError(f"{where}: text is empty; expected a document; fill it or delete the line")
-    if bad := re.search("[\0\ud800-\udfff]", document):
-        raise UserError(f"{where}: text holds U+{ord(bad[0]):04X}, which no tokenizer can encode; delete it")
-    return document
+        return Corpus(str(path), partial(_dataset, str(path)) if _is_dataset(path) else partial(_files, _find(path)))
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise UserError(f"cannot read {str(path)!r} ({error}); expected a corpus; check the path") from error
+
+
+def _is_dataset(path: Path) -> bool:
+    return (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def _find(path: Path) -> list[Path]:
+    """The files of a corpus, in the order of their paths."""
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.is_file() and kind_of(p) and not _is_hidden(p, path))
+        if not found:
+            raise UserError(f"{path} is a folder without a corpus; expected files ending in {ENDINGS}")
+        return found
+    if not kind_of(path):
+        raise UserError(
+            f"cannot tell the format of {path} by its ending {path.suffix.lower()!r}; expected {ENDINGS}; rename it"
+        )
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise UserError(f"no file {path}; expected {KINDS[kind_of(path)]}; {neighbours(path)}") from None
+    return [path]
+
+
+def load_corpus(source: str | Path) -> list[str]:
+    """All documents of a corpus at once, as texts; see `open_corpus`."""
+    return [document.text for document in open_corpus(source)]
+
+
+def from_texts(texts: Iterable[str], name: str = "the texts") -> Corpus:
+    """An iterable as a corpus, checked like a file; `row` counts from 1. An iterator can be read only once."""
+
+    def read() -> Iterator[Document]:
+        for row, text in enumerate(texts, start=1):
+            yield Document(check_text(f"{name} row {row}", text), name, row)
+
+    return Corpus(name, read)
+
+
+def _files(paths: list[Path]) -> Iterator[Document]:
+    for path in paths:
+        yield from read_documents(path)
+
+
+def _dataset(source: str) -> Iterator[Document]:
+    import datasets
+
+    try:
+        if source.startswith("hf:"):
+            name, _, split = source.removeprefix("hf:").partition(":")
+            rows: Any = datasets.load_dataset(name, split=split or "train", streaming=True)
+        else:
+            rows = datasets.load_from_disk(source)
+    except Exception as error:  # what a missing network, name or file makes datasets raise varies
+        why = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"cannot open the dataset {source} ({type(error).__name__}: {why}); check its name, split and network"
+        ) from error
+    if isinstance(rows, datasets.DatasetDict):
+        raise UserError(f"{source} holds the splits {', '.join(map(str, rows))}; expected one; give one of its folders")
+    if rows.column_names and "text" not in rows.column_names:
+        came = ", ".join(map(repr, rows.column_names))[:200]
+        raise UserError(f'{source} has the columns {came}; expected "text" among them; rename the one that holds it')
+    for row, record in enumerate(rows, start=1):
+        yield Document(check_text(f"{source} row {row}", record["text"]), source, row)
+
+
+def _is_hidden(path: Path, below: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(below).parts)

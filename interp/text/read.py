@@ -17,7 +17,7 @@ from interp.errors import UserError, nearest
 
 LONGEST_CELL = 1000  # characters; a longer name or phrase is nearly always a quote that was never closed
 
-_UTF16_OR_32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE begins with UTF-16-LE's
+UTF16_OR_32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # UTF-32-LE begins with UTF-16-LE's
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ def read_text(path: Path, expected: str) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"no file {path}; expected {expected}; {_neighbours(path)}") from None
+        raise UserError(f"no file {path}; expected {expected}; {neighbours(path)}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; expected {expected}; give the path of the file itself") from None
     except (OSError, ValueError) as error:  # ValueError: the path itself holds a NUL
         raise UserError(f"cannot read {str(path)!r} ({error}); expected {expected}; check the path") from None
-    if raw.startswith(_UTF16_OR_32):
+    if raw.startswith(UTF16_OR_32):
         raise UserError(f"{path} is UTF-16 or UTF-32 (its first bytes say so); expected UTF-8; save it as UTF-8")
     try:
         text = raw.decode("utf-8")
@@ -125,7 +125,8 @@ def _row_at(before: str) -> int:
     return len(before.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
 
 
-def _neighbours(path: Path) -> str:
+def neighbours(path: Path) -> str:
+    """For an error about a missing file: the nearest names in its folder."""
     try:
         names = sorted(p.name for p in path.parent.iterdir() if p.is_file())
     except OSError:

@@ -1,0 +1,234 @@
+"""What a store of activations will hold, down to the byte, decided before the first forward.
+
+A corpus is cut into sequences of at most `context` tokens, sequences into shards; the plan lists them all. Two plans of
+the same model, text and settings are equal wherever they are made, so that workers need not talk to each other and a
+killed capture goes on where it stopped.
+
+One row is one token. Rows stand in reading order, document by document; `Tokens` says of each row which token of which
+document it is, and in which file and row of the corpus that document stands.
+
+What decides the bytes besides: batches are fixed by the plan, because a matrix product over another batch may round in
+another way, and so are device, threads, dtypes and the library versions. With all of them equal the bytes are equal;
+over another number of threads or another device, fp32 values differ by about 1e-6 of the site's largest value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+
+from interp.errors import UserError
+from interp.model.model import Model
+from interp.model.tokens import encode
+from interp.text.corpus import Corpus
+from interp.text.formats import Document
+
+Packing = Literal["documents", "packed"]
+SCHEMA = 1
+AT_ONCE = 64  # documents tokenized at a time
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SHARD_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How text becomes sequences.
+
+    `documents`: each document by itself, in pieces of at most `context` tokens; a BOS token stands in front of every
+    piece where the model's policy puts one in front of a document. `packed`: documents one after the other, parted by
+    `separator`, in pieces of exactly `context` tokens (the last one may be shorter).
+    """
+
+    context: int = 128
+    packing: Packing = "documents"
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("context", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Every row's token and where it is from.
+
+    `ids`, `document`, `position` [row]: the token, the number of its document, its place among that document's tokens
+    (-1: a BOS or separator token that was put there). `starts` [sequence + 1]: the first row of each sequence, and the
+    number of rows. `file`, `row` [document]: which of `files` the document stands in, and on which row.
+    """
+
+    ids: NDArray[np.int32]
+    document: NDArray[np.int32]
+    position: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    file: NDArray[np.int32]
+    row: NDArray[np.int64]
+    files: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sequence."""
+        return np.diff(self.starts)
+
+    def sequence(self, index: int) -> NDArray[np.int32]:
+        """The token ids of one sequence."""
+        return self.ids[self.starts[index] : self.starts[index + 1]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bytes of a store. `shards` [shard]: its first sequence and the one after its last."""
+
+    model: dict[str, Any]
+    numerics: dict[str, Any]
+    cut: dict[str, Any]
+    sites: dict[str, list[int]]
+    batch_tokens: int
+    corpus: dict[str, Any]
+    shards: tuple[tuple[int, int], ...]
+    schema: int = SCHEMA
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the plan: its name in every shard."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The plan as text, the same for equal plans."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+
+def read_tokens(model: Model, corpus: Corpus, cut: Cut, progress: Any = None) -> tuple[Tokens, str, bool]:
+    """Tokenize a corpus: (tokens, fingerprint of the documents read, was it read to its end?).
+
+    Reads no further than `cut.max_tokens` needs. Raises UserError for a document that cannot be tokenized, and for
+    documents without any.
+    """
+    seen = _Reader(model, cut)
+    documents = iter(corpus)
+    while seen.room() and (some := list(islice(documents, AT_ONCE))):
+        seen.add(some)
+        if progress is not None:
+            progress(len(seen.ids), cut.max_tokens or 0)
+    ended = seen.room() > 0 and next(documents, None) is None
+    if not seen.ids:
+        raise UserError(f"{corpus.name} holds no document; expected one or more")
+    return seen.tokens(), seen.fingerprint(), ended
+
+
+class _Reader:
+    """Collects the rows of the documents added to it."""
+
+    def __init__(self, model: Model, cut: Cut) -> None:
+        self.model, self.cut = model, cut
+        self.ids, self.document, self.position = array("i"), array("i"), array("i")  # a list takes ten times as much
+        self.starts, self.file, self.row = array("q", [0]), array("i"), array("q")
+        self.files: dict[str, int] = {}
+        self.hash = xxhash.xxh3_128()
+        bos = model.tokenizer.bos_token_id
+        opened = encode(model.tokenizer, ["a"], model.bos)[0][0]
+        self.bos = [bos] if isinstance(bos, int) and opened == bos else []
+        end = model.tokenizer.eos_token_id
+        self.separator = self.bos or ([end] if isinstance(end, int) else [])
+
+    def room(self) -> int:
+        limit = self.cut.max_tokens
+        return 1 if limit is None else limit - len(self.ids)
+
+    def fingerprint(self) -> str:
+        return f"xxh3:{self.hash.hexdigest()}"
+
+    def add(self, documents: Sequence[Document]) -> None:
+        for document, ids in zip(documents, self._encode(documents), strict=True):
+            if not self.room():
+                return
+            data = document.text.encode()
+            self.hash.update(len(data).to_bytes(8, "little") + data)
+            self.file.append(self.files.setdefault(document.file, len(self.files)))
+            self.row.append(document.row)
+            self._cut(ids, len(self.row) - 1)
+
+    def _encode(self, documents: Sequence[Document]) -> list[list[int]]:
+        """Ids without a BOS in front; that is put where sequences begin."""
+        try:
+            rows = encode(self.model.tokenizer, [d.text for d in documents], "never")
+        except UserError:
+            for document in documents:  # one of them: which?
+                try:
+                    encode(self.model.tokenizer, [document.text], "never")
+                except UserError as error:
+                    raise UserError(f"{document.where}: {error}") from error
+            raise
+        bos = self.bos[:1]
+        return [row[1:] if bos and row[:1] == bos and len(row) > 1 else row for row in rows]
+
+    def _cut(self, ids: list[int], document: int) -> None:
+        if self.cut.packing == "packed":
+            self._append(self.separator, document, [-1] * len(self.separator))
+            self._append(ids, document, list(range(len(ids))))
+            return
+        size = max(1, self.cut.context - len(self.bos))
+        for start in range(0, len(ids), size):
+            piece = ids[start : start + size]
+            places = [-1] * len(self.bos) + list(range(start, start + len(piece)))
+            self._append([*self.bos, *piece], document, places)
+            if len(self.ids) > self.starts[-1]:
+                self.starts.append(len(self.ids))
+            if not self.room():
+                return
+
+    def _append(self, ids: Sequence[int], document: int, places: Sequence[int]) -> None:
+        if self.cut.max_tokens is not None:
+            ids, places = ids[: self.room()], places[: self.room()]
+        self.ids.extend(ids)
+        self.position.extend(places)
+        self.document.extend([document] * len(ids))
+
+    def tokens(self) -> Tokens:
+        starts = np.array(self.starts, dtype=np.int64)
+        if self.cut.packing == "packed":
+            starts = np.array([*range(0, len(self.ids), self.cut.context), len(self.ids)], dtype=np.int64)
+        ids, document, position = (np.array(some, np.int32) for some in (self.ids, self.document, self.position))
+        file, row = np.array(self.file, np.int32), np.array(self.row, np.int64)
+        return Tokens(ids, document, position, starts, file, row, tuple(self.files))
+
+
+def cut_shards(tokens: Tokens, bytes_per_row: int, shard_bytes: int = SHARD_BYTES) -> tuple[tuple[int, int], ...]:
+    """Shards of whole sequences, each of at most `shard_bytes` where a sequence is not larger."""
+    rows = max(1, shard_bytes // bytes_per_row)
+    shards, first = [], 0
+    for last in range(1, len(tokens.starts)):
+        full = last + 1 == len(tokens.starts) or tokens.starts[last + 1] - tokens.starts[first] > rows
+        if full:
+            shards.append((first, last))
+            first = last
+    return tuple(shards)
+
+
+def batches_of(tokens: Tokens, shard: tuple[int, int], batch_tokens: int) -> Iterator[list[int]]:
+    """The sequences of a shard in batches of nearly one length, at most `batch_tokens` with padding; longest first."""
+    lengths = tokens.lengths
+    order = sorted(range(*shard), key=lambda i: (-lengths[i], i))
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

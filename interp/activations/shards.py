@@ -1,0 +1,232 @@
+"""One shard of a store: a safetensors file with several sites' rows, written in place and hashed.
+
+    shard-00003.safetensors    per site: values [row, …], and of the values as stored their norms [row], sums and sums
+                               of squares [d] over the shard's rows
+    shard-00003.json           its seal: plan, size and hash; there only when the shard is whole
+
+Everything is written under a temporary name, fsynced and renamed, the seal last. So a kill at any moment leaves whole
+shards and nothing else that counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import Tensor
+
+from interp.errors import UserError
+
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+}
+BLOCK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Field:
+    """A tensor in a shard: where its bytes begin and end in the file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A safetensors file before it is written: its header, where each tensor lies, and its size."""
+
+    header: bytes
+    fields: dict[str, Field]
+    size: int
+
+
+def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]], note: Mapping[str, str]) -> Layout:
+    """Lay tensors out one after the other, widest numbers first so that each is aligned."""
+    order = sorted(tensors, key=lambda name: -tensors[name][0].itemsize)
+    header: dict[str, Any] = {"__metadata__": dict(note)}
+    at, spans = 0, {}
+    for name in order:
+        dtype, shape = tensors[name]
+        size = dtype.itemsize * prod(shape)
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, at + size]}
+        spans[name] = (at, at + size)
+        at += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    begin = 8 + len(text)
+    fields = {n: Field(tensors[n][0], tuple(tensors[n][1]), begin + a, begin + b) for n, (a, b) in spans.items()}
+    return Layout(struct.pack("<Q", len(text)) + text, fields, begin + at)
+
+
+class ShardWriter:
+    """Writes rows of several sites at their places in one file. Made by `new_shard`."""
+
+    def __init__(self, descriptor: int, layout: Layout, sites: Mapping[str, Sequence[int]], first_row: int) -> None:
+        self._descriptor, self._layout, self._first = descriptor, layout, first_row
+        self._sums = {site: np.zeros((2, prod(shape))) for site, shape in sites.items()}
+        self._norms = {site: np.empty(layout.fields[f"{site}#norm"].shape, np.float32) for site in sites}
+
+    def put(self, site: str, rows: Sequence[tuple[int, int]], values: Tensor) -> None:
+        """Write one batch at a site: `rows` says which rows each of its sequences is, padding behind them.
+
+        `values` [sequence, pos, …]: any dtype, on any device.
+        """
+        field = self._layout.fields[site]
+        stored = values.to(field.dtype).cpu().contiguous().flatten(2)
+        width = stored.shape[-1] * field.dtype.itemsize
+        real = torch.arange(stored.shape[1]) < torch.tensor([[stop - first] for first, stop in rows])
+        wide = stored.float().masked_fill(~real[..., None], 0.0)
+        norms = torch.linalg.vector_norm(wide, dim=-1)
+        if not bool(norms.isfinite().all()):
+            raise UserError(
+                f"{site} holds numbers that {str(field.dtype).removeprefix('torch.')} cannot: store it as bf16 or fp32"
+            )
+        raw = stored.view(torch.uint8).numpy()
+        for i, (first, stop) in enumerate(rows):
+            n, at = stop - first, first - self._first
+            self._norms[site][at : at + n] = norms[i, :n].numpy()
+            _write_at(self._descriptor, raw[i, :n].data.cast("B"), field.start + at * width)
+        flat = wide.flatten(0, 1)
+        self._sums[site][0] += flat.sum(0).double().numpy()
+        self._sums[site][1] += flat.square().sum(0).double().numpy()
+
+    def close(self) -> None:
+        """Write header, norms and moments."""
+        _write_at(self._descriptor, memoryview(self._layout.header), 0)
+        for site, sums in self._sums.items():
+            for name, value in (("norm", self._norms[site]), ("sum", sums[0]), ("sum_of_squares", sums[1])):
+                field = self._layout.fields[f"{site}#{name}"]
+                _write_at(self._descriptor, np.ascontiguousarray(value).data.cast("B"), field.start)
+
+
+def shard_layout(
+    sites: Mapping[str, Sequence[int]], rows: int, dtype: torch.dtype, plan_hash: str, index: int
+) -> Layout:
+    """The layout of a shard of `rows` rows; `sites` gives each row's shape."""
+    tensors: dict[str, tuple[torch.dtype, Sequence[int]]] = {}
+    for site, shape in sites.items():
+        tensors[site] = (dtype, (rows, *shape))
+        tensors[f"{site}#norm"] = (torch.float32, (rows,))
+        tensors[f"{site}#sum"] = (torch.float64, (prod(shape),))
+        tensors[f"{site}#sum_of_squares"] = (torch.float64, (prod(shape),))
+    return lay_out(tensors, {"plan": plan_hash, "shard": str(index)})
+
+
+@contextmanager
+def new_file(path: Path, size: int | None = None) -> Iterator[int]:
+    """A descriptor of a temporary file that becomes `path`, fsynced, when the block succeeds, and else vanishes.
+
+    It is locked while its process lives: `clear_leftovers` tells by that whether anybody still writes it.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if size is not None:
+            os.truncate(descriptor, size)
+        yield descriptor
+        os.fchmod(descriptor, 0o644)  # mkstemp's 0600 would hide a shared store from colleagues
+        os.fsync(descriptor)
+        Path(temporary).replace(path)
+        sync_folder(path.parent)
+    finally:
+        os.close(descriptor)
+        Path(temporary).unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> list[Path]:
+    """Remove the temporary files of processes that were killed, and return them."""
+    gone = []
+    for pattern in (".*.json.*", ".*.safetensors.*"):
+        for left in folder.glob(pattern):
+            with suppress(OSError), left.open("rb") as file:  # OSError: somebody still writes it, or it is gone already
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+                gone.append(left)
+    return gone
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON that can tell whether a byte of it was changed: it holds the hash of the rest."""
+    with new_file(path) as descriptor:
+        os.write(descriptor, _sealed(record).encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote, or None if the file is not byte for byte what that would write."""
+    try:
+        text = path.read_bytes().decode("ascii")
+        record = json.loads(text)
+        return record if record.pop("seal", None) and _sealed(record) == text else None
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+
+
+def _sealed(record: Mapping[str, Any]) -> str:
+    body = json.dumps(record, sort_keys=True)
+    return json.dumps({**record, "seal": hashlib.sha256(body.encode()).hexdigest()}, indent=1, sort_keys=True) + "\n"
+
+
+def hash_file(path: Path) -> str:
+    """XXH3 (128 bits) of a file: finds any damage, at the speed of memory; no protection from malice."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as file:
+        buffer = bytearray(BLOCK)
+        while n := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:n])
+    return f"xxh3:{digest.hexdigest()}"
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped into memory: no byte is copied until it is touched.
+
+    The mapping is private: writing to a tensor changes neither the file nor another reader's view.
+    """
+    size = path.stat().st_size
+    whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8) if size > 8 else torch.empty(0)
+    try:
+        length = int(whole[:8].view(torch.int64)[0])
+        header = json.loads(bytes(whole[8 : 8 + length].numpy()))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is no safetensors file; `interp store verify` says what else is damaged") from error
+    header.pop("__metadata__", None)
+    dtypes = {name: dtype for dtype, name in NAMES.items()}
+    out = {}
+    for name, entry in header.items():
+        start, stop = (8 + length + offset for offset in entry["data_offsets"])
+        out[name] = whole[start:stop].view(dtypes[entry["dtype"]]).view(entry["shape"])
+    return out
+
+
+def _write_at(descriptor: int, data: memoryview, at: int) -> None:
+    while data:  # a signal or a full pipe of the kernel's may cut a write short
+        n = os.pwrite(descriptor, data, at)
+        data, at = data[n:], at + n
