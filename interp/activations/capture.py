@@ -6,14 +6,16 @@ tree. What a hook sees is written to its place in the shard at once, so that mem
 
 from __future__ import annotations
 
+import resource
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from interp.activations.plan import (
     DTYPES,
@@ -64,11 +66,11 @@ def plan_capture(
 
     Raises UserError for a site that is unknown or has no row a token, an unknown dtype, or a bad document.
     """
-    cut = cut or Cut()
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     shapes = site_shapes(model, sites)
     context = getattr(model.hf.config, "max_position_embeddings", None)
+    cut = cut or Cut(min(Cut.context, context or Cut.context))
     if context and cut.context > context:
         raise UserError(f"context {cut.context}; this model takes {context} tokens at most")
     if batch_tokens < cut.context:
@@ -156,8 +158,38 @@ def check_disk(store: Store, shards: Sequence[int]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a capture will take: bytes on disk, free bytes there, seconds in all, the process' peak memory in bytes."""
+
+    size: int
+    free: int
+    seconds: float
+    memory: int
+
+
+def measure_cost(model: Model, plan: Plan, tokens: Tokens, folder: Path) -> Cost:
+    """Run the first batch of the plan twice into a file that is thrown away, and reckon from the second run."""
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    store = Store(folder, plan, tokens)
+    size = sum(layout_of(store, i).size for i in range(len(plan.shards)))
+    batch = next(batches_of(tokens, plan.shards[0], plan.batch_tokens))
+    run = _Run(model, store, None, 0)
+    counted = int(sum(tokens.lengths[i] for i in batch))
+    seconds = 0.0
+    with tempfile.TemporaryFile() as file:
+        writer = ShardWriter(file.fileno(), layout_of(store, 0), plan.sites, 0)
+        for _ in range(2):
+            start = time.perf_counter()
+            run.forward(batch, writer)
+            seconds = time.perf_counter() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Cost(size, shutil.disk_usage(above).free, seconds * len(tokens) / counted, memory)
+
+
 def _rows(store: Store, index: int) -> int:
-    return store.first_rows[index + 1] - store.first_rows[index]
+    *_, first, stop = store.plan.shards[index]
+    return stop - first
 
 
 class _Run:
@@ -175,22 +207,24 @@ class _Run:
         with new_file(path, layout.size) as descriptor:
             writer = ShardWriter(descriptor, layout, plan.sites, store.first_rows[index])
             for batch in batches_of(store.tokens, plan.shards[index], plan.batch_tokens):
-                spans = [(int(store.tokens.starts[i]), int(store.tokens.starts[i + 1])) for i in batch]
-                self._forward(batch, lambda site, value, spans=spans: writer.put(site, spans, value))
-                self.done += sum(b - a for a, b in spans)
+                self.forward(batch, writer)
+                self.done += int(sum(store.tokens.lengths[i] for i in batch))
                 if self.progress is not None:
                     self.progress("capturing", self.done, self.total)
             writer.close()
         seal = {"plan": plan.hash, "shard": index, "bytes": layout.size, "hash": hash_file(path)}
         write_sealed(shard_path(store.folder, index, "json"), seal)
 
-    def _forward(self, batch: list[int], put: Callable[[str, Tensor], None]) -> None:
-        rows = [self.store.tokens.sequence(i).tolist() for i in batch]
+    def forward(self, batch: list[int], writer: ShardWriter) -> None:
+        """Run one batch and write what it gives."""
+        tokens = self.store.tokens
+        rows = [tokens.sequence(i).tolist() for i in batch]
+        spans = [(int(tokens.starts[i]), int(tokens.starts[i + 1])) for i in batch]
         if self.taps:
             longest = max(map(len, rows))
             ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-            read_trunk(self.model, ids, self.taps, put)
+            read_trunk(self.model, ids, self.taps, lambda site, value: writer.put(site, spans, value))
             return
         acts = self.model.capture(rows, list(self.store.plan.sites), batch_size=len(rows))
         for site, value in acts.items():
-            put(site, value.nan_to_num() if not bool(acts.mask.all()) else value)
+            writer.put(site, spans, value)

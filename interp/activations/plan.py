@@ -92,7 +92,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides the bytes of a store. `shards` [shard]: its first sequence and the one after its last."""
+    """Everything that decides the bytes of a store.
+
+    `sites`: the shape of a row at each. `shards` [shard]: its first sequence, the one after its last, its first row and
+    the one after its last.
+    """
 
     model: dict[str, Any]
     numerics: dict[str, Any]
@@ -100,7 +104,7 @@ class Plan:
     sites: dict[str, list[int]]
     batch_tokens: int
     corpus: dict[str, Any]
-    shards: tuple[tuple[int, int], ...]
+    shards: tuple[tuple[int, int, int, int], ...]
     schema: int = SCHEMA
 
     @property
@@ -165,15 +169,15 @@ class _Reader:
 
     def _encode(self, documents: Sequence[Document]) -> list[list[int]]:
         """Ids without a BOS in front; that is put where sequences begin."""
-        try:
-            rows = encode(self.model.tokenizer, [d.text for d in documents], "never")
-        except UserError:
-            for document in documents:  # one of them: which?
+        tokenizer, texts = self.model.tokenizer, [document.text for document in documents]
+        rows = tokenizer(texts, add_special_tokens=False).input_ids
+        unknown = tokenizer.unk_token_id
+        for document, row in zip(documents, rows, strict=True):
+            if not row or (unknown is not None and unknown in row):
                 try:
-                    encode(self.model.tokenizer, [document.text], "never")
+                    encode(tokenizer, [document.text], "never")  # says what is wrong, if anything is
                 except UserError as error:
                     raise UserError(f"{document.where}: {error}") from error
-            raise
         bos = self.bos[:1]
         return [row[1:] if bos and row[:1] == bos and len(row) > 1 else row for row in rows]
 
@@ -208,22 +212,24 @@ class _Reader:
         return Tokens(ids, document, position, starts, file, row, tuple(self.files))
 
 
-def cut_shards(tokens: Tokens, bytes_per_row: int, shard_bytes: int = SHARD_BYTES) -> tuple[tuple[int, int], ...]:
+def cut_shards(
+    tokens: Tokens, bytes_per_row: int, shard_bytes: int = SHARD_BYTES
+) -> tuple[tuple[int, int, int, int], ...]:
     """Shards of whole sequences, each of at most `shard_bytes` where a sequence is not larger."""
     rows = max(1, shard_bytes // bytes_per_row)
     shards, first = [], 0
     for last in range(1, len(tokens.starts)):
         full = last + 1 == len(tokens.starts) or tokens.starts[last + 1] - tokens.starts[first] > rows
         if full:
-            shards.append((first, last))
+            shards.append((first, last, int(tokens.starts[first]), int(tokens.starts[last])))
             first = last
     return tuple(shards)
 
 
-def batches_of(tokens: Tokens, shard: tuple[int, int], batch_tokens: int) -> Iterator[list[int]]:
+def batches_of(tokens: Tokens, shard: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """The sequences of a shard in batches of nearly one length, at most `batch_tokens` with padding; longest first."""
     lengths = tokens.lengths
-    order = sorted(range(*shard), key=lambda i: (-lengths[i], i))
+    order = sorted(range(shard[0], shard[1]), key=lambda i: (-lengths[i], i))
     batch: list[int] = []
     for index in order:
         if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:

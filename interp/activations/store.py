@@ -50,7 +50,7 @@ class Store:
     _maps: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return int(self.plan.corpus["tokens"])
 
     @property
     def sites(self) -> list[str]:
@@ -65,7 +65,7 @@ class Store:
     @cached_property
     def first_rows(self) -> list[int]:
         """The first row of each shard, and the number of rows."""
-        return [int(self.tokens.starts[first]) for first, _ in self.plan.shards] + [len(self)]
+        return [first for *_, first, _ in self.plan.shards] + [len(self)]
 
     @property
     def missing(self) -> list[int]:
@@ -163,8 +163,8 @@ def shard_path(folder: Path, index: int, ending: str = "safetensors") -> Path:
 
 def layout_of(store: Store, index: int) -> Any:
     """What shard `index` looks like on disk, byte for byte."""
-    rows = store.first_rows[index + 1] - store.first_rows[index]
-    return shard_layout(store.plan.sites, rows, store.dtype, store.plan.hash, index)
+    *_, first, stop = store.plan.shards[index]
+    return shard_layout(store.plan.sites, stop - first, store.dtype, store.plan.hash, index)
 
 
 def is_whole(store: Store, index: int) -> bool:
@@ -180,13 +180,16 @@ def is_whole(store: Store, index: int) -> bool:
 
 def create_store(folder: Path, plan: Plan, tokens: Tokens) -> Store:
     """Write plan and tokens, each whole or not at all; a store with another plan is refused, the difference shown."""
+    record = None
     if (folder / PLAN).exists():
-        there = open_store(folder)
-        refuse_other(folder, there.plan, plan)
-        return there
+        record = _read_record(folder)
+        refuse_other(folder, _plan_in(record), plan)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_tokens(folder / TOKENS, tokens)
-    write_sealed(folder / PLAN, {"plan": asdict(plan), "tokens": hash_file(folder / TOKENS)})
+    path = folder / TOKENS
+    if record is None or not path.is_file() or hash_file(path) != record["tokens"]:
+        _write_tokens(path, tokens)
+    if record is None:
+        write_sealed(folder / PLAN, {"plan": asdict(plan), "tokens": hash_file(path)})
     return open_store(folder)
 
 
@@ -195,16 +198,24 @@ def open_store(folder: str | Path) -> Store:
     folder = Path(folder)
     if not (folder / PLAN).is_file():
         raise UserError(f"{folder} is no store: it has no {PLAN}; expected a folder that `interp capture` wrote")
+    plan = _plan_in(_read_record(folder))
+    if not (folder / TOKENS).is_file():
+        raise UserError(f"{folder / TOKENS} is missing; run the same `interp capture` again: it writes it anew")
+    return Store(folder, plan, _read_tokens(folder / TOKENS))
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
     record = read_sealed(folder / PLAN)
     if record is None:
         raise UserError(
             f"{folder / PLAN} is damaged; delete it and run the same `interp capture` again: it makes the plan anew "
             "and keeps the shards"
         )
-    plan = Plan(**{**record["plan"], "shards": tuple(map(tuple, record["plan"]["shards"]))})
-    if not (folder / TOKENS).is_file():
-        raise UserError(f"{folder / TOKENS} is missing; run the same `interp capture` again: it writes it anew")
-    return Store(folder, plan, _read_tokens(folder / TOKENS))
+    return record
+
+
+def _plan_in(record: dict[str, Any]) -> Plan:
+    return Plan(**{**record["plan"], "shards": tuple(map(tuple, record["plan"]["shards"]))})
 
 
 def refuse_other(folder: Path, there: Plan, wanted: Plan) -> None:
@@ -232,7 +243,7 @@ def verify_store(store: Store, *, mark: bool = True) -> list[str]:
     found = []
     record = read_sealed(store.folder / PLAN) or {}
     if hash_file(store.folder / TOKENS) != record.get("tokens"):
-        found.append(f"{TOKENS} is changed; delete it and run the same `interp capture` again: it writes it anew")
+        found.append(f"{TOKENS} is changed; run the same `interp capture` again: it writes it anew")
     expected = {PLAN, TOKENS}
     for index in range(len(store.plan.shards)):
         path, seal_path = shard_path(store.folder, index), shard_path(store.folder, index, "json")
@@ -287,5 +298,5 @@ def _read_tokens(path: Path) -> Tokens:
             return Tokens(**{name: file.get_tensor(name) for name in _ARRAYS}, files=files)
     except Exception as error:  # safetensors' own error type is no public name
         raise UserError(
-            f"{path} is damaged ({error}); delete it and run the same `interp capture` again: it writes it anew"
+            f"{path} is damaged ({error}); run the same `interp capture` again: it writes it anew"
         ) from error

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from io import TextIOWrapper
 
 from interp import __version__
-from interp.cli import models, probes, saes
+from interp.cli import models, probes, saes, store
 from interp.errors import UserError, unknown
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": probes.demo,
     "probe": probes.probe,
     "report": probes.report,
+    "capture": store.capture,
+    "store": store.store,
     "sae": saes.sae,
     "models": models.models,
     "doctor": models.doctor,

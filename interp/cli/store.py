@@ -1,0 +1,200 @@
+"""`interp capture` and `interp store`: activations to disk, and what lies there."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from interp.cli.terminal import Positional, parse, print_table, shown_progress
+from interp.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from interp.activations.capture import Cost, Worker
+    from interp.activations.plan import Plan, Tokens
+    from interp.activations.store import Store
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass
+class CaptureOptions:
+    """Activations of a corpus to a store on disk. Run it again to go on where it stopped."""
+
+    corpus: Annotated[str, tyro.conf.arg(help="Text, .jsonl, .parquet (also .gz, .zst), a folder of them, hf:NAME.")]
+    sites: Annotated[list[str], tyro.conf.arg(help="Sites or patterns, such as blocks.*.hook_resid_post.")]
+    out: Annotated[Path, tyro.conf.arg(help="The store: a folder to create, or one to go on with.")]
+    model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = "smollm2-135m"
+    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda …; by default CUDA when there is one.")] = None
+    dtype: Annotated[Dtype, tyro.conf.arg(help="What the model computes in.")] = "fp32"
+    store: Annotated[Dtype, tyro.conf.arg(help="What is stored.")] = "fp32"
+    context: Annotated[int, tyro.conf.arg(help="Tokens of a sequence, at most.")] = 128
+    packing: Annotated[
+        Literal["documents", "packed"],
+        tyro.conf.arg(help="Every document by itself, or one after the other without padding."),
+    ] = "documents"
+    max_tokens: Annotated[int | None, tyro.conf.arg(help="Stop after so many tokens; by default at the end.")] = None
+    batch_tokens: Annotated[int, tyro.conf.arg(help="Tokens of a forward, at most. Decides the last bits.")] = 2048
+    shard: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="I/N: only every Nth shard from I on; by default RANK/WORLD_SIZE or SLURM's array, else all."
+        ),
+    ] = None
+    plan_only: Annotated[bool, tyro.conf.arg(help="Say what it will take, and stop.")] = False
+
+
+def capture(arguments: list[str]) -> int:
+    """Activations of a corpus to a store on disk; any number of workers, never a shard lost"""
+    options: CaptureOptions = parse(CaptureOptions, arguments, "capture")
+    from interp.activations.capture import capture_store, measure_cost, plan_capture
+    from interp.activations.plan import Cut
+    from interp.model.cache import check_place
+    from interp.model.load import load_model
+    from interp.text.corpus import open_corpus
+
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out {options.out} is a file; expected a folder to create; choose another path")
+    check_place(options.out, "--out")
+    worker = _worker(options.shard)
+    cut = Cut(options.context, options.packing, options.max_tokens)
+    corpus = open_corpus(options.corpus)
+    model = load_model(options.model, options.device, options.dtype)
+    with shown_progress() as say:
+        plan, tokens = plan_capture(
+            model, corpus, options.sites, cut=cut, dtype=options.store, batch_tokens=options.batch_tokens, progress=say
+        )
+    if options.plan_only:
+        return _print_plan(plan, tokens, measure_cost(model, plan, tokens, options.out), worker)
+    with shown_progress() as say, _finishing() as asked_to_stop:
+        store = capture_store(model, options.out, plan, tokens, worker=worker, progress=say, stop=asked_to_stop)
+        stopped = asked_to_stop()
+    missing = store.missing
+    whole = len(plan.shards) - len(missing)
+    if stopped and missing:
+        print(
+            f"interp: stopped; {whole} of {len(plan.shards)} shards kept in {options.out}; the same command goes on",
+            file=sys.stderr,
+        )
+        return 130
+    held = f"{len(tokens):,} tokens at {len(plan.sites)} sites"
+    print(f"{whole} of {len(plan.shards)} shards, {held}: {options.out.resolve()}")
+    if missing:
+        print(f"the other {len(missing)} shards are other workers': run them with --shard, or the command without it")
+    return 0
+
+
+def _worker(shard: str | None) -> Worker:
+    """From --shard, else from what torchrun or SLURM say."""
+    from interp.activations.capture import Worker
+
+    if shard is not None:
+        found = re.fullmatch(r"(\d+)/(\d+)", shard)
+        if not found:
+            raise UserError(f"--shard {shard}; expected I/N with I from 0 to N - 1, such as 0/8")
+        return Worker(int(found[1]), int(found[2]))
+    for index, count, first in (
+        ("RANK", "WORLD_SIZE", ""),
+        ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
+    ):
+        if index in os.environ and count in os.environ:
+            return Worker(int(os.environ[index]) - int(os.environ.get(first, "0")), int(os.environ[count]))
+    return Worker()
+
+
+@contextmanager
+def _finishing() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C or SIGTERM ends the capture after the shard in hand; a second one at once."""
+    asked = False
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("interp: finishing the shard in hand; once more to stop at once", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_plan(plan: Plan, tokens: Tokens, cost: Cost, worker: Worker) -> int:
+    hours, minutes = divmod(round(cost.seconds / 60), 60)
+    rows = [
+        ("documents", f"{len(tokens.row):,}" + ("" if plan.corpus["whole"] else " (the corpus holds more)")),
+        ("tokens", f"{len(tokens):,} in {len(tokens.starts) - 1:,} sequences of at most {plan.cut['context']}"),
+        ("sites", f"{len(plan.sites)}, read from the {plan.numerics['path']}"),
+        ("shards", f"{len(plan.shards)}"),
+        ("on disk", f"{cost.size / 1e9:.2f} GB as {plan.numerics['stored']}; {cost.free / 1e9:.2f} GB are free"),
+        ("peak memory", f"{cost.memory / 1e9:.2f} GB, the model included"),
+        ("time", f"{hours} h {minutes} min on this machine" + (f", shared by {worker.count}" * (worker.count > 1))),
+    ]
+    print_table(("", ""), rows)
+    if cost.size > cost.free:
+        raise UserError(
+            "the store does not fit the disk; store bf16, or fewer sites or tokens, or choose another --out"
+        )
+    return 0
+
+
+@dataclass
+class StoreOptions:
+    """What a store holds, and whether every byte of it is right."""
+
+    action: Positional[Literal["info", "verify"]]
+    """info, or verify (reads every byte; exit code 1 when something is damaged)."""
+    folder: Positional[Path]
+    """The store."""
+
+
+def store(arguments: list[str]) -> int:
+    """What a store of activations holds (info), and whether every byte of it is right (verify)"""
+    if arguments and arguments[0] not in ("info", "verify", "-h", "--help"):
+        raise unknown("store command", arguments[0], ["info", "verify"])
+    options: StoreOptions = parse(StoreOptions, arguments, "store")
+    from interp.activations.store import open_store, verify_store
+
+    opened = open_store(options.folder)
+    if options.action == "info":
+        print_table(("", ""), _info(opened))
+        return 0
+    faults = verify_store(opened)
+    for fault in faults:
+        print(fault)
+    shards = len(opened.plan.shards)
+    print(f"{len(faults)} faults" if faults else f"whole: {shards} shards, every byte as it was written")
+    return int(bool(faults))
+
+
+def _info(opened: Store) -> list[tuple[str, str]]:
+    plan, missing = opened.plan, opened.missing
+    cut, numerics = plan.cut, plan.numerics
+    state = f"{len(missing)} missing: run the same `interp capture` again" if missing else "all there"
+    return [
+        ("model", f"{plan.model['name']} ({plan.model['architecture']}, {plan.model['weights']})"),
+        ("sites", ", ".join(opened.sites)),
+        ("tokens", f"{len(opened):,} of {plan.corpus['documents']:,} documents"),
+        (
+            "sequences",
+            f"{len(opened.tokens.starts) - 1:,}, {cut['packing']}, at most {cut['context']} tokens",
+        ),
+        (
+            "stored as",
+            f"{numerics['stored']}, computed in {numerics['compute']} on {numerics['device']}",
+        ),
+        ("shards", f"{len(plan.shards)}, {state}"),
+        ("plan", plan.hash),
+    ]
