@@ -103,7 +103,7 @@ def dictionary(lab: Lab, *, tokens: int = 8000, shown: int = 8) -> Iterator[Find
     yield Finding(
         claim=f"At most one feature in ten fires on none of {ours.n_tokens:,} tokens.",
         estimate=_dead(ours, sae.cfg.d_sae),
-        control=Control("the line drawn beforehand", known(0.1, unit="share of features", why="1 feature in 10")),
+        control=Control("a limit set beforehand", known(0.1, unit="share of features", why="1 feature in 10")),
         expects="less",
         part=PART,
         measure=f"The share of features that fire on none of {ours.n_tokens:,} tokens. The interval takes the features "

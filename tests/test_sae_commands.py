@@ -54,7 +54,8 @@ def test_a_prompt_shows_its_tokens_with_the_features_that_fire(
 ) -> None:
     lines = said(capsys, "sae", "show", sae, "--prompt", "The cat saw", "--model", model, "--n", 2).splitlines()
     assert "attention sink" in lines[1]
-    assert all(line.count("(") == 2 for line in lines[2:])
+    assert all(line.count("(") == 2 for line in lines[2:-1])
+    assert f"interp sae show {sae} --feature" in lines[-1]
     assert len(lines) > 3
 
 
@@ -62,7 +63,7 @@ def test_a_feature_shows_where_it_is_strongest(
     sae: Path, model: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompt = said(capsys, "sae", "show", sae, "--prompt", "The cat saw a hat on day 3.", "--model", model, "--n", 1)
-    feature = prompt.splitlines()[-1].split()[-2]
+    feature = prompt.splitlines()[-2].split()[-2]
     text = said(capsys, "sae", "show", sae, "--feature", feature, "--model", model, "--corpus", corpus, "--n", 3)
     head, _, *examples = text.splitlines()
     assert head.startswith(f"feature {feature} fires on ")

@@ -47,8 +47,12 @@ def test_no_hook_stays_and_the_forward_ends_with_the_last_block_that_is_needed(m
     read(model, taps)
     assert not ran
     handle.remove()
+
+    def spoil(site: str, value: torch.Tensor) -> None:
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        read_trunk(model, padded(ROWS), find_taps(model, ["blocks.0.hook_mlp_out"]), lambda site, value: 1 / 0)
+        read_trunk(model, padded(ROWS), find_taps(model, ["blocks.0.hook_mlp_out"]), spoil)
     assert not [h for m in model.hf.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from interp.cli.terminal import Positional, parse, print_table
+from interp.errors import unknown
 
 if TYPE_CHECKING:
     from interp.model.model import Activations
+
+Action = Literal["list", "prepare", "sites"]
 
 
 @dataclass
 class ModelsOptions:
     """What can be loaded, what is cached, what it takes in memory, and the sites that a model has."""
 
-    action: Positional[Literal["list", "prepare", "sites"]] = "list"
+    action: Positional[Action] = "list"
     """list, prepare (download or unpack now, so that later loads need no network), or sites (to read and edit)."""
     name: Positional[str] = "smollm2-135m"
     """The model to prepare, or whose sites to show."""
@@ -23,6 +26,8 @@ class ModelsOptions:
 
 def models(arguments: list[str]) -> int:
     """What can be loaded, what is cached, what it costs in memory"""
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in get_args(Action):
+        raise unknown("action", arguments[0], get_args(Action), f"for a model: interp models sites {arguments[0]}")
     options: ModelsOptions = parse(ModelsOptions, arguments, "models")
     if options.action == "prepare":
         from interp.model.load import load_model

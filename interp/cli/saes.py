@@ -107,6 +107,7 @@ def sae_show(arguments: list[str]) -> int:
         _show_feature(options, sae, model)
     else:
         _show_prompt(options.prompt, options.n, sae, model)
+        print(f"what a feature fires on: interp sae show {options.folder} --feature NUMBER")
     return 0
 
 

@@ -175,7 +175,8 @@ def store(arguments: list[str]) -> int:
     for fault in faults:
         print(fault)
     shards = len(opened.plan.shards)
-    print(f"{len(faults)} faults" if faults else f"whole: {shards} shards, every byte as it was written")
+    counted = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    print(counted if faults else f"whole: {shards} shards, every byte as it was written")
     return int(bool(faults))
 
 

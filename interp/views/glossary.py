@@ -18,7 +18,7 @@ TERMS: dict[str, tuple[str, str]] = {  # term: (what finds it in a text, what it
     "exact match": (r"exact match", "The model's most likely text is the right answer, token by token."),
     "explained variance": (
         r"explained variance|\bvariance\b",
-        "The share of the activations' spread around their mean that is still there after the autoencoder's rewriting.",
+        "The share of the activations' spread around their mean that the rewriting reproduces: 1 is a perfect copy.",
     ),
     "feature": (
         r"\bfeatures?\b",

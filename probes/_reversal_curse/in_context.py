@@ -38,10 +38,10 @@ def in_context(lab: Lab) -> Iterator[Finding]:
             question = template.replace("{}", "…")
             rows.append({"question": question, "asked": direction, UNIT: e.mean, "low": e.low, "high": e.high})
     for direction, right in chosen.items():
-        said = "in the order in which" if direction == "forward" else "in the other order than"
+        order = "the same order" if direction == "forward" else "the other order"
         yield Finding(
-            claim=f"Asked {said} its prompt states an invented fact, the model picks the right answer of {PEOPLE} in "
-            f"more than {1 / PEOPLE + MARGIN:.0%} of questions.",
+            claim=f"An invented fact that the prompt states, asked for in {order}, is picked out of {PEOPLE} in more "
+            f"than {1 / PEOPLE + MARGIN:.0%} of questions.",
             estimate=estimate_mean(right, unit=UNIT, over="context", bounds=(0.0, 1.0)),
             control=Control("chance", known(1 / PEOPLE, unit=UNIT, why=f"1 of {PEOPLE} facts in the prompt")),
             expects="greater",

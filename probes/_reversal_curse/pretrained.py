@@ -94,6 +94,7 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
             caveat=(
                 "Pre-training text states most facts in both orders, so a gap here may be one of difficulty (a symbol "
                 "has fewer rivals than a name) and its absence does not refute the curse; part (a) is the clean test."
+                + _silent_wordings(asked.values(), what)
             ),
             answers=what == "chosen",
             table=table,
@@ -190,6 +191,13 @@ def _null(found: Sequence[Asked], n_boot: int, seed: int) -> Estimate:
 def _over(found: Iterable[Asked], items: str = "facts") -> str:
     """What n counts."""
     return f"{items}, each in {max(len(a.scores) for a in found)} wordings"
+
+
+def _silent_wordings(found: Iterable[Asked], what: str) -> str:
+    """A sentence on wordings that got no right answer in any set and direction; the interval is wide for them."""
+    by_wording = np.array([_share(a, what).mean(1)[:3] for a in found]).sum(0)
+    silent = [str(i + 1) for i, right in enumerate(by_wording) if right == 0]
+    return f" Wording {' and '.join(silent)} got no right answer anywhere, which widens the interval." if silent else ""
 
 
 def _share(asked: Asked, what: str) -> NDArray[np.float64]:

@@ -56,7 +56,7 @@ def where(lab: Lab, students: Sequence[Student], facts: FactSet | None, n_boot: 
     student = next((s for s in students if not s.tied and s.name_tokens == 1), None)
     if student is not None:
         taught, note = student.groups["name first"], f" One model: {student.condition}, seed {student.seed}."
-        who = "a trained GPT-2, on people taught name first"
+        who = "one small GPT-2 trained here, on people taught name first"
         patients.append(Patient(who, student.model, taught, "held_out", 1, len(taught), note))
     if facts is not None:
         stride = max(1, min(5 if lab.quick else 3, lab.model.n_layers // 2))
@@ -117,6 +117,7 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
     layers = _layers(patient)
     # Not the embedding: patched there, the prompt is the other prompt, and all moves whatever the model does.
     early = [layer for layer in layers if 0 < layer <= max(1, patient.model.n_layers // 2)]
+    deep = len(early) > 1  # in a model of two blocks the answer has left the item by the end of the first
     rows: list[Row] = []
     found: dict[Direction, tuple[Estimate, Estimate]] = {}
     for direction in DIRECTIONS:
@@ -138,26 +139,28 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             positions=positions,
             progress=lab.tell(f"patching, {patient.who}, {direction}"),
         ).effect.numpy()
+        place = aligned.last_item if deep else len(aligned.labels) - 1
         stray = patch_residual(
-            patient.model, unrelated, corrupt, answers, others, layers=early, positions=[aligned.last_item]
+            patient.model, unrelated, corrupt, answers, others, layers=early, positions=[place]
         ).effect.numpy()
         rows += _map_rows(moved.mean(0), layers, aligned.labels[aligned.first_item :], direction, "moved (nats)")
-        at_item = moved[:, [layers.index(layer) for layer in early], aligned.last_item - aligned.first_item].mean(1)
+        at_place = moved[:, [layers.index(layer) for layer in early], place - aligned.first_item].mean(1)
         found[direction] = (
-            _over_pairs(at_item, n_boot, lab.seed),
+            _over_pairs(at_place, n_boot, lab.seed),
             _over_pairs(stray[:, :, 0].mean(1), n_boot, lab.seed),
         )
-    where = f"in layers {early[0]} to {early[-1]}" if len(early) > 1 else f"in layer {early[0]}"
+    where = f"in layers {early[0]} to {early[-1]}" if deep else f"in layer {early[0]}"
+    token = "the item's last token" if deep else "the prompt's last token"
     for direction, (estimate, control) in found.items():
         yield Finding(
-            claim=f"In {patient.who}, asked {direction}, the answer is read from the item's last token {where}.",
+            claim=f"In {patient.who}, asked {direction}, the answer is read from {token} {where}.",
             estimate=estimate,
             control=Control("patched from a third, unrelated prompt", control),
             expects="greater",
             margin=0.5,
             part=PART,
-            measure="How far the item's last token, copied from a prompt with another item, moves the model towards "
-            f"that item's answer: the mean {where}. The item is what the prompt names.{patient.note}",
+            measure=f"How far {token}, copied from a prompt with another item, moves the model towards that item's "
+            f"answer: the mean {where}. The item is what the prompt names.{patient.note}",
             caveat="It shows that the answer depends on what stands there, which may be the item alone and not yet the "
             "answer. Each prompt is in two pairs, and the interval is widened for it.",
             table=rows if direction == "forward" else [],
@@ -199,7 +202,7 @@ def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
             row: Row = {"feature": f"{f}: {strongest[f]}", "direction": direction, "mean activation": e.mean}
             rows.append(row | {"low": e.low, "high": e.high})
     yield Finding(
-        claim=f"At the same last word, the direction moves SAE features more than a change of wording ({facts.name}).",
+        claim=f"Asking in the other direction changes SAE features more than asking in other words ({facts.name}).",
         estimate=estimate_mean(moved, unit=unit, over="fact", n_boot=n_boot, seed=lab.seed),
         control=Control(
             "two wordings of one direction",
@@ -207,8 +210,8 @@ def features(lab: Lab, facts: FactSet, n_boot: int) -> Iterator[Finding]:
         ),
         expects="greater",
         part=PART,
-        measure=f"Two directions, each in two wordings that end in one word. The {TOP_FEATURES} features that differ "
-        "most on one half of the facts, measured on the other half, with the sign they had on the first.",
+        measure=f"Two directions, each in two wordings; all four prompts end in one word. The {TOP_FEATURES} "
+        "features that differ most on one half of the facts, measured on the other half, with the sign they had there.",
         caveat="Any change of words moves some features. One pair of wordings: another may move more or less.",
         table=rows,
         figure=Figure(
