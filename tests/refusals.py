@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def the_line(raised: pytest.ExceptionInfo[UserError]) -> str:
     return str(raised.value)
 
 
-def refusal(load: Callable[[Path], object], path: Path) -> str:
+def refusal(load: Callable[[Any], object], path: Path | str) -> str:
     """The line with which `load` refuses `path`."""
     with pytest.raises(UserError) as raised:
         load(path)
