@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
+    from interp.model.generate import Generation
+
 
 @dataclass(frozen=True)
 class Activations(Mapping[str, Tensor]):
@@ -212,6 +214,22 @@ class Model:
             rows = torch.arange(len(batch.index), device=self.device)
             out[batch.index.to(self.device)] = self._forward(batch)[rows, batch.mask.sum(-1) - 1]
         return out
+
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int = 20,
+        capture: str | Iterable[str] = (),
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Generation:
+        """Continue prompts, keeping the activations of what is generated; see `interp.model.generate.generate`."""
+        from interp.model.generate import generate
+
+        sites = [capture] if isinstance(capture, str) else list(capture)
+        return generate(self, prompts, max_new_tokens, sites, temperature, top_k, seed)
 
     @contextmanager
     def edit(self, edits: Mapping[str, Edit]) -> Iterator[Receipts]:

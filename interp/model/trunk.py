@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,6 +89,15 @@ def read_trunk(
             model.hf.base_model(ids.to(model.device), use_cache=False)
     if missing and every:
         raise RuntimeError(f"the plain trunk never reached {', '.join(sorted(missing))}")
+
+
+@contextmanager
+def watching(taps: dict[str, Tap], on: OnSite) -> Iterator[None]:
+    """While it lasts, every forward of the plain model calls `on(site, activation)` at each tap."""
+    with ExitStack() as stack:
+        for site, tap in taps.items():
+            stack.enter_context(_watched(tap, partial(on, site)))
+        yield
 
 
 @contextmanager
