@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp.activations.store import open_store
     from interp.analysis.estimate import Estimate
     from interp.errors import UserError
     from interp.lab.findings import Control, Figure, Finding
@@ -36,6 +37,7 @@ _HOMES = {
     "ablate": "interp.model.edits",
     "data": "interp.text.data",
     "load_model": "interp.model.load",
+    "open_store": "interp.activations.store",
     "patch": "interp.model.edits",
     "probe": "interp.lab.probe",
     "steer": "interp.model.edits",
@@ -52,6 +54,7 @@ __all__ = [
     "ablate",
     "data",
     "load_model",
+    "open_store",
     "patch",
     "probe",
     "steer",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from interp.activations.capture import capture_store, plan_capture
 from interp.lab.discover import load_probe
 from interp.lab.probe import Lab
 from interp.model.model import Model
@@ -33,6 +35,17 @@ def test_the_probe_in_the_readme_is_a_probe(smol: Model, tmp_path: Path) -> None
     (finding,) = load_probe(str(file))(Lab(smol))
     assert finding.estimate.n == finding.control.estimate.n == 9
     assert finding.estimate.mean < finding.control.estimate.mean
+
+
+def test_the_store_in_the_readme_is_read(smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = [f"Number {i} walked to the sea and back again, and told nobody of it." for i in range(70)]
+    plan, tokens = plan_capture(smol, texts, "blocks.14.hook_resid_post")
+    capture_store(smol, Path("store"), plan, tokens)
+    names: dict[str, Any] = {}
+    exec(blocks("README.md")[2], names)
+    assert names["rows"].shape == (512, 576)
+    assert names["batch"]["blocks.14.hook_resid_post"].shape == (256, 576)
 
 
 def test_the_probe_in_contributing_is_a_probe_with_a_figure(smol: Model, tmp_path: Path) -> None:

@@ -119,3 +119,13 @@ def test_bad_input_is_refused_in_one_line(
 def test_a_context_below_one_token_is_refused(model: Model):
     with pytest.raises(UserError, match="context=-1; expected 1 or more"):
         capture_rows(model, ["ann sees"], SITE, context=-1)
+
+
+def test_rows_follow_an_active_edit(tiny_gpt2: Model) -> None:
+    site = "blocks.1.hook_resid_post"
+    plain = capture_rows(tiny_gpt2, ["Mary went to Rome", "John"], site)
+    with tiny_gpt2.edit({"blocks.0.hook_mlp_out": lambda a, _: a * 0}):
+        edited = capture_rows(tiny_gpt2, ["Mary went to Rome", "John"], site)
+    assert not torch.allclose(plain.values, edited.values, atol=1e-3)
+    again = tiny_gpt2.capture(["Mary went to Rome", "John"], site).rows(site)
+    assert torch.allclose(plain.values, again, atol=1e-5)

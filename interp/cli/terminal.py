@@ -77,7 +77,14 @@ def plain_help(text: str, width: int) -> str:
     """Tyro's help, one option a line, in a newcomer's notation: no `{None}|`, no `(default: None)`, no rules."""
     rows = [line.rstrip() for line in text.splitlines() if not re.fullmatch(r"[\s─│╭╮╰╯-]*", line)]
     rows = [re.sub(r"\{None\}\||\s*\(default: (None)?\)", "", row).strip("│ ") for row in rows]
-    parted = [re.split(r"\s{2,}", row, maxsplit=1) for row in rows]
+    rows = [re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1 …", row) for row in rows]
+    parted: list[list[str]] = []
+    for row in rows:
+        cells = re.split(r"\s{2,}", row, maxsplit=1)
+        if len(cells) == 1 and parted and len(parted[-1]) == 1 and parted[-1][0].startswith("-"):
+            parted[-1].append(row)  # a flag too long for its column: its text came on the next line
+        else:
+            parted.append(cells)
     column = max((len(row[0]) for row in parted if len(row) == 2), default=0) + 4
     out = []
     for row in parted:

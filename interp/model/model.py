@@ -327,11 +327,16 @@ class Model:
                 "build a new one: Model(model.hf, model.tokenizer, model.provenance)"
             )
 
+    @property
+    def is_edited(self) -> bool:
+        """Is an edit active?"""
+        return "bridge" in self.__dict__ and count_hooks(self.bridge) > 0
+
     def check_plain(self, what: str) -> None:
         """Raise UserError where `what`, which runs the plain model, would be wrong: edited, or with dropout on."""
         if self.hf.training:
             raise UserError(f"{what} would run with dropout: model.hf is in training mode; call model.hf.eval() first")
-        if "bridge" in self.__dict__ and count_hooks(self.bridge):
+        if self.is_edited:
             raise UserError(
                 f"{what} runs the plain model, which edits do not reach; use model.logits inside model.edit"
             )
