@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 SHAPES = ((8, 128), (4, 512))
-MEMORY = ("output_hidden_states", "ours, to disk")  # measured in a process of their own
+MEMORY = ("bare trunk", "output_hidden_states", "ours, to disk")  # measured in a process of their own
 Contender = Callable[[Tensor], Any]
 
 
@@ -55,6 +55,15 @@ def bare(model: Any) -> Contender:
 
     def run(ids: Tensor) -> None:
         model.hf.base_model(ids, use_cache=False)
+
+    return run
+
+
+def full(model: Any) -> Contender:
+    """A forward with logits, as a user without a trunk runs it."""
+
+    def run(ids: Tensor) -> None:
+        model.hf(ids, use_cache=False)
 
     return run
 
@@ -116,18 +125,29 @@ def bridge(model: Any, **settings: Any) -> Contender:
 
 
 def hooked(model: Any, **settings: Any) -> Contender | None:
-    """TransformerLens' HookedTransformer, which knows GPT-2 and not this SmolLM2; None where it cannot be built."""
-    from transformer_lens import HookedTransformer
+    """TransformerLens' HookedTransformer, which knows GPT-2 and not this SmolLM2: None there."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 
     if model.provenance.name != "gpt2-small":
         return None
-    try:
-        theirs = HookedTransformer.from_pretrained_no_processing(
-            "gpt2", hf_model=model.hf, tokenizer=None, device=str(model.device)
+    c = model.hf.config
+    theirs = HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=c.n_layer,
+            d_model=c.n_embd,
+            n_ctx=c.n_positions,
+            d_head=c.n_embd // c.n_head,
+            n_heads=c.n_head,
+            d_mlp=4 * c.n_embd,
+            d_vocab=c.vocab_size,
+            act_fn="gelu_new",
+            normalization_type="LN",
+            eps=c.layer_norm_epsilon,
+            device=str(model.device),
         )
-    except Exception as error:  # it asks the hub for a config even when it has the model
-        print(f"HookedTransformer cannot be built here: {type(error).__name__}", file=sys.stderr)
-        return None
+    )
+    theirs.load_state_dict(convert_gpt2_weights(model.hf, theirs.cfg), strict=False)
     return lambda ids: theirs.run_with_cache(ids, **settings)[1]
 
 
@@ -140,10 +160,13 @@ def nnsight(model: Any, layers: Sequence[int]) -> Contender | None:
     wrapped = NNsight(model.hf.base_model)
     blocks = "h" if hasattr(model.hf.base_model, "h") else "layers"
 
-    def run(ids: Tensor) -> list[Tensor]:
+    def run(ids: Tensor) -> dict[str, Tensor]:
         with wrapped.trace(ids, use_cache=False):
-            saved = [getattr(wrapped, blocks)[layer].output.save() for layer in layers]
-        return saved
+            saved = list().save()  # type: ignore[attr-defined] # noqa: C408 - nnsight adds the method
+            for layer in layers:
+                saved.append(getattr(wrapped, blocks)[layer].output)
+        outputs = [value[0] if isinstance(value, tuple) else value for value in saved]
+        return dict(zip(residual(model, layers), outputs, strict=True))
 
     return run
 
@@ -183,6 +206,7 @@ def compare(model: Any, shape: tuple[int, int], repeats: int, folder: Path) -> l
         stop = max(layers) + 1
         contenders: dict[str, Contender | None] = {
             "bare trunk (the limit)": bare(model),
+            "full forward, with logits": full(model),
             "ours, to memory": ours_to_memory(model, sites),
             "ours, to disk": ours_to_disk(model, sites, folder / f"{model.provenance.name}-{shape[0]}-{what}"),
             "TransformerBridge, default cache": bridge(model),
@@ -196,7 +220,7 @@ def compare(model: Any, shape: tuple[int, int], repeats: int, folder: Path) -> l
         with torch.no_grad():
             reference = there["ours, to memory"](ids)
             for name in there:
-                if "Bridge" in name or "Hooked" in name:
+                if name not in ("bare trunk (the limit)", "full forward, with logits", "ours, to disk"):
                     agree(reference, there[name](ids), sites)
             store = there["ours, to disk"](ids)
             agree(reference, {site: store.rows(site).view(*shape, -1) for site in sites}, sites)
@@ -217,19 +241,21 @@ def compare(model: Any, shape: tuple[int, int], repeats: int, folder: Path) -> l
     return rows
 
 
-def writer(repeats: int, folder: Path) -> list[dict[str, Any]]:
-    """One site's rows to disk: ours, SAELens' runner (its shard and save_to_disk), raw appends; all fsynced."""
+def writer(repeats: int, folder: Path, place: str) -> list[dict[str, Any]]:
+    """One site's rows to `folder`: ours, SAELens' runner (its shard and save_to_disk), raw appends; all fsynced."""
+    import datasets
     from datasets import Array2D, Features, Sequence, Value
     from sae_lens import CacheActivationsRunner
 
-    from interp.activations.shards import ShardWriter, hash_file, new_file, shard_layout
+    from interp.activations.shards import ShardWriter, new_file, shard_layout
 
+    datasets.disable_progress_bars()
     n, length, d = 64, 512, 768
     values = torch.randn(n, length, d)
     flat = values.flatten(0, 1)
     token_ids = torch.zeros(n * length, dtype=torch.int64)
     runner: Any = object.__new__(CacheActivationsRunner)
-    runner.cfg = type("cfg", (), {"hook_name": "site", "n_seq_in_buffer": n})
+    runner.cfg = type("cfg", (), {"hook_name": "site", "n_seq_in_buffer": n, "d_in": d})
     runner.context_size = length
     runner.features = Features(
         {
@@ -247,15 +273,13 @@ def writer(repeats: int, folder: Path) -> list[dict[str, Any]]:
 
     def ours() -> None:
         layout = shard_layout({"site": [d]}, n * length, torch.float32, "plan", 0)
-        path = folder / f"ours{count}.safetensors"
-        with new_file(path, layout.size) as descriptor:
-            shard = ShardWriter(descriptor, layout, {"site": [d]}, 0)
+        with new_file(folder / f"ours{count}.safetensors", layout.size) as file:
+            shard = ShardWriter(file.descriptor, layout, {"site": [d]}, 0)
             for start in range(0, n, 4):
                 shard.put(
                     "site", [(i * length, (i + 1) * length) for i in range(start, start + 4)], values[start : start + 4]
                 )
             shard.close()
-        hash_file(path)
 
     def theirs() -> None:
         runner._create_shard((flat, token_ids)).save_to_disk(str(folder / f"sae{count}"), num_shards=1)
@@ -298,12 +322,12 @@ def measure_memory(what: str, name: str, device: str) -> float:
     ids = torch.randint(100, 40_000, (4, 512), device=device)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         run: Contender = (
-            (lambda ids: model.hf.base_model(ids, use_cache=False, output_hidden_states=True))
-            if what == "output_hidden_states"
+            (lambda ids: model.hf.base_model(ids, use_cache=False, output_hidden_states=what != "bare trunk"))
+            if what != "ours, to disk"
             else ours_to_disk(model, residual(model, range(model.n_layers)), Path(folder))
         )
         model.hf.base_model(ids[:1, :8], use_cache=False)
-        if what != "output_hidden_states":
+        if what == "ours, to disk":
             run(ids[:1, :8])  # builds what is built once
         gc.collect()
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
@@ -339,8 +363,9 @@ def main() -> None:
         print(measure_memory(options.measure_memory, options.models[0], options.device))
         return
     print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads\n")
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        show(writer(options.repeats, Path(folder)))
+    for place, where in (("disk", "."), ("memory", "/dev/shm")):  # memory: what it costs where the disk is no limit
+        with tempfile.TemporaryDirectory(dir=where) as folder:
+            show(writer(options.repeats, Path(folder), place))
     for name in options.models:
         show(peak_memory(name, options.device))
         model = load(name, options.device)

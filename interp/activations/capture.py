@@ -27,7 +27,7 @@ from interp.activations.plan import (
     cut_shards,
     read_tokens,
 )
-from interp.activations.shards import ShardWriter, clear_leftovers, hash_file, new_file, write_sealed
+from interp.activations.shards import ShardWriter, clear_leftovers, new_file, write_sealed
 from interp.activations.store import Store, create_store, is_whole, layout_of, shard_path
 from interp.errors import UserError
 from interp.model.model import Model
@@ -204,15 +204,15 @@ class _Run:
         store, plan = self.store, self.store.plan
         layout = layout_of(store, index)
         path = shard_path(store.folder, index)
-        with new_file(path, layout.size) as descriptor:
-            writer = ShardWriter(descriptor, layout, plan.sites, store.first_rows[index])
+        with new_file(path, layout.size) as file:
+            writer = ShardWriter(file.descriptor, layout, plan.sites, store.first_rows[index])
             for batch in batches_of(store.tokens, plan.shards[index], plan.batch_tokens):
                 self.forward(batch, writer)
                 self.done += int(sum(store.tokens.lengths[i] for i in batch))
                 if self.progress is not None:
                     self.progress("capturing", self.done, self.total)
             writer.close()
-        seal = {"plan": plan.hash, "shard": index, "bytes": layout.size, "hash": hash_file(path)}
+        seal = {"plan": plan.hash, "shard": index, "bytes": layout.size, "hash": file.hash}
         write_sealed(shard_path(store.folder, index, "json"), seal)
 
     def forward(self, batch: list[int], writer: ShardWriter) -> None:

@@ -17,6 +17,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
@@ -95,8 +96,11 @@ class ShardWriter:
         stored = values.to(field.dtype).cpu().contiguous().flatten(2)
         width = stored.shape[-1] * field.dtype.itemsize
         real = torch.arange(stored.shape[1]) < torch.tensor([[stop - first] for first, stop in rows])
-        wide = stored.float().masked_fill(~real[..., None], 0.0)
-        norms = torch.linalg.vector_norm(wide, dim=-1)
+        wide = stored.float()
+        if not bool(real.all()):
+            wide = wide.masked_fill(~real[..., None], 0.0)
+        squares = wide.square()
+        norms = squares.sum(-1).sqrt()
         if not bool(norms.isfinite().all()):
             raise UserError(
                 f"{site} holds numbers that {str(field.dtype).removeprefix('torch.')} cannot: store it as bf16 or fp32"
@@ -106,9 +110,8 @@ class ShardWriter:
             n, at = stop - first, first - self._first
             self._norms[site][at : at + n] = norms[i, :n].numpy()
             _write_at(self._descriptor, raw[i, :n].data.cast("B"), field.start + at * width)
-        flat = wide.flatten(0, 1)
-        self._sums[site][0] += flat.sum(0).double().numpy()
-        self._sums[site][1] += flat.square().sum(0).double().numpy()
+        for total, part in zip(self._sums[site], (wide, squares), strict=True):
+            total += part.flatten(0, 1).sum(0).double().numpy()
 
     def close(self) -> None:
         """Write header, norms and moments."""
@@ -132,9 +135,17 @@ def shard_layout(
     return lay_out(tensors, {"plan": plan_hash, "shard": str(index)})
 
 
+@dataclass
+class NewFile:
+    """A file in the making. `hash` is known when it is done."""
+
+    descriptor: int
+    hash: str = ""
+
+
 @contextmanager
-def new_file(path: Path, size: int | None = None) -> Iterator[int]:
-    """A descriptor of a temporary file that becomes `path`, fsynced, when the block succeeds, and else vanishes.
+def new_file(path: Path, size: int | None = None) -> Iterator[NewFile]:
+    """A temporary file that becomes `path`, fsynced and hashed, when the block succeeds, and else vanishes.
 
     It is locked while its process lives: `clear_leftovers` tells by that whether anybody still writes it.
     """
@@ -143,9 +154,13 @@ def new_file(path: Path, size: int | None = None) -> Iterator[int]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if size is not None:
             os.truncate(descriptor, size)
-        yield descriptor
+        made = NewFile(descriptor)
+        yield made
         os.fchmod(descriptor, 0o644)  # mkstemp's 0600 would hide a shared store from colleagues
-        os.fsync(descriptor)
+        with ThreadPoolExecutor(1) as beside:  # the disk writes while a core hashes
+            synced = beside.submit(os.fsync, descriptor)
+            made.hash = _hash(descriptor)
+            synced.result()
         Path(temporary).replace(path)
         sync_folder(path.parent)
     finally:
@@ -176,8 +191,8 @@ def sync_folder(folder: Path) -> None:
 
 def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
     """Write JSON that can tell whether a byte of it was changed: it holds the hash of the rest."""
-    with new_file(path) as descriptor:
-        os.write(descriptor, _sealed(record).encode())
+    with new_file(path) as file:
+        os.write(file.descriptor, _sealed(record).encode())
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
@@ -197,11 +212,15 @@ def _sealed(record: Mapping[str, Any]) -> str:
 
 def hash_file(path: Path) -> str:
     """XXH3 (128 bits) of a file: finds any damage, at the speed of memory; no protection from malice."""
-    digest = xxhash.xxh3_128()
     with path.open("rb", buffering=0) as file:
-        buffer = bytearray(BLOCK)
-        while n := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:n])
+        return _hash(file.fileno())
+
+
+def _hash(descriptor: int) -> str:
+    digest, buffer, at = xxhash.xxh3_128(), bytearray(BLOCK), 0
+    while n := os.preadv(descriptor, [buffer], at):
+        digest.update(memoryview(buffer)[:n])
+        at += n
     return f"xxh3:{digest.hexdigest()}"
 
 

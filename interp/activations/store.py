@@ -283,10 +283,10 @@ def _write_tokens(path: Path, tokens: Tokens) -> None:
     layout = lay_out(
         {name: (dtype, arrays[name].shape) for name, dtype in _ARRAYS.items()}, {"files": json.dumps(tokens.files)}
     )
-    with new_file(path, layout.size) as descriptor:
-        os.pwrite(descriptor, layout.header, 0)
+    with new_file(path, layout.size) as file:
+        os.pwrite(file.descriptor, layout.header, 0)
         for name, span in layout.fields.items():
-            os.pwrite(descriptor, np.ascontiguousarray(arrays[name]).tobytes(), span.start)
+            os.pwrite(file.descriptor, np.ascontiguousarray(arrays[name]).tobytes(), span.start)
 
 
 def _read_tokens(path: Path) -> Tokens:
