@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from interp.cli.terminal import Positional, parse, print_table
+from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.errors import unknown
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ def parity(arguments: list[str]) -> int:
     from interp.model.load import load_model
     from interp.model.parity import check_parity
 
-    result = check_parity(load_model(options.model, options.device))
+    model = load_model(options.model, options.device)
+    with shown_progress() as say:
+        result = check_parity(model, progress=say)
     rows = [
         (k.kind, k.reference, str(k.n_sites), f"{k.absolute:.1e}", f"{k.relative:.1e}", "ok" if k.ok else "OFF")
         for k in result.kinds

@@ -13,7 +13,7 @@ Four kinds of evidence, so that no shared mistake can hide:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,7 @@ PROMPTS = (
     "Once upon a time, a small dog lived by the sea.",
     "def add(a, b):\n    return a + b\n",
 )
+Progress = Callable[[str, int, int], None]
 RELATIVE = 1e-5  # fp32: largest difference over the largest value of the reference
 BATCHED = 1e-4  # the same where another shape of batch may choose other kernels
 ABSOLUTE_RESIDUAL = 1e-3  # and at residual sites, whose norms reach 25,000, this bound too
@@ -71,21 +72,23 @@ class ParityResult:
         return all(k.ok for k in self.kinds) and all(told) and not self.unchecked
 
 
-def check_parity(model: Model, prompts: Prompts = PROMPTS) -> ParityResult:
+def check_parity(model: Model, prompts: Prompts = PROMPTS, *, progress: Progress | None = None) -> ParityResult:
     """Compare every capturable site with plain transformers; see the module docstring.
 
-    There each prompt runs alone, so that padding cannot excuse a difference. Raises UserError for a model not in fp32.
+    There each prompt runs alone, so that padding cannot excuse a difference. `progress` gets (what, done, of how many).
+    Raises UserError for a model not in fp32.
     """
     if model.hf.dtype != torch.float32:
         raise UserError(f"parity needs fp32, and this model is in {model.hf.dtype}; load it with dtype='fp32'")
     rows = model.encode(prompts)
-    checked, kinds = _compare(model, rows)
+    tell = progress or (lambda what, done, total: None)
+    checked, kinds = _compare(model, rows, tell=tell)
     _, scaled = _compare(model, rows[:1], edit_layer=model.n_layers // 2)
     faults = {
         "one MLP output scaled by 1.01": not all(k.ok for k in scaled if k.kind == "blocks.*.hook_resid_post"),
         "residual stream read one layer off": _misread_is_found(model, rows[:1]),
     }
-    lost = _edits_lost(model, rows[-1][:8])
+    lost = _edits_lost(model, rows[-1][:8], tell)
     behaviour = {
         "a padded batch gives what each prompt gives alone": _batch_agrees(model, [*rows, rows[0][:3]]),
         "logits and last_logits are plain transformers'": _logits_agree(model, rows[0]),
@@ -115,13 +118,14 @@ def _logits_agree(model: Model, row: list[int]) -> bool:
     return all(_difference(ours.float().cpu(), theirs)[1] < 10 * RELATIVE for ours, theirs in pairs)
 
 
-def _edits_lost(model: Model, row: list[int]) -> list[str]:
+def _edits_lost(model: Model, row: list[int], tell: Progress) -> list[str]:
     """Kinds of site where a coarse edit in a middle layer leaves the logits as they are, and is not refused either."""
     by_kind: dict[str, list[str]] = {}
     for site in model.site_table.listed:
         by_kind.setdefault(kind_of(site), []).append(site)
     plain, lost = model.logits([row]), []
-    for kind, sites in by_kind.items():
+    for i, (kind, sites) in enumerate(by_kind.items()):
+        tell("an edit at every kind of site", i + 1, len(by_kind))
         with warnings.catch_warnings():  # TransformerLens tells that an edited norm is computed in another way
             warnings.simplefilter("ignore", UserWarning)
             try:
@@ -134,10 +138,14 @@ def _edits_lost(model: Model, row: list[int]) -> list[str]:
     return lost
 
 
-def _compare(model: Model, rows: list[list[int]], edit_layer: int | None = None) -> tuple[set[str], list[KindResult]]:
+def _compare(
+    model: Model, rows: list[list[int]], edit_layer: int | None = None, tell: Progress | None = None
+) -> tuple[set[str], list[KindResult]]:
     worst: dict[tuple[str, str], list[tuple[float, float]]] = {}
     checked: set[str] = set()
-    for row in rows:
+    for i, row in enumerate(rows):
+        if tell is not None:
+            tell("every site against plain transformers", i + 1, len(rows))
         with ExitStack() as stack:
             if edit_layer is not None:
                 mlp_out, block_out = (f"blocks.{edit_layer}.hook_{n}" for n in ("mlp_out", "resid_post"))
