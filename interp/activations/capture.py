@@ -11,6 +11,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -135,10 +137,17 @@ def capture_store(
         todo = [i for i in range(worker.index, len(plan.shards), worker.count) if not is_whole(store, i)]
         check_disk(store, todo)
         run = _Run(model, store, progress, sum(_rows(store, i) for i in todo))
-        for index in todo:
-            run.write(index)
-            if stop():
-                break
+        with ThreadPoolExecutor(1) as beside:  # the disk catches up with a shard while the model runs the next
+            finishing: Future[None] | None = None
+            for index in todo:
+                finish = run.write(index)
+                if finishing is not None:
+                    finishing.result()
+                finishing = beside.submit(finish)
+                if stop():
+                    break
+            if finishing is not None:
+                finishing.result()
     except OSError as error:
         raise UserError(
             f"cannot write to {folder}: {error.strerror or error}; whole shards are kept; free some space and run the "
@@ -200,11 +209,12 @@ class _Run:
         names = list(store.plan.sites)
         self.taps: dict[str, Tap] = find_taps(model, names) if store.plan.numerics["path"] == "trunk" else {}
 
-    def write(self, index: int) -> None:
+    def write(self, index: int) -> Callable[[], None]:
+        """Run a shard's forwards and write what they give. Returns what makes it durable: fsync, hash, rename, seal."""
         store, plan = self.store, self.store.plan
-        layout = layout_of(store, index)
-        path = shard_path(store.folder, index)
-        with new_file(path, layout.size) as file:
+        layout, path = layout_of(store, index), shard_path(store.folder, index)
+        with ExitStack() as open_file:
+            file = open_file.enter_context(new_file(path, layout.size))
             writer = ShardWriter(file.descriptor, layout, plan.sites, store.first_rows[index])
             for batch in batches_of(store.tokens, plan.shards[index], plan.batch_tokens):
                 self.forward(batch, writer)
@@ -212,8 +222,14 @@ class _Run:
                 if self.progress is not None:
                     self.progress("capturing", self.done, self.total)
             writer.close()
-        seal = {"plan": plan.hash, "shard": index, "bytes": layout.size, "hash": file.hash}
-        write_sealed(shard_path(store.folder, index, "json"), seal)
+            written = open_file.pop_all()
+
+        def finish() -> None:
+            written.close()
+            seal = {"plan": plan.hash, "shard": index, "bytes": layout.size, "hash": file.hash}
+            write_sealed(shard_path(store.folder, index, "json"), seal)
+
+        return finish
 
     def forward(self, batch: list[int], writer: ShardWriter) -> None:
         """Run one batch and write what it gives."""
