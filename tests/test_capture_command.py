@@ -177,6 +177,15 @@ def test_the_plan_alone_writes_nothing(
     assert not (tmp_path / "s").exists()
 
 
+def test_numbers_in_the_environment_that_are_none_are_one_line(
+    tiny: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="RANK='x' in the environment"):
+        dispatch(arguments_of(command(tiny, corpus, tmp_path / "s")))
+
+
 @pytest.mark.usefixtures("small_shards")
 def test_bad_command_lines_are_one_line(tiny: Path, corpus: Path, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")

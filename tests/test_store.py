@@ -156,6 +156,40 @@ def test_another_plan_is_refused_with_the_difference(
     assert contents(copy.folder) == before
 
 
+def test_an_active_edit_is_refused_on_either_path(tiny_gpt2: Model, whole: Captured, tmp_path: Path) -> None:
+    with tiny_gpt2.edit({"blocks.0.hook_mlp_out": lambda a, _: a * 2}):
+        tiny_gpt2.logits("Rome")
+        for site in (MIDDLE, "blocks.0.attn.hook_z"):
+            with pytest.raises(UserError, match="edits do not reach"):
+                plan_capture(tiny_gpt2, TEXTS, site)
+        with pytest.raises(UserError, match="edits do not reach"):
+            capture_store(tiny_gpt2, tmp_path / "s", whole[1], whole[2])
+
+
+def test_somebody_elses_files_and_shards_are_left_alone(tiny_gpt2: Model, copy: Store, tmp_path: Path) -> None:
+    (copy.folder / ".notes.json.bak").write_text("mine")
+    (copy.folder / "plan.json").unlink()
+    before = contents(copy.folder)
+    plan, tokens = plan_capture(tiny_gpt2, TEXTS, SITES, shard_bytes=SMALL, cut=Cut(8))
+    with pytest.raises(UserError, match=r"no plan\.json, and shard-00000\.safetensors in it is not of this"):
+        capture_store(tiny_gpt2, copy.folder, plan, tokens)
+    assert contents(copy.folder) == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokens.safetensors").write_bytes(b"somebody's")
+    with pytest.raises(UserError, match="is damaged"):
+        capture_store(tiny_gpt2, tmp_path / "other", plan, tokens)
+    assert contents(tmp_path / "other") == {"tokens.safetensors": b"somebody's"}
+
+
+def test_a_wrong_plan_costs_no_shard_its_seal(tiny_gpt2: Model, copy: Store, tmp_path: Path) -> None:
+    other, _, _ = captured(tiny_gpt2, tmp_path / "other", cut=Cut(64))
+    right = (copy.folder / "plan.json").read_bytes()
+    shutil.copy(other.folder / "plan.json", copy.folder / "plan.json")
+    assert verify_store(open_store(copy.folder))
+    (copy.folder / "plan.json").write_bytes(right)
+    assert open_store(copy.folder).missing == []
+
+
 def test_a_whole_store_verifies(whole: Captured) -> None:
     assert verify_store(whole[0]) == []
     assert whole[0].missing == []

@@ -68,6 +68,7 @@ def plan_capture(
 
     Raises UserError for a site that is unknown or has no row a token, an unknown dtype, or a bad document.
     """
+    model.check_plain("capture")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     shapes = site_shapes(model, sites)
@@ -130,6 +131,7 @@ def capture_store(
     The store is complete once every shard was some worker's. Raises UserError when `folder` holds another plan, or the
     disk is full: then everything written so far stays.
     """
+    model.check_plain("capture")  # in the hooked tree, an edit would reach the rows and no plan would tell
     worker = worker or Worker()
     try:
         store = create_store(folder, plan, tokens)

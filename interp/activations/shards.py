@@ -109,17 +109,17 @@ class ShardWriter:
         for i, (first, stop) in enumerate(rows):
             n, at = stop - first, first - self._first
             self._norms[site][at : at + n] = norms[i, :n].numpy()
-            _write_at(self._descriptor, raw[i, :n].data.cast("B"), field.start + at * width)
+            write_at(self._descriptor, raw[i, :n].data.cast("B"), field.start + at * width)
         for total, part in zip(self._sums[site], (wide, squares), strict=True):
             total += part.flatten(0, 1).sum(0).double().numpy()
 
     def close(self) -> None:
         """Write header, norms and moments."""
-        _write_at(self._descriptor, memoryview(self._layout.header), 0)
+        write_at(self._descriptor, memoryview(self._layout.header), 0)
         for site, sums in self._sums.items():
             for name, value in (("norm", self._norms[site]), ("sum", sums[0]), ("sum_of_squares", sums[1])):
                 field = self._layout.fields[f"{site}#{name}"]
-                _write_at(self._descriptor, np.ascontiguousarray(value).data.cast("B"), field.start)
+                write_at(self._descriptor, np.ascontiguousarray(value).data.cast("B"), field.start)
 
 
 def shard_layout(
@@ -171,7 +171,7 @@ def new_file(path: Path, size: int | None = None) -> Iterator[NewFile]:
 def clear_leftovers(folder: Path) -> list[Path]:
     """Remove the temporary files of processes that were killed, and return them."""
     gone = []
-    for pattern in (".*.json.*", ".*.safetensors.*"):
+    for pattern in (".plan.json.*", ".tokens.safetensors.*", ".shard-[0-9]*.*"):
         for left in folder.glob(pattern):
             with suppress(OSError), left.open("rb") as file:  # OSError: somebody still writes it, or it is gone already
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -245,7 +245,8 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
     return out
 
 
-def _write_at(descriptor: int, data: memoryview, at: int) -> None:
+def write_at(descriptor: int, data: memoryview, at: int) -> None:
+    """Write all of `data` at an offset."""
     while data:  # a signal or a full pipe of the kernel's may cut a write short
         n = os.pwrite(descriptor, data, at)
         data, at = data[n:], at + n

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -24,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations.plan import DTYPES, Plan, Tokens
+from interp.activations.plan import DTYPES, SCHEMA, Plan, Tokens
 from interp.activations.rows import SINK_FACTOR
 from interp.activations.shards import (
     hash_file,
@@ -33,6 +32,7 @@ from interp.activations.shards import (
     new_file,
     read_sealed,
     shard_layout,
+    write_at,
     write_sealed,
 )
 from interp.errors import UserError, unknown
@@ -170,10 +170,10 @@ def layout_of(store: Store, index: int) -> Any:
 def is_whole(store: Store, index: int) -> bool:
     """Is the shard there, sealed for this plan, and of the right size? Its bytes are `verify_store`'s to check."""
     seal = read_sealed(shard_path(store.folder, index, "json"))
-    if seal is None or seal.get("plan") != store.plan.hash:
+    if seal is None or seal.get("plan") != store.plan.hash or seal.get("shard") != index:
         return False
     try:
-        return shard_path(store.folder, index).stat().st_size == seal["bytes"]
+        return shard_path(store.folder, index).stat().st_size == seal.get("bytes")
     except OSError:
         return False
 
@@ -184,13 +184,32 @@ def create_store(folder: Path, plan: Plan, tokens: Tokens) -> Store:
     if (folder / PLAN).exists():
         record = _read_record(folder)
         refuse_other(folder, _plan_in(record), plan)
+    else:
+        _refuse_foreign(folder, plan)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / TOKENS
     if record is None or not path.is_file() or hash_file(path) != record["tokens"]:
         _write_tokens(path, tokens)
     if record is None:
         write_sealed(folder / PLAN, {"plan": asdict(plan), "tokens": hash_file(path)})
+        refuse_other(folder, _plan_in(_read_record(folder)), plan)  # another capture may have begun here meanwhile
     return open_store(folder)
+
+
+def _refuse_foreign(folder: Path, plan: Plan) -> None:
+    """A folder without a plan may hold this capture's files, its plan deleted or not yet written, and no other's.
+
+    Raises UserError for shards of another plan, for shards without a seal, and for tokens that no capture wrote.
+    """
+    for path in sorted(folder.glob("shard-*.safetensors")) if folder.is_dir() else ():
+        seal = read_sealed(path.with_suffix(".json"))
+        if seal is None or seal.get("plan") != plan.hash:
+            raise UserError(
+                f"{folder} has no {PLAN}, and {path.name} in it is not of this capture; choose another --out, or the "
+                "settings of that one"
+            )
+    if (folder / TOKENS).exists():
+        _read_tokens(folder / TOKENS)
 
 
 def open_store(folder: str | Path) -> Store:
@@ -215,7 +234,14 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _plan_in(record: dict[str, Any]) -> Plan:
-    return Plan(**{**record["plan"], "shards": tuple(map(tuple, record["plan"]["shards"]))})
+    try:
+        schema = record["plan"].get("schema")
+        plan = Plan(**{**record["plan"], "shards": tuple(map(tuple, record["plan"]["shards"]))})
+        if schema == SCHEMA and plan.shards[-1][3] == plan.corpus["tokens"] and "tokens" in record:
+            return plan
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"the plan in {PLAN} is none of this version ({type(error).__name__}: {error})") from error
+    raise UserError(f"the plan in {PLAN} has schema {schema}; this version reads {SCHEMA}; capture again with it")
 
 
 def refuse_other(folder: Path, there: Plan, wanted: Plan) -> None:
@@ -251,7 +277,7 @@ def verify_store(store: Store, *, mark: bool = True) -> list[str]:
         fault = _shard_fault(store, index)
         if fault:
             found.append(f"shard {index} {fault}; run the same `interp capture` again: it makes just that one anew")
-            if mark:
+            if mark and ("is changed" in fault or "bytes instead" in fault):  # never another capture's
                 seal_path.unlink(missing_ok=True)
     foreign = sorted({path.name for path in store.folder.iterdir()} - expected)
     return found + [f"{name} is no part of the store; move it elsewhere or delete it" for name in foreign]
@@ -267,9 +293,9 @@ def _shard_fault(store: Store, index: int) -> str:
     if seal.get("plan") != store.plan.hash or seal.get("shard") != index:
         return "belongs to another capture"
     size = path.stat().st_size
-    if size != seal["bytes"] or size != layout_of(store, index).size:
+    if size != seal.get("bytes") or size != layout_of(store, index).size:
         return f"has {size:,} bytes instead of {layout_of(store, index).size:,}"
-    return "" if hash_file(path) == seal["hash"] else "is changed: its hash is another"
+    return "" if hash_file(path) == seal.get("hash") else "is changed: its hash is another"
 
 
 _ARRAYS = {"ids": torch.int32, "document": torch.int32, "position": torch.int32, "starts": torch.int64} | {
@@ -284,9 +310,9 @@ def _write_tokens(path: Path, tokens: Tokens) -> None:
         {name: (dtype, arrays[name].shape) for name, dtype in _ARRAYS.items()}, {"files": json.dumps(tokens.files)}
     )
     with new_file(path, layout.size) as file:
-        os.pwrite(file.descriptor, layout.header, 0)
+        write_at(file.descriptor, memoryview(layout.header), 0)
         for name, span in layout.fields.items():
-            os.pwrite(file.descriptor, np.ascontiguousarray(arrays[name]).tobytes(), span.start)
+            write_at(file.descriptor, np.ascontiguousarray(arrays[name]).data.cast("B"), span.start)
 
 
 def _read_tokens(path: Path) -> Tokens:

@@ -98,7 +98,7 @@ def _worker(shard: str | None) -> Worker:
     from interp.activations.capture import Worker
 
     if shard is not None:
-        found = re.fullmatch(r"(\d+)/(\d+)", shard)
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", shard)
         if not found:
             raise UserError(f"--shard {shard}; expected I/N with I from 0 to N - 1, such as 0/8")
         return Worker(int(found[1]), int(found[2]))
@@ -107,7 +107,12 @@ def _worker(shard: str | None) -> Worker:
         ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
     ):
         if index in os.environ and count in os.environ:
-            return Worker(int(os.environ[index]) - int(os.environ.get(first, "0")), int(os.environ[count]))
+            told = {name: os.environ.get(name, "0") for name in (index, count, first or index)}
+            if wrong := [f"{name}={value!r}" for name, value in told.items() if not re.fullmatch(r"\d{1,9}", value)]:
+                raise UserError(
+                    f"{', '.join(wrong)} in the environment; expected a number; unset it or use --shard I/N"
+                )
+            return Worker(int(told[index]) - (int(told[first]) if first else 0), int(told[count]))
     return Worker()
 
 
