@@ -177,7 +177,7 @@ GOOD = [b'{"text": "a good line"}', b"a good line"]
 
 
 @pytest.mark.parametrize(
-    "examples", [pytest.param(150, id="some"), pytest.param(1000, marks=pytest.mark.slow, id="many")]
+    "examples", [pytest.param(75, id="some"), pytest.param(1000, marks=pytest.mark.slow, id="many")]
 )
 def test_hostile_corpora_are_captured_or_refused_with_file_and_row(
     tiny_gpt2: Model, tmp_path_factory: pytest.TempPathFactory, examples: int
