@@ -134,7 +134,7 @@ def test_eight_workers_of_which_two_are_killed_write_the_same_bytes(
             kill_until_whole(line, out, [(0.02, signal.SIGKILL)])
         else:
             assert dispatch(arguments_of(line)) == 0
-    for name, value in (("TASK_ID", "6"), ("TASK_MIN", "2"), ("TASK_COUNT", "8")):
+    for name, value in (("TASK_ID", "10"), ("TASK_MIN", "2"), ("TASK_STEP", "2"), ("TASK_COUNT", "8")):
         monkeypatch.setenv(f"SLURM_ARRAY_{name}", value)
     assert dispatch(arguments_of(command(tiny, corpus, out))) == 0  # 4/8
     monkeypatch.setenv("RANK", "5")

@@ -85,6 +85,8 @@ def test_drawing_follows_the_seed_and_the_distribution(make_tiny: Callable[..., 
         model.generate(PROMPTS, max_new_tokens=5, temperature=1.0, top_k=1).ids
         == model.generate(PROMPTS, max_new_tokens=5).ids
     )
+    cold = model.generate(PROMPTS, max_new_tokens=5, temperature=1e-39).ids
+    assert cold == model.generate(PROMPTS, max_new_tokens=5).ids
     many = model.generate([PROMPTS[0]] * 4000, max_new_tokens=1, temperature=1.5, seed=3).ids
     found = torch.bincount(torch.tensor(many).flatten(), minlength=model.hf.config.vocab_size) / 4000
     true = (model.last_logits(PROMPTS[0])[0] / 1.5).softmax(-1)
@@ -106,6 +108,7 @@ def test_misuse_is_one_line(make_tiny: Callable[..., Model]) -> None:
         ({"temperature": -1.0}, "temperature=-1.0; expected 0"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"top_k": 0}, "top_k=0"),
+        ({"seed": 2**70}, "seed=1180591620717411303424"),
         ({"capture": "blocks.0.attn.hook_pattern"}, "generate cannot capture blocks.0.attn.hook_pattern"),
         ({"capture": "blocks.0.hook_resid_pst"}, "nearest"),
         ({"max_new_tokens": 500}, "this model takes 64"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from interp import Model, UserError
+from interp.activations import store as store_module
 from interp.activations.capture import Worker, capture_store, plan_capture
 from interp.activations.plan import Cut, Plan, Tokens, batches_of
+from interp.activations.shards import Layout
 from interp.activations.store import Store, open_store, shard_path, verify_store
+from interp.text.corpus import from_texts, open_corpus
 
 TEXTS = [f"{name} walked to {place} and " + "saw it all again, " * (i % 5) for i, (name, place) in enumerate(
     (n, p) for n in ("Mary", "John", "Ada", "Kim") for p in ("Rome", "Paris", "the sea"))]  # fmt: skip
@@ -139,6 +143,7 @@ def test_it_goes_on_where_it_stopped(tiny_gpt2: Model, whole: Captured, tmp_path
         ({"batch_tokens": 512}, "batch_tokens: 2048 there, 512 wanted"),
         ({"texts": [*TEXTS[:-1], "another"]}, "corpus.fingerprint"),
         ({"texts": TEXTS[::-1]}, "corpus.fingerprint"),
+        ({"texts": from_texts(TEXTS, "another file")}, "corpus.fingerprint"),
     ],
 )
 def test_another_plan_is_refused_with_the_difference(
@@ -188,6 +193,65 @@ def test_a_wrong_plan_costs_no_shard_its_seal(tiny_gpt2: Model, copy: Store, tmp
     assert verify_store(open_store(copy.folder))
     (copy.folder / "plan.json").write_bytes(right)
     assert open_store(copy.folder).missing == []
+
+
+def test_of_two_captures_that_begin_at_once_in_one_folder_the_second_is_refused(
+    tiny_gpt2: Model, whole: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have looked and seen no plan; then both write one."""
+    other, other_tokens = plan_capture(tiny_gpt2, TEXTS, SITES, shard_bytes=SMALL, cut=Cut(64))
+    real = store_module._put_tokens
+
+    def late(descriptor: int, layout: Layout, tokens: Tokens) -> None:
+        monkeypatch.setattr(store_module, "_put_tokens", real)
+        capture_store(tiny_gpt2, tmp_path / "s", whole[1], whole[2])
+        real(descriptor, layout, tokens)
+
+    monkeypatch.setattr(store_module, "_put_tokens", late)
+    with pytest.raises(UserError, match=r"cut\.context: 128 there, 64 wanted"):
+        capture_store(tiny_gpt2, tmp_path / "s", other, other_tokens)
+    assert contents(tmp_path / "s") == contents(whole[0].folder)
+
+
+def test_a_corpus_has_one_plan_however_its_path_is_spelt(
+    tiny_gpt2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "a.txt").write_text("\n\n".join(TEXTS))
+    monkeypatch.chdir(tmp_path)
+    spellings = ["c/a.txt", "./c/../c/a.txt", tmp_path / "c" / "a.txt"]
+    made = [plan_capture(tiny_gpt2, open_corpus(spelling), MIDDLE) for spelling in spellings]
+    assert len({plan.hash for plan, _ in made}) == 1
+    assert {tokens.files for _, tokens in made} == {("a.txt",)}
+    (tmp_path / "c" / "a.txt").rename(tmp_path / "c" / "b.txt")
+    assert plan_capture(tiny_gpt2, open_corpus("c/b.txt"), MIDDLE)[0].hash != made[0][0].hash
+
+
+@pytest.mark.parametrize("packing", ["documents", "packed"])
+def test_the_end_of_the_corpus_is_told_from_the_limit(tiny_gpt2: Model, packing: Any) -> None:
+    everything = len(plan_capture(tiny_gpt2, TEXTS, MIDDLE, cut=Cut(16, packing))[1])
+    for limit, whole in ((everything, True), (everything + 1, True), (everything - 1, False), (20, False)):
+        plan, tokens = plan_capture(tiny_gpt2, TEXTS, MIDDLE, cut=Cut(16, packing, limit))
+        assert plan.corpus["whole"] is whole
+        assert len(tokens) == min(limit, everything)
+
+
+@pytest.mark.parametrize("packing", ["documents", "packed"])
+def test_a_bos_stands_before_every_sequence_once_and_moves_no_position(tiny_gpt2: Model, packing: Any) -> None:
+    model = replace(tiny_gpt2, bos="always")
+    bos = model.tokenizer.bos_token_id
+    texts = ["one two three", f"{model.tokenizer.bos_token}four five", "six"]
+    _, tokens = plan_capture(model, texts, MIDDLE, cut=Cut(6, packing))
+    alone = [model.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    for i, token in enumerate(tokens.ids):
+        place = int(tokens.position[i])
+        assert token == (bos if place < 0 else alone[tokens.document[i]][place])
+    if packing == "documents":
+        assert all(tokens.sequence(i)[0] == bos for i in range(len(tokens.starts) - 1))
+    assert not [i for i in range(1, len(tokens)) if tokens.ids[i - 1] == tokens.ids[i] == bos]
+    if packing == "documents":
+        with pytest.raises(UserError, match="context 1 leaves no room behind the BOS"):
+            plan_capture(model, texts, MIDDLE, cut=Cut(1))
 
 
 def test_a_whole_store_verifies(whole: Captured) -> None:
@@ -276,6 +340,10 @@ def test_misuse_is_one_line(tiny_gpt2: Model, whole: Captured, tmp_path: Path) -
     for call, told in (
         (lambda: store.rows("blocks.0.hook_resid_pst"), "nearest"),
         (lambda: store.rows(MIDDLE, 5, 10**6), "this store has rows 0 to"),
+        (lambda: store.rows("nope", 0, 0), "nearest"),
+        (lambda: store.where(-1), "row -1 came; this store has rows 0 to"),
+        (lambda: next(store.shuffled(MIDDLE, 0)), "batch 0"),
+        (lambda: next(store.shuffled([], 8)), "expected a site"),
         (lambda: open_store(tmp_path), "is no store: it has no plan.json"),
         (lambda: Worker(3, 3), "expected I/N with I from 0 to N - 1"),
         (lambda: plan_capture(tiny_gpt2, TEXTS, "blocks.0.attn.hook_pattern"), "no row a token"),

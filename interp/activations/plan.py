@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -117,36 +118,49 @@ class Plan:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
 
 
-def read_tokens(model: Model, corpus: Corpus, cut: Cut, progress: Any = None) -> tuple[Tokens, str, bool]:
-    """Tokenize a corpus: (tokens, fingerprint of the documents read, was it read to its end?).
+def read_tokens(
+    model: Model, corpus: Corpus, cut: Cut, progress: Callable[[int, int], None] | None = None
+) -> tuple[Tokens, str, bool]:
+    """Tokenize a corpus: (tokens, fingerprint of the documents read and their places, was it read to its end?).
 
-    Reads no further than `cut.max_tokens` needs. Raises UserError for a document that cannot be tokenized, and for
+    Reads a few documents more than `cut.max_tokens` needs, and no further.
+    Raises UserError for a document that cannot be tokenized, and for
     documents without any.
     """
-    seen = _Reader(model, cut)
+    seen = _Reader(model, cut, corpus.root)
     documents = iter(corpus)
     while seen.room() and (some := list(islice(documents, AT_ONCE))):
         seen.add(some)
         if progress is not None:
             progress(len(seen.ids), cut.max_tokens or 0)
-    ended = seen.room() > 0 and next(documents, None) is None
+    ended = not seen.cut_off and _is_done(documents)
     if not seen.ids:
         raise UserError(f"{corpus.name} holds no document; expected one or more")
     return seen.tokens(), seen.fingerprint(), ended
 
 
+def _is_done(documents: Iterator[Document]) -> bool:
+    try:
+        return next(documents, None) is None
+    except UserError:  # a bad row behind the last one that is needed is nobody's concern
+        return False
+
+
 class _Reader:
     """Collects the rows of the documents added to it."""
 
-    def __init__(self, model: Model, cut: Cut) -> None:
-        self.model, self.cut = model, cut
+    def __init__(self, model: Model, cut: Cut, root: str) -> None:
+        self.model, self.cut, self.root = model, cut, root
         self.ids, self.document, self.position = array("i"), array("i"), array("i")  # a list takes ten times as much
         self.starts, self.file, self.row = array("q", [0]), array("i"), array("q")
         self.files: dict[str, int] = {}
+        self.cut_off = False  # is there text that `max_tokens` left out?
         self.hash = xxhash.xxh3_128()
         bos = model.tokenizer.bos_token_id
         opened = encode(model.tokenizer, ["a"], model.bos)[0][0]
         self.bos = [bos] if isinstance(bos, int) and opened == bos else []
+        if self.bos and cut.context < 2:
+            raise UserError("context 1 leaves no room behind the BOS token of every sequence; expected 2 or more")
         end = model.tokenizer.eos_token_id
         self.separator = self.bos or ([end] if isinstance(end, int) else [])
 
@@ -160,10 +174,11 @@ class _Reader:
     def add(self, documents: Sequence[Document]) -> None:
         for document, ids in zip(documents, self._encode(documents), strict=True):
             if not self.room():
+                self.cut_off = True
                 return
-            data = document.text.encode()
-            self.hash.update(len(data).to_bytes(8, "little") + data)
-            self.file.append(self.files.setdefault(document.file, len(self.files)))
+            name = os.path.relpath(document.file, self.root) if self.root else document.file
+            self.hash.update(json.dumps([document.text, name, document.row]).encode())
+            self.file.append(self.files.setdefault(name, len(self.files)))
             self.row.append(document.row)
             self._cut(ids, len(self.row) - 1)
 
@@ -178,26 +193,30 @@ class _Reader:
                     encode(tokenizer, [document.text], "never")  # says what is wrong, if anything is
                 except UserError as error:
                     raise UserError(f"{document.where}: {error}") from error
-        bos = self.bos[:1]
-        return [row[1:] if bos and row[:1] == bos and len(row) > 1 else row for row in rows]
+        return rows
 
     def _cut(self, ids: list[int], document: int) -> None:
         if self.cut.packing == "packed":
-            self._append(self.separator, document, [-1] * len(self.separator))
-            self._append(ids, document, list(range(len(ids))))
+            own = list(range(len(ids)))
+            if ids[:1] != self.separator:
+                self._append(self.separator, document, [-1] * len(self.separator))
+            self._append(ids, document, own)
             return
-        size = max(1, self.cut.context - len(self.bos))
+        size = self.cut.context - len(self.bos)
         for start in range(0, len(ids), size):
             piece = ids[start : start + size]
-            places = [-1] * len(self.bos) + list(range(start, start + len(piece)))
-            self._append([*self.bos, *piece], document, places)
+            opened = self.bos if piece[:1] != self.bos else []  # a document may bring its own
+            places = [-1] * len(opened) + list(range(start, start + len(piece)))
+            self._append([*opened, *piece], document, places)
             if len(self.ids) > self.starts[-1]:
                 self.starts.append(len(self.ids))
             if not self.room():
+                self.cut_off |= start + size < len(ids)
                 return
 
     def _append(self, ids: Sequence[int], document: int, places: Sequence[int]) -> None:
         if self.cut.max_tokens is not None:
+            self.cut_off |= len(ids) > self.room()
             ids, places = ids[: self.room()], places[: self.room()]
         self.ids.extend(ids)
         self.position.extend(places)

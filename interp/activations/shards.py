@@ -144,8 +144,10 @@ class NewFile:
 
 
 @contextmanager
-def new_file(path: Path, size: int | None = None) -> Iterator[NewFile]:
+def new_file(path: Path, size: int | None = None, *, first: bool = False) -> Iterator[NewFile]:
     """A temporary file that becomes `path`, fsynced and hashed, when the block succeeds, and else vanishes.
+
+    With `first`, a file that another process put there meanwhile stays, and this one vanishes.
 
     It is locked while its process lives: `clear_leftovers` tells by that whether anybody still writes it.
     """
@@ -159,9 +161,13 @@ def new_file(path: Path, size: int | None = None) -> Iterator[NewFile]:
         os.fchmod(descriptor, 0o644)  # mkstemp's 0600 would hide a shared store from colleagues
         with ThreadPoolExecutor(1) as beside:  # the disk writes while a core hashes
             synced = beside.submit(os.fsync, descriptor)
-            made.hash = _hash(descriptor)
+            made.hash = hash_descriptor(descriptor)
             synced.result()
-        Path(temporary).replace(path)
+        if first:
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+        else:
+            Path(temporary).replace(path)
         sync_folder(path.parent)
     finally:
         os.close(descriptor)
@@ -189,9 +195,9 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
-    """Write JSON that can tell whether a byte of it was changed: it holds the hash of the rest."""
-    with new_file(path) as file:
+def write_sealed(path: Path, record: Mapping[str, Any], *, first: bool = False) -> None:
+    """Write JSON that can tell whether a byte of it was changed, by the hash of the rest. `first` as in `new_file`."""
+    with new_file(path, first=first) as file:
         os.write(file.descriptor, _sealed(record).encode())
 
 
@@ -213,10 +219,11 @@ def _sealed(record: Mapping[str, Any]) -> str:
 def hash_file(path: Path) -> str:
     """XXH3 (128 bits) of a file: finds any damage, at the speed of memory; no protection from malice."""
     with path.open("rb", buffering=0) as file:
-        return _hash(file.fileno())
+        return hash_descriptor(file.fileno())
 
 
-def _hash(descriptor: int) -> str:
+def hash_descriptor(descriptor: int) -> str:
+    """`hash_file` of an open file."""
     digest, buffer, at = xxhash.xxh3_128(), bytearray(BLOCK), 0
     while n := os.preadv(descriptor, [buffer], at):
         digest.update(memoryview(buffer)[:n])
@@ -231,17 +238,17 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
     """
     size = path.stat().st_size
     whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8) if size > 8 else torch.empty(0)
+    dtypes = {name: dtype for dtype, name in NAMES.items()}
+    out = {}
     try:
         length = int(whole[:8].view(torch.int64)[0])
         header = json.loads(bytes(whole[8 : 8 + length].numpy()))
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise UserError(f"{path} is no safetensors file; `interp store verify` says what else is damaged") from error
-    header.pop("__metadata__", None)
-    dtypes = {name: dtype for dtype, name in NAMES.items()}
-    out = {}
-    for name, entry in header.items():
-        start, stop = (8 + length + offset for offset in entry["data_offsets"])
-        out[name] = whole[start:stop].view(dtypes[entry["dtype"]]).view(entry["shape"])
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, stop = (8 + length + offset for offset in entry["data_offsets"])
+                out[name] = whole[start:stop].view(dtypes[entry["dtype"]]).view(entry["shape"])
+    except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged; `interp store verify` says what is, and how to mend it") from error
     return out
 
 

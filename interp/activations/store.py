@@ -26,6 +26,8 @@ from torch import Tensor
 from interp.activations.plan import DTYPES, SCHEMA, Plan, Tokens
 from interp.activations.rows import SINK_FACTOR
 from interp.activations.shards import (
+    Layout,
+    hash_descriptor,
     hash_file,
     lay_out,
     map_tensors,
@@ -77,8 +79,9 @@ class Store:
         stop = len(self) if stop is None else stop
         if not 0 <= start <= stop <= len(self):
             raise UserError(f"rows {start} to {stop} came; this store has rows 0 to {len(self)}")
+        self._known(site)
         pieces = [
-            self._shard(i)[self._known(site)][max(start, a) - a : min(stop, b) - a]
+            self._shard(i)[site][max(start, a) - a : min(stop, b) - a]
             for i, (a, b) in enumerate(zip(self.first_rows, self.first_rows[1:], strict=False))
             if a < stop and b > start
         ]
@@ -95,6 +98,10 @@ class Store:
         the disk reads long runs, and memory holds `block * blocks` rows. The last batch may be smaller.
         """
         names = [self._known(site) for site in ([sites] if isinstance(sites, str) else sites)]
+        if not names or min(batch, block, blocks) < 1:
+            raise UserError(
+                f"sites {names}, batch {batch}, block {block}, blocks {blocks}; expected a site, and 1 or more"
+            )
         generator = torch.Generator().manual_seed(seed)
         starts = torch.randperm(-(-len(self) // block), generator=generator) * block
         left = {name: torch.empty((0, *self.plan.sites[name]), dtype=self.dtype) for name in names}
@@ -130,6 +137,8 @@ class Store:
 
     def where(self, row: int) -> dict[str, Any]:
         """The token, document, position, file and row of the corpus that a row is from."""
+        if not 0 <= row < len(self):
+            raise UserError(f"row {row} came; this store has rows 0 to {len(self) - 1}")
         document = int(self.tokens.document[row])
         return {
             "token": int(self.tokens.ids[row]),
@@ -161,7 +170,7 @@ def shard_path(folder: Path, index: int, ending: str = "safetensors") -> Path:
     return folder / f"shard-{index:05d}.{ending}"
 
 
-def layout_of(store: Store, index: int) -> Any:
+def layout_of(store: Store, index: int) -> Layout:
     """What shard `index` looks like on disk, byte for byte."""
     *_, first, stop = store.plan.shards[index]
     return shard_layout(store.plan.sites, stop - first, store.dtype, store.plan.hash, index)
@@ -189,10 +198,13 @@ def create_store(folder: Path, plan: Plan, tokens: Tokens) -> Store:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / TOKENS
     if record is None or not path.is_file() or hash_file(path) != record["tokens"]:
-        _write_tokens(path, tokens)
-    if record is None:
-        write_sealed(folder / PLAN, {"plan": asdict(plan), "tokens": hash_file(path)})
-        refuse_other(folder, _plan_in(_read_record(folder)), plan)  # another capture may have begun here meanwhile
+        layout = _tokens_layout(tokens)
+        with new_file(path, layout.size) as file:
+            _put_tokens(file.descriptor, layout, tokens)
+            if record is None:  # the plan first: of two captures that begin here at once, one writes it
+                made = {"plan": asdict(plan), "tokens": hash_descriptor(file.descriptor)}
+                write_sealed(folder / PLAN, made, first=True)
+                refuse_other(folder, _plan_in(_read_record(folder)), plan)
     return open_store(folder)
 
 
@@ -304,15 +316,15 @@ _ARRAYS = {"ids": torch.int32, "document": torch.int32, "position": torch.int32,
 }
 
 
-def _write_tokens(path: Path, tokens: Tokens) -> None:
-    arrays = {name: getattr(tokens, name) for name in _ARRAYS}
-    layout = lay_out(
-        {name: (dtype, arrays[name].shape) for name, dtype in _ARRAYS.items()}, {"files": json.dumps(tokens.files)}
-    )
-    with new_file(path, layout.size) as file:
-        write_at(file.descriptor, memoryview(layout.header), 0)
-        for name, span in layout.fields.items():
-            write_at(file.descriptor, np.ascontiguousarray(arrays[name]).data.cast("B"), span.start)
+def _tokens_layout(tokens: Tokens) -> Layout:
+    shapes = {name: (dtype, getattr(tokens, name).shape) for name, dtype in _ARRAYS.items()}
+    return lay_out(shapes, {"files": json.dumps(tokens.files)})
+
+
+def _put_tokens(descriptor: int, layout: Layout, tokens: Tokens) -> None:
+    write_at(descriptor, memoryview(layout.header), 0)
+    for name, span in layout.fields.items():
+        write_at(descriptor, np.ascontiguousarray(getattr(tokens, name)).data.cast("B"), span.start)
 
 
 def _read_tokens(path: Path) -> Tokens:

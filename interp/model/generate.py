@@ -50,7 +50,7 @@ def generate(
     from interp.model.trunk import find_taps, watching
 
     model.check_plain("model.generate")
-    _check(max_new_tokens, temperature, top_k)
+    _check(max_new_tokens, temperature, top_k, seed)
     names = model.site_table.match(capture) if capture else []
     taps = find_taps(model, names)
     if inside := [name for name in names if name not in taps]:
@@ -119,7 +119,7 @@ class _Draw:
     def __call__(self, logits: Tensor) -> Tensor:
         if self.temperature == 0:
             return logits.argmax(-1)
-        scores = logits / self.temperature
+        scores = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # the largest is 0, however cold it is
         if self.top_k is not None:
             least = scores.topk(min(self.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
             scores = scores.masked_fill(scores < least, -torch.inf)
@@ -136,7 +136,9 @@ def _joined(model: Model, names: list[str], pieces: dict[str, list[Tensor]], mas
     return Activations(whole, mask, ids.masked_fill(~mask, -1), axes)
 
 
-def _check(max_new_tokens: int, temperature: float, top_k: int | None) -> None:
+def _check(max_new_tokens: int, temperature: float, top_k: int | None, seed: int) -> None:
+    if not 0 <= seed < 1 << 63:
+        raise UserError(f"seed={seed}; expected 0 to 2**63 - 1")
     if max_new_tokens < 1 or (top_k is not None and top_k < 1):
         raise UserError(f"max_new_tokens={max_new_tokens}, top_k={top_k}; expected 1 or more")
     if not 0 <= temperature < float("inf"):

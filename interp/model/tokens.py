@@ -81,7 +81,8 @@ def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy) 
     if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
         raise UserError(f"a prompt is no UTF-8 text at character {lone.start()}; expected text; save it as UTF-8")
     ids = _encode_under(tokenizer, text, bos)
-    if tokenizer.unk_token_id in ids and str(tokenizer.unk_token) not in text:  # as in a vocabulary of whole words
+    own = ids[1:] if ids[:1] == [tokenizer.bos_token_id] else ids  # GPT-2's BOS and its unknown token are one
+    if tokenizer.unk_token_id in own and str(tokenizer.unk_token) not in text:  # as in a vocabulary of whole words
         known = tokenizer.get_vocab()
         words = ", ".join(repr(w) for w in text.split() if w not in known) or repr(text)
         raise UserError(f"this tokenizer does not know {words:.200}; expected words of its vocabulary")

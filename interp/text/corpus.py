@@ -20,10 +20,14 @@ from interp.text.read import neighbours
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents that can be read from the start as often as asked. `read` does it; `name` is for messages."""
+    """Documents that can be read from the start as often as asked. `read` does it; `name` is for messages.
+
+    `root` is what the names of its files have in front: without it they are the same wherever the corpus lies.
+    """
 
     name: str
     read: Callable[[], Iterator[Document]]
+    root: str = ""
 
     def __iter__(self) -> Iterator[Document]:
         return self.read()
@@ -39,7 +43,9 @@ def open_corpus(source: str | Path) -> Corpus:
         return Corpus(str(source), partial(_dataset, str(source)))
     path = Path(source)
     try:
-        return Corpus(str(path), partial(_dataset, str(path)) if _is_dataset(path) else partial(_files, _find(path)))
+        if _is_dataset(path):
+            return Corpus(str(path), partial(_dataset, str(path)), str(path.parent))
+        return Corpus(str(path), partial(_files, _find(path)), str(path if path.is_dir() else path.parent))
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise UserError(f"cannot read {str(path)!r} ({error}); expected a corpus; check the path") from error
 

@@ -24,6 +24,10 @@ TERMS: dict[str, tuple[str, str]] = {  # term: (what finds it in a text, what it
         r"\bfeatures?\b",
         "One direction of a sparse autoencoder; it “fires” on a token when the token's activation contains it.",
     ),
+    "gap": (
+        r"",
+        "The measurement less its control, with the uncertainty of both: what the rule for a verdict looks at.",
+    ),
     "interval": (
         r"",
         "The range in brackets. Repeat the study with other seeds, facts or documents (whichever n counts), and 95 of "
