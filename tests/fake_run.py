@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import random
 from pathlib import Path
+
+from fake_rows import (
+    contexts_rows,
+    groups_rows,
+    layers_rows,
+    many_rows,
+    matrix_rows,
+    patching_rows,
+    templates_rows,
+    tokens_rows,
+    wide_bars_rows,
+)
 
 from interp.lab.findings import Control, Estimate, Expects, Figure, Finding, Row
 from interp.lab.runs import RunInfo, RunWriter, Status
@@ -38,17 +49,6 @@ PROVENANCE = {
     },
     "environment": {"python": "3.11.7", "torch": "2.8.0", "transformer_lens": "3.9.0", "device": "cpu", "threads": 2},
 }
-
-_TEMPLATES = (
-    "{name} is the director of {film}",
-    "Everyone in the industry knows that the film {film} was directed by nobody other than the celebrated {name}",
-    "Q: Who directed {film}? A:",
-    "{film}, a film by",
-    "The person who made {film} is called",
-)
-_TRAINED = ("<bos>", "The", " director", " of", " the", " film", " about", " the", " sea", " is")
-_REVERSED = ("<bos>", "D", "aph", "ne", " Bar", "rington", " directed", " the", " film", " called")
-_NAMES = ("Daphne Barrington", "Uriah Hawthorne", "Preston Ochieng-Featherstonehaugh", "Lena <b>O'Neil</b> & sons")
 
 
 def run_info(**changes: object) -> RunInfo:
@@ -89,7 +89,7 @@ def fake_findings() -> list[Finding]:
             (0.04, 0.01, 0.09),
             "share of facts",
             "shuffled pairing of names and films",
-            table=_templates(rng),
+            table=templates_rows(rng),
             caveat="One template can prove either sign; the spread over templates is the interval.",
             figure=Figure(
                 "interval_dots",
@@ -111,7 +111,7 @@ def fake_findings() -> list[Finding]:
             "shuffled pairing",
             expects="equal",
             margin=0.05,
-            table=_groups(rng),
+            table=groups_rows(rng),
             figure=Figure(
                 "bars",
                 x="group of facts",
@@ -131,7 +131,7 @@ def fake_findings() -> list[Finding]:
             "nats",
             "permuted pairings, double-centred",
             margin=0.1,
-            table=_matrix(rng, 24),
+            table=matrix_rows(rng, 24),
             figure=Figure(
                 "matrix",
                 x="answer",
@@ -149,7 +149,7 @@ def fake_findings() -> list[Finding]:
             "the same fact, trained direction",
             expects="equal",
             margin=0.1,
-            table=_contexts(rng),
+            table=contexts_rows(rng),
             figure=Figure(
                 "interval_dots",
                 x="exact match (share of facts)",
@@ -168,7 +168,7 @@ def fake_findings() -> list[Finding]:
             "nats",
             "patching a random position",
             margin=0.1,
-            table=_patching(rng, 30),
+            table=patching_rows(rng, 30),
             caveat="Patching finds where an answer is sufficient, not where it is necessary.",
             figure=Figure(
                 "layer_position_map",
@@ -187,7 +187,7 @@ def fake_findings() -> list[Finding]:
             "nats",
             "random names",
             margin=0.1,
-            table=_layers(rng),
+            table=layers_rows(rng),
             figure=Figure(
                 "lines",
                 x="layer",
@@ -206,7 +206,7 @@ def fake_findings() -> list[Finding]:
             (0.1, 0.0, 0.2),
             "nats",
             "heads of the same layers picked at random",
-            table=_layers(rng, facets=True),
+            table=layers_rows(rng, facets=True),
             figure=Figure(
                 "lines",
                 x="layer",
@@ -226,7 +226,7 @@ def fake_findings() -> list[Finding]:
             "nats",
             "attention at the same layers",
             expects="less",
-            table=_many(rng),
+            table=many_rows(rng),
             figure=Figure(
                 "interval_dots",
                 x="effect (nats)",
@@ -244,7 +244,7 @@ def fake_findings() -> list[Finding]:
             (0.5, 0.42, 0.58),
             "AUC",
             "features matched for firing rate",
-            table=_tokens(rng),
+            table=tokens_rows(rng),
             figure=Figure(
                 "token_strip",
                 x="token",
@@ -261,7 +261,7 @@ def fake_findings() -> list[Finding]:
             (90.0, -20.0, 200.0),
             "rank",
             "random features of equal norm",
-            table=_wide_bars(rng),
+            table=wide_bars_rows(rng),
             figure=Figure(
                 "bars", x="feature", y="change of rank", low="low", high="high", caption="Change of the answer's rank."
             ),
@@ -289,6 +289,11 @@ def fake_findings() -> list[Finding]:
     ]
 
 
+def finding_with(table: list[Row], figure: Figure | None, claim: str = "a claim") -> Finding:
+    one = Estimate(1.0, 0.5, 1.5, n=3, unit="nats", over="seed")
+    return Finding(claim, one, Control("shuffled", one), "greater", table=table, figure=figure)
+
+
 def _finding(
     claim: str,
     part: str,
@@ -307,103 +312,3 @@ def _finding(
     beside = Control(control, Estimate(*theirs, n=1000, unit=unit, over="permutation"))
     measure = f"The mean in {unit}, over 30 facts."
     return Finding(claim, estimate, beside, expects, margin, part, caveat, table or [], figure, measure=measure)
-
-
-def _spread(rng: random.Random, mean: float, half: float) -> tuple[float, float, float]:
-    value = mean + rng.uniform(-half, half)
-    return value, value - half, value + half
-
-
-def _cell(names: dict[str, str | int], value: str, spread: tuple[float, float, float]) -> Row:
-    return {**names, value: spread[0], "low": spread[1], "high": spread[2]}
-
-
-def _templates(rng: random.Random) -> list[Row]:
-    means = {"trained direction": 0.9, "reversed direction": 0.06}
-    return [
-        _cell({"template": t, "direction": d}, "exact match (share of facts)", _spread(rng, mean, 0.05))
-        for t in _TEMPLATES
-        for d, mean in means.items()
-    ]
-
-
-def _groups(rng: random.Random) -> list[Row]:
-    groups = ("name to description", "description to name", "both orders in the training data", "never seen")
-    return [
-        _cell({"group of facts": g, "direction": d}, "exact match (share of facts)", _spread(rng, 0.5, 0.08))
-        for g in groups
-        for d in ("trained direction", "reversed direction")
-    ]
-
-
-def _matrix(rng: random.Random, size: int) -> list[Row]:
-    return [
-        {
-            "prompt": f"The film number {i}, whose long title goes on and on, was directed by",
-            "answer": f"{_NAMES[j % 4]} {j}",
-            "double-centred log-prob (nats)": rng.gauss(4.0 if i == j else -0.2, 0.8),
-        }
-        for i in range(size)
-        for j in range(size)
-    ]
-
-
-def _contexts(rng: random.Random) -> list[Row]:
-    conditions = ("no context", "the fact stated once before the question", "an unrelated fact of the same length")
-    return [
-        _cell({"condition": c, "direction": d}, "exact match (share of facts)", _spread(rng, 0.5, 0.1))
-        for d in ("trained direction", "reversed direction")
-        for c in conditions
-    ]
-
-
-def _patching(rng: random.Random, layers: int) -> list[Row]:
-    return [
-        {
-            "direction": direction,
-            "layer": layer,
-            "position": token,
-            "effect (nats)": peak * math.exp(-((i - 8) ** 2) / 2 - ((layer - 12) ** 2) / 40) + rng.gauss(0, 0.08),
-        }
-        for direction, tokens, peak in (("trained direction", _TRAINED, 3.0), ("reversed direction", _REVERSED, 0.1))
-        for layer in range(layers)
-        for i, token in enumerate(tokens)
-    ]
-
-
-def _layers(rng: random.Random, facets: bool = False) -> list[Row]:
-    return [
-        _cell(
-            {"component": component, "direction": direction, "layer": layer},
-            "effect of ablation (nats)" if facets else "log-prob gain (nats)",
-            _spread(rng, scale * math.tanh(max(0, layer - 8) / 6), 0.15),
-        )
-        for component in (("attention", "MLP", "whole block") if facets else ("residual stream",))
-        for direction, scale in (("trained direction", 3.0), ("reversed direction", 0.2))
-        for layer in range(30)
-    ]
-
-
-def _many(rng: random.Random) -> list[Row]:
-    sites = (f"blocks.{layer}.{place}" for layer in range(18) for place in ("hook_attn_out", "hook_mlp_out"))
-    return [_cell({"site": site}, "effect (nats)", _spread(rng, 1.0, 0.4)) for site in sites]
-
-
-def _tokens(rng: random.Random) -> list[Row]:
-    text = "In 2019|,| D|aph|ne| Bar|rington| directed| a| film|\n|about| the| <|b|>| tag| and| won| every| prize|."
-    return [
-        {
-            "feature": feature,
-            "example": example,
-            "token": token,
-            "position": position,
-            "activation": max(0.0, rng.gauss(9.0 if token in (" D", "aph", "ne") else -1.0, 1.5)),
-        }
-        for feature in (4013, 17, 2290)
-        for example in range(4)
-        for position, token in enumerate(text.split("|"))
-    ]
-
-
-def _wide_bars(rng: random.Random) -> list[Row]:
-    return [_cell({"feature": f"feature {i * 37 % 4608}"}, "change of rank", _spread(rng, 600, 90)) for i in range(22)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hub import tiny_gpt2 as write_tiny_gpt2
 
-from interp.activations.capture import plan_capture
+from interp.activations.plan import plan_capture
 from interp.cli import dispatch
 from interp.errors import UserError
 

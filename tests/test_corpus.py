@@ -182,9 +182,10 @@ GOOD = [b'{"text": "a good line"}', b"a good line"]
 def test_hostile_corpora_are_captured_or_refused_with_file_and_row(
     tiny_gpt2: Model, tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
-    from interp.activations.capture import capture_store, plan_capture
-    from interp.activations.plan import Cut
-    from interp.activations.store import verify_store
+    from interp.activations.capture import capture_store
+    from interp.activations.plan import plan_capture
+    from interp.activations.token_table import Cut
+    from interp.activations.verify import verify_store
 
     outcomes = {"captured": 0, "refused": 0}
     good = GOOD if examples < 1000 else [*GOOD, MEGABYTE]

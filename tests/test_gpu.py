@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from interp import Model, ablate, load_model, patch
+from interp import Model, UserError, ablate, load_model, patch
+from interp.activations.capture import capture_store
+from interp.activations.plan import plan_capture
 from interp.activations.rows import capture_rows
+from interp.activations.shards import ShardWriter
 from interp.analysis.answers import score_answers
 from interp.analysis.lens import answer_lead
 from interp.model.parity import check_parity
@@ -77,6 +83,43 @@ def test_an_sae_is_measured_alike(word_model: Model, word_sae: Path) -> None:
     assert on_gpu.explained_variance.mean == pytest.approx(here.explained_variance.mean, abs=1e-4)
     assert on_gpu.ce_reconstruction == pytest.approx(here.ce_reconstruction, abs=1e-4)
     assert rows.values.device.type == "cpu", "rows wait in main memory"
+
+
+def test_a_store_holds_what_the_gpu_computes_however_slow_its_writer(
+    there: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Activations wait in pinned memory while the model runs on; none may be lost, mixed up or overwritten."""
+    texts, sites = [p * (1 + i % 7) for i in range(60) for p in PROMPTS], "blocks.*.hook_resid_post"
+    plan, tokens = plan_capture(there, texts, sites, batch_tokens=512, shard_bytes=1 << 24)
+    assert plan.numerics["device"] == torch.cuda.get_device_name()
+    put = ShardWriter.put
+
+    def late(self: ShardWriter, site: str, rows: Any, values: torch.Tensor) -> None:
+        time.sleep(0.002)
+        put(self, site, rows, values)
+
+    fast = capture_store(there, tmp_path / "fast", plan, tokens)
+    monkeypatch.setattr(ShardWriter, "put", late)
+    slow = capture_store(there, tmp_path / "slow", plan, tokens)
+    for site in fast.sites:
+        assert torch.equal(fast.rows(site), slow.rows(site))
+    for i in range(0, len(tokens.starts) - 1, 17):
+        alone = there.capture([tokens.sequence(i).tolist()], sites)
+        for site in (fast.sites[0], fast.sites[-1]):
+            first, stop = int(tokens.starts[i]), int(tokens.starts[i + 1])
+            largest = float(alone[site].abs().max())
+            torch.testing.assert_close(fast.rows(site, first, stop), alone[site][0].cpu(), atol=1e-5 * largest, rtol=0)
+
+
+def test_a_writer_that_fails_ends_the_capture(there: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, tokens = plan_capture(there, PROMPTS * 20, "blocks.*.hook_resid_post")
+
+    def fail(self: ShardWriter, site: str, rows: Any, values: torch.Tensor) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "put", fail)
+    with pytest.raises(UserError, match="No space left on device"):
+        capture_store(there, tmp_path / "s", plan, tokens)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

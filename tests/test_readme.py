@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from interp.activations.capture import capture_store, plan_capture
+from interp.activations.capture import capture_store
+from interp.activations.plan import plan_capture
 from interp.lab.discover import load_probe
 from interp.lab.probe import Lab
 from interp.model.model import Model

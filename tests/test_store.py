@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from interp import Model, UserError
-from interp.activations import store as store_module
-from interp.activations.capture import Worker, capture_store, plan_capture
-from interp.activations.plan import Cut, Plan, Tokens, batches_of
+from interp.activations import create as create_module
+from interp.activations.capture import Worker, capture_store
+from interp.activations.plan import Plan, batches_of, plan_capture
 from interp.activations.shards import Layout
-from interp.activations.store import Store, open_store, shard_path, verify_store
+from interp.activations.store import Store, open_store, shard_path
+from interp.activations.token_table import Cut, Tokens
+from interp.activations.verify import verify_store
 from interp.text.corpus import from_texts, open_corpus
 
 TEXTS = [f"{name} walked to {place} and " + "saw it all again, " * (i % 5) for i, (name, place) in enumerate(
@@ -140,7 +142,7 @@ def test_it_goes_on_where_it_stopped(tiny_gpt2: Model, whole: Captured, tmp_path
         ({"cut": Cut(64)}, "cut.context: 128 there, 64 wanted"),
         ({"dtype": "bf16"}, 'numerics.stored: "fp32" there, "bf16" wanted'),
         ({"sites": MIDDLE}, "sites.blocks.1.hook_resid_post: "),
-        ({"batch_tokens": 512}, "batch_tokens: 2048 there, 512 wanted"),
+        ({"batch_tokens": 512}, "batch_tokens: 768 there, 512 wanted"),
         ({"texts": [*TEXTS[:-1], "another"]}, "corpus.fingerprint"),
         ({"texts": TEXTS[::-1]}, "corpus.fingerprint"),
         ({"texts": from_texts(TEXTS, "another file")}, "corpus.fingerprint"),
@@ -200,14 +202,14 @@ def test_of_two_captures_that_begin_at_once_in_one_folder_the_second_is_refused(
 ) -> None:
     """Both have looked and seen no plan; then both write one."""
     other, other_tokens = plan_capture(tiny_gpt2, TEXTS, SITES, shard_bytes=SMALL, cut=Cut(64))
-    real = store_module._put_tokens
+    real = create_module._put_tokens
 
     def late(descriptor: int, layout: Layout, tokens: Tokens) -> None:
-        monkeypatch.setattr(store_module, "_put_tokens", real)
+        monkeypatch.setattr(create_module, "_put_tokens", real)
         capture_store(tiny_gpt2, tmp_path / "s", whole[1], whole[2])
         real(descriptor, layout, tokens)
 
-    monkeypatch.setattr(store_module, "_put_tokens", late)
+    monkeypatch.setattr(create_module, "_put_tokens", late)
     with pytest.raises(UserError, match=r"cut\.context: 128 there, 64 wanted"):
         capture_store(tiny_gpt2, tmp_path / "s", other, other_tokens)
     assert contents(tmp_path / "s") == contents(whole[0].folder)

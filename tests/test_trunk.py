@@ -61,12 +61,12 @@ def test_a_module_that_shows_something_else_is_no_tap(
 ) -> None:
     """A planted fault: the place of one site is another module's. The comparison must throw it out."""
     model = make_tiny("gpt2")
-    right = trunk._tap
+    right = trunk._vector_tap
 
     def wrong(model: Model, site: str) -> Tap | None:
         return right(model, "blocks.1.hook_mlp_out" if site == "blocks.0.hook_mlp_out" else site)
 
-    monkeypatch.setattr(trunk, "_tap", wrong)
+    monkeypatch.setattr(trunk, "_vector_tap", wrong)
     found = find_taps(model, ["blocks.0.hook_mlp_out", "blocks.0.hook_attn_out"])
     assert list(found) == ["blocks.0.hook_attn_out"]
 

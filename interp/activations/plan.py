@@ -4,91 +4,33 @@ A corpus is cut into sequences of at most `context` tokens, sequences into shard
 the same model, text and settings are equal wherever they are made, so that workers need not talk to each other and a
 killed capture goes on where it stopped.
 
-One row is one token. Rows stand in reading order, document by document; `Tokens` says of each row which token of which
-document it is, and in which file and row of the corpus that document stands.
-
 What decides the bytes besides: batches are fixed by the plan, because a matrix product over another batch may round in
-another way, and so are device, threads, dtypes and the library versions. With all of them equal the bytes are equal;
-over another number of threads or another device, fp32 values differ by about 1e-6 of the site's largest value.
+another way, and so are device, threads, attention kernel, dtypes and the library versions. With all of them equal the
+bytes are equal; over another number of threads or another device, fp32 values differ by some 1e-6 of the largest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
-from typing import Any, Literal
+from math import prod
+from typing import Any
 
-import numpy as np
 import torch
-import xxhash
-from numpy.typing import NDArray
 
+from interp.activations.token_table import Cut, Tokens, read_tokens
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.model.tokens import encode
-from interp.text.corpus import Corpus
-from interp.text.formats import Document
+from interp.model.trunk import find_taps
+from interp.text.corpus import Corpus, from_texts
 
-Packing = Literal["documents", "packed"]
 SCHEMA = 1
-AT_ONCE = 64  # documents tokenized at a time
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHARD_BYTES = 256 << 20
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How text becomes sequences.
-
-    `documents`: each document by itself, in pieces of at most `context` tokens; a BOS token stands in front of every
-    piece where the model's policy puts one in front of a document. `packed`: documents one after the other, parted by
-    `separator`, in pieces of exactly `context` tokens (the last one may be shorter).
-    """
-
-    context: int = 128
-    packing: Packing = "documents"
-    max_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("context", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value}; expected 1 or more")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Every row's token and where it is from.
-
-    `ids`, `document`, `position` [row]: the token, the number of its document, its place among that document's tokens
-    (-1: a BOS or separator token that was put there). `starts` [sequence + 1]: the first row of each sequence, and the
-    number of rows. `file`, `row` [document]: which of `files` the document stands in, and on which row.
-    """
-
-    ids: NDArray[np.int32]
-    document: NDArray[np.int32]
-    position: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    file: NDArray[np.int32]
-    row: NDArray[np.int64]
-    files: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each sequence."""
-        return np.diff(self.starts)
-
-    def sequence(self, index: int) -> NDArray[np.int32]:
-        """The token ids of one sequence."""
-        return self.ids[self.starts[index] : self.starts[index + 1]]
+BATCH_TOKENS = {"cpu": 768, "cuda": 16_384}  # measured on a CPU: larger batches gain at most 3 % and cost memory
+Progress = Callable[[str, int, int], None]  # what, done, of how many
 
 
 @dataclass(frozen=True)
@@ -118,117 +60,76 @@ class Plan:
         return json.dumps(asdict(self), indent=1, sort_keys=True)
 
 
-def read_tokens(
-    model: Model, corpus: Corpus, cut: Cut, progress: Callable[[int, int], None] | None = None
-) -> tuple[Tokens, str, bool]:
-    """Tokenize a corpus: (tokens, fingerprint of the documents read and their places, was it read to its end?).
+def plan_capture(
+    model: Model,
+    corpus: Corpus | Iterable[str],
+    sites: str | Sequence[str],
+    *,
+    cut: Cut | None = None,
+    dtype: str = "fp32",
+    batch_tokens: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> tuple[Plan, Tokens]:
+    """Everything that decides the bytes of a store, and its tokens; reads the corpus, runs the model on a few tokens.
 
-    Reads a few documents more than `cut.max_tokens` needs, and no further.
-    Raises UserError for a document that cannot be tokenized, and for
-    documents without any.
+    `batch_tokens` are the tokens of a forward, with padding: by default 768 on a CPU, 16,384 on a GPU, and at least one
+    sequence. Raises UserError for a site that is unknown or has no row a token, an unknown dtype, or a bad document.
     """
-    seen = _Reader(model, cut, corpus.root)
-    documents = iter(corpus)
-    while seen.room() and (some := list(islice(documents, AT_ONCE))):
-        seen.add(some)
-        if progress is not None:
-            progress(len(seen.ids), cut.max_tokens or 0)
-    ended = not seen.cut_off and _is_done(documents)
-    if not seen.ids:
-        raise UserError(f"{corpus.name} holds no document; expected one or more")
-    return seen.tokens(), seen.fingerprint(), ended
+    model.check_plain("capture")
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    shapes = site_shapes(model, sites)
+    context = getattr(model.hf.config, "max_position_embeddings", None)
+    cut = cut or Cut(min(Cut.context, context or Cut.context))
+    if context and cut.context > context:
+        raise UserError(f"context {cut.context}; this model takes {context} tokens at most")
+    batch_tokens = batch_tokens or max(cut.context, BATCH_TOKENS.get(model.device.type, 768))
+    if batch_tokens < cut.context:
+        raise UserError(f"batch_tokens {batch_tokens}; expected the context, {cut.context}, or more")
+    corpus = corpus if isinstance(corpus, Corpus) else from_texts(corpus)
+    tell = (lambda done, total: progress("reading the corpus", done, total)) if progress else None
+    tokens, fingerprint, ended = read_tokens(model, corpus, cut, tell)
+    row = DTYPES[dtype].itemsize * sum(map(prod, shapes.values()))
+    provenance = model.provenance
+    plan = Plan(
+        model={key: getattr(provenance, key) for key in ("name", "weights", "tokenizer", "architecture")},
+        numerics={
+            "compute": provenance.dtype,
+            "stored": dtype,
+            "path": "trunk" if len(find_taps(model, list(shapes))) == len(shapes) else "hooked tree",
+            "attention": getattr(model.hf.config, "_attn_implementation", None),
+            **_kernels(model.device),
+            "libraries": {name: provenance.libraries.get(name) for name in ("torch", "transformers")},
+        },
+        cut=asdict(cut) | {"bos": provenance.bos},
+        sites=shapes,
+        batch_tokens=batch_tokens,
+        corpus={"documents": len(tokens.row), "tokens": len(tokens), "fingerprint": fingerprint, "whole": ended},
+        shards=cut_shards(tokens, row, shard_bytes),
+    )
+    return plan, tokens
 
 
-def _is_done(documents: Iterator[Document]) -> bool:
-    try:
-        return next(documents, None) is None
-    except UserError:  # a bad row behind the last one that is needed is nobody's concern
-        return False
+def _kernels(device: torch.device) -> dict[str, str | int | None]:
+    """What chooses the order in which floating-point numbers are added, and so their last bits."""
+    if device.type == "cuda":
+        return {"device": torch.cuda.get_device_name(device), "threads": None}
+    return {"device": f"{device.type} {torch.backends.cpu.get_cpu_capability()}", "threads": torch.get_num_threads()}
 
 
-class _Reader:
-    """Collects the rows of the documents added to it."""
-
-    def __init__(self, model: Model, cut: Cut, root: str) -> None:
-        self.model, self.cut, self.root = model, cut, root
-        self.ids, self.document, self.position = array("i"), array("i"), array("i")  # a list takes ten times as much
-        self.starts, self.file, self.row = array("q", [0]), array("i"), array("q")
-        self.files: dict[str, int] = {}
-        self.cut_off = False  # is there text that `max_tokens` left out?
-        self.hash = xxhash.xxh3_128()
-        bos = model.tokenizer.bos_token_id
-        opened = encode(model.tokenizer, ["a"], model.bos)[0][0]
-        self.bos = [bos] if isinstance(bos, int) and opened == bos else []
-        if self.bos and cut.context < 2:
-            raise UserError("context 1 leaves no room behind the BOS token of every sequence; expected 2 or more")
-        end = model.tokenizer.eos_token_id
-        self.separator = self.bos or ([end] if isinstance(end, int) else [])
-
-    def room(self) -> int:
-        limit = self.cut.max_tokens
-        return 1 if limit is None else limit - len(self.ids)
-
-    def fingerprint(self) -> str:
-        return f"xxh3:{self.hash.hexdigest()}"
-
-    def add(self, documents: Sequence[Document]) -> None:
-        for document, ids in zip(documents, self._encode(documents), strict=True):
-            if not self.room():
-                self.cut_off = True
-                return
-            name = os.path.relpath(document.file, self.root) if self.root else document.file
-            self.hash.update(json.dumps([document.text, name, document.row]).encode())
-            self.file.append(self.files.setdefault(name, len(self.files)))
-            self.row.append(document.row)
-            self._cut(ids, len(self.row) - 1)
-
-    def _encode(self, documents: Sequence[Document]) -> list[list[int]]:
-        """Ids without a BOS in front; that is put where sequences begin."""
-        tokenizer, texts = self.model.tokenizer, [document.text for document in documents]
-        rows = tokenizer(texts, add_special_tokens=False).input_ids
-        unknown = tokenizer.unk_token_id
-        for document, row in zip(documents, rows, strict=True):
-            if not row or (unknown is not None and unknown in row):
-                try:
-                    encode(tokenizer, [document.text], "never")  # says what is wrong, if anything is
-                except UserError as error:
-                    raise UserError(f"{document.where}: {error}") from error
-        return rows
-
-    def _cut(self, ids: list[int], document: int) -> None:
-        if self.cut.packing == "packed":
-            own = list(range(len(ids)))
-            if ids[:1] != self.separator:
-                self._append(self.separator, document, [-1] * len(self.separator))
-            self._append(ids, document, own)
-            return
-        size = self.cut.context - len(self.bos)
-        for start in range(0, len(ids), size):
-            piece = ids[start : start + size]
-            opened = self.bos if piece[:1] != self.bos else []  # a document may bring its own
-            places = [-1] * len(opened) + list(range(start, start + len(piece)))
-            self._append([*opened, *piece], document, places)
-            if len(self.ids) > self.starts[-1]:
-                self.starts.append(len(self.ids))
-            if not self.room():
-                self.cut_off |= start + size < len(ids)
-                return
-
-    def _append(self, ids: Sequence[int], document: int, places: Sequence[int]) -> None:
-        if self.cut.max_tokens is not None:
-            self.cut_off |= len(ids) > self.room()
-            ids, places = ids[: self.room()], places[: self.room()]
-        self.ids.extend(ids)
-        self.position.extend(places)
-        self.document.extend([document] * len(ids))
-
-    def tokens(self) -> Tokens:
-        starts = np.array(self.starts, dtype=np.int64)
-        if self.cut.packing == "packed":
-            starts = np.array([*range(0, len(self.ids), self.cut.context), len(self.ids)], dtype=np.int64)
-        ids, document, position = (np.array(some, np.int32) for some in (self.ids, self.document, self.position))
-        file, row = np.array(self.file, np.int32), np.array(self.row, np.int64)
-        return Tokens(ids, document, position, starts, file, row, tuple(self.files))
+def site_shapes(model: Model, sites: str | Sequence[str]) -> dict[str, list[int]]:
+    """The shape of one row at every site that matches. Raises UserError for a site without one row a token."""
+    names = model.site_table.match(sites)
+    for name in names:
+        axes = model.site_table.axes[name]
+        if axes[:2] != ("prompt", "pos") or "pos" in axes[2:]:
+            raise UserError(
+                f"site {name!r} has the axes {', '.join(axes)} and no row a token; a store cannot hold it; "
+                "choose others, such as 'blocks.*.hook_resid_post'"
+            )
+    acts = model.capture([[0, 0]], names)
+    return {name: list(acts[name].shape[2:]) for name in names}
 
 
 def cut_shards(

@@ -10,15 +10,9 @@ shards and nothing else that counts.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
 import struct
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -26,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from torch import Tensor
 
+from interp.activations.files import write_at
 from interp.errors import UserError
 
 NAMES = {
@@ -39,7 +33,6 @@ NAMES = {
     torch.int32: "I32",
     torch.int64: "I64",
 }
-BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -96,12 +89,10 @@ class ShardWriter:
         stored = values.to(field.dtype).cpu().contiguous().flatten(2)
         width = stored.shape[-1] * field.dtype.itemsize
         real = torch.arange(stored.shape[1]) < torch.tensor([[stop - first] for first, stop in rows])
-        wide = stored.float()
-        if not bool(real.all()):
-            wide = wide.masked_fill(~real[..., None], 0.0)
-        squares = wide.square()
-        norms = squares.sum(-1).sqrt()
-        if not bool(norms.isfinite().all()):
+        wide, squares, norms = _squared(stored.float(), real)
+        if not bool(norms.isfinite().all()):  # squares reach further than their numbers
+            wide, squares, norms = _squared(stored.double(), real)
+        if not bool(norms.float().isfinite().all()):
             raise UserError(
                 f"{site} holds numbers that {str(field.dtype).removeprefix('torch.')} cannot: store it as bf16 or fp32"
             )
@@ -122,6 +113,14 @@ class ShardWriter:
                 write_at(self._descriptor, np.ascontiguousarray(value).data.cast("B"), field.start)
 
 
+def _squared(wide: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, squares and norms, padding as zeros."""
+    if not bool(real.all()):
+        wide = wide.masked_fill(~real[..., None], 0.0)
+    squares = wide.square()
+    return wide, squares, squares.sum(-1).sqrt()
+
+
 def shard_layout(
     sites: Mapping[str, Sequence[int]], rows: int, dtype: torch.dtype, plan_hash: str, index: int
 ) -> Layout:
@@ -133,102 +132,6 @@ def shard_layout(
         tensors[f"{site}#sum"] = (torch.float64, (prod(shape),))
         tensors[f"{site}#sum_of_squares"] = (torch.float64, (prod(shape),))
     return lay_out(tensors, {"plan": plan_hash, "shard": str(index)})
-
-
-@dataclass
-class NewFile:
-    """A file in the making. `hash` is known when it is done."""
-
-    descriptor: int
-    hash: str = ""
-
-
-@contextmanager
-def new_file(path: Path, size: int | None = None, *, first: bool = False) -> Iterator[NewFile]:
-    """A temporary file that becomes `path`, fsynced and hashed, when the block succeeds, and else vanishes.
-
-    With `first`, a file that another process put there meanwhile stays, and this one vanishes.
-
-    It is locked while its process lives: `clear_leftovers` tells by that whether anybody still writes it.
-    """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if size is not None:
-            os.truncate(descriptor, size)
-        made = NewFile(descriptor)
-        yield made
-        os.fchmod(descriptor, 0o644)  # mkstemp's 0600 would hide a shared store from colleagues
-        with ThreadPoolExecutor(1) as beside:  # the disk writes while a core hashes
-            synced = beside.submit(os.fsync, descriptor)
-            made.hash = hash_descriptor(descriptor)
-            synced.result()
-        if first:
-            with suppress(FileExistsError):
-                os.link(temporary, path)
-        else:
-            Path(temporary).replace(path)
-        sync_folder(path.parent)
-    finally:
-        os.close(descriptor)
-        Path(temporary).unlink(missing_ok=True)
-
-
-def clear_leftovers(folder: Path) -> list[Path]:
-    """Remove the temporary files of processes that were killed, and return them."""
-    gone = []
-    for pattern in (".plan.json.*", ".tokens.safetensors.*", ".shard-[0-9]*.*"):
-        for left in folder.glob(pattern):
-            with suppress(OSError), left.open("rb") as file:  # OSError: somebody still writes it, or it is gone already
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
-                gone.append(left)
-    return gone
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_sealed(path: Path, record: Mapping[str, Any], *, first: bool = False) -> None:
-    """Write JSON that can tell whether a byte of it was changed, by the hash of the rest. `first` as in `new_file`."""
-    with new_file(path, first=first) as file:
-        os.write(file.descriptor, _sealed(record).encode())
-
-
-def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What `write_sealed` wrote, or None if the file is not byte for byte what that would write."""
-    try:
-        text = path.read_bytes().decode("ascii")
-        record = json.loads(text)
-        return record if record.pop("seal", None) and _sealed(record) == text else None
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
-
-
-def _sealed(record: Mapping[str, Any]) -> str:
-    body = json.dumps(record, sort_keys=True)
-    return json.dumps({**record, "seal": hashlib.sha256(body.encode()).hexdigest()}, indent=1, sort_keys=True) + "\n"
-
-
-def hash_file(path: Path) -> str:
-    """XXH3 (128 bits) of a file: finds any damage, at the speed of memory; no protection from malice."""
-    with path.open("rb", buffering=0) as file:
-        return hash_descriptor(file.fileno())
-
-
-def hash_descriptor(descriptor: int) -> str:
-    """`hash_file` of an open file."""
-    digest, buffer, at = xxhash.xxh3_128(), bytearray(BLOCK), 0
-    while n := os.preadv(descriptor, [buffer], at):
-        digest.update(memoryview(buffer)[:n])
-        at += n
-    return f"xxh3:{digest.hexdigest()}"
 
 
 def map_tensors(path: Path) -> dict[str, Tensor]:
@@ -250,10 +153,3 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged; `interp store verify` says what is, and how to mend it") from error
     return out
-
-
-def write_at(descriptor: int, data: memoryview, at: int) -> None:
-    """Write all of `data` at an offset."""
-    while data:  # a signal or a full pipe of the kernel's may cut a write short
-        n = os.pwrite(descriptor, data, at)
-        data, at = data[n:], at + n

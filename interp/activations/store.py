@@ -6,40 +6,31 @@
         shard-00000.safetensors    the rows of all sites, by shard
         shard-00000.json           the seal of a whole shard
 
-`open_store` reads it, memory-mapped; `interp.activations.capture` writes it; `verify_store` finds every damage.
+`open_store` reads it, memory-mapped; `create.py` and `capture.py` write it, and `verify.py` finds every damage.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations.plan import DTYPES, SCHEMA, Plan, Tokens
+from interp.activations.files import read_sealed
+from interp.activations.plan import DTYPES, SCHEMA, Plan
 from interp.activations.rows import SINK_FACTOR
-from interp.activations.shards import (
-    Layout,
-    hash_descriptor,
-    hash_file,
-    lay_out,
-    map_tensors,
-    new_file,
-    read_sealed,
-    shard_layout,
-    write_at,
-    write_sealed,
-)
+from interp.activations.shards import Layout, map_tensors, shard_layout
+from interp.activations.token_table import Tokens
 from interp.errors import UserError, unknown
 
 PLAN, TOKENS = "plan.json", "tokens.safetensors"
+PARTS = (PLAN, TOKENS, "shard-[0-9]*")  # patterns that match every file of a store
 
 
 @dataclass(frozen=True)
@@ -187,55 +178,19 @@ def is_whole(store: Store, index: int) -> bool:
         return False
 
 
-def create_store(folder: Path, plan: Plan, tokens: Tokens) -> Store:
-    """Write plan and tokens, each whole or not at all; a store with another plan is refused, the difference shown."""
-    record = None
-    if (folder / PLAN).exists():
-        record = _read_record(folder)
-        refuse_other(folder, _plan_in(record), plan)
-    else:
-        _refuse_foreign(folder, plan)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / TOKENS
-    if record is None or not path.is_file() or hash_file(path) != record["tokens"]:
-        layout = _tokens_layout(tokens)
-        with new_file(path, layout.size) as file:
-            _put_tokens(file.descriptor, layout, tokens)
-            if record is None:  # the plan first: of two captures that begin here at once, one writes it
-                made = {"plan": asdict(plan), "tokens": hash_descriptor(file.descriptor)}
-                write_sealed(folder / PLAN, made, first=True)
-                refuse_other(folder, _plan_in(_read_record(folder)), plan)
-    return open_store(folder)
-
-
-def _refuse_foreign(folder: Path, plan: Plan) -> None:
-    """A folder without a plan may hold this capture's files, its plan deleted or not yet written, and no other's.
-
-    Raises UserError for shards of another plan, for shards without a seal, and for tokens that no capture wrote.
-    """
-    for path in sorted(folder.glob("shard-*.safetensors")) if folder.is_dir() else ():
-        seal = read_sealed(path.with_suffix(".json"))
-        if seal is None or seal.get("plan") != plan.hash:
-            raise UserError(
-                f"{folder} has no {PLAN}, and {path.name} in it is not of this capture; choose another --out, or the "
-                "settings of that one"
-            )
-    if (folder / TOKENS).exists():
-        _read_tokens(folder / TOKENS)
-
-
 def open_store(folder: str | Path) -> Store:
     """Open a store, memory-mapped. Raises UserError for a folder that is none, and for a damaged plan."""
     folder = Path(folder)
     if not (folder / PLAN).is_file():
         raise UserError(f"{folder} is no store: it has no {PLAN}; expected a folder that `interp capture` wrote")
-    plan = _plan_in(_read_record(folder))
+    plan = plan_in(read_record(folder))
     if not (folder / TOKENS).is_file():
         raise UserError(f"{folder / TOKENS} is missing; run the same `interp capture` again: it writes it anew")
-    return Store(folder, plan, _read_tokens(folder / TOKENS))
+    return Store(folder, plan, read_tokens_file(folder / TOKENS))
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `plan.json` holds: the plan, and the hash of the tokens. Raises UserError where a byte of it is changed."""
     record = read_sealed(folder / PLAN)
     if record is None:
         raise UserError(
@@ -245,7 +200,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _plan_in(record: dict[str, Any]) -> Plan:
+def plan_in(record: dict[str, Any]) -> Plan:
+    """The plan in a record. Raises UserError for one that another version wrote."""
     try:
         schema = record["plan"].get("schema")
         plan = Plan(**{**record["plan"], "shards": tuple(map(tuple, record["plan"]["shards"]))})
@@ -256,84 +212,20 @@ def _plan_in(record: dict[str, Any]) -> Plan:
     raise UserError(f"the plan in {PLAN} has schema {schema}; this version reads {SCHEMA}; capture again with it")
 
 
-def refuse_other(folder: Path, there: Plan, wanted: Plan) -> None:
-    """Raise UserError, with every difference, unless the two plans are equal."""
-    if there.hash != wanted.hash:
-        told = "; ".join(differences(asdict(there), asdict(wanted)))
-        raise UserError(f"{folder} holds another capture: {told}; choose another --out, or the settings of that one")
-
-
-def differences(there: Any, wanted: Any, name: str = "") -> Iterator[str]:
-    """`cut.context: 128 there, 64 wanted` for every value that differs."""
-    if isinstance(there, dict) and isinstance(wanted, dict):
-        for key in dict.fromkeys([*there, *wanted]):
-            yield from differences(there.get(key), wanted.get(key), f"{name}.{key}" if name else str(key))
-    elif there != wanted:
-        short = [json.dumps(v)[:60] for v in (there, wanted)]
-        yield f"{name}: {short[0]} there, {short[1]} wanted"
-
-
-def verify_store(store: Store, *, mark: bool = True) -> list[str]:
-    """Every damage in a store, in words; none when it is whole. Reads every byte.
-
-    With `mark`, a damaged shard loses its seal, so that the next `interp capture` makes just that one anew.
-    """
-    found = []
-    record = read_sealed(store.folder / PLAN) or {}
-    if hash_file(store.folder / TOKENS) != record.get("tokens"):
-        found.append(f"{TOKENS} is changed; run the same `interp capture` again: it writes it anew")
-    expected = {PLAN, TOKENS}
-    for index in range(len(store.plan.shards)):
-        path, seal_path = shard_path(store.folder, index), shard_path(store.folder, index, "json")
-        expected |= {path.name, seal_path.name}
-        fault = _shard_fault(store, index)
-        if fault:
-            found.append(f"shard {index} {fault}; run the same `interp capture` again: it makes just that one anew")
-            if mark and ("is changed" in fault or "bytes instead" in fault):  # never another capture's
-                seal_path.unlink(missing_ok=True)
-    foreign = sorted({path.name for path in store.folder.iterdir()} - expected)
-    return found + [f"{name} is no part of the store; move it elsewhere or delete it" for name in foreign]
-
-
-def _shard_fault(store: Store, index: int) -> str:
-    path, seal_path = shard_path(store.folder, index), shard_path(store.folder, index, "json")
-    if not path.exists():
-        return "is missing"
-    seal = read_sealed(seal_path)
-    if seal is None:
-        return "has no seal, or a changed one" if seal_path.exists() else "was not finished"
-    if seal.get("plan") != store.plan.hash or seal.get("shard") != index:
-        return "belongs to another capture"
-    size = path.stat().st_size
-    if size != seal.get("bytes") or size != layout_of(store, index).size:
-        return f"has {size:,} bytes instead of {layout_of(store, index).size:,}"
-    return "" if hash_file(path) == seal.get("hash") else "is changed: its hash is another"
-
-
-_ARRAYS = {"ids": torch.int32, "document": torch.int32, "position": torch.int32, "starts": torch.int64} | {
+ARRAYS = {"ids": torch.int32, "document": torch.int32, "position": torch.int32, "starts": torch.int64} | {
     "file": torch.int32,
     "row": torch.int64,
 }
 
 
-def _tokens_layout(tokens: Tokens) -> Layout:
-    shapes = {name: (dtype, getattr(tokens, name).shape) for name, dtype in _ARRAYS.items()}
-    return lay_out(shapes, {"files": json.dumps(tokens.files)})
-
-
-def _put_tokens(descriptor: int, layout: Layout, tokens: Tokens) -> None:
-    write_at(descriptor, memoryview(layout.header), 0)
-    for name, span in layout.fields.items():
-        write_at(descriptor, np.ascontiguousarray(getattr(tokens, name)).data.cast("B"), span.start)
-
-
-def _read_tokens(path: Path) -> Tokens:
+def read_tokens_file(path: Path) -> Tokens:
+    """The tokens of a store. Raises UserError for a damaged file."""
     from safetensors import safe_open
 
     try:
         with safe_open(path, "numpy") as file:
             files = tuple(json.loads(file.metadata()["files"]))
-            return Tokens(**{name: file.get_tensor(name) for name in _ARRAYS}, files=files)
+            return Tokens(**{name: file.get_tensor(name) for name in ARRAYS}, files=files)
     except Exception as error:  # safetensors' own error type is no public name
         raise UserError(
             f"{path} is damaged ({error}); run the same `interp capture` again: it writes it anew"

@@ -9,7 +9,7 @@ from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.errors import unknown
 
 if TYPE_CHECKING:
-    from interp.model.model import Activations
+    from interp.model.captured import Activations
 
 Action = Literal["list", "prepare", "sites"]
 

@@ -19,9 +19,11 @@ from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from interp.activations.capture import Cost, Worker
-    from interp.activations.plan import Plan, Tokens
+    from interp.activations.capture import Worker
+    from interp.activations.cost import Cost
+    from interp.activations.plan import Plan
     from interp.activations.store import Store
+    from interp.activations.token_table import Tokens
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 
@@ -43,7 +45,10 @@ class CaptureOptions:
         tyro.conf.arg(help="Every document by itself, or one after the other without padding."),
     ] = "documents"
     max_tokens: Annotated[int | None, tyro.conf.arg(help="Stop after so many tokens; by default at the end.")] = None
-    batch_tokens: Annotated[int, tyro.conf.arg(help="Tokens of a forward, at most. Decides the last bits.")] = 2048
+    batch_tokens: Annotated[
+        int | None,
+        tyro.conf.arg(help="Tokens of a forward, at most; by default 768 on a CPU. Decides the last bits."),
+    ] = None
     shard: Annotated[
         str | None,
         tyro.conf.arg(
@@ -56,8 +61,10 @@ class CaptureOptions:
 def capture(arguments: list[str]) -> int:
     """Activations of a corpus to a store on disk; any number of workers, never a shard lost"""
     options: CaptureOptions = parse(CaptureOptions, arguments, "capture")
-    from interp.activations.capture import capture_store, measure_cost, plan_capture
-    from interp.activations.plan import Cut
+    from interp.activations.capture import capture_store
+    from interp.activations.cost import measure_cost
+    from interp.activations.plan import plan_capture
+    from interp.activations.token_table import Cut
     from interp.model.cache import check_place
     from interp.model.load import load_model
     from interp.text.corpus import open_corpus
@@ -174,7 +181,8 @@ def store(arguments: list[str]) -> int:
     if arguments and arguments[0] not in ("info", "verify", "-h", "--help"):
         raise unknown("store command", arguments[0], ["info", "verify"])
     options: StoreOptions = parse(StoreOptions, arguments, "store")
-    from interp.activations.store import open_store, verify_store
+    from interp.activations.store import open_store
+    from interp.activations.verify import verify_store
 
     opened = open_store(options.folder)
     if options.action == "info":

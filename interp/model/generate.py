@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.captured import Activations
 from interp.model.tokens import Prompts, pad
 
 if TYPE_CHECKING:
-    from interp.model.model import Activations, Model
+    from interp.model.model import Model
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,6 @@ class _Draw:
 
 
 def _joined(model: Model, names: list[str], pieces: dict[str, list[Tensor]], mask: Tensor, ids: Tensor) -> Activations:
-    from interp.model.model import Activations
-
     whole = {name: torch.cat(pieces[name], dim=1) for name in names}
     for value in whole.values():
         value.masked_fill_(~mask[..., None], torch.nan)

@@ -115,15 +115,21 @@ class Receipts(dict[str, Receipt]):
         return "\n".join(str(receipt) for receipt in self.values())
 
 
-def takes_two(edit: Callable[..., object]) -> bool:
-    """Can `edit` be called as `edit(activation, site)`? What hides its parameters gets the benefit of the doubt."""
+def check_edit(name: str, fn: object) -> None:
+    """Raise UserError for what cannot be called as an edit. What hides its parameters gets the benefit of the doubt."""
+    if not callable(fn):
+        raise UserError(
+            f"the edit at {name} is a {type(fn).__name__}; expected a function (activation, site) -> activation, "
+            "such as patch(source) or steer(direction)"
+        )
     try:
-        signature(edit).bind(None, None)
-    except TypeError:
-        return False
+        signature(fn).bind(None, None)
+    except TypeError as error:
+        raise UserError(
+            f"the edit at {name} does not take (activation, site); write it with these two parameters"
+        ) from error
     except ValueError:
-        return True
-    return True
+        return
 
 
 def apply_edit(edit: Edit, tensor: Tensor, site: Site, receipt: Receipt) -> Tensor:

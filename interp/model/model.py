@@ -14,11 +14,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interp.errors import UserError, unknown
+from interp.errors import UserError
 from interp.model.bridge import (
     attached,
     build_bridge,
@@ -31,59 +31,18 @@ from interp.model.bridge import (
     run,
     unembed,
 )
-from interp.model.hooks import Edit, Receipt, Receipts, Site, apply_edit, place, takes_two
+from interp.model.captured import Activations
+from interp.model.hooks import Edit, Receipt, Receipts, Site, apply_edit, check_edit, place
 from interp.model.provenance import ModelProvenance
 from interp.model.sites import SiteTable, kind_of
 from interp.model.tokens import BosPolicy, Prompts, Side, Tokens, batches, encode, pad
+from interp.model.weights import BuiltFrom, remember_weights
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
     from interp.model.generate import Generation
-
-
-@dataclass(frozen=True)
-class Activations(Mapping[str, Tensor]):
-    """What `capture` returns: `acts[site]` is [prompt, pos, …], NaN on padding.
-
-    `mask` [prompt, pos] is True at real tokens; `ids` are the token ids, -1 on padding; `axes` says what each axis of
-    a site's tensor is.
-    """
-
-    tensors: dict[str, Tensor]
-    mask: Bool[Tensor, "prompt pos"]
-    ids: Int[Tensor, "prompt pos"]
-    axes: Mapping[str, tuple[str, ...]]
-
-    def __getitem__(self, site: str) -> Tensor:
-        if site not in self.tensors:
-            raise unknown("captured site", site, self.tensors)
-        return self.tensors[site]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-    def last(self, site: str) -> Float[Tensor, "prompt d"]:
-        """The activation at each prompt's last real token."""
-        count = torch.arange(self.mask.shape[1], device=self.mask.device).expand_as(self.mask)
-        index = torch.where(self.mask, count, -1).max(-1).values
-        return self._per_token(site)[torch.arange(len(index)), index]
-
-    def rows(self, site: str) -> Float[Tensor, "row d"]:
-        """Every real token's activation, prompt by prompt."""
-        return self._per_token(site)[self.mask]
-
-    def _per_token(self, site: str) -> Tensor:
-        tensor = self[site]
-        if self.axes[site][:2] != ("prompt", "pos"):
-            raise UserError(
-                f"{site} has axes {self.axes[site]}, not one activation per token; index acts[{site!r}] yourself"
-            )
-        return tensor
 
 
 class _Enough(Exception):  # noqa: N818 - control flow, not a fault
@@ -105,14 +64,14 @@ class Model:
     bos: BosPolicy = "tokenizer"
     _batch: Tokens | None = field(default=None, repr=False)
     _edits_rest: bool = field(default=False, repr=False)
-    _built_from: tuple[list[torch.nn.Parameter], int | None] = field(default=([], None), repr=False)
+    _built_from: BuiltFrom | None = field(default=None, repr=False)
     _has_effect: dict[str, bool] = field(default_factory=dict, repr=False)
 
     @cached_property
     def bridge(self) -> TransformerBridge:
         """The hooked module tree (TransformerBridge), built when first needed."""
         bridge = build_bridge(self.hf)
-        self._built_from = [*self.hf.parameters()], self._weights_state() if copies_weights(bridge, self.hf) else None
+        self._built_from = remember_weights(self.hf, copied=copies_weights(bridge, self.hf))
         return bridge
 
     @cached_property
@@ -270,10 +229,6 @@ class Model:
             flat = resid.to(self.device, self.hf.dtype).reshape(1, -1, self.d_model)
             return unembed(self.bridge, flat).reshape(*resid.shape[:-1], -1)
 
-    def _weights_state(self) -> int:
-        """A number that every in-place change of a weight raises."""
-        return sum(p._version for p in self.hf.parameters())
-
     @contextmanager
     def _rest(self) -> Iterator[None]:
         """Let edits stand aside while the model is asked about itself."""
@@ -284,13 +239,7 @@ class Model:
             self._edits_rest = before
 
     def _check_edit(self, name: str, fn: object) -> None:
-        if not callable(fn):
-            raise UserError(
-                f"the edit at {name} is a {type(fn).__name__}; expected a function (activation, site) -> activation, "
-                "such as patch(source) or steer(direction)"
-            )
-        if not takes_two(fn):
-            raise UserError(f"the edit at {name} does not take (activation, site); write it with these two parameters")
+        check_edit(name, fn)
         kind = kind_of(name)  # every layer is built alike
         if kind not in self._has_effect:
             with self._rest():
@@ -308,24 +257,15 @@ class Model:
             yield pad([ids[i] for i in chosen], chosen, len(ids), padding, 0, self.device)
 
     def _forward(self, batch: Tokens) -> Tensor:
-        self._refuse_stale()
+        _ = self.bridge
+        if self._built_from is not None:
+            self._built_from.check(self.hf)
         outer, self._batch = self._batch, batch  # edits look here for which prompts they see
         try:
             with torch.no_grad():
                 return run(self.bridge, batch.ids, batch.mask, batch.position_ids)
         finally:
             self._batch = outer
-
-    def _refuse_stale(self) -> None:
-        """The hooks share the parameters that were there when they were built, and some architectures copy a few."""
-        _ = self.bridge
-        parameters, copied_at = self._built_from
-        replaced = any(a is not b for a, b in zip(parameters, self.hf.parameters(), strict=False))
-        if replaced or (copied_at is not None and copied_at != self._weights_state()):
-            raise UserError(
-                "the weights of model.hf were changed after its hooks were built, and these hold the old ones; "
-                "build a new one: Model(model.hf, model.tokenizer, model.provenance)"
-            )
 
     @property
     def is_edited(self) -> bool:

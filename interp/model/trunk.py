@@ -12,27 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.model.bridge import module_path, relative_gap
+from interp.model.bridge import relative_gap
 from interp.model.model import Model
+from interp.model.plain import Tap, find_tap, watched
 
 AGREE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}  # relative to the site's largest value
 OnSite = Callable[[str, Tensor], None]  # site, activation [prompt, pos, d]; gone after the call
-
-
-@dataclass(frozen=True)
-class Tap:
-    """Where the plain model shows a site: the input or the output of one of its modules."""
-
-    module: torch.nn.Module
-    is_input: bool
 
 
 class _Enough(Exception):  # noqa: N818 - control flow, not a fault
@@ -41,7 +32,7 @@ class _Enough(Exception):  # noqa: N818 - control flow, not a fault
 
 def find_taps(model: Model, sites: Sequence[str]) -> dict[str, Tap]:
     """Those of `sites` (full names) that the plain trunk gives, with the places to read them."""
-    found = {site: tap for site in sites if (tap := _tap(model, site)) is not None}
+    found = {site: tap for site in sites if (tap := _vector_tap(model, site)) is not None}
     if not found:
         return {}
     top = model.hf.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
@@ -84,7 +75,7 @@ def read_trunk(
 
     with ExitStack() as stack, torch.no_grad():
         for site, tap in taps.items():
-            stack.enter_context(_watched(tap, reader(site)))
+            stack.enter_context(watched(tap, reader(site)))
         with suppress(_Enough):
             model.hf.base_model(ids.to(model.device), use_cache=False)
     if missing and every:
@@ -96,41 +87,12 @@ def watching(taps: dict[str, Tap], on: OnSite) -> Iterator[None]:
     """While it lasts, every forward of the plain model calls `on(site, activation)` at each tap."""
     with ExitStack() as stack:
         for site, tap in taps.items():
-            stack.enter_context(_watched(tap, partial(on, site)))
+            stack.enter_context(watched(tap, partial(on, site)))
         yield
 
 
-@contextmanager
-def _watched(tap: Tap, read: Callable[[Tensor], None]) -> Iterator[None]:
-    def on_input(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        value = args[0] if args else kwargs.get("hidden_states")
-        if isinstance(value, Tensor):
-            read(value)
-
-    def on_output(_: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        value = output[0] if isinstance(output, tuple) else output
-        if isinstance(value, Tensor):
-            read(value)
-
-    if tap.is_input:
-        handle = tap.module.register_forward_pre_hook(on_input, with_kwargs=True)
-    else:
-        handle = tap.module.register_forward_hook(on_output)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _tap(model: Model, site: str) -> Tap | None:
-    """The module that shows `site`, when it carries one vector a token; not yet compared with the hooked tree."""
+def _vector_tap(model: Model, site: str) -> Tap | None:
+    """Where `site` may be read when it carries one vector a token; not yet compared with the hooked tree."""
     if model.site_table.axes[site] != ("prompt", "pos", "feature"):
         return None
-    component, _, end = model.site_table.origin[site].rpartition(".")
-    path = module_path(model.bridge, component) if end in ("hook_in", "hook_out", "hook_hidden_states") else None
-    if not path:
-        return None
-    try:
-        return Tap(model.hf.get_submodule(path), end == "hook_in")
-    except AttributeError:
-        return None
+    return find_tap(model, model.site_table.origin[site])

@@ -1,4 +1,4 @@
-"""Figures and the report, from saved findings: what they show, what they refuse, and that no text can break out."""
+"""The report, from saved runs: what it shows, what it refuses, and that no text can break out of it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,15 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from fake_run import METHOD, fake_findings, run_info, write_run
+from fake_run import METHOD, fake_findings, finding_with, run_info, write_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from markupsafe import Markup
 
 from interp.errors import UserError
 from interp.lab.findings import Control, Estimate, Figure, Finding, Row
 from interp.lab.runs import Run, Status, read_run
 from interp.views import figures, report, wording
-from interp.views.glossary import TERMS, glossary
 from interp.views.report import build_report, render
-from interp.views.strip import decision_lines
 
 
 class Page(HTMLParser):
@@ -66,126 +63,6 @@ def run_folder(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run", fake_findings())
 
 
-def finding_with(table: list[Row], figure: Figure | None, claim: str = "a claim") -> Finding:
-    one = Estimate(1.0, 0.5, 1.5, n=3, unit="nats", over="seed")
-    return Finding(claim, one, Control("shuffled", one), "greater", table=table, figure=figure)
-
-
-def picture(rows: list[Row], spec: Figure) -> Any:
-    """The drawn figure; plotly's own types say nothing of traces."""
-    return figures.draw(finding_with(rows, spec))
-
-
-# Figures
-
-
-@pytest.mark.parametrize("index", [i for i, f in enumerate(fake_findings()) if f.figure])
-def test_every_kind_draws_every_row(index: int) -> None:
-    finding = fake_findings()[index]
-    assert finding.figure is not None
-    figure = picture(finding.table, finding.figure)
-    if isinstance(figure, Markup):
-        assert figure.count('class="token"') == len(finding.table)
-        return
-    if finding.figure.z:
-        drawn = sum(value is not None for trace in figure.data for line in trace.z for value in line)
-        assert figure.layout.coloraxis.colorbar.title.text == finding.figure.z
-    else:
-        drawn = sum(len(trace.x) for trace in figure.data if trace.hoverinfo != "skip")
-        titles = {figure.layout.xaxis.title.text, figure.layout.yaxis.title.text}
-        assert titles == {finding.figure.x, finding.figure.y}
-    assert drawn == len(finding.table)
-    json.dumps(figure.to_plotly_json(), allow_nan=False)
-
-
-def test_the_fake_run_shows_every_kind() -> None:
-    assert {f.figure.kind for f in fake_findings() if f.figure} == set(figures.KINDS)
-
-
-def test_intervals_are_lengths_from_the_point() -> None:
-    rows: list[Row] = [{"what": "a", "v": 2.0, "lo": 1.5, "hi": 4.0}]
-    for kind, x, y, error in (("interval_dots", "v", "what", "error_x"), ("bars", "what", "v", "error_y")):
-        (trace,) = picture(rows, Figure(kind, x=x, y=y, low="lo", high="hi")).data
-        assert (trace[error].array, trace[error].arrayminus) == ((2.0,), (0.5,))
-
-
-def test_lines_are_sorted_and_their_band_goes_round() -> None:
-    rows: list[Row] = [{"layer": i, "v": i * 1.0, "lo": i - 1.0, "hi": i + 1.0} for i in (2, 0, 1)]
-    band, line = picture(rows, Figure("lines", x="layer", y="v", low="lo", high="hi")).data
-    assert line.x == (0, 1, 2)
-    assert band.x == (0, 1, 2, 2, 1, 0)
-    assert band.y == (1, 2, 3, 1, 0, -1)
-
-
-def test_a_token_that_repeats_keeps_its_own_columns() -> None:
-    tokens = ["the", " cat", "the", "the"]
-    rows: list[Row] = [
-        {"layer": layer, "token": t, "e": 10.0 * layer + i} for layer in range(2) for i, t in enumerate(tokens)
-    ]
-    spec = Figure("layer_position_map", x="token", y="layer", z="e")
-    figure = picture(rows, spec)
-    assert figure.layout.xaxis.ticktext == ("the", "cat", "the", "the")
-    assert [list(line) for line in figure.data[0].z] == [[0, 1, 2, 3], [10, 11, 12, 13]]
-    by_position = sorted(rows, key=lambda row: float(row["e"] or 0) % 10)
-    assert picture(by_position, spec).data[0].z == figure.data[0].z
-
-
-def test_panels_share_one_scale_centred_on_zero() -> None:
-    rows: list[Row] = [{"d": d, "l": 0, "t": "a", "e": e} for d, e in (("trained", 3.0), ("reversed", -0.5))]
-    figure = picture(rows, Figure("layer_position_map", x="t", y="l", z="e", facet="d"))
-    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-3.0, 3.0)
-    assert [trace.coloraxis for trace in figure.data] == ["coloraxis", "coloraxis"]
-    assert [note.text for note in figure.layout.annotations] == ["<b>trained</b>", "<b>reversed</b>"]
-
-
-def test_equal_labels_of_one_group_do_not_hide_each_other() -> None:
-    rows: list[Row] = [{"what": "same", "v": v} for v in (1.0, 2.0)]
-    (trace,) = picture(rows, Figure("interval_dots", x="v", y="what")).data
-    assert len(set(trace.y)) == 2
-
-
-def test_groups_keep_their_colour_in_every_panel_and_one_legend_entry() -> None:
-    rows: list[Row] = [{"f": f, "g": g, "w": "w", "v": 1.0} for f, g in (("p", "a"), ("p", "b"), ("q", "b"))]
-    traces = picture(rows, Figure("interval_dots", x="v", y="w", group="g", facet="f")).data
-    assert traces[1].marker.color == traces[2].marker.color != traces[0].marker.color
-    assert [trace.showlegend for trace in traces] == [True, True, False]
-
-
-@pytest.mark.parametrize("kind", sorted(figures.KINDS))
-def test_a_missing_column_is_named_with_those_that_are_there(kind: str) -> None:
-    spec = Figure(kind, x="layr", y="effect", z="effect")
-    with pytest.raises(UserError, match=r"no column 'layr' for x; the table has 'layer', 'effect'; nearest: 'layer'"):
-        figures.draw(finding_with([{"layer": 1, "effect": 0.5}], spec))
-
-
-@pytest.mark.parametrize(
-    ("table", "figure", "message"),
-    [
-        (
-            [{"a": 1, "b": 2}],
-            Figure("interval_dot", x="a", y="b"),
-            "unknown figure kind 'interval_dot'; nearest: 'interval",
-        ),
-        ([], Figure("lines", x="a", y="b"), "table without rows"),
-        ([{"a": 1, "b": 2}], Figure("matrix", x="a", y="b"), "needs the column for z"),
-        ([{"a": 1, "b": "two"}], Figure("lines", x="a", y="b"), "'b' has 'two' in row 0; expected a number"),
-        ([{"a": 1}], None, "names no figure"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused_in_words(table: list[Row], figure: Figure | None, message: str) -> None:
-    with pytest.raises(UserError, match=re.escape(message)):
-        figures.draw(finding_with(table, figure))
-
-
-def test_empty_cells_are_gaps() -> None:
-    rows: list[Row] = [{"l": 0, "t": "a", "e": None}, {"l": 1, "t": "a", "e": 1.0}]
-    figure = picture(rows, Figure("layer_position_map", x="t", y="l", z="e"))
-    assert [list(line) for line in figure.data[0].z] == [[None], [1.0]]
-
-
-# The report
-
-
 def test_the_report_opens_with_the_question_and_the_claims_that_answer_it(tmp_path: Path) -> None:
     method = METHOD + "\nQuestion. Does it read\nboth ways?\n\nMore.\n"
     findings = fake_findings()
@@ -205,15 +82,6 @@ def test_a_quick_run_is_shown_as_one(tmp_path: Path) -> None:
         run = write_run(tmp_path / f"run{quick}", fake_findings()[:1], run_info(provenance=provenance))
         page = Page(build_report([run], tmp_path / "report.html").read_text(encoding="utf-8"))
         assert ("quick run (fewer repeats)" in page.text) == quick
-
-
-def test_the_glossary_explains_the_words_that_occur_and_no_others() -> None:
-    found = dict(glossary(["The SAE explains more variance", "nats"]))
-    assert {"sparse autoencoder", "explained variance", "nats", "control", "interval"} <= set(found)
-    assert not {"patching", "logit lens", "tied embeddings"} & set(found)
-    assert list(found) == sorted(found, key=str.casefold)
-    for term, meaning in glossary([" ".join(TERMS)]):
-        assert meaning.endswith((".", "?")), term
 
 
 def test_the_report_says_everything(run_folder: Path, tmp_path: Path) -> None:
@@ -409,52 +277,3 @@ def test_no_text_becomes_markup(text: str, monkeypatch: pytest.MonkeyPatch) -> N
     (trace,) = json.loads(data)["data"]
     assert trace["hovertext"]
     assert "<" not in data
-
-
-def test_plotly_is_given_no_markup_of_the_table() -> None:
-    rows: list[Row] = [{"w": "<b>bold</b> & <a href='https://example.org'>x</a>", "v": 1.0}]
-    figure = picture(rows, Figure("interval_dots", x="v", y="w", group="w"))
-    texts = (*figure.layout.yaxis.ticktext, figure.data[0].name, figure.data[0].hovertext[0].split("</b>: ")[1])
-    for text in texts:
-        assert "<" not in text.replace("<br>", "").replace("<b>v", "")
-        assert "&lt;b&gt;bold" in text
-
-
-# Wording
-
-
-@pytest.mark.parametrize(
-    ("estimate", "shown"),
-    [
-        ((0.873, 0.81, 0.93), ("0.87", "[0.81, 0.93]")),
-        ((-0.0041, -0.0052, -0.003), ("−0.0041", "[−0.0052, −0.0030]")),
-        ((1450.0, 1100.0, 1800.0), ("1\u202f450", "[1\u202f100, 1\u202f800]")),
-        ((0.0, 0.0, 0.0), ("0", "[0, 0]")),
-        ((-0.001, -0.4, 0.4), ("0.00", "[−0.40, 0.40]")),
-    ],
-)
-def test_numbers_have_the_digits_their_interval_supports(
-    estimate: tuple[float, float, float], shown: tuple[str, str]
-) -> None:
-    assert wording.interval(Estimate(*estimate, n=5, unit="nats")) == shown
-
-
-def test_a_docstring_keeps_its_paragraphs_lists_and_code() -> None:
-    html = wording.prose(METHOD)
-    assert html.count("<p>") == 4
-    assert html.count("<ul><li>") == 1
-    assert html.count("<ol><li>") == 1
-    assert html.count("<li>") == 4
-    assert "<pre><code>&lt;name&gt; is the director of &lt;film&gt;.</code></pre>" in html
-    assert "<code>Daphne Barrington directed A Journey Through Time</code>" in html
-
-
-def test_the_strip_draws_the_line_that_the_verdict_uses() -> None:
-    for finding in fake_findings():
-        lines, ours = decision_lines(finding), finding.estimate
-        whole = {
-            "greater": ours.low > lines[0],
-            "less": ours.high < lines[0],
-            "equal": lines[0] <= ours.low and ours.high <= lines[-1],
-        }[finding.expects]
-        assert whole == (finding.verdict == "yes")

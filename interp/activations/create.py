@@ -1,0 +1,83 @@
+"""Begin a store, or go on with one: plan and tokens are written, and a folder that holds something else is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.activations.files import hash_descriptor, hash_file, new_file, read_sealed, write_at, write_sealed
+from interp.activations.plan import Plan
+from interp.activations.shards import Layout, lay_out
+from interp.activations.store import ARRAYS, PLAN, TOKENS, Store, open_store, plan_in, read_record, read_tokens_file
+from interp.activations.token_table import Tokens
+from interp.errors import UserError
+
+
+def create_store(folder: Path, plan: Plan, tokens: Tokens) -> Store:
+    """Write plan and tokens, each whole or not at all; a store with another plan is refused, the difference shown."""
+    record = None
+    if (folder / PLAN).exists():
+        record = read_record(folder)
+        refuse_other(folder, plan_in(record), plan)
+    else:
+        _refuse_foreign(folder, plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / TOKENS
+    if record is None or not path.is_file() or hash_file(path) != record["tokens"]:
+        layout = _tokens_layout(tokens)
+        with new_file(path, layout.size) as file:
+            _put_tokens(file.descriptor, layout, tokens)
+            if record is None:  # the plan first: of two captures that begin here at once, one writes it
+                made = {"plan": asdict(plan), "tokens": hash_descriptor(file.descriptor)}
+                write_sealed(folder / PLAN, made, first=True)
+                refuse_other(folder, plan_in(read_record(folder)), plan)
+    return open_store(folder)
+
+
+def _refuse_foreign(folder: Path, plan: Plan) -> None:
+    """A folder without a plan may hold this capture's files, its plan deleted or not yet written, and no other's.
+
+    Raises UserError for shards of another plan, for shards without a seal, and for tokens that no capture wrote.
+    """
+    for path in sorted(folder.glob("shard-*.safetensors")) if folder.is_dir() else ():
+        seal = read_sealed(path.with_suffix(".json"))
+        if seal is None or seal.get("plan") != plan.hash:
+            raise UserError(
+                f"{folder} has no {PLAN}, and {path.name} in it is not of this capture; choose another --out, or the "
+                "settings of that one"
+            )
+    if (folder / TOKENS).exists():
+        read_tokens_file(folder / TOKENS)
+
+
+def refuse_other(folder: Path, there: Plan, wanted: Plan) -> None:
+    """Raise UserError, with every difference, unless the two plans are equal."""
+    if there.hash != wanted.hash:
+        told = "; ".join(differences(asdict(there), asdict(wanted)))
+        raise UserError(f"{folder} holds another capture: {told}; choose another --out, or the settings of that one")
+
+
+def differences(there: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    """`cut.context: 128 there, 64 wanted` for every value that differs."""
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        for key in dict.fromkeys([*there, *wanted]):
+            yield from differences(there.get(key), wanted.get(key), f"{name}.{key}" if name else str(key))
+    elif there != wanted:
+        short = [json.dumps(v)[:60] for v in (there, wanted)]
+        yield f"{name}: {short[0]} there, {short[1]} wanted"
+
+
+def _tokens_layout(tokens: Tokens) -> Layout:
+    shapes = {name: (dtype, getattr(tokens, name).shape) for name, dtype in ARRAYS.items()}
+    return lay_out(shapes, {"files": json.dumps(tokens.files)})
+
+
+def _put_tokens(descriptor: int, layout: Layout, tokens: Tokens) -> None:
+    write_at(descriptor, memoryview(layout.header), 0)
+    for name, span in layout.fields.items():
+        write_at(descriptor, np.ascontiguousarray(getattr(tokens, name)).data.cast("B"), span.start)

@@ -1,0 +1,71 @@
+"""From the model to wherever rows go: on a GPU, the copy and what follows it run beside the forward.
+
+A captured activation is cast on the GPU, copied to pinned memory on a stream of its own and handed on by a thread, so
+that the model waits for neither the bus nor the disk. On a CPU there is nothing to gain: it is handed on at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import BoundedSemaphore
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+IN_FLIGHT = 8  # activations that may wait in pinned memory; then the model waits for the slowest part
+Where = TypeVar("Where")
+
+
+class Offload(Generic[Where]):
+    """Hands activations to `receive(where, values)` in main memory as `dtype`, one after the other, in order.
+
+    Leave the context to wait for the last one. What `receive` raises comes out of `put`, or there.
+    """
+
+    def __init__(self, receive: Callable[[Where, Tensor], None], dtype: torch.dtype, device: torch.device) -> None:
+        self._receive, self._dtype = receive, dtype
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._room = BoundedSemaphore(IN_FLIGHT)
+        self._beside = ThreadPoolExecutor(1)
+        self._waiting: list[Future[None]] = []
+
+    def put(self, where: Where, values: Tensor) -> None:
+        """Take the values as they are now: the model may go on and overwrite its tensor."""
+        if self._stream is None:
+            self._receive(where, values.to(self._dtype).cpu())
+            return
+        self._collect(only_done=True)
+        self._room.acquire()
+        kept = values.to(self._dtype, copy=True)  # on the model's stream, at the speed of the GPU's memory
+        self._stream.wait_stream(torch.cuda.current_stream(kept.device))
+        with torch.cuda.stream(self._stream):
+            there = torch.empty(kept.shape, dtype=self._dtype, pin_memory=True)  # torch keeps and reuses these
+            there.copy_(kept, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        kept.record_stream(self._stream)
+        self._waiting.append(self._beside.submit(self._hand_on, where, there, copied))
+
+    def _hand_on(self, where: Where, values: Tensor, copied: torch.cuda.Event) -> None:
+        try:
+            copied.synchronize()
+            self._receive(where, values)
+        finally:
+            self._room.release()
+
+    def _collect(self, *, only_done: bool) -> None:
+        while self._waiting and (self._waiting[0].done() or not only_done):
+            self._waiting.pop(0).result()
+
+    def __enter__(self) -> Offload[Where]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._collect(only_done=False)
+        finally:
+            self._beside.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,44 @@
+"""Find every damage in a store, and say how to mend it."""
+
+from __future__ import annotations
+
+from interp.activations.files import find_temporary, hash_file, is_live, read_sealed
+from interp.activations.store import PARTS, PLAN, TOKENS, Store, layout_of, shard_path
+
+
+def verify_store(store: Store, *, mark: bool = True) -> list[str]:
+    """Every damage in a store, in words; none when it is whole. Reads every byte.
+
+    With `mark`, a damaged shard loses its seal, so that the next `interp capture` makes just that one anew.
+    """
+    found = []
+    record = read_sealed(store.folder / PLAN) or {}
+    if hash_file(store.folder / TOKENS) != record.get("tokens"):
+        found.append(f"{TOKENS} is changed; run the same `interp capture` again: it writes it anew")
+    expected = {PLAN, TOKENS, *(path.name for path in find_temporary(store.folder, *PARTS) if is_live(path))}
+    for index in range(len(store.plan.shards)):
+        path, seal_path = shard_path(store.folder, index), shard_path(store.folder, index, "json")
+        expected |= {path.name, seal_path.name}
+        if (fault := _shard_fault(store, index)) is not None:
+            words, is_ours = fault
+            found.append(f"shard {index} {words}; run the same `interp capture` again: it makes just that one anew")
+            if mark and is_ours:
+                seal_path.unlink(missing_ok=True)
+    foreign = sorted({path.name for path in store.folder.iterdir()} - expected)
+    return found + [f"{name} is no part of the store; move it elsewhere or delete it" for name in foreign]
+
+
+def _shard_fault(store: Store, index: int) -> tuple[str, bool] | None:
+    """What is wrong, and whether there is a seal that is this store's and says something else."""
+    path, seal_path = shard_path(store.folder, index), shard_path(store.folder, index, "json")
+    if not path.exists():
+        return "is missing", False
+    seal = read_sealed(seal_path)
+    if seal is None:
+        return ("has no seal, or a changed one" if seal_path.exists() else "was not finished"), False
+    if seal.get("plan") != store.plan.hash or seal.get("shard") != index:
+        return "belongs to another capture", False
+    size = path.stat().st_size
+    if size != seal.get("bytes") or size != layout_of(store, index).size:
+        return f"has {size:,} bytes instead of {layout_of(store, index).size:,}", True
+    return None if hash_file(path) == seal.get("hash") else ("is changed: its hash is another", True)
