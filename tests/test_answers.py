@@ -10,8 +10,9 @@ import torch
 
 from interp.analysis.answers import encode_answers, score_answers
 from interp.analysis.facts import align, ask
-from interp.analysis.lens import answer_lead
-from interp.analysis.patching import patch_residual
+from interp.analysis.lens import answer_lead, residual_site
+from interp.analysis.metrics import logit_difference
+from interp.analysis.patching import Sweep, patch_sweep
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.small import SmallGPT2, train_small_gpt2
@@ -140,20 +141,21 @@ def others(answers: list[int]) -> list[list[int]]:
     return [[answers[(i + k) % n] for k in range(3, n)] for i in range(n)]
 
 
+def patched(
+    model: Model, source: list[str], corrupt: list[str], answers: list[int], layers: list[int], positions: list[int]
+) -> Sweep:
+    metric = logit_difference(answers, others(answers))
+    return patch_sweep(
+        model, source, corrupt, metric, [residual_site(model, layer) for layer in layers], positions=positions
+    )
+
+
 def test_patching_the_item_moves_the_answer_and_patching_before_it_nothing(knower: Model, people: FactSet) -> None:
     aligned = align(knower, people, "forward", "held_out")
     n = len(aligned.prompts)
     corrupt = aligned.prompts[1:] + aligned.prompts[:1]
     positions = list(range(len(aligned.labels)))
-    found = patch_residual(
-        knower,
-        aligned.prompts,
-        corrupt,
-        aligned.answer_ids,
-        others(aligned.answer_ids),
-        layers=[0, 1, 2],
-        positions=positions,
-    )
+    found = patched(knower, aligned.prompts, corrupt, aligned.answer_ids, [0, 1, 2], positions)
     assert found.effect.shape == (n, 3, len(positions))
     # at the embedding, the runs differ in the item alone: patching it is patching everything
     assert torch.allclose(found.share[:, 0, aligned.first_item], torch.ones(n), atol=1e-3)
@@ -165,22 +167,17 @@ def test_patching_the_item_moves_the_answer_and_patching_before_it_nothing(knowe
 
 def test_patching_a_prompt_into_itself_moves_nothing(knower: Model, people: FactSet) -> None:
     aligned = align(knower, people, "forward", "held_out")
-    found = patch_residual(
-        knower, aligned.prompts, aligned.prompts, aligned.answer_ids, others(aligned.answer_ids),
-        layers=[0, 1], positions=[-1, aligned.last_item],
-    )  # fmt: skip
+    found = patched(knower, aligned.prompts, aligned.prompts, aligned.answer_ids, [0, 1], [-1, aligned.last_item])
     assert found.effect.abs().max() < 1e-4
     assert found.total.abs().max() < 1e-4
 
 
 def test_patching_prompts_of_different_length_is_refused(smol: Model) -> None:
     with pytest.raises(UserError, match="one length"):
-        patch_residual(
+        patch_sweep(
             smol,
             ["The capital of France is"],
             ["The capital of the United Kingdom is"],
-            [1],
-            [[2]],
-            layers=[0],
-            positions=[-1],
+            logit_difference([1], [2]),
+            "blocks.0.hook_resid_pre",
         )

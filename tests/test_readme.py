@@ -75,3 +75,12 @@ def test_every_command_that_the_readme_names_exists() -> None:
     assert targets == {"demo", "test"}
     for target in targets:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_hook_guide_runs_from_the_first_block_to_the_last(smol: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for block in blocks("interp/model/README.md"):
+        exec(block, names)
+    assert "fired 1x" in capsys.readouterr().out
+    assert names["swept"].effect.shape == (1, 2, 5)
+    assert names["acts"].last("blocks.3.hook_resid_post").shape == (2, 576)

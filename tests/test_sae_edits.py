@@ -13,7 +13,7 @@ from word_sae import SENTENCES, SITE
 from interp.errors import UserError
 from interp.model.hooks import Site
 from interp.model.model import Model
-from interp.saes.edits import mean_ablate, reconstruct
+from interp.saes.edits import clamp_features, edit_features, mean_ablate, reconstruct, steer_features
 from interp.saes.load import load_sae
 
 
@@ -78,3 +78,41 @@ def test_an_edit_at_a_site_of_another_shape_is_refused(word_sae: Path):
     heads = dataclasses.replace(site, axes=("prompt", "pos", "feature", "feature"))
     with pytest.raises(UserError, match="replaces one vector a token"):
         mean_ablate(torch.zeros(32))(torch.zeros(2, 6, 4, 32), heads)
+
+
+def test_features_that_are_left_alone_change_no_bit(word_sae: Path, word_model: Model):
+    sae, clean = load_sae(word_sae), word_model.logits(SENTENCES[:4])
+    with word_model.edit({SITE: edit_features(sae, lambda features: features)}):
+        kept = word_model.logits(SENTENCES[:4])
+    assert torch.equal(kept.nan_to_num(), clean.nan_to_num())
+
+
+def test_clamping_and_steering_move_along_the_decoder_and_keep_the_error(word_sae: Path):
+    sae, (activation, site) = load_sae(word_sae), _batch()
+    chosen = torch.tensor(EDITED)
+    with torch.no_grad():
+        features = sae.encode(activation[chosen])
+        feature = int(features.sum(0).argmax())
+        off = clamp_features(sae, {feature: 0.0})(activation, site)
+        steered = steer_features(sae, {feature: 2.5})(activation, site)
+        held = clamp_features(sae, {feature: 7.0})(activation, site)
+    direction = sae.W_dec.detach()[feature]
+    fired = features[:, feature, None]
+    torch.testing.assert_close(off[chosen], activation[chosen] - fired * direction, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(steered[chosen], activation[chosen] + 2.5 * direction, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(held[chosen], activation[chosen] + (7.0 - fired) * direction, atol=1e-4, rtol=1e-4)
+    for out in (off, steered, held):
+        assert torch.equal(out[~chosen], activation[~chosen]), "sinks and padding stay"
+    silent = (fired == 0).flatten()
+    assert torch.equal(off[chosen][silent], activation[chosen][silent]), "where it does not fire, nothing moves"
+
+
+def test_misuse_of_feature_edits_is_one_line(word_sae: Path):
+    sae, (activation, site) = load_sae(word_sae), _batch()
+    for values in ({}, {-1: 0.0}, {sae.cfg.d_sae: 1.0}, {0.5: 1.0}):
+        with pytest.raises(UserError, match=r"expected \{feature: activation\}"):
+            clamp_features(sae, values)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="the change returned NoneType"):
+        edit_features(sae, lambda features: None)(activation, site)  # type: ignore[arg-type,return-value]
+    with pytest.raises(UserError, match="this SAE has d_in=32"):
+        clamp_features(sae, {0: 0.0})(*_batch(16))

@@ -142,7 +142,7 @@ def test_it_goes_on_where_it_stopped(tiny_gpt2: Model, whole: Captured, tmp_path
         ({"cut": Cut(64)}, "cut.context: 128 there, 64 wanted"),
         ({"dtype": "bf16"}, 'numerics.stored: "fp32" there, "bf16" wanted'),
         ({"sites": MIDDLE}, "sites.blocks.1.hook_resid_post: "),
-        ({"batch_tokens": 512}, "batch_tokens: 768 there, 512 wanted"),
+        ({"batch_tokens": 512}, "batch_tokens: 1024 there, 512 wanted"),
         ({"texts": [*TEXTS[:-1], "another"]}, "corpus.fingerprint"),
         ({"texts": TEXTS[::-1]}, "corpus.fingerprint"),
         ({"texts": from_texts(TEXTS, "another file")}, "corpus.fingerprint"),

@@ -47,8 +47,12 @@ class CaptureOptions:
     max_tokens: Annotated[int | None, tyro.conf.arg(help="Stop after so many tokens; by default at the end.")] = None
     batch_tokens: Annotated[
         int | None,
-        tyro.conf.arg(help="Tokens of a forward, at most; by default 768 on a CPU. Decides the last bits."),
+        tyro.conf.arg(help="Tokens of a forward, at most; by default 1024 on a CPU. Decides the last bits."),
     ] = None
+    register: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(help="NAME=MODULE: sites of your own, as blocks.*.mlp.hook_act=model.layers.*.mlp.act_fn."),
+    ] = ()
     shard: Annotated[
         str | None,
         tyro.conf.arg(
@@ -76,6 +80,13 @@ def capture(arguments: list[str]) -> int:
     cut = Cut(options.context, options.packing, options.max_tokens)
     corpus = open_corpus(options.corpus)
     model = load_model(options.model, options.device, options.dtype)
+    for one in options.register:
+        name, equals, where = one.partition("=")
+        if not equals:
+            raise UserError(
+                f"--register {one}; expected NAME=MODULE, as blocks.*.mlp.hook_act=model.layers.*.mlp.act_fn"
+            )
+        model.register_site(name, where)
     with shown_progress() as say:
         plan, tokens = plan_capture(
             model, corpus, options.sites, cut=cut, dtype=options.store, batch_tokens=options.batch_tokens, progress=say

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
+Attach = Callable[[Callable[[Tensor], "Tensor | None"]], AbstractContextManager[None]]
 NUMERICS = "raw Hugging Face weights, eager attention (TransformerBridge, no compatibility mode)"
 
 
-def build_bridge(hf: PreTrainedModel) -> TransformerBridge:
+def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torch.nn.Module]]:
     """Hook a copy of `hf`'s module tree; parameters are shared, nothing is downloaded, no tokenizer is needed.
 
+    Returns the bridge, and the copy's modules by their names in `hf`: those that the bridge did not replace still run.
     Raises UserError when TransformerLens has no adapter for the architecture, or one that computes something else.
     """
     # boot_transformers() would ask the hub for a tokenizer; its builder takes the module alone.
@@ -40,6 +42,7 @@ def build_bridge(hf: PreTrainedModel) -> TransformerBridge:
 
     plain = check_decoder(hf)
     tree = copy.deepcopy(hf, memo={id(p): p for p in hf.parameters()})
+    modules: dict[str, torch.nn.Module] = dict(tree.named_modules())
     tree.config.architectures = tree.config.architectures or [type(hf).__name__]  # a model made in memory names none
     try:
         architecture = determine_architecture_from_hf_config(tree.config)
@@ -57,7 +60,7 @@ def build_bridge(hf: PreTrainedModel) -> TransformerBridge:
             f"TransformerLens computes {type(hf).__name__} wrongly: its logits differ from plain transformers' by "
             f"{gap:.1%} of the largest, so no number from its hooks can be trusted; use another model"
         )
-    return bridge
+    return bridge, modules
 
 
 def check_decoder(hf: PreTrainedModel) -> Tensor:
@@ -116,8 +119,10 @@ def lens_gap(bridge: TransformerBridge, last_site: str) -> float:
         return float("inf")
 
 
-def has_effect(bridge: TransformerBridge, name: str) -> bool:
+def has_effect(bridge: TransformerBridge, name: str, attach: Attach) -> bool:
     """Does what a hook returns here change the logits? Some hooks show a value that the model does not read back.
+
+    `attach` puts a function at the site `name` while its context lasts.
 
     Raises UserError where TransformerLens cannot take a value back.
     """
@@ -128,7 +133,7 @@ def has_effect(bridge: TransformerBridge, name: str) -> bool:
 
     before = _run_dummy(bridge)
     try:
-        with attached(bridge.hook_dict[name], change):
+        with attach(change):
             return not torch.equal(_run_dummy(bridge), before)
     except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise UserError(
@@ -232,6 +237,26 @@ def _run_dummy(bridge: TransformerBridge) -> Tensor:
         return run(bridge, ids, mask, mask.cumsum(-1) - 1)
 
 
+def measure_axes(bridge: TransformerBridge, attach: Attach) -> tuple[str, ...] | None:
+    """What each axis at a place is, by two dummy forwards of different size; None where nothing came by."""
+    shapes: list[tuple[int, ...]] = []
+
+    def look(tensor: Tensor) -> None:
+        shapes.append(tuple(tensor.shape))
+
+    for prompts, length in ((2, 5), (3, 7)):
+        with attach(look):
+            _run_zeros(bridge, prompts, length)
+    return _name_axes(shapes[0], shapes[-1]) if len(shapes) > 1 and len(shapes[0]) == len(shapes[-1]) else None
+
+
+def _run_zeros(bridge: TransformerBridge, prompts: int, length: int) -> None:
+    ids = torch.zeros((prompts, length), dtype=torch.long, device=next(bridge.parameters()).device)
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        run(bridge, ids, mask, mask.cumsum(-1) - 1)
+
+
 def _dummy_shapes(bridge: TransformerBridge, prompts: int, length: int) -> dict[str, tuple[int, ...]]:
     """Shape of the activation at each hook point's first name, in one forward of `prompts` x `length` tokens."""
     shapes: dict[str, tuple[int, ...]] = {}
@@ -248,10 +273,7 @@ def _dummy_shapes(bridge: TransformerBridge, prompts: int, length: int) -> dict[
         for name, point in bridge.hook_dict.items():
             if first_names[id(point)] == name and bridge._gated_hook_reason(name) is None:
                 stack.enter_context(attached(point, reader(name)))
-        ids = torch.zeros((prompts, length), dtype=torch.long, device=next(bridge.parameters()).device)
-        mask = torch.ones_like(ids)
-        with torch.no_grad():
-            run(bridge, ids, mask, mask.cumsum(-1) - 1)
+        _run_zeros(bridge, prompts, length)
     return shapes
 
 

@@ -1,28 +1,142 @@
 """Ready-made edits. Each returns a function `(activation, site) -> activation`; a function of yours works the same.
 
     with model.edit({"blocks.12.hook_resid_post": steer(direction, 4.0)}) as receipts: ...
+    with model.edit({"blocks.5.attn.hook_z": only(ablate(), heads=[3, 7], pos=-1)}) as receipts: ...
 
-`pos` chooses tokens per prompt: None for all, an index (-1 is the last token) or a slice.
+`pos` chooses tokens per prompt: None for all, an index (-1 is the last token) or a slice. `only` lets any edit act at
+chosen heads, features and prompts, and `compose` chains edits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks import Edit, Site
+from interp.model.choose import Pos, choose
+from interp.model.hooks import Edit, Site, real_entries
 
-Pos = int | slice | None
 
+def ablate(pos: Pos = None, *, to: float | Tensor = 0.0) -> Edit:
+    """Put `to` there: zero, a number, or a vector such as the site's mean over a corpus (`store.moments(site)[0]`).
 
-def ablate(pos: Pos = None) -> Edit:
-    """Set the activation to zero."""
+    Zero may lie far from anything the model computes, so that its effect is partly that of a strange input: the mean
+    keeps what all tokens share, and `resample` keeps the whole distribution (Chan et al., causal scrubbing, 2022).
+    """
 
     def ablated(activation: Tensor, site: Site) -> Tensor:
-        return activation.masked_fill(_chosen(activation, site, pos), 0.0)
+        value = torch.as_tensor(to, dtype=activation.dtype, device=activation.device)
+        _check_fits("ablate", value, activation, site)
+        return torch.where(choose(activation, site, pos), value, activation)
 
     return ablated
+
+
+def resample(pool: Float[Tensor, "row ..."], pos: Pos = None, *, seed: int = 0) -> Edit:
+    """Put a random row of `pool` at every chosen token, such as `acts.rows(site)` of other prompts.
+
+    A prompt's draws follow `seed` and its number, whatever the batches.
+    """
+    if not isinstance(pool, Tensor) or pool.ndim < 2 or not len(pool):
+        raise UserError(f"resample got {_shape(pool)}; expected a tensor [row, feature], as acts.rows(site) returns it")
+
+    def resampled(activation: Tensor, site: Site) -> Tensor:
+        _check_fits("resample", pool[0], activation, site)
+        drawn = torch.zeros(activation.shape[:2], dtype=torch.long)
+        for i, prompt in enumerate(site.prompts.tolist()):
+            real = site.mask[i].cpu()
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + prompt)
+            drawn[i, real] = torch.randint(len(pool), (int(real.sum()),), generator=generator)
+        rows = pool[drawn.to(pool.device)].to(activation)
+        return torch.where(choose(activation, site, pos), rows, activation)
+
+    return resampled
+
+
+def scale(factor: float, pos: Pos = None) -> Edit:
+    """Multiply by `factor`."""
+
+    def scaled(activation: Tensor, site: Site) -> Tensor:
+        return torch.where(choose(activation, site, pos), activation * factor, activation)
+
+    return scaled
+
+
+def project_out(directions: Float[Tensor, "... d"], pos: Pos = None) -> Edit:
+    """Remove what lies along a direction [d], or in the span of several [k, d], whatever their lengths."""
+    if not isinstance(directions, Tensor) or directions.ndim not in (1, 2):
+        raise UserError(f"project_out got {_shape(directions)}; expected a tensor [d] or [k, d]")
+    several = directions.reshape(-1, directions.shape[-1]).double().cpu()
+    basis = torch.linalg.svd(several.nan_to_num().T, full_matrices=False)
+    if not bool(several.isfinite().all()) or float(basis.S.min()) <= 1e-9 * float(basis.S.max()):
+        raise UserError("project_out got directions that are zero, not finite or linearly dependent")
+
+    def projected(activation: Tensor, site: Site) -> Tensor:
+        _check_fits("project_out", several[0], activation, site)
+        span = basis.U.to(activation)
+        return torch.where(choose(activation, site, pos), activation - activation @ span @ span.T, activation)
+
+    return projected
+
+
+def freeze(acts: Mapping[str, Tensor]) -> dict[str, Edit]:
+    """Edits that hold every captured site at its captured values, for the same prompts: attention patterns, say.
+
+    with model.edit(freeze(model.capture(prompts, "blocks.*.attn.hook_pattern"))) as receipts: ...
+    """
+
+    def frozen(values: Tensor) -> Edit:
+        def hold(activation: Tensor, site: Site) -> Tensor:
+            if len(values) != site.total or values.ndim != activation.ndim or not bool(site.mask[:, 0].all()):
+                raise UserError(
+                    f"freeze at {site.name} got {_shape(values)} for {site.total} prompts; expected what capture "
+                    "returned there for the same prompts, padded on the right"
+                )
+            mine = values[site.prompts.to(values.device)].to(activation)
+            held = torch.full_like(activation, torch.nan)
+            overlap = tuple(slice(min(a, b)) for a, b in zip(mine.shape[1:], activation.shape[1:], strict=True))
+            held[:, *overlap] = mine[:, *overlap]
+            real = real_entries(site, activation).expand_as(activation)
+            theirs, ours = ((~t).flatten(1).sum(1) for t in (mine.isnan(), ~real))
+            if bool((theirs != ours).any()) or bool((held.isnan() & real).any()):
+                raise UserError(f"freeze at {site.name} got values of prompts of other lengths; capture these prompts")
+            return torch.where(real, held, activation)
+
+        return hold
+
+    return {site: frozen(values) for site, values in acts.items()}
+
+
+def knock_out(keys: Pos, queries: Pos = None) -> Edit:
+    """Keep the tokens `queries` from attending to the tokens `keys`, at a site `attn.hook_pattern` (Geva 2304.14767).
+
+    What is left of a row is scaled to sum to 1 again, as if the softmax had not seen those keys. A row with nothing
+    left becomes zero: that token attends to nothing.
+    """
+
+    def knocked_out(activation: Tensor, site: Site) -> Tensor:
+        if site.axes != ("prompt", "feature", "pos", "pos"):
+            raise UserError(f"knock_out works on attention patterns, and {site.name} has axes {site.axes}")
+        cut = choose(activation, site, queries) & site.positions(keys)[:, None, None, :]
+        left = activation.masked_fill(cut, 0.0)
+        total = left.sum(-1, keepdim=True)
+        return torch.where(cut.any(-1, keepdim=True), left / total.clamp_min(torch.finfo(left.dtype).tiny), activation)
+
+    return knocked_out
+
+
+def compose(*edits: Edit) -> Edit:
+    """One edit that applies several, the first one first."""
+
+    def composed(activation: Tensor, site: Site) -> Tensor:
+        for edit in edits:
+            activation = edit(activation, site)
+        return activation
+
+    return composed
 
 
 def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = None) -> Edit:
@@ -37,7 +151,7 @@ def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = N
                 f"expected ({activation.shape[-1]},)"
             )
         change = coefficient * direction.to(activation)
-        return activation + change * _chosen(activation, site, pos).to(activation.dtype)
+        return activation + change * choose(activation, site, pos).to(activation.dtype)
 
     return steered
 
@@ -72,7 +186,7 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
             raise UserError(
                 f"patch at {site.name} got {_shape(source)}; expected [prompt, pos, {str([*activation.shape[2:]])[1:]}"
             )
-        chosen = _chosen(activation, site, pos)
+        chosen = choose(activation, site, pos)
         width = min(source.shape[1], activation.shape[1])
         rows = activation.new_full(activation.shape, float("nan"))
         rows[:, :width] = source[wanted, :width].to(activation)
@@ -87,9 +201,8 @@ def _shape(source: object) -> str:
     return f"shape {tuple(source.shape)}" if isinstance(source, Tensor) else type(source).__name__
 
 
-def _chosen(activation: Tensor, site: Site, pos: Pos) -> Tensor:
-    """The chosen tokens as a mask that broadcasts against `activation`."""
-    if site.axes[:2] != ("prompt", "pos"):
-        raise UserError(f"this edit works per token, but {site.name} has axes {site.axes}; write a function for it")
-    mask = site.positions(pos)
-    return mask.view(*mask.shape, *([1] * (activation.ndim - 2)))
+def _check_fits(edit: str, value: Tensor, activation: Tensor, site: Site) -> None:
+    """One number, a vector of the last axis, or a whole token's activation."""
+    shape = tuple(activation.shape[2:])
+    if value.ndim and tuple(value.shape) not in (shape, shape[-1:]):
+        raise UserError(f"{edit} got values of shape {tuple(value.shape)} at {site.name}; expected {shape}")

@@ -13,7 +13,7 @@ from inspect import signature
 from operator import index
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
@@ -65,6 +65,7 @@ class Site:
 
 
 Edit = Callable[[Tensor, Site], Tensor]
+Metric = Callable[[Float[Tensor, "prompt pos d_vocab"], Site], Float[Tensor, " prompt"]]  # one number a prompt
 
 
 @dataclass
@@ -134,7 +135,7 @@ def check_edit(name: str, fn: object) -> None:
 
 def apply_edit(edit: Edit, tensor: Tensor, site: Site, receipt: Receipt) -> Tensor:
     """Call `edit`, check what it returns, and write the receipt. Raises UserError for a result that cannot be used."""
-    before = tensor.detach()
+    before = tensor if torch.is_grad_enabled() else tensor.detach()
     result = edit(before.clone(), site)  # an edit may work in place, and the model may use this tensor elsewhere too
     where = f"the edit {getattr(edit, '__name__', type(edit).__name__)!r} at {site.name}"
     if not isinstance(result, Tensor):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +23,6 @@ from interp.model.bridge import (
     attached,
     build_bridge,
     copies_weights,
-    count_hooks,
     has_effect,
     lens_gap,
     pads_left,
@@ -32,9 +31,10 @@ from interp.model.bridge import (
     unembed,
 )
 from interp.model.captured import Activations
-from interp.model.hooks import Edit, Receipt, Receipts, Site, apply_edit, check_edit, place
+from interp.model.hooks import Edit, Metric, Receipt, Receipts, Site, apply_edit, check_edit, place
 from interp.model.provenance import ModelProvenance
 from interp.model.sites import SiteTable, kind_of
+from interp.model.taps import Tap, tapped
 from interp.model.tokens import BosPolicy, Prompts, Side, Tokens, batches, encode, pad
 from interp.model.weights import BuiltFrom, remember_weights
 
@@ -65,12 +65,15 @@ class Model:
     _batch: Tokens | None = field(default=None, repr=False)
     _edits_rest: bool = field(default=False, repr=False)
     _built_from: BuiltFrom | None = field(default=None, repr=False)
+    _hooks: int = field(default=0, repr=False)
     _has_effect: dict[str, bool] = field(default_factory=dict, repr=False)
+    _modules: dict[str, torch.nn.Module] = field(default_factory=dict, repr=False)
 
     @cached_property
     def bridge(self) -> TransformerBridge:
         """The hooked module tree (TransformerBridge), built when first needed."""
-        bridge = build_bridge(self.hf)
+        bridge, modules = build_bridge(self.hf)
+        self._modules.update(modules)
         self._built_from = remember_weights(self.hf, copied=copies_weights(bridge, self.hf))
         return bridge
 
@@ -108,6 +111,18 @@ class Model:
     def d_model(self) -> int:
         """Width of the residual stream."""
         return int(self.hf.config.hidden_size)
+
+    def register_site(self, name: str, where: str) -> list[str]:
+        """Name a place that TransformerLens does not, and use it like any site; returns the names that are new.
+
+        `where` is a module of the plain model: `model.layers.3.mlp.act_fn` for what comes out of it, with `:input` for
+        what goes in, `[0:64]` behind it for some columns. `*` in both stands for the layer:
+        `register_site("blocks.*.mlp.hook_act", "model.layers.*.mlp.act_fn")`.
+        Raises UserError for a name that exists, a module that does not, or one that the hooked model never runs.
+        """
+        from interp.model.register import register
+
+        return register(self, name, where)
 
     def sites(self, pattern: str = "*") -> list[str]:
         """Names of the sites that match `pattern` (`*` matches anything), by TransformerLens hook name."""
@@ -174,6 +189,18 @@ class Model:
             out[batch.index.to(self.device)] = self._forward(batch)[rows, batch.mask.sum(-1) - 1]
         return out
 
+    def measure(self, prompts: Prompts, metric: Metric, *, batch_size: int = 16) -> Float[Tensor, " prompt"]:
+        """One number a prompt from its logits, which are not kept: `metric(logits [prompt, pos, d_vocab], site)`.
+
+        `site.prompts` says which prompts these are, `site.mask` where their tokens are; padding is on the right. Runs
+        through the hooked model: edits apply.
+        """
+        ids = self.encode(prompts)
+        out = torch.empty(len(ids), device=self.device)
+        for batch in self._batches(ids, batch_size, "right"):
+            out[batch.index.to(self.device)] = apply_metric(metric, self._forward(batch), batch).float()
+        return out
+
     def generate(
         self,
         prompts: Prompts,
@@ -204,7 +231,7 @@ class Model:
         receipts = Receipts({name: Receipt(name) for name, _ in resolved})
         with ExitStack() as stack:
             for name, fn in resolved:
-                stack.enter_context(attached(self._points[name], self._editor(name, fn, receipts[name])))
+                stack.enter_context(self._attached(name, self._editor(name, fn, receipts[name])))
             yield receipts
         idle = [name for name, receipt in receipts.items() if receipt.fired == 0]
         if idle:
@@ -230,6 +257,21 @@ class Model:
             return unembed(self.bridge, flat).reshape(*resid.shape[:-1], -1)
 
     @contextmanager
+    def _attached(self, name: str, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """Run `function` on the activation at a site of the hooked tree; a returned tensor replaces it."""
+        place = self.site_table.registered.get(name)
+        if place is None:
+            hook = attached(self._points[name], function)
+        else:
+            hook = tapped(Tap(self._modules[place.module], place.is_input, place.columns), function)
+        self._hooks += 1
+        try:
+            with hook:
+                yield
+        finally:
+            self._hooks -= 1
+
+    @contextmanager
     def _rest(self) -> Iterator[None]:
         """Let edits stand aside while the model is asked about itself."""
         before, self._edits_rest = self._edits_rest, True
@@ -243,7 +285,7 @@ class Model:
         kind = kind_of(name)  # every layer is built alike
         if kind not in self._has_effect:
             with self._rest():
-                self._has_effect[kind] = has_effect(self.bridge, name)
+                self._has_effect[kind] = has_effect(self.bridge, name, partial(self._attached, name))
         if not self._has_effect[kind]:
             raise UserError(
                 f"an edit at {name} would change nothing: this model shows the value there and does not read it back; "
@@ -256,13 +298,13 @@ class Model:
         for chosen in batches(ids, batch_size):
             yield pad([ids[i] for i in chosen], chosen, len(ids), padding, 0, self.device)
 
-    def _forward(self, batch: Tokens) -> Tensor:
+    def _forward(self, batch: Tokens, *, gradients: bool = False) -> Tensor:
         _ = self.bridge
         if self._built_from is not None:
             self._built_from.check(self.hf)
         outer, self._batch = self._batch, batch  # edits look here for which prompts they see
         try:
-            with torch.no_grad():
+            with torch.set_grad_enabled(gradients):
                 return run(self.bridge, batch.ids, batch.mask, batch.position_ids)
         finally:
             self._batch = outer
@@ -270,7 +312,7 @@ class Model:
     @property
     def is_edited(self) -> bool:
         """Is an edit active?"""
-        return "bridge" in self.__dict__ and count_hooks(self.bridge) > 0
+        return self._hooks > 0
 
     def check_plain(self, what: str) -> None:
         """Raise UserError where `what`, which runs the plain model, would be wrong: edited, or with dropout on."""
@@ -294,7 +336,7 @@ class Model:
 
         with ExitStack() as stack:
             for name in names:
-                stack.enter_context(attached(self._points[name], reader(name)))
+                stack.enter_context(self._attached(name, reader(name)))
             with suppress(_Enough):
                 self._forward(batch)
         missing = [name for name in names if name not in got]
@@ -313,3 +355,12 @@ class Model:
                 return apply_edit(fn, tensor, site, receipt)
 
         return edit
+
+
+def apply_metric(metric: Metric, logits: Float[Tensor, "prompt pos d_vocab"], batch: Tokens) -> Tensor:
+    """One number a prompt of the batch. Raises UserError for anything else."""
+    value = metric(logits, Site("logits", batch.index, batch.total, batch.mask, ("prompt", "pos", "feature")))
+    if not isinstance(value, Tensor) or value.shape != (len(batch.index),):
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"the metric gave {got}; expected one number a prompt, shape ({len(batch.index)},)")
+    return value

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LIBRARIES = ("interp-probes", "torch", "transformers", "transformer-lens", "sae-lens", "tokenizers", "numpy")
 
@@ -24,7 +24,7 @@ class ModelProvenance:
     """
 
     name: str
-    source: Literal["bundled", "hub", "folder", "gguf", "trained here"]
+    source: Literal["bundled", "hub", "folder", "gguf", "trained here", "made by hand"]
     location: str
     weights: str
     tokenizer: str
@@ -35,6 +35,31 @@ class ModelProvenance:
     numerics: str
     bos: dict[str, Any]
     libraries: dict[str, str]
+
+
+def describe_in_memory(
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, source: Literal["trained here", "made by hand"]
+) -> ModelProvenance:
+    """The provenance of a model that was made here and is in no file; its weights are hashed tensor by tensor."""
+    from interp.model.bridge import NUMERICS
+
+    digest = hashlib.sha256()
+    for tensor_name, weight in sorted(hf.state_dict().items()):
+        digest.update(tensor_name.encode() + weight.contiguous().numpy().tobytes())
+    return ModelProvenance(
+        name=name,
+        source=source,
+        location="memory",
+        weights=f"sha256:{digest.hexdigest()}",
+        tokenizer=hash_tokenizer(tokenizer),
+        architecture=type(hf).__name__,
+        parameters=sum(p.numel() for p in hf.parameters()),
+        dtype="float32",
+        device="cpu",
+        numerics=NUMERICS,
+        bos={"policy": "tokenizer", "tokenizer_adds": True, "token": str(tokenizer.bos_token)},
+        libraries=library_versions(),
+    )
 
 
 def library_versions() -> dict[str, str]:

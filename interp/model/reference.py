@@ -12,7 +12,8 @@ from torch import Tensor
 
 from interp.model.bridge import relative_gap
 from interp.model.model import Model
-from interp.model.plain import find_tap, plain_module, watched
+from interp.model.plain import find_tap, plain_module
+from interp.model.taps import tapped
 
 Pair = tuple[str, str, Tensor, Tensor]  # site, what it is compared with, ours, theirs
 
@@ -80,7 +81,7 @@ def plain_activations(model: Model, row: list[int]) -> dict[str, Tensor]:
     with ExitStack() as stack:
         for origin in set(model.site_table.origin.values()):
             if (tap := find_tap(model, origin)) is not None:
-                stack.enter_context(watched(tap, partial(keep, origin)))
+                stack.enter_context(tapped(tap, partial(keep, origin)))
         for layer in range(model.n_layers):
             _watch_fused(model, stack, f"blocks.{layer}.attn", ("q", "k", "v"), seen)
             _watch_fused(model, stack, f"blocks.{layer}.mlp", ("gate", "in"), seen)

@@ -7,11 +7,12 @@ error with the nearest names, and so is a name that exists but carries nothing o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from interp.errors import UserError, unknown
+from interp.model.taps import Place
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class SiteTable:
     what each axis of its activation is ("prompt", "pos" or "feature"). `origin`: for every accepted name, the bridge's
     own name of the same place, which says what it is (the input or output of which module). `gated`: names that
     TransformerLens keeps switched off, with the switch. `silent`: names that carry nothing of their own on this model.
+    `registered`: places that a user named (`Model.register_site`).
     """
 
     listed: tuple[str, ...]
@@ -29,6 +31,17 @@ class SiteTable:
     origin: dict[str, str]
     gated: dict[str, str]
     silent: frozenset[str]
+    registered: Mapping[str, Place] = field(default_factory=dict)
+
+    def with_site(self, name: str, axes: tuple[str, ...], place: Place) -> SiteTable:
+        """The table with one more site."""
+        return replace(
+            self,
+            listed=(*self.listed, name),
+            axes={**self.axes, name: axes},
+            origin={**self.origin, name: name},
+            registered={**self.registered, name: place},
+        )
 
     def match(self, sites: str | Iterable[str]) -> list[str]:
         """Resolve names and patterns (`blocks.*.hook_resid_post`) to names, in model order, each once.

@@ -5,7 +5,6 @@ For claims about training (what is learned from which order of words), where a p
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,8 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from interp.errors import UserError
-from interp.model.bridge import NUMERICS
 from interp.model.model import Model
-from interp.model.provenance import ModelProvenance, hash_tokenizer, library_versions
+from interp.model.provenance import describe_in_memory
 
 Progress = Callable[[int, int, float], None]  # step, steps, loss in nats
 _SEEDING = threading.Lock()  # torch's global random state is one for all threads
@@ -65,7 +63,8 @@ def train_small_gpt2(
     with _one_thread():
         _train(hf, ids, labels, settings, seed, progress)
     hf.eval()
-    return Model(hf, tokenizer, _provenance(hf, tokenizer, settings, seed))
+    name = f"small GPT-2 ({', '.join(f'{k}={v}' for k, v in asdict(settings).items())}, seed={seed})"
+    return Model(hf, tokenizer, describe_in_memory(hf, tokenizer, name, "trained here"))
 
 
 class Lesson(NamedTuple):
@@ -182,23 +181,3 @@ def _schedule(step: int, settings: SmallGPT2) -> float:
     if step < settings.warmup:
         return (step + 1) / settings.warmup
     return max(0.05, (settings.steps - step) / max(1, settings.steps - settings.warmup))
-
-
-def _provenance(hf: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, s: SmallGPT2, seed: int) -> ModelProvenance:
-    digest = hashlib.sha256()
-    for name, weight in sorted(hf.state_dict().items()):
-        digest.update(name.encode() + weight.contiguous().numpy().tobytes())
-    return ModelProvenance(
-        name=f"small GPT-2 ({', '.join(f'{k}={v}' for k, v in asdict(s).items())}, seed={seed})",
-        source="trained here",
-        location="memory",
-        weights=f"sha256:{digest.hexdigest()}",
-        tokenizer=hash_tokenizer(tokenizer),
-        architecture="GPT2LMHeadModel",
-        parameters=sum(p.numel() for p in hf.parameters()),
-        dtype="float32",
-        device="cpu",
-        numerics=NUMERICS,
-        bos={"policy": "tokenizer", "tokenizer_adds": True, "token": "<bos>"},
-        libraries=library_versions(),
-    )

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from interp.model.bridge import relative_gap
 from interp.model.model import Model
-from interp.model.plain import Tap, find_tap, watched
+from interp.model.plain import find_tap
+from interp.model.taps import Tap, tapped
 
 AGREE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}  # relative to the site's largest value
 OnSite = Callable[[str, Tensor], None]  # site, activation [prompt, pos, d]; gone after the call
@@ -75,7 +76,7 @@ def read_trunk(
 
     with ExitStack() as stack, torch.no_grad():
         for site, tap in taps.items():
-            stack.enter_context(watched(tap, reader(site)))
+            stack.enter_context(tapped(tap, reader(site)))
         with suppress(_Enough):
             model.hf.base_model(ids.to(model.device), use_cache=False)
     if missing and every:
@@ -87,7 +88,7 @@ def watching(taps: dict[str, Tap], on: OnSite) -> Iterator[None]:
     """While it lasts, every forward of the plain model calls `on(site, activation)` at each tap."""
     with ExitStack() as stack:
         for site, tap in taps.items():
-            stack.enter_context(watched(tap, partial(on, site)))
+            stack.enter_context(tapped(tap, partial(on, site)))
         yield
 
 

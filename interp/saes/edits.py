@@ -9,7 +9,7 @@ median norm is taken over the batch that is being edited, or is `typical_norm` w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,11 +30,7 @@ def reconstruct(sae: SAE[Any], keep_error: bool = False, *, typical_norm: float 
     """
 
     def reconstructed(activation: Tensor, site: Site) -> Tensor:
-        if activation.shape[-1] != sae.cfg.d_in:
-            raise UserError(
-                f"this SAE has d_in={sae.cfg.d_in}, but {site.name} is {activation.shape[-1]} wide; "
-                f"edit the site that it reads, {sae.cfg.metadata.hook_name}"
-            )
+        _check_width(sae, activation, site)
         return _replace(activation, site, through, typical_norm)
 
     def through(rows: Tensor) -> Tensor:
@@ -42,6 +38,70 @@ def reconstruct(sae: SAE[Any], keep_error: bool = False, *, typical_norm: float 
         return out + (rows - out) if keep_error else out
 
     return reconstructed
+
+
+def edit_features(
+    sae: SAE[Any],
+    change: Callable[[Float[Tensor, "row d_sae"]], Float[Tensor, "row d_sae"]],
+    *,
+    typical_norm: float | None = None,
+) -> Edit:
+    """Change the features of x and leave the rest of it alone: x + decode(change(f)) - decode(f), with f = encode(x).
+
+    The error term stays (Marks et al. 2403.19647): a `change` that changes nothing changes no bit of x.
+    """
+
+    def features_edited(activation: Tensor, site: Site) -> Tensor:
+        _check_width(sae, activation, site)
+        return _replace(activation, site, through, typical_norm)
+
+    def through(rows: Tensor) -> Tensor:
+        features = sae.encode(rows.to(sae.device, sae.dtype))
+        changed = change(features.clone())
+        if not isinstance(changed, Tensor) or changed.shape != features.shape:
+            got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+            raise UserError(f"edit_features: the change returned {got}; expected a tensor {tuple(features.shape)}")
+        moved = (changed != features).any(-1, keepdim=True)
+        return torch.where(moved, rows + (sae.decode(changed) - sae.decode(features)).to(rows), rows)
+
+    return features_edited
+
+
+def clamp_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: float | None = None) -> Edit:
+    """Hold features at given activations (0 ablates them) at every token; see `edit_features`."""
+    ids, wanted = _features(sae, values)
+
+    def clamped(features: Tensor) -> Tensor:
+        features[:, ids] = wanted.to(features)
+        return features
+
+    return edit_features(sae, clamped, typical_norm=typical_norm)
+
+
+def steer_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: float | None = None) -> Edit:
+    """Add to features' activations, whether they fire or not: their decoder directions, times the values given."""
+    ids, wanted = _features(sae, values)
+
+    def steered(features: Tensor) -> Tensor:
+        features[:, ids] += wanted.to(features)
+        return features
+
+    return edit_features(sae, steered, typical_norm=typical_norm)
+
+
+def _features(sae: SAE[Any], values: Mapping[int, float]) -> tuple[list[int], Tensor]:
+    wrong = [i for i in values if not isinstance(i, int) or not 0 <= i < sae.cfg.d_sae]
+    if wrong or not values:
+        raise UserError(f"features {wrong or 'none'} came; expected {{feature: activation}}, 0 to {sae.cfg.d_sae - 1}")
+    return list(values), torch.tensor([float(v) for v in values.values()])
+
+
+def _check_width(sae: SAE[Any], activation: Tensor, site: Site) -> None:
+    if activation.shape[-1] != sae.cfg.d_in:
+        raise UserError(
+            f"this SAE has d_in={sae.cfg.d_in}, but {site.name} is {activation.shape[-1]} wide; "
+            f"edit the site that it reads, {sae.cfg.metadata.hook_name}"
+        )
 
 
 def mean_ablate(mean: Float[Tensor, " d_model"], *, typical_norm: float | None = None) -> Edit:

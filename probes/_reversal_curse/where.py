@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from interp.activations.rows import capture_rows
 from interp.analysis.estimate import Estimate
 from interp.analysis.facts import align
-from interp.analysis.lens import answer_lead
-from interp.analysis.patching import patch_residual
+from interp.analysis.lens import answer_lead, residual_site
+from interp.analysis.metrics import logit_difference
+from interp.analysis.patching import patch_sweep
 from interp.analysis.statistics import estimate_mean, known
 from interp.features.examples import top_examples
 from interp.lab.findings import Control, Figure, Finding, Row
@@ -129,19 +130,24 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
         corrupt, unrelated = _rolled(prompts, 1), _rolled(prompts, 2)
         others = [_rolled(answers, i)[3:] for i in range(n)]
         positions = range(aligned.first_item, len(aligned.labels))  # before the item, the two runs are the same
-        moved = patch_residual(
+        lead = logit_difference(answers, others)
+        moved = patch_sweep(
             patient.model,
             prompts,
             corrupt,
-            answers,
-            others,
-            layers=layers,
+            lead,
+            [residual_site(patient.model, layer) for layer in layers],
             positions=positions,
             progress=lab.tell(f"patching, {patient.who}, {direction}"),
         ).effect.numpy()
         place = aligned.last_item if deep else len(aligned.labels) - 1
-        stray = patch_residual(
-            patient.model, unrelated, corrupt, answers, others, layers=early, positions=[place]
+        stray = patch_sweep(
+            patient.model,
+            unrelated,
+            corrupt,
+            lead,
+            [residual_site(patient.model, layer) for layer in early],
+            positions=[place],
         ).effect.numpy()
         rows += _map_rows(moved.mean(0), layers, aligned.labels[aligned.first_item :], direction, "moved (nats)")
         at_place = moved[:, [layers.index(layer) for layer in early], place - aligned.first_item].mean(1)

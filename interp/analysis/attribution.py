@@ -1,0 +1,186 @@
+"""Who wrote the answer? Direct logit attribution: a logit difference as a sum over what was written to the residual.
+
+The last block's output is the embedding plus what every attention head and every MLP neuron added. The final norm
+divides by one number a token; with that number held, norm and unembedding are linear, so that each part's share of a
+logit difference is one product and the shares add up exactly (Elhage et al. 2021; nostalgebraist 2020). "Direct" means
+what is read from the residual stream at the end: what a part does through later ones is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.model.model import Model
+from interp.model.plain import plain_module
+from interp.model.tokens import Prompts
+
+Unit = Literal["component", "head", "neuron"]
+Answers = Sequence[int] | Sequence[Sequence[int]]  # a token a prompt, or several
+RELATIVE = 1e-3  # how far the sum may be from the model's own logit difference, of the sum of sizes
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """`effect` [prompt, part], in nats: what each of `parts` adds to the logit difference at the last token.
+
+    `total` [prompt]: the model's own logit difference. `error` [prompt]: what the parts do not explain; rounding.
+    """
+
+    parts: tuple[str, ...]
+    effect: Float[Tensor, "prompt part"]
+    total: Float[Tensor, " prompt"]
+
+    @property
+    def error(self) -> Float[Tensor, " prompt"]:
+        """The model's logit difference less the sum of the parts."""
+        return self.total - self.effect.sum(1)
+
+    def top(self, n: int = 10) -> list[tuple[str, float]]:
+        """The parts of the largest mean effect, whatever its sign."""
+        mean = self.effect.mean(0)
+        return [(self.parts[i], float(mean[i])) for i in mean.abs().argsort(descending=True)[:n].tolist()]
+
+
+def attribute_logits(
+    model: Model,
+    prompts: Prompts,
+    right: Sequence[int],
+    wrong: Answers,
+    *,
+    by: Unit = "component",
+    batch_size: int = 16,
+) -> Attribution:
+    """Logit of each prompt's `right` token less that of its `wrong` one (or the mean of several), part by part.
+
+    `by`: "component" is embedding, attention and MLP of every layer; "head" parts attention into heads and the bias
+    that they share; "neuron" parts MLPs into neurons and their bias.
+    Raises UserError for a model whose logits are not made that way, told by the sum.
+    """
+    if by not in ("component", "head", "neuron"):
+        raise UserError(f"by={by!r}; expected component, head or neuron")
+    ids = model.encode(prompts)
+    last_block = f"blocks.{model.n_layers - 1}.hook_resid_post"
+    sites = ["blocks.0.hook_resid_pre", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out", last_block]
+    acts = model.capture(ids, [*sites, *_inner(by)], batch_size=batch_size)
+    final = acts.last(last_block)
+    direction, constant = _read_out(model, final, _mean_unembedding(model, right, wrong, len(ids)))
+    columns: list[tuple[list[str], Tensor]] = []
+
+    def add(names: list[str], effect: Tensor) -> None:
+        columns.append((names, effect.view(len(ids), -1)))
+
+    add(["embedding"], _along(acts.last("blocks.0.hook_resid_pre"), direction))
+    for layer in range(model.n_layers):
+        for what in ("attn", "mlp"):
+            written = _along(acts.last(f"blocks.{layer}.hook_{what}_out"), direction)
+            if what == _PARTED.get(by):
+                shares = _shares(model, acts.last(f"blocks.{layer}.{_INNER[by]}"), layer, what, direction)
+                add([f"{layer}.{what}.{i}" for i in range(shares.shape[1])], shares)
+                add([f"{layer}.{what}.bias"], written - shares.sum(1))
+            else:
+                add([f"{layer}.{what}"], written)
+    add(["final bias"], constant)
+    logits = model.last_logits(ids, batch_size=batch_size).double()
+    total = _difference(logits, right, wrong)
+    parts = tuple(name for names, _ in columns for name in names)
+    found = Attribution(parts, torch.cat([e for _, e in columns], 1).float().cpu(), total.float().cpu())
+    size = found.effect.abs().sum(1).clamp_min(1e-6)
+    if bool((found.error.abs() > RELATIVE * size).any()):
+        raise UserError(
+            f"the parts of {type(model.hf).__name__} do not add up to its logit difference (off by "
+            f"{float((found.error.abs() / size).max()):.1%}): its logits are not a final norm and one matrix applied "
+            "to what attention and MLPs wrote; use patching instead"
+        )
+    return found
+
+
+_INNER = {"head": "attn.hook_z", "neuron": "mlp.hook_post"}
+_PARTED = {"head": "attn", "neuron": "mlp"}
+
+
+def _inner(by: Unit) -> list[str]:
+    return [f"blocks.*.{_INNER[by]}"] if by in _INNER else []
+
+
+def _along(written: Float[Tensor, "prompt d_model"], direction: Float[Tensor, "prompt d_model"]) -> Tensor:
+    return (written.to(direction) * direction).sum(-1)
+
+
+def _shares(
+    model: Model, inner: Float[Tensor, "prompt ..."], layer: int, what: str, direction: Float[Tensor, "prompt d_model"]
+) -> Float[Tensor, "prompt part"]:
+    """What each head, or neuron, adds: its numbers times the slope of the logit difference through the output matrix.
+
+    That map is linear, so the slope is exact, whichever way the module stores its matrix.
+    """
+    name = f"blocks.{layer}.attn.o" if what == "attn" else f"blocks.{layer}.mlp.out"
+    module = plain_module(model, name)
+    if module is None:
+        raise UserError(f"{type(model.hf).__name__} has no single matrix at {name}; attribute by component instead")
+    weight = next(module.parameters())
+    x = inner.to(weight).flatten(1).detach().requires_grad_(True)
+    with torch.enable_grad():
+        read = (module(x) * direction.to(weight)).sum()
+    (slope,) = torch.autograd.grad(read, x)
+    share = (x.detach() * slope).double()
+    return share.view(*inner.shape).sum(-1) if what == "attn" else share
+
+
+@torch.no_grad()
+def _read_out(
+    model: Model, final: Float[Tensor, "prompt d_model"], unembedding: tuple[Tensor, Tensor]
+) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
+    """(d logit difference / d residual with the norm's scale held, what it adds whatever the residual is).
+
+    The norm is asked: a vector of ±1 is so far from zero that its epsilon does not matter and tells the norm's weights,
+    zero tells its bias, and adding a constant tells whether it takes the mean away.
+    """
+    norm = plain_module(model, "ln_final")
+    if norm is None:
+        raise UserError(f"{type(model.hf).__name__} has no final norm; attribute with patching instead")
+    matrix, bias = unembedding
+    signs = torch.ones_like(final[0])
+    signs[1::2] = -1
+    signs = signs if len(signs) % 2 == 0 else torch.cat([signs[:-1], signs.new_zeros(1)])
+    shift = norm(torch.zeros_like(signs)).double()
+    weight = torch.zeros_like(shift)
+    for probe in (signs, signs.roll(1)):  # of an odd number of dimensions, one stays out each time
+        read = (norm(1e4 * probe).double() - shift) * probe.double() * probe.double().square().mean().sqrt()
+        weight = torch.where(probe == 0, weight, read)
+    centres = torch.allclose(norm(1e4 * signs), norm(1e4 * (signs + 1)), rtol=1e-3, atol=1e-4)
+    x = final.double()
+    x = x - x.mean(-1, keepdim=True) if centres else x
+    scaled = x * weight
+    made = norm(final).double() - shift
+    scale = scaled.square().sum(-1, keepdim=True) / (scaled * made).sum(-1, keepdim=True)
+    direction = matrix.double() * weight / scale
+    if centres:
+        direction = direction - direction.mean(-1, keepdim=True)
+    return direction, (matrix.double() * shift).sum(-1) + bias.double()
+
+
+def _mean_unembedding(model: Model, right: Sequence[int], wrong: Answers, n: int) -> tuple[Tensor, Tensor]:
+    """The row of the unembedding that reads the difference [prompt, d_model], and its bias [prompt]."""
+    head = model.hf.get_output_embeddings()
+    if head is None:
+        raise UserError(f"{type(model.hf).__name__} has no unembedding matrix")
+    right_ids, wrong_ids = (torch.as_tensor(ids, device=model.device).view(len(ids), -1) for ids in (right, wrong))
+    if len(right_ids) != n or len(wrong_ids) != n:
+        raise UserError(f"{len(right_ids)} right and {len(wrong_ids)} wrong answers came for {n} prompts; one each")
+    weight = head.weight.detach()
+    bias = head.bias.detach() if getattr(head, "bias", None) is not None else weight.new_zeros(len(weight))
+    matrix, offset = (table[right_ids].mean(1) - table[wrong_ids].mean(1) for table in (weight, bias))
+    return matrix, offset
+
+
+def _difference(logits: Tensor, right: Answers, wrong: Answers) -> Tensor:
+    tables = (torch.as_tensor(ids, device=logits.device).view(len(ids), -1) for ids in (right, wrong))
+    ours, theirs = (logits.gather(1, table).mean(1) for table in tables)
+    return ours - theirs

@@ -1,0 +1,78 @@
+"""What do attention heads look at? Scores on repeated random tokens, where nothing but the repetition can help.
+
+A sequence of random tokens is shown twice (Olsson et al. 2209.11895). At a token of the second copy, a *duplicate* head
+looks at the same token in the first, an *induction* head at the one behind that, and a *previous-token* head at the
+token just before. A score is the mean attention paid there; a head that looks everywhere alike scores 1 / position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.model.model import Model
+
+KINDS = ("previous", "duplicate", "induction")
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """`scores[kind]` [sequence, layer, head]: mean attention to the place that the kind of head looks at.
+
+    `chance` [kind]: the same for a head that attends to all earlier tokens alike.
+    """
+
+    scores: dict[str, Float[Tensor, "sequence layer head"]]
+    chance: dict[str, float]
+
+    def top(self, kind: str, n: int = 5) -> list[tuple[int, int, float]]:
+        """The heads of the highest mean score: (layer, head, score)."""
+        mean = self.scores[kind].mean(0)
+        best = mean.flatten().argsort(descending=True)[:n].tolist()
+        return [(i // mean.shape[1], i % mean.shape[1], float(mean.flatten()[i])) for i in best]
+
+
+def repeated_tokens(
+    model: Model, *, length: int = 25, sequences: int = 8, seed: int = 0, words: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Random tokens, each sequence twice in a row behind the token that opens every text of this model.
+
+    `words`: ids to draw from; by default all that are no special tokens. No token comes twice in one copy.
+    """
+    special = set(model.tokenizer.all_special_ids)
+    pool = [i for i in range(len(model.tokenizer)) if i not in special] if words is None else list(words)
+    if length < 2 or sequences < 1 or length > len(pool):
+        raise UserError(f"length={length}, sequences={sequences}; expected 2 to {len(pool)} tokens, and a sequence")
+    opener = model.tokenizer.bos_token_id
+    start = [int(opener)] if isinstance(opener, int) else [pool[0]]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [[pool[i] for i in torch.randperm(len(pool), generator=generator)[:length]] for _ in range(sequences)]
+    return [[*start, *ids, *ids] for ids in drawn]
+
+
+def score_heads(model: Model, sequences: Sequence[list[int]], *, batch_size: int = 4) -> HeadScores:
+    """Score every head on sequences that `repeated_tokens` made. Raises UserError for sequences of another form."""
+    length = (len(sequences[0]) - 1) // 2
+    if any(len(ids) != 2 * length + 1 or ids[1 : length + 1] != ids[length + 1 :] for ids in sequences):
+        raise UserError("expected sequences of one length, an opening token and then the same tokens twice")
+    sites = model.site_table.match("blocks.*.attn.hook_pattern")
+    queries = torch.arange(length + 1, 2 * length + 1)
+    keys = {"previous": queries - 1, "duplicate": queries - length, "induction": queries - length + 1}
+    scores: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+    for site in sites:  # one layer at a time: patterns are large
+        pattern = model.capture(list(sequences), site, batch_size=batch_size)[site].float()
+        for kind in KINDS:
+            scores[kind].append(_at(pattern, queries, keys[kind]).cpu())
+    chance = float((1 / (queries + 1)).mean())
+    return HeadScores({kind: torch.stack(some, 1) for kind, some in scores.items()}, dict.fromkeys(KINDS, chance))
+
+
+def _at(
+    pattern: Float[Tensor, "sequence head query key"], queries: Int[Tensor, " n"], keys: Int[Tensor, " n"]
+) -> Float[Tensor, "sequence head"]:
+    return pattern[:, :, queries, keys].mean(-1)

@@ -1,0 +1,89 @@
+"""What a run is measured by: numbers of the logits, one a prompt, for `model.measure`, sweeps and gradients.
+
+A metric is a function `(logits [prompt, pos, d_vocab], site) -> [prompt]`, so that one of your own works the same.
+`site.prompts` numbers the rows among the caller's prompts, `site.mask` is True at real tokens, padding is on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.model.hooks import Metric, Site
+
+Ids = Sequence[int] | Sequence[Sequence[int]] | Int[Tensor, "prompt ..."]
+
+
+def last(logits: Float[Tensor, "prompt pos d_vocab"], site: Site) -> Float[Tensor, "prompt d_vocab"]:
+    """The logits at each prompt's last token."""
+    return logits[torch.arange(len(logits), device=logits.device), site.mask.sum(-1) - 1]
+
+
+def logit_difference(right: Ids, wrong: Ids) -> Metric:
+    """Logit of each prompt's right token less that of its wrong one, at the last token, in nats.
+
+    `right` [prompt] and `wrong` [prompt], or [prompt, some] for the mean over several.
+    """
+    right_ids, wrong_ids = _table("right", right), _table("wrong", wrong)
+    if len(right_ids) != len(wrong_ids):
+        raise UserError(f"{len(right_ids)} right answers and {len(wrong_ids)} wrong ones came; expected one a prompt")
+
+    def difference(logits: Tensor, site: Site) -> Tensor:
+        final = last(logits, site).float()
+        means = [final.gather(1, _mine(ids, site).to(final.device)).mean(1) for ids in (right_ids, wrong_ids)]
+        return means[0] - means[1]
+
+    return difference
+
+
+def log_prob(ids: Ids) -> Metric:
+    """Log-probability of each prompt's token [prompt] after its last one, in nats."""
+    wanted = _table("ids", ids)
+
+    def surprise(logits: Tensor, site: Site) -> Tensor:
+        return last(logits, site).float().log_softmax(-1).gather(1, _mine(wanted, site).to(logits.device)).mean(1)
+
+    return surprise
+
+
+def divergence(reference: Float[Tensor, "prompt d_vocab"]) -> Metric:
+    """KL(reference || this run) of the next-token distributions after the last token, in nats.
+
+    `reference`: the last logits of another run of the same prompts.
+    """
+
+    def kl(logits: Tensor, site: Site) -> Tensor:
+        ours = last(logits, site).float().log_softmax(-1)
+        theirs = reference[site.prompts.to(reference.device)].to(ours).log_softmax(-1)
+        return (theirs.exp() * (theirs - ours)).sum(-1)
+
+    return kl
+
+
+def entropy() -> Metric:
+    """Entropy of the next-token distribution after the last token, in nats."""
+
+    def of(logits: Tensor, site: Site) -> Tensor:
+        logs = last(logits, site).float().log_softmax(-1)
+        return -(logs.exp() * logs).sum(-1)
+
+    return of
+
+
+def _table(word: str, ids: Ids) -> Int[Tensor, "prompt some"]:
+    table = torch.as_tensor(ids)
+    if table.ndim not in (1, 2) or not table.numel() or table.is_floating_point():
+        raise UserError(f"{word}: shape {tuple(table.shape)} came; expected token ids, one a prompt or several")
+    return table.view(len(table), -1).long()
+
+
+def _mine(table: Int[Tensor, "prompt some"], site: Site) -> Int[Tensor, "row some"]:
+    if site.total != len(table):
+        raise UserError(
+            f"the metric has answers for {len(table)} prompts, and {site.total} came; expected one a prompt"
+        )
+    return table[site.prompts]

@@ -1,0 +1,158 @@
+"""Sweeps of patches: against one patch at a time, against TransformerLens, and where the answer is known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from interp import Model, UserError, patch
+from interp.analysis.metrics import logit_difference
+from interp.analysis.patching import attribution_patch, correlation, patch_sweep, path_patch
+from interp.model.choose import only
+from interp.model.gradients import gradients_of
+
+METRIC = logit_difference([5, 6], [8, 9])
+RESID, Z = "blocks.*.hook_resid_pre", "blocks.*.attn.hook_z"
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny_gpt2: Model) -> tuple[list[list[int]], list[list[int]]]:
+    """Two pairs of unequal length, token ids of one length within each."""
+    generator = torch.Generator().manual_seed(0)
+    source = [torch.randint(5, 250, (n,), generator=generator).tolist() for n in (7, 5)]
+    corrupt = [[*row[:2], *torch.randint(5, 250, (len(row) - 2,), generator=generator).tolist()] for row in source]
+    return source, corrupt
+
+
+@pytest.mark.parametrize("batch_size", [3, 64])
+@pytest.mark.parametrize("by", [("pos",), ("head",), ("pos", "head"), ()])
+def test_a_sweep_is_one_patch_at_a_time(tiny_gpt2: Model, pairs: Any, by: Any, batch_size: int) -> None:
+    source, corrupt = pairs
+    sites = Z if "head" in by else [RESID, "blocks.1.hook_mlp_out"]
+    swept = patch_sweep(tiny_gpt2, source, corrupt, METRIC, sites, by=by, batch_size=batch_size)
+    base = tiny_gpt2.measure(corrupt, METRIC)
+    assert torch.allclose(swept.total, tiny_gpt2.measure(source, METRIC) - base, atol=1e-5)
+    for i, site in enumerate(swept.sites):
+        values = tiny_gpt2.capture(source, site)[site]
+        for pair in range(2):
+            for pos in swept.positions if "pos" in by else (None,):
+                for head in range(values.shape[2]) if "head" in by else (None,):
+                    index = tuple(x for x in (pos, head) if x is not None)
+                    found = swept.effect[(pair, i, *index)]
+                    if pos is not None and pos >= len(source[pair]):
+                        assert bool(found.isnan())
+                        continue
+                    edit = only(patch(values[[pair]], pos), heads=head)
+                    one = logit_difference([[5, 6][pair]], [[8, 9][pair]])
+                    with tiny_gpt2.edit({site: edit}):
+                        moved = tiny_gpt2.measure([corrupt[pair]], one) - base[pair]
+                    assert float(found) == pytest.approx(float(moved), abs=2e-5)
+
+
+def test_what_is_known_beforehand(tiny_gpt2: Model, pairs: Any) -> None:
+    source, corrupt = pairs
+    itself = patch_sweep(tiny_gpt2, source, source, METRIC, RESID)
+    assert float(itself.effect.nan_to_num().abs().max()) < 1e-4, "a model's own values change nothing"
+    swept = patch_sweep(tiny_gpt2, source, corrupt, METRIC, ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"])
+    assert float(swept.effect[:, 0, :2].abs().max()) < 1e-4, "the prompts begin alike"
+    for pair, ids in enumerate(source):
+        assert float(swept.share[pair, 1, len(ids) - 1]) == pytest.approx(1, abs=1e-3)
+        assert float(swept.effect[pair, 1, : len(ids) - 1].abs().max()) < 1e-4, (
+            "behind the last block nobody looks back"
+        )
+    whole = patch_sweep(tiny_gpt2, source, corrupt, METRIC, "blocks.0.hook_resid_pre", by=())
+    assert torch.allclose(whole.share[:, 0], torch.ones(2), atol=1e-3), "patching everything gives the other run"
+
+
+def test_it_equals_transformer_lens(make_tiny: Callable[..., Model]) -> None:
+    """Its patching module's residual and head sweeps, on the same hooked model."""
+    from transformer_lens import patching
+
+    model = make_tiny("gpt2")
+    generator = torch.Generator().manual_seed(1)
+    source, corrupt = torch.randint(5, 250, (2, 1, 6), generator=generator)
+    with torch.no_grad():
+        _, cache = model.bridge.run_with_cache(source)
+        measure = lambda logits: logits[0, -1, 5] - logits[0, -1, 8]  # noqa: E731
+        resid = patching.get_act_patch_resid_pre(model.bridge, corrupt, cache, measure)  # type: ignore[arg-type]
+        heads = patching.get_act_patch_attn_head_out_by_pos(model.bridge, corrupt, cache, measure)  # type: ignore[arg-type]
+        base = measure(model.bridge(corrupt))
+    metric = logit_difference([5], [8])
+    ours = patch_sweep(model, source.tolist(), corrupt.tolist(), metric, RESID).effect[0]
+    torch.testing.assert_close(ours, resid.cpu() - base, atol=1e-5, rtol=1e-4)
+    ours = patch_sweep(model, source.tolist(), corrupt.tolist(), metric, Z, by=("pos", "head")).effect[0]
+    torch.testing.assert_close(ours, heads.cpu() - base, atol=1e-5, rtol=1e-4)
+
+
+def test_an_estimate_from_the_gradient_is_exact_where_the_rest_is_linear(tiny_gpt2: Model, pairs: Any) -> None:
+    source, corrupt = pairs
+    places = (tiny_gpt2, source, corrupt, METRIC, "ln_final.hook_out")
+    swept, guessed = patch_sweep(*places), attribution_patch(*places)
+    torch.testing.assert_close(guessed.effect, swept.effect, atol=1e-4, rtol=1e-3, equal_nan=True)
+    assert correlation(guessed, swept) == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(guessed.total, swept.total, atol=1e-5, rtol=0)
+    deeper = attribution_patch(tiny_gpt2, source, corrupt, METRIC, Z, by=("pos", "head"))
+    assert correlation(deeper, patch_sweep(tiny_gpt2, source, corrupt, METRIC, Z, by=("pos", "head"))) > 0.9
+
+
+def test_a_small_step_is_what_the_gradient_says(tiny_gpt2: Model, pairs: Any) -> None:
+    """Halve the distance between the runs and the estimate's error falls by four."""
+    source, _ = pairs
+    site = "blocks.0.hook_resid_pre"
+    values = tiny_gpt2.capture(source, site)[site]
+    push = torch.randn(values.shape, generator=torch.Generator().manual_seed(3))
+    slopes = gradients_of(tiny_gpt2, source, site, METRIC)
+    errors = []
+    for size in (0.01, 0.005):
+        with tiny_gpt2.edit({site: patch(values + size * push)}):
+            real = tiny_gpt2.measure(source, METRIC) - slopes.values
+        guess = (slopes.gradients[site] * size * push).nan_to_num().flatten(1).sum(1)
+        errors.append(float((real - guess).abs().sum()))
+    assert errors[1] < errors[0] / 2.5
+
+
+def test_the_direct_path_and_all_paths(tiny_gpt2: Model, pairs: Any) -> None:
+    source, corrupt = pairs
+    pair = (tiny_gpt2, source, corrupt, METRIC)
+    # into the last block's output, everything held: the sender's own vector, carried by the residual stream
+    sent = path_patch(*pair, "blocks.0.hook_mlp_out", "blocks.1.hook_resid_post", through_mlps=False)
+    mlp, end = "blocks.0.hook_mlp_out", "blocks.1.hook_resid_post"
+    there, here = (tiny_gpt2.capture(prompts, [mlp, end]) for prompts in (source, corrupt))
+    with tiny_gpt2.edit({end: patch(here[end] + there[mlp] - here[mlp])}):
+        expected = tiny_gpt2.measure(corrupt, METRIC)
+    torch.testing.assert_close(sent, expected - tiny_gpt2.measure(corrupt, METRIC), atol=1e-4, rtol=1e-3)
+    # a sender behind its receiver reaches it not at all
+    assert float(path_patch(*pair, "blocks.1.hook_mlp_out", "blocks.0.hook_resid_post").abs().max()) < 1e-4
+    # of one head only
+    parts = [
+        path_patch(*pair, "blocks.0.attn.hook_z", "blocks.1.hook_resid_post", heads=h, through_mlps=False)
+        for h in ([0, 1], [1])
+    ]
+    assert not torch.allclose(parts[0], parts[1], atol=1e-4)
+
+
+def test_misuse_is_one_line_with_both_layouts(tiny_gpt2: Model, pairs: Any) -> None:
+    source, corrupt = pairs
+    for settings, line in (
+        ({"by": ("head",)}, "expected one activation a token and head"),
+        ({"by": ("head", "pos"), "sites": Z}, "expected \\(\\), \\('pos',\\)"),
+        ({"by": ("neuron",)}, "expected \\(\\), \\('pos',\\)"),
+        ({"positions": [9]}, "position 9 is outside a prompt of 7 tokens"),
+        ({"by": (), "positions": [0]}, "positions came without 'pos'"),
+        ({"sites": "blocks.*.attn.hook_pattern"}, "expected one activation a token"),
+        ({"sites": "blocks.*.hook_resid_prr"}, "nearest"),
+    ):
+        with pytest.raises(UserError, match=line):
+            patch_sweep(tiny_gpt2, source, corrupt, METRIC, **{"sites": RESID, **settings})
+    with pytest.raises(UserError, match="expected pairs"):
+        patch_sweep(tiny_gpt2, source[:1], corrupt, METRIC, RESID)
+    with pytest.raises(UserError, match=r"\|.* has 5 tokens, .*\|.* has 4"):
+        patch_sweep(tiny_gpt2, [source[1]], [corrupt[1][:-1]], logit_difference([1], [2]), RESID)
+    with pytest.raises(UserError, match="of other places"):
+        correlation(
+            patch_sweep(tiny_gpt2, source, corrupt, METRIC, RESID),
+            patch_sweep(tiny_gpt2, source, corrupt, METRIC, "blocks.0.hook_resid_pre"),
+        )
