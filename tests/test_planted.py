@@ -27,7 +27,8 @@ from interp.model.planted import (
     plant_nothing,
 )
 
-PLANTS = range(50)
+# 50 of 50, of which the default run plants 10
+PLANTS = [seed if seed < 10 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(50)]
 
 
 def metric_of(contrast: Contrast) -> Metric:
@@ -103,11 +104,12 @@ def test_every_method_names_the_planted_fact(seed: int) -> None:
         assert share == pytest.approx(1.0 if through else 0.0, abs=0.1)
 
 
-def test_where_nothing_is_planted_nothing_is_found() -> None:
+@pytest.mark.parametrize(("models", "allowed"), [(20, 4), pytest.param(200, 18, marks=pytest.mark.slow)])
+def test_where_nothing_is_planted_nothing_is_found(models: int, allowed: int) -> None:
     """Prompts that differ in one token, answers that have to do with neither: a place counts as found in one run of 20
-    at most, by chance."""
+    at most, by chance; more than `allowed` come in less than one test of 100."""
     found = 0
-    for seed in range(40):
+    for seed in range(models):
         model, contrast = plant_nothing(seed), lookup_contrast(seed, pairs=8)
         rng = random.Random(seed)
         answers = [rng.sample(range(3, len(model.tokenizer)), 2) for _ in contrast.right]
@@ -116,7 +118,7 @@ def test_where_nothing_is_planted_nothing_is_found() -> None:
             model, contrast.source, contrast.corrupt, metric, "blocks.*.attn.hook_z", by=("pos", "head")
         )
         found += bool((max_t(swept.effect.numpy()) < 0.05).any())
-    assert found <= 6  # 2 are expected; more than 6 come in less than one test of 200
+    assert found <= allowed
 
 
 @pytest.mark.parametrize("plant", [plant_induction, plant_lookup])
