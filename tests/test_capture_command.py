@@ -24,12 +24,12 @@ SLOWLY = """
 import sys, time
 from interp.activations import capture, plan
 from interp.cli import main
-capture.plan_capture.__kwdefaults__["shard_bytes"] = 30_000
-forward = capture._Run.forward
-def slowly(self, batch, writer):
-    forward(self, batch, writer)
+plan.plan_capture.__kwdefaults__["shard_bytes"] = 30_000
+forward = capture.ShardRun.forward
+def slowly(self, batch, offload):
+    forward(self, batch, offload)
     time.sleep(0.05)
-capture._Run.forward = slowly
+capture.ShardRun.forward = slowly
 main(sys.argv[1:])
 """
 SITES = ["blocks.*.hook_resid_post"]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp import Model, UserError, ablate, patch, steer
 from interp.model.bridge import count_hooks
+from interp.model.edits import project_out, resample
 from interp.model.hooks import Site
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
@@ -293,8 +294,14 @@ def test_an_edit_on_the_attention_pattern(tiny_gpt2: Model):
             real = acts.mask[i]
             v, z = (acts[f"blocks.0.attn.hook_{n}"][i][real] for n in "vz")
             assert same(z, v[:1].expand_as(z))
-    with pytest.raises(UserError, match=r"works per token, but .* has axes"), tiny_gpt2.edit({PATTERN: ablate()}):
-        tiny_gpt2.logits(PROMPTS)
+    pattern = tiny_gpt2.capture(PROMPTS, PATTERN)[PATTERN]
+    row = torch.ones(pattern.shape[-1])
+    for per_token in (patch(pattern), steer(row), resample(row[None]), project_out(row)):
+        with pytest.raises(UserError, match=r"works per token, but .* has axes"), tiny_gpt2.edit({PATTERN: per_token}):
+            tiny_gpt2.logits(PROMPTS)
+    with tiny_gpt2.edit({PATTERN: ablate()}):
+        z = tiny_gpt2.capture(PROMPTS, "blocks.0.attn.hook_z").rows("blocks.0.attn.hook_z")
+    assert float(z.abs().max()) == 0.0, "who attends to nothing reads nothing"
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

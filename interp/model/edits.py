@@ -44,6 +44,7 @@ def resample(pool: Float[Tensor, "row ..."], pos: Pos = None, *, seed: int = 0) 
         raise UserError(f"resample got {_shape(pool)}; expected a tensor [row, feature], as acts.rows(site) returns it")
 
     def resampled(activation: Tensor, site: Site) -> Tensor:
+        _check_per_token("resample", site)
         _check_fits("resample", pool[0], activation, site)
         drawn = torch.zeros(activation.shape[:2], dtype=torch.long)
         for i, prompt in enumerate(site.prompts.tolist()):
@@ -75,6 +76,7 @@ def project_out(directions: Float[Tensor, "... d"], pos: Pos = None) -> Edit:
         raise UserError("project_out got directions that are zero, not finite or linearly dependent")
 
     def projected(activation: Tensor, site: Site) -> Tensor:
+        _check_per_token("project_out", site)
         _check_fits("project_out", several[0], activation, site)
         span = basis.U.to(activation)
         return torch.where(choose(activation, site, pos), activation - activation @ span @ span.T, activation)
@@ -145,6 +147,7 @@ def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = N
         raise UserError(f"steer got a {type(direction).__name__}; expected a tensor [d]; convert with torch.as_tensor")
 
     def steered(activation: Tensor, site: Site) -> Tensor:
+        _check_per_token("steer", site)
         if direction.shape != activation.shape[-1:]:
             raise UserError(
                 f"steer got a direction of shape {tuple(direction.shape)} at {site.name}; "
@@ -168,6 +171,7 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
     from_start = pos is not None and not isinstance(pos, slice) and pos >= 0
 
     def patched(activation: Tensor, site: Site) -> Tensor:
+        _check_per_token("patch", site)
         if len(source) != site.total:
             raise UserError(f"patch at {site.name} got {len(source)} prompts, but the edited run has {site.total}")
         if not bool(site.mask[:, 0].all()):
@@ -199,6 +203,14 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
 
 def _shape(source: object) -> str:
     return f"shape {tuple(source.shape)}" if isinstance(source, Tensor) else type(source).__name__
+
+
+def _check_per_token(edit: str, site: Site) -> None:
+    if site.axes[:2] != ("prompt", "pos") or "pos" in site.axes[2:]:
+        raise UserError(
+            f"{edit} works per token, but {site.name} has axes {', '.join(site.axes)}; use ablate, scale, freeze or "
+            "knock_out there, or a function of your own"
+        )
 
 
 def _check_fits(edit: str, value: Tensor, activation: Tensor, site: Site) -> None:
