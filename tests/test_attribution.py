@@ -86,10 +86,28 @@ def test_on_the_bundled_model_the_error_is_rounding(smol: Model) -> None:
         assert (found.total > 1).all()
 
 
+def test_heads_behind_a_norm_of_their_own_are_refused_and_components_are_not(tiny_of: Callable[[str], Model]) -> None:
+    """Gemma 2 puts a norm behind attention: what a head gives is not what is added."""
+    model = tiny_of("gemma3")
+    assert attribute_logits(model, PROMPTS, RIGHT, WRONG).effect.shape[1] == 2 + 2 * model.n_layers
+    with pytest.raises(UserError, match=r"the parts of 0\.attn do not add up"):
+        attribute_logits(model, PROMPTS, RIGHT, WRONG, by="head")
+
+
+def test_half_precision_adds_up_to_its_own_rounding(make_tiny: Callable[..., Model]) -> None:
+    whole = make_tiny("gpt2")
+    exact = attribute_logits(whole, PROMPTS, RIGHT, WRONG, by="head")
+    model = Model(whole.hf.to(torch.bfloat16), whole.tokenizer, whole.provenance)  # type: ignore[arg-type]
+    rough = attribute_logits(model, PROMPTS, RIGHT, WRONG, by="head")
+    assert (rough.effect - exact.effect).abs().max() < 0.05 * exact.effect.abs().sum(1).max()
+
+
 def test_a_model_whose_parts_do_not_add_up_is_refused(make_tiny: Callable[..., Model]) -> None:
     model = make_tiny("gpt2")
     real = model.last_logits
     model.last_logits = lambda *args, **settings: real(*args, **settings) ** 3  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="expected ids below"):
+        attribute_logits(model, PROMPTS, [5, 6, 70_000], WRONG)
     with pytest.raises(UserError, match="do not add up"):
         attribute_logits(model, PROMPTS, RIGHT, WRONG)
     with pytest.raises(UserError, match="2 right and 3 wrong answers came for 3 prompts"):

@@ -117,6 +117,9 @@ def test_a_knocked_out_key_is_as_if_it_were_masked(make_tiny: Callable[..., Mode
     [
         (RESID, only(ablate(), heads=0), "blocks.0.hook_resid_post has no heads"),
         (Z, only(ablate(), heads=2), "heads=2 at blocks.0.attn.hook_z; expected some of 0 to 1"),
+        (Z, only(ablate(), heads=[True, False]), "expected some of 0 to 1"),
+        (RESID, compose(lambda activation, site: activation[:, :1], scale(1.0)), "returned shape"),
+        (Z, resample(torch.zeros(4, 16)), r"resample got rows of shape \(16,\)"),
         (Z, only(ablate(), heads=[]), "expected some of 0 to 1"),
         (Z, only(ablate(), heads=1.5), "expected a number, or several"),  # type: ignore[arg-type]
         (RESID, only(ablate(), features=32), "features=32 at blocks.0.hook_resid_post; expected some of 0 to 31"),
@@ -125,7 +128,7 @@ def test_a_knocked_out_key_is_as_if_it_were_masked(make_tiny: Callable[..., Mode
         (PATTERN, only(scale(2.0), features=0), "whose last axis is the keys"),
         (RESID, knock_out(0), "knock_out works on attention patterns"),
         (RESID, ablate(to=torch.zeros(5)), r"ablate got values of shape \(5,\) at blocks.0.hook_resid_post"),
-        (RESID, resample(torch.zeros(4, 5)), r"resample got values of shape \(5,\)"),
+        (RESID, resample(torch.zeros(4, 5)), r"resample got rows of shape \(5,\)"),
         (RESID, project_out(torch.ones(5)), r"project_out got values of shape \(5,\)"),
         (
             Z,
@@ -148,6 +151,9 @@ def test_what_cannot_be_an_edit_is_refused_when_it_is_made() -> None:
         (lambda: resample(torch.zeros(0, 3)), "resample got shape"),
         (lambda: project_out(torch.zeros(3)), "zero, not finite or linearly dependent"),
         (lambda: project_out(torch.ones(2, 3)), "linearly dependent"),
+        (lambda: project_out(torch.stack([torch.randn(32)] * 2) * torch.tensor([[1.0], [0.1]])), "linearly dependent"),
+        (lambda: project_out(torch.zeros(0, 32)), "linearly dependent"),
+        (lambda: compose(ablate(), 5), "compose got"),  # type: ignore[arg-type]
         (lambda: project_out(torch.tensor([1.0, float("nan")])), "not finite"),
     ):
         with pytest.raises(UserError, match=line):

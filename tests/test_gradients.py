@@ -145,9 +145,14 @@ def test_a_site_that_cannot_be_registered_changes_nothing(make_tiny: Callable[..
         ("x", "transformer.h.0.mlp.akt", "nearest"),
         ("x", "transformer.h.0.mlp.act:inputs", "names no place"),
         ("x y", "transformer.h.0.mlp.act", "expected a name of letters"),
+        ("x", "transformer.wte:input", "does not run transformer.wte once a forward"),
         ("x", "transformer.h.0.attn.resid_dropout[5:2]", "columns"),
         ("x", "transformer.h.0.mlp.act[500:600]", "columns"),
     ):
         with pytest.raises(UserError, match=line):
             model.register_site(name, where)
         assert model.site_table is before
+    with model.edit({"blocks.0.hook_mlp_out": ablate()}):
+        model.logits(PROMPTS)
+        with pytest.raises(UserError, match="while an edit is active"):
+            model.register_site("x", "transformer.h.0.mlp.act")

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from interp import Model, UserError, patch
+from interp import Model, UserError, ablate, patch
 from interp.analysis.metrics import logit_difference
 from interp.analysis.patching import attribution_patch, correlation, patch_sweep, path_patch
 from interp.model.choose import only
+from interp.model.edits import freeze
 from interp.model.gradients import gradients_of
 
 METRIC = logit_difference([5, 6], [8, 9])
@@ -124,14 +125,59 @@ def test_the_direct_path_and_all_paths(tiny_gpt2: Model, pairs: Any) -> None:
     with tiny_gpt2.edit({end: patch(here[end] + there[mlp] - here[mlp])}):
         expected = tiny_gpt2.measure(corrupt, METRIC)
     torch.testing.assert_close(sent, expected - tiny_gpt2.measure(corrupt, METRIC), atol=1e-4, rtol=1e-3)
-    # a sender behind its receiver reaches it not at all
-    assert float(path_patch(*pair, "blocks.1.hook_mlp_out", "blocks.0.hook_resid_post").abs().max()) < 1e-4
+    for sender, receiver in (
+        ("blocks.1.hook_mlp_out", "blocks.0.hook_resid_post"),  # behind its receiver
+        ("blocks.0.hook_mlp_out", "blocks.1.hook_attn_out"),  # whose heads are held
+    ):
+        with pytest.raises(UserError, match=f"nothing of {sender} arrives at"):
+            path_patch(*pair, sender, receiver)
+    # a part of a head is not cut off by the hold on its own head
+    through_v = path_patch(*pair, "blocks.0.attn.hook_v", "blocks.1.hook_resid_post")
+    assert float(through_v.abs().max()) > 1e-4
+    # a receiver by its other name is the same receiver
+    both = [path_patch(*pair, "blocks.0.hook_resid_pre", f"blocks.1.attn.{n}") for n in ("hook_z", "o.hook_in")]
+    torch.testing.assert_close(both[0], both[1], atol=1e-5, rtol=0)
     # of one head only
     parts = [
         path_patch(*pair, "blocks.0.attn.hook_z", "blocks.1.hook_resid_post", heads=h, through_mlps=False)
         for h in ([0, 1], [1])
     ]
     assert not torch.allclose(parts[0], parts[1], atol=1e-4)
+
+
+def test_held_receivers_are_read_one_at_a_time(tiny_gpt2: Model, pairs: Any) -> None:
+    """Two layers' heads as receivers: neither may answer to what reaches the other. By hand: each read alone."""
+    source, corrupt = pairs
+    sites = ["blocks.0.attn.hook_z", "blocks.1.attn.hook_z"]
+    sent = path_patch(tiny_gpt2, source, corrupt, METRIC, "blocks.0.hook_resid_pre", sites)
+    values = tiny_gpt2.capture(source, "blocks.0.hook_resid_pre")["blocks.0.hook_resid_pre"]
+    own = tiny_gpt2.capture(corrupt, sites)
+    arrived = {}
+    for site, other in (sites, sites[::-1]):
+        with tiny_gpt2.edit({"blocks.0.hook_resid_pre": patch(values), **freeze({other: own[other]})}):
+            arrived[site] = tiny_gpt2.capture(corrupt, [site, "blocks.1.hook_resid_post"])[site]
+    with tiny_gpt2.edit(freeze(arrived)):
+        expected = tiny_gpt2.measure(corrupt, METRIC)
+    torch.testing.assert_close(sent, expected - tiny_gpt2.measure(corrupt, METRIC), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_an_edit_that_is_active_sees_pairs_not_cells(tiny_gpt2: Model, pairs: Any, batch_size: int) -> None:
+    source, corrupt = pairs
+    site = "blocks.0.hook_resid_post"
+    outer = {
+        "prompts": {"blocks.0.hook_mlp_out": only(ablate(), prompts=0)},
+        "frozen": freeze(tiny_gpt2.capture(corrupt, "blocks.0.hook_mlp_out")),
+    }
+    for what, edits in outer.items():
+        with tiny_gpt2.edit(edits):
+            swept = patch_sweep(tiny_gpt2, source, corrupt, METRIC, site, batch_size=batch_size)
+            values = tiny_gpt2.capture(source, site)[site]
+            base = tiny_gpt2.measure(corrupt, METRIC)
+            for pos in range(5):
+                with tiny_gpt2.edit({site: patch(values, pos)}):
+                    moved = tiny_gpt2.measure(corrupt, METRIC) - base
+                torch.testing.assert_close(swept.effect[:, 0, pos], moved, atol=2e-5, rtol=1e-4, msg=what)
 
 
 def test_misuse_is_one_line_with_both_layouts(tiny_gpt2: Model, pairs: Any) -> None:
@@ -141,12 +187,17 @@ def test_misuse_is_one_line_with_both_layouts(tiny_gpt2: Model, pairs: Any) -> N
         ({"by": ("head", "pos"), "sites": Z}, "expected \\(\\), \\('pos',\\)"),
         ({"by": ("neuron",)}, "expected \\(\\), \\('pos',\\)"),
         ({"positions": [9]}, "position 9 is outside a prompt of 7 tokens"),
-        ({"by": (), "positions": [0]}, "positions came without 'pos'"),
+        ({"by": (), "positions": [0]}, "expected some positions, and 'pos' in `by`"),
+        ({"positions": []}, "expected some positions"),
         ({"sites": "blocks.*.attn.hook_pattern"}, "expected one activation a token"),
         ({"sites": "blocks.*.hook_resid_prr"}, "nearest"),
     ):
         with pytest.raises(UserError, match=line):
             patch_sweep(tiny_gpt2, source, corrupt, METRIC, **{"sites": RESID, **settings})
+    with pytest.raises(UserError, match="is sender and receiver"):
+        path_patch(tiny_gpt2, source, corrupt, METRIC, "blocks.0.hook_mlp_out", "blocks.*.hook_mlp_out")
+    with pytest.raises(UserError, match=r"token id 100000 .* has \d+ tokens"):
+        patch_sweep(tiny_gpt2, source, corrupt, logit_difference([5, 100_000], [8, 9]), RESID)
     with pytest.raises(UserError, match="expected pairs"):
         patch_sweep(tiny_gpt2, source[:1], corrupt, METRIC, RESID)
     with pytest.raises(UserError, match=r"\|.* has 5 tokens, .*\|.* has 4"):

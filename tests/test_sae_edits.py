@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from word_sae import SENTENCES, SITE
 
+from interp.analysis.metrics import logit_difference
 from interp.errors import UserError
+from interp.model.gradients import gradients_of
 from interp.model.hooks import Site
 from interp.model.model import Model
 from interp.saes.edits import clamp_features, edit_features, mean_ablate, reconstruct, steer_features
@@ -116,3 +118,24 @@ def test_misuse_of_feature_edits_is_one_line(word_sae: Path):
         edit_features(sae, lambda features: None)(activation, site)  # type: ignore[arg-type,return-value]
     with pytest.raises(UserError, match="this SAE has d_in=32"):
         clamp_features(sae, {0: 0.0})(*_batch(16))
+
+
+def test_gradients_go_through_a_reconstruction(word_sae: Path, word_model: Model):
+    """As through the same replacement written by hand; and not as if the SAE were a constant."""
+    sae, before = load_sae(word_sae), "blocks.0.hook_resid_pre"
+    metric = logit_difference([5, 6], [7, 8])
+
+    def by_hand(activation: Tensor, site: Site) -> Tensor:
+        first = torch.zeros_like(activation, dtype=torch.bool)
+        first[:, 0] = True
+        return torch.where(first, activation, sae.decode(sae.encode(activation)))
+
+    def constant(activation: Tensor, site: Site) -> Tensor:
+        return by_hand(activation, site).detach()
+
+    found = []
+    for edit in (reconstruct(sae, typical_norm=1e4), by_hand, constant):
+        with word_model.edit({SITE: edit}):
+            found.append(gradients_of(word_model, SENTENCES[:2], before, metric).gradients[before].nan_to_num())
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(found[0], found[2], atol=1e-2)

@@ -44,6 +44,7 @@ def test_a_write_that_the_disk_refuses_late_is_never_taken_for_written(
     with pytest.raises(UserError, match="Input/output error"):
         capture_store(tiny_gpt2, tmp_path / "s", plan, tokens)
     assert count >= failing
+    assert not list(find_temporary(tmp_path / "s", *PARTS)), "nothing half-written stays, in this process either"
     monkeypatch.setattr(files.os, "fsync", fsync)
     assert verify_store(capture_store(tiny_gpt2, tmp_path / "s", plan, tokens)) == []
 

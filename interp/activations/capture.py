@@ -7,16 +7,17 @@ tree. What a hook sees is written to its place in the shard at once, so that mem
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from interp.activations.create import create_store
-from interp.activations.files import clear_leftovers, new_file, write_sealed
+from interp.activations.files import NewFile, clear_leftovers, new_file, write_sealed
 from interp.activations.offload import Offload
 from interp.activations.plan import Plan, Progress, batches_of
 from interp.activations.shards import ShardWriter
@@ -68,10 +69,11 @@ def capture_store(
         with ThreadPoolExecutor(1) as beside:  # the disk catches up with a shard while the model runs the next
             finishing: Future[None] | None = None
             for index in todo:
-                finish = run.write(index)
-                if finishing is not None:
-                    finishing.result()
-                finishing = beside.submit(finish)
+                written = run.write(index)
+                with written.dropped_unless_taken():
+                    if finishing is not None:
+                        finishing.result()
+                    finishing = beside.submit(written.finish)
                 if stop():
                     break
             if finishing is not None:
@@ -100,6 +102,30 @@ def _rows(store: Store, index: int) -> int:
     return stop - first
 
 
+@dataclass(frozen=True)
+class Written:
+    """A shard whose rows are in a temporary file."""
+
+    open_file: ExitStack
+    file: NewFile
+    seal_path: Path
+    seal: dict[str, Any]
+
+    def finish(self) -> None:
+        """Make it durable: fsync, hash, rename, seal."""
+        self.open_file.close()
+        write_sealed(self.seal_path, {**self.seal, "hash": self.file.hash})
+
+    @contextmanager
+    def dropped_unless_taken(self) -> Iterator[None]:
+        """Remove the temporary file if the shard before this one could not be finished."""
+        try:
+            yield
+        except BaseException as error:
+            self.open_file.__exit__(type(error), error, error.__traceback__)
+            raise
+
+
 class ShardRun:
     """Writes shards one after the other and tells how far it is."""
 
@@ -108,8 +134,8 @@ class ShardRun:
         names = list(store.plan.sites)
         self.taps: dict[str, Tap] = find_taps(model, names) if store.plan.numerics["path"] == "trunk" else {}
 
-    def write(self, index: int) -> Callable[[], None]:
-        """Run a shard's forwards and write what they give. Returns what makes it durable: fsync, hash, rename, seal."""
+    def write(self, index: int) -> Written:
+        """Run a shard's forwards and write what they give, to a file that is not yet durable."""
         store, plan = self.store, self.store.plan
         layout, path = layout_of(store, index), shard_path(store.folder, index)
         with ExitStack() as open_file:
@@ -123,14 +149,8 @@ class ShardRun:
                     if self.progress is not None:
                         self.progress("capturing", self.done, self.total)
             writer.close()
-            written = open_file.pop_all()
-
-        def finish() -> None:
-            written.close()
-            seal = {"plan": plan.hash, "shard": index, "bytes": layout.size, "hash": file.hash}
-            write_sealed(shard_path(store.folder, index, "json"), seal)
-
-        return finish
+            seal = {"plan": plan.hash, "shard": index, "bytes": layout.size}
+            return Written(open_file.pop_all(), file, shard_path(store.folder, index, "json"), seal)
 
     def offload_to(self, writer: ShardWriter) -> Offload[Where]:
         """What takes activations from the model to `writer`."""

@@ -73,7 +73,12 @@ def new_file(path: Path, size: int | None = None, *, first: bool = False) -> Ite
 def _make_temporary(path: Path) -> tuple[int, str]:
     while True:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            Path(temporary).unlink(missing_ok=True)
+            raise
         if os.fstat(descriptor).st_nlink:  # else another process took it for a leftover before it was locked
             return descriptor, temporary
         os.close(descriptor)
@@ -87,11 +92,13 @@ def find_temporary(folder: Path, *names: str) -> Iterator[Path]:
 
 def is_live(temporary: Path) -> bool:
     """Does a process still write this temporary file?"""
-    with suppress(OSError), temporary.open("rb") as file:
-        try:
+    try:
+        with temporary.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except (BlockingIOError, PermissionError):  # another user's is left alone
+        return True
+    except OSError:
+        return False
     return False
 
 

@@ -39,15 +39,19 @@ class Offload(Generic[Where]):
             return
         self._collect(only_done=True)
         self._room.acquire()
-        kept = values.to(self._dtype, copy=True)  # on the model's stream, at the speed of the GPU's memory
-        self._stream.wait_stream(torch.cuda.current_stream(kept.device))
-        with torch.cuda.stream(self._stream):
-            there = torch.empty(kept.shape, dtype=self._dtype, pin_memory=True)  # torch keeps and reuses these
-            there.copy_(kept, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-        kept.record_stream(self._stream)
-        self._waiting.append(self._beside.submit(self._hand_on, where, there, copied))
+        try:
+            kept = values.to(self._dtype, copy=True)  # on the model's stream, at the speed of the GPU's memory
+            self._stream.wait_stream(torch.cuda.current_stream(kept.device))
+            with torch.cuda.stream(self._stream):
+                there = torch.empty(kept.shape, dtype=self._dtype, pin_memory=True)  # torch keeps and reuses these
+                there.copy_(kept, non_blocking=True)
+                copied = torch.cuda.Event()
+                copied.record()
+            kept.record_stream(self._stream)
+            self._waiting.append(self._beside.submit(self._hand_on, where, there, copied))
+        except BaseException:
+            self._room.release()
+            raise
 
     def _hand_on(self, where: Where, values: Tensor, copied: torch.cuda.Event) -> None:
         try:

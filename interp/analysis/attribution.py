@@ -23,7 +23,8 @@ from interp.model.tokens import Prompts
 
 Unit = Literal["component", "head", "neuron"]
 Answers = Sequence[int] | Sequence[Sequence[int]]  # a token a prompt, or several
-RELATIVE = 1e-3  # how far the sum may be from the model's own logit difference, of the sum of sizes
+RELATIVE = 1e-3  # how far a sum may be from the whole in fp32, as a share of the sum of sizes
+ROUGH = 0.05  # the same in half precision, where the model itself rounds as it adds
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,10 @@ def attribute_logits(
         for what in ("attn", "mlp"):
             written = _along(acts.last(f"blocks.{layer}.hook_{what}_out"), direction)
             if what == _PARTED.get(by):
-                shares = _shares(model, acts.last(f"blocks.{layer}.{_INNER[by]}"), layer, what, direction)
+                shares, bias = _shares(model, acts.last(f"blocks.{layer}.{_INNER[by]}"), layer, what, direction)
+                _check_sum(model, shares.sum(1) + bias, written, shares.abs().sum(1) + bias.abs(), f"{layer}.{what}")
                 add([f"{layer}.{what}.{i}" for i in range(shares.shape[1])], shares)
-                add([f"{layer}.{what}.bias"], written - shares.sum(1))
+                add([f"{layer}.{what}.bias"], bias)
             else:
                 add([f"{layer}.{what}"], written)
     add(["final bias"], constant)
@@ -91,14 +93,19 @@ def attribute_logits(
     total = _difference(logits, right, wrong)
     parts = tuple(name for names, _ in columns for name in names)
     found = Attribution(parts, torch.cat([e for _, e in columns], 1).float().cpu(), total.float().cpu())
-    size = found.effect.abs().sum(1).clamp_min(1e-6)
-    if bool((found.error.abs() > RELATIVE * size).any()):
-        raise UserError(
-            f"the parts of {type(model.hf).__name__} do not add up to its logit difference (off by "
-            f"{float((found.error.abs() / size).max()):.1%}): its logits are not a final norm and one matrix applied "
-            "to what attention and MLPs wrote; use patching instead"
-        )
+    _check_sum(model, found.effect.sum(1), found.total, found.effect.abs().sum(1), "its logit difference")
     return found
+
+
+def _check_sum(model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: str) -> None:
+    """Refuse a model in which the parts are not all that there is."""
+    off = float(((parts - whole).abs() / size.clamp_min(1e-6)).max())
+    if not off <= (RELATIVE if model.hf.dtype == torch.float32 else ROUGH):
+        raise UserError(
+            f"in this {type(model.hf).__name__} the parts of {what} do not add up (off by {off:.1%} of their sizes): "
+            "it does more to them than one matrix and a final norm, or an edit is active; attribute by component, or "
+            "use patching"
+        )
 
 
 _INNER = {"head": "attn.hook_z", "neuron": "mlp.hook_post"}
@@ -115,10 +122,11 @@ def _along(written: Float[Tensor, "prompt d_model"], direction: Float[Tensor, "p
 
 def _shares(
     model: Model, inner: Float[Tensor, "prompt ..."], layer: int, what: str, direction: Float[Tensor, "prompt d_model"]
-) -> Float[Tensor, "prompt part"]:
-    """What each head, or neuron, adds: its numbers times the slope of the logit difference through the output matrix.
+) -> tuple[Float[Tensor, "prompt part"], Float[Tensor, " prompt"]]:
+    """What each head, or neuron, adds, and what the bias does.
 
-    That map is linear, so the slope is exact, whichever way the module stores its matrix.
+    A part's numbers times the slope of the logit difference through the output matrix: that map is linear, so the slope
+    is exact, whichever way the module stores its matrix.
     """
     name = f"blocks.{layer}.attn.o" if what == "attn" else f"blocks.{layer}.mlp.out"
     module = plain_module(model, name)
@@ -130,7 +138,9 @@ def _shares(
         read = (module(x) * direction.to(weight)).sum()
     (slope,) = torch.autograd.grad(read, x)
     share = (x.detach() * slope).double()
-    return share.view(*inner.shape).sum(-1) if what == "attn" else share
+    with torch.no_grad():
+        bias = (module(torch.zeros_like(x)) * direction.to(weight)).sum(-1).double()
+    return (share.view(*inner.shape).sum(-1) if what == "attn" else share), bias
 
 
 @torch.no_grad()
@@ -172,6 +182,11 @@ def _mean_unembedding(model: Model, right: Sequence[int], wrong: Answers, n: int
     if head is None:
         raise UserError(f"{type(model.hf).__name__} has no unembedding matrix")
     right_ids, wrong_ids = (torch.as_tensor(ids, device=model.device).view(len(ids), -1) for ids in (right, wrong))
+    for table in (right_ids, wrong_ids):
+        if bool(((table < 0) | (table >= model.hf.config.vocab_size)).any()):
+            raise UserError(
+                f"answers {table.flatten().tolist()[:5]} came; expected ids below {model.hf.config.vocab_size}"
+            )
     if len(right_ids) != n or len(wrong_ids) != n:
         raise UserError(f"{len(right_ids)} right and {len(wrong_ids)} wrong answers came for {n} prompts; one each")
     weight = head.weight.detach()

@@ -34,7 +34,7 @@ def logit_difference(right: Ids, wrong: Ids) -> Metric:
 
     def difference(logits: Tensor, site: Site) -> Tensor:
         final = last(logits, site).float()
-        means = [final.gather(1, _mine(ids, site).to(final.device)).mean(1) for ids in (right_ids, wrong_ids)]
+        means = [final.gather(1, _mine(ids, site, final)).mean(1) for ids in (right_ids, wrong_ids)]
         return means[0] - means[1]
 
     return difference
@@ -45,7 +45,8 @@ def log_prob(ids: Ids) -> Metric:
     wanted = _table("ids", ids)
 
     def surprise(logits: Tensor, site: Site) -> Tensor:
-        return last(logits, site).float().log_softmax(-1).gather(1, _mine(wanted, site).to(logits.device)).mean(1)
+        logs = last(logits, site).float().log_softmax(-1)
+        return logs.gather(1, _mine(wanted, site, logs)).mean(1)
 
     return surprise
 
@@ -57,6 +58,8 @@ def divergence(reference: Float[Tensor, "prompt d_vocab"]) -> Metric:
     """
 
     def kl(logits: Tensor, site: Site) -> Tensor:
+        if site.total != len(reference):
+            raise UserError(f"the reference has {len(reference)} prompts, and {site.total} came; expected the same")
         ours = last(logits, site).float().log_softmax(-1)
         theirs = reference[site.prompts.to(reference.device)].to(ours).log_softmax(-1)
         return (theirs.exp() * (theirs - ours)).sum(-1)
@@ -81,9 +84,14 @@ def _table(word: str, ids: Ids) -> Int[Tensor, "prompt some"]:
     return table.view(len(table), -1).long()
 
 
-def _mine(table: Int[Tensor, "prompt some"], site: Site) -> Int[Tensor, "row some"]:
+def _mine(
+    table: Int[Tensor, "prompt some"], site: Site, logits: Float[Tensor, "row d_vocab"]
+) -> Int[Tensor, "row some"]:
     if site.total != len(table):
         raise UserError(
             f"the metric has answers for {len(table)} prompts, and {site.total} came; expected one a prompt"
         )
-    return table[site.prompts]
+    wrong = table[(table < 0) | (table >= logits.shape[-1])]
+    if len(wrong):
+        raise UserError(f"token id {int(wrong[0])} came as an answer, and the model has {logits.shape[-1]} tokens")
+    return table[site.prompts].to(logits.device)

@@ -8,8 +8,8 @@ measures every place, `attribution_patch` estimates them all from one gradient (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
@@ -92,6 +92,8 @@ def patch_sweep(
     names = model.site_table.match(sites)
     acts = model.capture(pairs.source, names, batch_size=batch_size)
     grid = _grid(pairs, acts, by, positions)
+    # rows of one length side by side, as they come in a batch: row i of a run is then cell i
+    grid.cells.sort(key=lambda cell: len(pairs.corrupt[cell.pair]))
     base = model.measure(pairs.corrupt, metric, batch_size=batch_size).cpu()
     effect = torch.full((len(pairs.source), len(names), *map(len, grid.axes)), torch.nan)
     done, total = 0, len(names) * len(grid.cells)
@@ -101,8 +103,10 @@ def patch_sweep(
             with model.edit({name: _patch_cells(acts[name], some)}):
                 values = model.measure(
                     [pairs.corrupt[cell.pair] for cell in some],
-                    _of_pairs(metric, [cell.pair for cell in some], len(pairs.source)),
-                    batch_size=batch_size,
+                    metric,
+                    batch_size=len(some),
+                    numbers=[cell.pair for cell in some],
+                    total=len(pairs.source),
                 )
             for cell, value in zip(some, values.tolist(), strict=True):
                 effect[cell.pair, i, *cell.index] = value - base[cell.pair]
@@ -136,7 +140,8 @@ def attribution_patch(
     grid = _grid(pairs, acts, by, positions)
     effect = torch.full((len(pairs.source), len(names), *map(len, grid.axes)), torch.nan)
     for i, name in enumerate(names):
-        moved = ((acts[name] - slopes.acts[name]) * slopes.gradients[name]).nan_to_num(0.0).float().cpu()
+        moved = ((acts[name] - slopes.acts[name]) * slopes.gradients[name]).float().cpu()
+        moved[~acts.mask.cpu()] = 0.0
         for cell in grid.cells:
             part = moved[cell.pair]
             part = part if cell.pos is None else part[cell.pos : cell.pos + 1]
@@ -147,7 +152,8 @@ def attribution_patch(
 
 def correlation(estimated: Sweep, measured: Sweep) -> float:
     """Pearson's correlation over all places and pairs of two sweeps of the same places."""
-    if estimated.sites != measured.sites or estimated.effect.shape != measured.effect.shape:
+    places = [(s.sites, s.by, s.positions, s.effect.shape) for s in (estimated, measured)]
+    if places[0] != places[1]:
         raise UserError("the two sweeps are of other places; run both with the same sites, by and positions")
     a, b = estimated.effect.flatten().double(), measured.effect.flatten().double()
     both = a.isfinite() & b.isfinite()
@@ -174,19 +180,45 @@ def path_patch(
     two answer to the change (Wang et al.), or are held as well (`through_mlps=False`: the direct path only).
     """
     pairs = _pair(model, source, corrupt)
-    held = ["blocks.*.attn.hook_z"] if through_mlps else ["blocks.*.attn.hook_z", "blocks.*.hook_mlp_out"]
+    origin = model.site_table.origin
     there = model.capture(pairs.source, sender, batch_size=batch_size)
-    edits: dict[str, Edit] = freeze(model.capture(pairs.corrupt, held, batch_size=batch_size))
-    for site, values in there.items():
-        sent = only(patch(values, pos), heads=heads) if heads is not None else patch(values, pos)
-        edits[site] = compose(edits[site], sent) if site in edits else sent
     ends = model.site_table.match(receivers)
+    if {origin[site] for site in ends} & {origin[site] for site in there}:
+        raise UserError(f"{sender} is sender and receiver; patch it with patch_sweep, or choose receivers behind it")
+    kinds = ["blocks.*.attn.hook_z"] if through_mlps else ["blocks.*.attn.hook_z", "blocks.*.hook_mlp_out"]
+    held = [site for site in model.site_table.match(kinds) if not any(_makes(part, site) for part in there)]
+    own = model.capture(pairs.corrupt, list(dict.fromkeys([*held, *ends])), batch_size=batch_size)
+    frozen = freeze({site: own[site] for site in held})
+    sent: dict[str, Edit] = {}
+    for site, values in there.items():
+        patched = only(patch(values, pos), heads=heads) if heads is not None else patch(values, pos)
+        names = [name for name in held if origin[name] == origin[site]]  # the sender may go by another name
+        sent[names[0] if names else site] = compose(frozen[names[0]], patched) if names else patched
+    last = residual_site(model, model.n_layers)
+    arrived: dict[str, Tensor] = {}
+    for group in _groups(ends, {origin[site] for site in held}, origin):
+        open_ends = {origin[site] for site in group}  # read as it arrives, while all others are held
+        edits = {site: edit for site, edit in {**frozen, **sent}.items() if origin[site] not in open_ends}
+        with model.edit(edits):  # to the last block: a capture that ended earlier would leave edits without a turn
+            arrived.update(dict(model.capture(pairs.corrupt, [*group, last], batch_size=batch_size)))
+    if all(torch.equal(arrived[site].nan_to_num(), own[site].nan_to_num()) for site in ends):
+        raise UserError(f"nothing of {sender} arrives at {', '.join(ends[:3])}; choose receivers that it can reach")
     base = model.measure(pairs.corrupt, metric, batch_size=batch_size)
-    with model.edit({site: edit for site, edit in edits.items() if site not in ends}):
-        # as far as the last block's output: a capture that ended earlier would leave edits behind it without a turn
-        arrived = model.capture(pairs.corrupt, [*ends, residual_site(model, model.n_layers)], batch_size=batch_size)
     with model.edit(freeze({site: arrived[site] for site in ends})):
         return (model.measure(pairs.corrupt, metric, batch_size=batch_size) - base).cpu()
+
+
+def _makes(part: str, site: str) -> bool:
+    """Is `part` inside the attention or MLP whose output `site` is?"""
+    whole = site.rpartition(".hook_z")[0] if site.endswith(".hook_z") else site.replace("hook_mlp_out", "mlp")
+    return part.startswith(f"{whole}.") and part != site
+
+
+def _groups(ends: list[str], held: set[str], origin: Mapping[str, str]) -> list[list[str]]:
+    """Receivers that are held outputs themselves one at a time, or the first would answer to what reaches the next."""
+    outputs = [[site] for site in ends if origin[site] in held]
+    rest = [site for site in ends if origin[site] not in held]
+    return [*outputs, rest] if rest else outputs
 
 
 @dataclass(frozen=True)
@@ -227,20 +259,21 @@ def _pair(model: Model, source: Prompts, corrupt: Prompts) -> _Pairs:
 
 def _grid(pairs: _Pairs, acts: Activations, by: Sequence[By], positions: Sequence[int] | None) -> _Grid:
     """Every place of every pair. Raises UserError for axes that a site has not, and positions that no pair has."""
-    heads = 0
+    heads = {acts[name].shape[2] for name in acts} if "head" in by else {0}
     for name in acts:
         axes = acts.axes[name]
         if axes[:2] != ("prompt", "pos") or ("head" in by and len(axes) != 4):
             wanted = "one activation a token and head" if "head" in by else "one activation a token"
             raise UserError(f"site {name!r} has the axes {', '.join(axes)}; expected {wanted}")
-        heads = acts[name].shape[2]
+    if len(heads) > 1:
+        raise UserError(f"the sites have {sorted(heads)} heads; sweep those of one number of heads at a time")
     if set(by) - {"pos", "head"} or len(set(by)) != len(by) or ("head" in by and by[-1] != "head"):
         raise UserError(f"by={tuple(by)}; expected (), ('pos',), ('head',) or ('pos', 'head')")
     longest = max(map(len, pairs.source))
     wanted = list(range(longest)) if positions is None else list(positions)
-    if positions is not None and "pos" not in by:
-        raise UserError("positions came without 'pos' in `by`; leave one of them out")
-    axes = tuple(range(len(wanted)) if axis == "pos" else range(heads) for axis in by)
+    if positions is not None and ("pos" not in by or not wanted):
+        raise UserError(f"positions={wanted} with by={tuple(by)}; expected some positions, and 'pos' in `by`")
+    axes = tuple(range(len(wanted)) if axis == "pos" else range(max(heads)) for axis in by)
     cells = []
     for i, ids in enumerate(pairs.source):
         for index in product(*axes):
@@ -259,8 +292,7 @@ def _patch_cells(values: Float[Tensor, "pair pos ..."], cells: Sequence[_Cell]) 
 
     def patched(activation: Tensor, site: Site) -> Tensor:
         out = activation.clone()
-        for row, number in enumerate(site.prompts.tolist()):
-            cell = cells[number]
+        for row, cell in enumerate(cells):
             pos = slice(0, int(site.mask[row].sum())) if cell.pos is None else cell.pos
             head = slice(None) if cell.head is None else cell.head
             place = (row, pos, head) if activation.ndim == 4 else (row, pos)
@@ -268,9 +300,3 @@ def _patch_cells(values: Float[Tensor, "pair pos ..."], cells: Sequence[_Cell]) 
         return out
 
     return patched
-
-
-def _of_pairs(metric: Metric, pairs: Sequence[int], total: int) -> Metric:
-    """The metric of a run whose rows belong to these pairs."""
-    numbers = torch.tensor(pairs)
-    return lambda logits, site: metric(logits, replace(site, prompts=numbers[site.prompts], total=total))

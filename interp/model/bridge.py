@@ -238,16 +238,20 @@ def _run_dummy(bridge: TransformerBridge) -> Tensor:
 
 
 def measure_axes(bridge: TransformerBridge, attach: Attach) -> tuple[str, ...] | None:
-    """What each axis at a place is, by two dummy forwards of different size; None where nothing came by."""
+    """What each axis at a place is, by two dummy forwards of different size.
+
+    None where nothing came by, something came by twice, or what came holds no fractions (token ids).
+    """
     shapes: list[tuple[int, ...]] = []
 
     def look(tensor: Tensor) -> None:
-        shapes.append(tuple(tensor.shape))
+        shapes.append(tuple(tensor.shape) if tensor.is_floating_point() else ())
 
     for prompts, length in ((2, 5), (3, 7)):
         with attach(look):
             _run_zeros(bridge, prompts, length)
-    return _name_axes(shapes[0], shapes[-1]) if len(shapes) > 1 and len(shapes[0]) == len(shapes[-1]) else None
+    right = len(shapes) == 2 and 0 < len(shapes[0]) == len(shapes[1])
+    return _name_axes(shapes[0], shapes[1]) if right else None
 
 
 def _run_zeros(bridge: TransformerBridge, prompts: int, length: int) -> None:

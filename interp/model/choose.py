@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import index
 
 import torch
@@ -26,8 +26,10 @@ def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = No
     if not callable(edit):
         raise UserError(f"only() got a {type(edit).__name__}; expected an edit, such as ablate() or steer(direction)")
 
+    chosen_by = [list(s) if isinstance(s, Iterator) else s for s in (heads, features, prompts)]  # read more than once
+
     def partly(activation: Tensor, site: Site) -> Tensor:
-        chosen = choose(activation, site, pos, heads, features, prompts)
+        chosen = choose(activation, site, pos, *chosen_by)
         result = edit(activation.clone(), site)
         if not isinstance(result, Tensor) or result.shape != activation.shape:
             return result  # refused, in its words, where edits are applied
@@ -83,11 +85,13 @@ def _places(word: str, some: int | Iterable[int], activation: Tensor, axis: int,
 
 
 def _numbers(word: str, some: int | Iterable[int], n: int, site: Site) -> list[int]:
+    some = some.tolist() if hasattr(some, "tolist") else some  # type: ignore[union-attr] # of torch or numpy
     try:
         numbers = [index(some)] if hasattr(some, "__index__") else [index(i) for i in some]  # type: ignore[arg-type,union-attr]
     except TypeError as error:
         raise UserError(f"{word}={some!r} at {site.name}; expected a number, or several") from error
-    if not numbers or any(not -n <= i < n for i in numbers) or isinstance(some, bool):
+    flags = isinstance(some, bool) or (not hasattr(some, "__index__") and any(isinstance(i, bool) for i in some))  # type: ignore[union-attr]
+    if not numbers or flags or any(not -n <= i < n for i in numbers):
         raise UserError(f"{word}={some!r} at {site.name}; expected some of 0 to {n - 1}")
     return [i % n for i in numbers]
 

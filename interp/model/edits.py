@@ -45,7 +45,9 @@ def resample(pool: Float[Tensor, "row ..."], pos: Pos = None, *, seed: int = 0) 
 
     def resampled(activation: Tensor, site: Site) -> Tensor:
         _check_per_token("resample", site)
-        _check_fits("resample", pool[0], activation, site)
+        if pool.shape[1:] != activation.shape[2:]:
+            got, wanted = tuple(pool.shape[1:]), tuple(activation.shape[2:])
+            raise UserError(f"resample got rows of shape {got} at {site.name}; expected {wanted}")
         drawn = torch.zeros(activation.shape[:2], dtype=torch.long)
         for i, prompt in enumerate(site.prompts.tolist()):
             real = site.mask[i].cpu()
@@ -72,7 +74,10 @@ def project_out(directions: Float[Tensor, "... d"], pos: Pos = None) -> Edit:
         raise UserError(f"project_out got {_shape(directions)}; expected a tensor [d] or [k, d]")
     several = directions.reshape(-1, directions.shape[-1]).double().cpu()
     basis = torch.linalg.svd(several.nan_to_num().T, full_matrices=False)
-    if not bool(several.isfinite().all()) or float(basis.S.min()) <= 1e-9 * float(basis.S.max()):
+    rounding = torch.finfo(directions.dtype).eps if directions.is_floating_point() else 1e-15
+    dependent = not len(several) or len(several) > several.shape[1]
+    dependent = dependent or float(basis.S.min()) <= 10 * rounding * max(several.shape) * float(basis.S.max())
+    if dependent or not bool(several.isfinite().all()):
         raise UserError("project_out got directions that are zero, not finite or linearly dependent")
 
     def projected(activation: Tensor, site: Site) -> Tensor:
@@ -125,7 +130,18 @@ def knock_out(keys: Pos, queries: Pos = None) -> Edit:
         cut = choose(activation, site, queries) & site.positions(keys)[:, None, None, :]
         left = activation.masked_fill(cut, 0.0)
         total = left.sum(-1, keepdim=True)
-        return torch.where(cut.any(-1, keepdim=True), left / total.clamp_min(torch.finfo(left.dtype).tiny), activation)
+        n = site.mask.shape[1]
+        seen = site.mask[:, None, None, :] & torch.ones(n, n, dtype=torch.bool, device=cut.device).tril()
+        lost = (total.squeeze(-1) == 0) & (seen & ~cut).any(-1) & cut.any(-1) & site.mask[:, None, :]
+        if bool(lost.any()):
+            raise UserError(
+                f"knock_out at {site.name}: what some row has left cannot be told from 0 in its dtype, so that the "
+                "softmax of the other keys cannot be known; load the model in fp32, or edit attn_scores"
+            )
+        sink = 1 - activation.sum(-1, keepdim=True)  # what an attention sink of the architecture keeps (gpt-oss)
+        sink = torch.where(sink > 0.01, sink, 0.0)
+        whole = (total + sink).clamp_min(torch.finfo(left.dtype).tiny)
+        return torch.where(cut.any(-1, keepdim=True), left / whole, activation)
 
     return knocked_out
 
@@ -133,9 +149,15 @@ def knock_out(keys: Pos, queries: Pos = None) -> Edit:
 def compose(*edits: Edit) -> Edit:
     """One edit that applies several, the first one first."""
 
+    if any(not callable(edit) for edit in edits):
+        raise UserError(f"compose got {[type(edit).__name__ for edit in edits]}; expected edits")
+
     def composed(activation: Tensor, site: Site) -> Tensor:
         for edit in edits:
-            activation = edit(activation, site)
+            result = edit(activation, site)
+            if not isinstance(result, Tensor) or result.shape != activation.shape:
+                return result  # refused, in its words, where edits are applied
+            activation = result
         return activation
 
     return composed

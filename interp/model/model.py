@@ -7,9 +7,9 @@ with model.edit({"blocks.12.hook_resid_post": steer(direction, 4.0)}) as receipt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -189,16 +189,27 @@ class Model:
             out[batch.index.to(self.device)] = self._forward(batch)[rows, batch.mask.sum(-1) - 1]
         return out
 
-    def measure(self, prompts: Prompts, metric: Metric, *, batch_size: int = 16) -> Float[Tensor, " prompt"]:
+    def measure(
+        self,
+        prompts: Prompts,
+        metric: Metric,
+        *,
+        batch_size: int = 16,
+        numbers: Sequence[int] | None = None,
+        total: int | None = None,
+    ) -> Float[Tensor, " prompt"]:
         """One number a prompt from its logits, which are not kept: `metric(logits [prompt, pos, d_vocab], site)`.
 
         `site.prompts` says which prompts these are, `site.mask` where their tokens are; padding is on the right. Runs
-        through the hooked model: edits apply.
+        through the hooked model: edits apply. `numbers` and `total` are what edits and metric are told instead of
+        0, 1, …, where these prompts are copies of others.
         """
         ids = self.encode(prompts)
+        named = torch.arange(len(ids)) if numbers is None else torch.tensor(list(numbers))
         out = torch.empty(len(ids), device=self.device)
         for batch in self._batches(ids, batch_size, "right"):
-            out[batch.index.to(self.device)] = apply_metric(metric, self._forward(batch), batch).float()
+            told = replace(batch, index=named[batch.index], total=len(ids) if total is None else total)
+            out[batch.index.to(self.device)] = apply_metric(metric, self._forward(told), told).float()
         return out
 
     def generate(
@@ -282,7 +293,7 @@ class Model:
 
     def _check_edit(self, name: str, fn: object) -> None:
         check_edit(name, fn)
-        kind = kind_of(name)  # every layer is built alike
+        kind = name if name in self.site_table.registered else kind_of(name)  # every layer is built alike
         if kind not in self._has_effect:
             with self._rest():
                 self._has_effect[kind] = has_effect(self.bridge, name, partial(self._attached, name))
@@ -328,7 +339,7 @@ class Model:
 
         def reader(name: str) -> Callable[[Tensor], None]:
             def read(tensor: Tensor) -> None:
-                got[name] = tensor.detach().clone()
+                got.setdefault(name, tensor.detach().clone())  # a module that runs twice shows its first run
                 if len(got) == len(names):
                     raise _Enough
 

@@ -24,6 +24,8 @@ def register(model: Model, name: str, where: str) -> list[str]:
             f"site {name!r} at {where!r}: expected a name of letters, digits, dots and underscores, and `*` for the "
             "layer once in both or in neither"
         )
+    if model.is_edited:
+        raise UserError(f"site {name!r} cannot be named while an edit is active; register sites first")
     before, new = model.site_table, []
     try:
         for label, path in _resolve(pattern.module, modules):
@@ -32,7 +34,7 @@ def register(model: Model, name: str, where: str) -> list[str]:
                 raise UserError(f"site {site!r} exists already; choose another name")
             _add(model, site, replace(pattern, module=path))
             new.append(site)
-    except UserError:
+    except BaseException:
         model.site_table = before
         raise
     return new
@@ -60,10 +62,10 @@ def _add(model: Model, site: str, place: Place) -> None:
     axes = measure_axes(model.bridge, partial(model._attached, site))
     if axes is None or axes[0] != "prompt":
         raise UserError(
-            f"site {site!r}: the hooked model never runs {place.module}, or what comes by is not one activation a "
-            f"prompt (axes: {axes}); name another module"
+            f"site {site!r}: the hooked model does not run {place.module} once a forward, or what comes by is not one "
+            f"activation a prompt (axes: {axes}); name another module"
         )
+    model.site_table = table.with_site(site, axes, place)
     width = model.capture([[0]], site)[site].shape[-1]
     if place.columns != (None, None) and width < (stop if stop is not None else (start or 0) + 1) - (start or 0):
         raise UserError(f"site {site!r}: the module does not have the columns {start}:{stop}")
-    model.site_table = table.with_site(site, axes, place)

@@ -90,8 +90,8 @@ def steer_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: 
 
 
 def _features(sae: SAE[Any], values: Mapping[int, float]) -> tuple[list[int], Tensor]:
-    wrong = [i for i in values if not isinstance(i, int) or not 0 <= i < sae.cfg.d_sae]
-    if wrong or not values:
+    wrong = [i for i in values if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < sae.cfg.d_sae]
+    if wrong or not values or not isinstance(values, Mapping):
         raise UserError(f"features {wrong or 'none'} came; expected {{feature: activation}}, 0 to {sae.cfg.d_sae - 1}")
     return list(values), torch.tensor([float(v) for v in values.values()])
 
@@ -117,10 +117,10 @@ def mean_ablate(mean: Float[Tensor, " d_model"], *, typical_norm: float | None =
     return mean_ablated
 
 
-@torch.no_grad()
 def reconstruction(sae: SAE[Any], rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
     """decode(encode(rows)), computed where and as the SAE's weights are, returned where and as `rows` is."""
-    return sae.decode(sae.encode(rows.to(sae.device, sae.dtype))).to(rows)
+    with torch.set_grad_enabled(rows.requires_grad and torch.is_grad_enabled()):  # no graph but where one was asked for
+        return sae.decode(sae.encode(rows.to(sae.device, sae.dtype))).to(rows)
 
 
 def _replace(activation: Tensor, site: Site, change: Callable[[Tensor], Tensor], typical: float | None) -> Tensor:
