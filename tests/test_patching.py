@@ -194,6 +194,9 @@ def test_misuse_is_one_line_with_both_layouts(tiny_gpt2: Model, pairs: Any) -> N
     ):
         with pytest.raises(UserError, match=line):
             patch_sweep(tiny_gpt2, source, corrupt, METRIC, **{"sites": RESID, **settings})
+    for words in ([" Paris"], " Paris", [[1, 2], [3]]):
+        with pytest.raises(UserError, match="expected token ids"):
+            logit_difference(words, [8])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="is sender and receiver"):
         path_patch(tiny_gpt2, source, corrupt, METRIC, "blocks.0.hook_mlp_out", "blocks.*.hook_mlp_out")
     with pytest.raises(UserError, match=r"token id 100000 .* has \d+ tokens"):

@@ -141,7 +141,7 @@ def test_it_goes_on_where_it_stopped(tiny_gpt2: Model, whole: Captured, tmp_path
     [
         ({"cut": Cut(64)}, "cut.context: 128 there, 64 wanted"),
         ({"dtype": "bf16"}, 'numerics.stored: "fp32" there, "bf16" wanted'),
-        ({"sites": MIDDLE}, "sites.blocks.1.hook_resid_post: "),
+        ({"sites": MIDDLE}, "sites: blocks.1.hook_mlp_out [32], blocks.1.hook_resid_post [32] only there"),
         ({"batch_tokens": 512}, "batch_tokens: 1024 there, 512 wanted"),
         ({"texts": [*TEXTS[:-1], "another"]}, "corpus.fingerprint"),
         ({"texts": TEXTS[::-1]}, "corpus.fingerprint"),
@@ -186,6 +186,17 @@ def test_somebody_elses_files_and_shards_are_left_alone(tiny_gpt2: Model, copy: 
     with pytest.raises(UserError, match="is damaged"):
         capture_store(tiny_gpt2, tmp_path / "other", plan, tokens)
     assert contents(tmp_path / "other") == {"tokens.safetensors": b"somebody's"}
+
+
+def test_a_folder_of_other_files_is_no_place_for_a_store(tiny_gpt2: Model, whole: Captured, tmp_path: Path) -> None:
+    """Such as the corpus' own folder: verify would call its files foreign."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".DS_Store").write_text("left by a file browser")
+    (tmp_path / "s" / "a.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"holds other files \(a\.jsonl\); expected a new or empty folder"):
+        capture_store(tiny_gpt2, tmp_path / "s", whole[1], whole[2])
+    (tmp_path / "s" / "a.jsonl").unlink()
+    assert capture_store(tiny_gpt2, tmp_path / "s", whole[1], whole[2]).missing == []
 
 
 def test_a_wrong_plan_costs_no_shard_its_seal(tiny_gpt2: Model, copy: Store, tmp_path: Path) -> None:

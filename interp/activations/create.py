@@ -5,15 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from interp.activations.files import hash_descriptor, hash_file, new_file, read_sealed, write_at, write_sealed
+from interp.activations.files import (
+    hash_descriptor,
+    hash_file,
+    new_file,
+    read_sealed,
+    write_at,
+    write_sealed,
+)
 from interp.activations.plan import Plan
 from interp.activations.shards import Layout, lay_out
-from interp.activations.store import ARRAYS, PLAN, TOKENS, Store, open_store, plan_in, read_record, read_tokens_file
+from interp.activations.store import (
+    ARRAYS,
+    PARTS,
+    PLAN,
+    TOKENS,
+    Store,
+    open_store,
+    plan_in,
+    read_record,
+    read_tokens_file,
+)
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 
@@ -44,7 +62,12 @@ def _refuse_foreign(folder: Path, plan: Plan) -> None:
 
     Raises UserError for shards of another plan, for shards without a seal, and for tokens that no capture wrote.
     """
-    for path in sorted(folder.glob("shard-*.safetensors")) if folder.is_dir() else ():
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    visible = [name for name in there if not name.startswith(".")]  # file browsers leave hidden files
+    foreign = [name for name in visible if not any(fnmatch(name, part) for part in PARTS)]
+    if foreign:
+        raise UserError(f"{folder} holds other files ({', '.join(foreign[:3])}); expected a new or empty folder")
+    for path in sorted(folder.glob("shard-*.safetensors")) if there else ():
         seal = read_sealed(path.with_suffix(".json"))
         if seal is None or seal.get("plan") != plan.hash:
             raise UserError(
@@ -58,8 +81,21 @@ def _refuse_foreign(folder: Path, plan: Plan) -> None:
 def refuse_other(folder: Path, there: Plan, wanted: Plan) -> None:
     """Raise UserError, with every difference, unless the two plans are equal."""
     if there.hash != wanted.hash:
-        told = "; ".join(differences(asdict(there), asdict(wanted)))
+        told = "; ".join(_told(asdict(there), asdict(wanted)))
         raise UserError(f"{folder} holds another capture: {told}; choose another --out, or the settings of that one")
+
+
+def _told(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """The differences that a user made, without those that follow from them."""
+    kinds = [{f"{site} {shape}" for site, shape in plan.pop("sites").items()} for plan in (there, wanted)]
+    found = list(differences(there, wanted))
+    for kind, word in ((kinds[0] - kinds[1], "there"), (kinds[1] - kinds[0], "wanted")):
+        more = f" and {len(kind) - 2} more" if len(kind) > 2 else ""
+        found += [f"sites: {', '.join(sorted(kind)[:2])}{more} only {word}"] if kind else []
+    causes = [
+        one for one in found if not one.startswith(("shards:", "corpus.")) or one.startswith("corpus.fingerprint")
+    ]
+    return causes or found
 
 
 def differences(there: Any, wanted: Any, name: str = "") -> Iterator[str]:

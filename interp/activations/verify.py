@@ -25,7 +25,12 @@ def verify_store(store: Store, *, mark: bool = True) -> list[str]:
             if mark and is_ours:
                 seal_path.unlink(missing_ok=True)
     foreign = sorted({path.name for path in store.folder.iterdir()} - expected)
-    return found + [f"{name} is no part of the store; move it elsewhere or delete it" for name in foreign]
+    left = {path.name for path in find_temporary(store.folder, *PARTS)}
+    told = {
+        True: "was left by a process that was killed; the next `interp capture` there removes it",
+        False: "is no part of the store; move it elsewhere or delete it",
+    }
+    return found + [f"{name} {told[name in left]}" for name in foreign]
 
 
 def _shard_fault(store: Store, index: int) -> tuple[str, bool] | None:

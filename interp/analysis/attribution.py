@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.analysis.metrics import token_table
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.plain import plain_module
@@ -181,7 +182,9 @@ def _mean_unembedding(model: Model, right: Sequence[int], wrong: Answers, n: int
     head = model.hf.get_output_embeddings()
     if head is None:
         raise UserError(f"{type(model.hf).__name__} has no unembedding matrix")
-    right_ids, wrong_ids = (torch.as_tensor(ids, device=model.device).view(len(ids), -1) for ids in (right, wrong))
+    right_ids, wrong_ids = (
+        token_table(word, ids).to(model.device) for word, ids in (("right", right), ("wrong", wrong))
+    )
     for table in (right_ids, wrong_ids):
         if bool(((table < 0) | (table >= model.hf.config.vocab_size)).any()):
             raise UserError(

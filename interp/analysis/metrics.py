@@ -28,7 +28,7 @@ def logit_difference(right: Ids, wrong: Ids) -> Metric:
 
     `right` [prompt] and `wrong` [prompt], or [prompt, some] for the mean over several.
     """
-    right_ids, wrong_ids = _table("right", right), _table("wrong", wrong)
+    right_ids, wrong_ids = token_table("right", right), token_table("wrong", wrong)
     if len(right_ids) != len(wrong_ids):
         raise UserError(f"{len(right_ids)} right answers and {len(wrong_ids)} wrong ones came; expected one a prompt")
 
@@ -42,7 +42,7 @@ def logit_difference(right: Ids, wrong: Ids) -> Metric:
 
 def log_prob(ids: Ids) -> Metric:
     """Log-probability of each prompt's token [prompt] after its last one, in nats."""
-    wanted = _table("ids", ids)
+    wanted = token_table("ids", ids)
 
     def surprise(logits: Tensor, site: Site) -> Tensor:
         logs = last(logits, site).float().log_softmax(-1)
@@ -77,8 +77,14 @@ def entropy() -> Metric:
     return of
 
 
-def _table(word: str, ids: Ids) -> Int[Tensor, "prompt some"]:
-    table = torch.as_tensor(ids)
+def token_table(word: str, ids: Ids) -> Int[Tensor, "prompt some"]:
+    """Answers as token ids, a row a prompt. Raises UserError for words and for rows of unequal length."""
+    try:
+        table = torch.as_tensor(ids)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"{word}={ids!r:.80}; expected token ids, as many a prompt: model.tokenizer(text).input_ids"
+        ) from error
     if table.ndim not in (1, 2) or not table.numel() or table.is_floating_point():
         raise UserError(f"{word}: shape {tuple(table.shape)} came; expected token ids, one a prompt or several")
     return table.view(len(table), -1).long()

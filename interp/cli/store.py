@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ def capture(arguments: list[str]) -> int:
     options: CaptureOptions = parse(CaptureOptions, arguments, "capture")
     from interp.activations.capture import capture_store
     from interp.activations.cost import measure_cost
+    from interp.activations.create import refuse_other
     from interp.activations.plan import plan_capture
+    from interp.activations.store import open_store
     from interp.activations.token_table import Cut
     from interp.model.cache import check_place
     from interp.model.load import load_model
@@ -92,6 +95,8 @@ def capture(arguments: list[str]) -> int:
             model, corpus, options.sites, cut=cut, dtype=options.store, batch_tokens=options.batch_tokens, progress=say
         )
     if options.plan_only:
+        if (options.out / "plan.json").exists():
+            refuse_other(options.out, open_store(options.out).plan, plan)
         return _print_plan(plan, tokens, measure_cost(model, plan, tokens, options.out), worker)
     with shown_progress() as say, _finishing() as asked_to_stop:
         store = capture_store(model, options.out, plan, tokens, worker=worker, progress=say, stop=asked_to_stop)
@@ -208,13 +213,22 @@ def store(arguments: list[str]) -> int:
     return int(bool(faults))
 
 
+def _kinds(sites: list[str]) -> str:
+    """`blocks.*.hook_resid_post (30)` instead of thirty names."""
+    from interp.model.sites import kind_of
+
+    kinds = Counter(map(kind_of, sites))
+    single = {kind_of(site): site for site in sites}
+    return ", ".join(f"{kind} ({n})" if n > 1 else single[kind] for kind, n in kinds.items())
+
+
 def _info(opened: Store) -> list[tuple[str, str]]:
     plan, missing = opened.plan, opened.missing
     cut, numerics = plan.cut, plan.numerics
     state = f"{len(missing)} missing: run the same `interp capture` again" if missing else "all there"
     return [
         ("model", f"{plan.model['name']} ({plan.model['architecture']}, {plan.model['weights']})"),
-        ("sites", ", ".join(opened.sites)),
+        ("sites", _kinds(opened.sites)),
         ("tokens", f"{len(opened):,} of {plan.corpus['documents']:,} documents"),
         (
             "sequences",
