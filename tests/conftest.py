@@ -13,8 +13,11 @@ import pytest
 from hub import tiny_gpt2 as write_tiny_gpt2
 
 if TYPE_CHECKING:
+    from stores import Captured
+
     from interp import Model
     from interp.activations.rows import Rows
+    from interp.activations.store import Store
 
 # Torch's threads spin while they wait: on cores that other processes share, two are slower than one. Subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -108,3 +111,20 @@ def sae_copy(word_sae: Path, tmp_path: Path) -> Path:
     shutil.copytree(word_sae, tmp_path / "sae")
     (tmp_path / "sae" / MANIFEST).unlink()
     return tmp_path / "sae"
+
+
+@pytest.fixture(scope="session")
+def whole_store(tiny_gpt2: Model, tmp_path_factory: pytest.TempPathFactory) -> Captured:
+    """A store of several shards, with its plan and tokens; never to be changed."""
+    from stores import captured
+
+    return captured(tiny_gpt2, tmp_path_factory.mktemp("store") / "whole")
+
+
+@pytest.fixture
+def store_copy(whole_store: Captured, tmp_path: Path) -> Store:
+    """A copy of it, to be damaged."""
+    from interp.activations.store import open_store
+
+    shutil.copytree(whole_store[0].folder, tmp_path / "copy")
+    return open_store(tmp_path / "copy")
