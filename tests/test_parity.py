@@ -75,7 +75,7 @@ def embedding(model: Model) -> None:
 
 
 def attention_scale(model: Model) -> None:
-    scores = model._points["blocks.1.attn.hook_attn_scores"]
+    scores = model.tree.points["blocks.1.attn.hook_attn_scores"]
     scores.add_hook(lambda tensor, hook: tensor * 1.001, is_permanent=True)  # type: ignore[arg-type]
 
 
@@ -85,30 +85,30 @@ def swapped_layers(model: Model) -> None:
 
 
 def read_one_layer_off(model: Model) -> None:
-    points = model._points
+    points = model.tree.points
     points["blocks.1.hook_resid_pre"] = points["blocks.0.hook_resid_pre"]
 
 
 def mlp_and_attention_swapped(model: Model) -> None:
-    points = model._points
+    points = model.tree.points
     for layer in range(model.n_layers):
         a, m = f"blocks.{layer}.hook_attn_out", f"blocks.{layer}.hook_mlp_out"
         points[a], points[m] = points[m], points[a]
 
 
 def q_and_k_swapped(model: Model) -> None:
-    points = model._points
+    points = model.tree.points
     q, k = "blocks.0.attn.hook_q", "blocks.0.attn.hook_k"
     points[q], points[k] = points[k], points[q]
 
 
 def scaled_capture(model: Model) -> None:
-    point = model._points["blocks.1.hook_resid_post"]
+    point = model.tree.points["blocks.1.hook_resid_post"]
     point.add_hook(lambda tensor, hook: tensor * 1.0001, is_permanent=True)  # type: ignore[arg-type]
 
 
 def normalized_site(model: Model) -> None:
-    points = model._points
+    points = model.tree.points
     points["blocks.1.ln1.hook_normalized"] = points["blocks.1.ln1.hook_out"]
 
 
@@ -119,7 +119,7 @@ def gone_from_position_2(model: Model) -> None:
         return out
 
     for name in ("blocks.1.attn.hook_z", "blocks.1.hook_mlp_out"):
-        model._points[name].add_hook(spoil, is_permanent=True)  # type: ignore[arg-type]
+        model.tree.points[name].add_hook(spoil, is_permanent=True)  # type: ignore[arg-type]
 
 
 FAULTS = [
@@ -158,7 +158,7 @@ def test_parts_of_one_matrix_that_are_swapped_in_every_layer_are_found(
     make_tiny: Callable[..., Model], architecture: str, parts: str
 ):
     model = make_tiny(architecture)
-    points = model._points
+    points = model.tree.points
     sites = [[f"blocks.{layer}.attn.hook_{part}" for part in parts] for layer in range(model.n_layers)]
     for a, b in sites:
         points[a], points[b] = points[b], points[a]
@@ -166,8 +166,8 @@ def test_parts_of_one_matrix_that_are_swapped_in_every_layer_are_found(
 
 
 def batch_mates_swapped(model: Model, patch: pytest.MonkeyPatch) -> None:
-    forward = model._forward
-    patch.setattr(model, "_forward", lambda batch: forward(batch).flip(0))
+    forward = model.tree.forward
+    patch.setattr(model.tree, "forward", lambda batch: forward(batch).flip(0))
 
 
 def last_logits_of_nothing(model: Model, patch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def _check_length(model: Model, rows: list[list[int]], new: int) -> None:
     longest, context = max(map(len, rows)), getattr(model.hf.config, "max_position_embeddings", None)
     if context and 0 < context < longest + new:
         raise UserError(f"{longest} tokens of prompt and {new} new ones; this model takes {context}; shorten either")
-    if len({len(row) for row in rows}) > 1 and not model._pads_left:
+    if len({len(row) for row in rows}) > 1 and not model.tree.pads_left:
         raise UserError(
             f"padding on the left changes what {type(model.hf).__name__} computes; generate prompts of one length"
         )

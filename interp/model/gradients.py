@@ -18,8 +18,8 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.captured import Activations
-from interp.model.hooks import Metric, place
-from interp.model.model import Model, apply_metric
+from interp.model.hooks import Metric, apply_metric, place
+from interp.model.model import Model
 from interp.model.tokens import Prompts, pad
 
 
@@ -46,12 +46,12 @@ def gradients_of(
     acts: dict[str, Tensor] = {}
     slopes: dict[str, Tensor] = {}
     values = torch.empty(len(ids), device=model.device)
-    for batch in model._batches(ids, batch_size, "right"):
+    for batch in model.tree.batches(ids, batch_size, "right"):
         seen: dict[str, Tensor] = {}
         with ExitStack() as stack:
             for name in names:
-                stack.enter_context(model._attached(name, partial(_follow, seen, name)))
-            logits = model._forward(batch, gradients=True)
+                stack.enter_context(model.tree.attached_at(name, partial(_follow, seen, name)))
+            logits = model.tree.forward(batch, gradients=True)
         with torch.enable_grad():
             value = apply_metric(metric, logits, batch)
         if not value.requires_grad:

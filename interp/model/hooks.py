@@ -156,6 +156,15 @@ def apply_edit(edit: Edit, tensor: Tensor, site: Site, receipt: Receipt) -> Tens
     return result.where(real & ~broken, before)
 
 
+def apply_metric(metric: Metric, logits: Float[Tensor, "prompt pos d_vocab"], batch: Tokens) -> Tensor:
+    """One number a prompt of the batch. Raises UserError for anything else."""
+    value = metric(logits, Site("logits", batch.index, batch.total, batch.mask, ("prompt", "pos", "feature")))
+    if not isinstance(value, Tensor) or value.shape != (len(batch.index),):
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"the metric gave {got}; expected one number a prompt, shape ({len(batch.index)},)")
+    return value
+
+
 def real_entries(site: Site, tensor: Tensor) -> Tensor:
     """True where every pos axis is at a real token, as a mask that broadcasts against `tensor`."""
     real = torch.ones([1] * tensor.ndim, dtype=torch.bool, device=tensor.device)

@@ -35,7 +35,7 @@ def register(model: Model, name: str, where: str) -> list[str]:
             _add(model, site, replace(pattern, module=path))
             new.append(site)
     except BaseException:
-        model.site_table = before
+        model.tree.site_table = before
         raise
     return new
 
@@ -54,18 +54,18 @@ def _resolve(path: str, modules: dict[str, object]) -> list[tuple[str, str]]:
 
 
 def _add(model: Model, site: str, place: Place) -> None:
-    table = model.site_table
-    model.site_table = table.with_site(site, ("prompt", "pos", "feature"), place)  # hooks find their place in the table
+    table, tree = model.site_table, model.tree
     start, stop = place.columns
-    if (start or 0) >= (stop if stop is not None else (start or 0) + 1):
+    if stop is not None and (start or 0) >= stop:
         raise UserError(f"site {site!r}: columns {start}:{stop} are none; expected a first one below the last")
-    axes = measure_axes(model.bridge, partial(model._attached, site))
+    tree.site_table = table.with_site(site, ("prompt", "pos", "feature"), place)  # hooks look there for their place
+    axes = measure_axes(model.bridge, partial(tree.attached_at, site))
     if axes is None or axes[0] != "prompt":
         raise UserError(
             f"site {site!r}: the hooked model does not run {place.module} once a forward, or what comes by is not one "
             f"activation a prompt (axes: {axes}); name another module"
         )
-    model.site_table = table.with_site(site, axes, place)
+    tree.site_table = table.with_site(site, axes, place)
     width = model.capture([[0]], site)[site].shape[-1]
-    if place.columns != (None, None) and width < (stop if stop is not None else (start or 0) + 1) - (start or 0):
+    if width < (1 if stop is None else stop - (start or 0)):
         raise UserError(f"site {site!r}: the module does not have the columns {start}:{stop}")
