@@ -128,3 +128,20 @@ def store_copy(whole_store: Captured, tmp_path: Path) -> Store:
 
     shutil.copytree(whole_store[0].folder, tmp_path / "copy")
     return open_store(tmp_path / "copy")
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """An empty cache; the bundled model, where the test wants it too, comes from the usual one."""
+    request.getfixturevalue("smol") if "smol" in request.fixturenames else None
+    monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def gguf_file(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Model) -> Path:
+    """A Llama of two layers as a GGUF file, with `tiny_gpt2`'s tokenizer."""
+    from tiny import tiny_hf, write_gguf
+
+    hf = tiny_hf("llama", len(tiny_gpt2.tokenizer))
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", hf, tiny_gpt2.tokenizer)

@@ -199,3 +199,8 @@ def _gguf_name(name: str) -> str:
     for theirs, ours in parts.items():
         name = name.replace(theirs, ours)
     return name
+
+
+def left_in(folder: Path) -> list[str]:
+    """Every file under a folder."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
