@@ -26,7 +26,7 @@ from capture_contenders import (
     Contender,
     bare,
     bare_in_parts,
-    bridge,
+    cached,
     full,
     hooked,
     load,
@@ -45,7 +45,7 @@ BLIND = (LIMIT, "bare trunk, in the batches of ours", "full forward, with logits
 MEMORY = ("bare trunk", "output_hidden_states", DISK)  # measured in a process of their own
 
 
-def contenders_of(model: Any, layers: range, folder: Path) -> dict[str, Contender]:
+def contenders_of(model: Any, hooked_model: Any, layers: range, folder: Path) -> dict[str, Contender]:
     """Everybody who can capture the residual stream after these layers of this model."""
     sites, stop = residual(model, layers), max(layers) + 1
     contenders = {
@@ -54,14 +54,15 @@ def contenders_of(model: Any, layers: range, folder: Path) -> dict[str, Contende
         "full forward, with logits": full(model),
         "ours, to memory": ours_to_memory(model, sites),
         DISK: ours_to_disk(model, sites, folder),
-        "TransformerBridge, default cache": bridge(model),
-        "TransformerBridge, filtered": bridge(model, names_filter=sites),
-        "TransformerBridge, filtered and stopped": bridge(model, names_filter=sites, stop_at_layer=stop),
-        "HookedTransformer, default cache": hooked(model),
-        "HookedTransformer, filtered and stopped": hooked(model, names_filter=sites, stop_at_layer=stop),
-        "nnsight": nnsight(model, layers),
     }
-    return {name: contender for name, contender in contenders.items() if contender is not None}
+    for name, theirs in (("TransformerBridge", model.bridge), ("HookedTransformer", hooked_model)):
+        if theirs is not None:
+            contenders |= {
+                f"{name}, default cache": cached(theirs),
+                f"{name}, filtered": cached(theirs, names_filter=sites),
+                f"{name}, filtered and stopped": cached(theirs, names_filter=sites, stop_at_layer=stop),
+            }
+    return contenders | {name: run for name, run in (("nnsight", nnsight(model, layers)),) if run is not None}
 
 
 def check_agreement(contenders: dict[str, Contender], ids: Tensor, sites: list[str]) -> None:
@@ -100,9 +101,9 @@ def compare(model: Any, shape: tuple[int, ...], repeats: int, folder: Path) -> I
     """All layers and one middle layer, every contender."""
     torch.manual_seed(1)
     ids = torch.randint(100, 40_000, shape, device=model.device)
-    middle = model.n_layers // 2 - 1
+    middle, hooked_model = model.n_layers // 2 - 1, hooked(model)
     for what, layers in (("all layers", range(model.n_layers)), ("middle layer", range(middle, middle + 1))):
-        contenders = contenders_of(model, layers, folder / what)
+        contenders = contenders_of(model, hooked_model, layers, folder / what)
         with torch.no_grad():
             check_agreement(contenders, ids, residual(model, layers))
             times = seconds_of(contenders, ids, repeats)

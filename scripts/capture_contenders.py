@@ -124,17 +124,17 @@ def ours_to_disk(model: Any, sites: list[str], folder: Path) -> Contender:
     return run
 
 
-def bridge(model: Any, **settings: Any) -> Contender:
-    """TransformerLens' TransformerBridge."""
+def cached(model: Any, **settings: Any) -> Contender:
+    """run_with_cache of TransformerLens' TransformerBridge or HookedTransformer."""
 
     def run(ids: Tensor) -> Any:
-        return model.bridge.run_with_cache(ids, **settings)[1]
+        return model.run_with_cache(ids, **settings)[1]
 
     return run
 
 
-def hooked(model: Any, **settings: Any) -> Contender | None:
-    """TransformerLens' HookedTransformer, which knows GPT-2 and not this SmolLM2: None there."""
+def hooked(model: Any) -> Any:
+    """TransformerLens' HookedTransformer with these weights; it knows GPT-2 and not this SmolLM2: None there."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 
@@ -157,7 +157,7 @@ def hooked(model: Any, **settings: Any) -> Contender | None:
         )
     )
     theirs.load_state_dict(convert_gpt2_weights(model.hf, theirs.cfg), strict=False)
-    return lambda ids: theirs.run_with_cache(ids, **settings)[1]
+    return theirs
 
 
 def nnsight(model: Any, layers: Sequence[int]) -> Contender | None:

@@ -104,13 +104,13 @@ def test_half_precision_adds_up_to_its_own_rounding(make_tiny: Callable[..., Mod
 
 def test_a_model_whose_parts_do_not_add_up_is_refused(make_tiny: Callable[..., Model]) -> None:
     model = make_tiny("gpt2")
-    real = model.last_logits
-    model.last_logits = lambda *args, **settings: real(*args, **settings) ** 3  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="expected ids below"):
+    real = model.measure
+    model.measure = lambda *args, **settings: real(*args, **settings) ** 3  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="token id 70000 came as an answer"):
         attribute_logits(model, PROMPTS, [5, 6, 70_000], WRONG)
     with pytest.raises(UserError, match="do not add up"):
         attribute_logits(model, PROMPTS, RIGHT, WRONG)
-    with pytest.raises(UserError, match="2 right and 3 wrong answers came for 3 prompts"):
+    with pytest.raises(UserError, match="2 right answers and 3 wrong ones came"):
         attribute_logits(model, PROMPTS, RIGHT[:2], WRONG)
     with pytest.raises(UserError, match="expected component, head or neuron"):
         attribute_logits(model, PROMPTS, RIGHT, WRONG, by="layer")  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -54,6 +55,10 @@ def test_only_takes_a_users_own_edit_and_composes(tiny_gpt2: Model) -> None:
     before, after = edited(tiny_gpt2, Z, only(negate, heads=1))
     assert torch.equal(after[:, :, 1].nan_to_num(), -before[:, :, 1].nan_to_num())
     assert torch.equal(after[:, :, :1].nan_to_num(), before[:, :, :1].nan_to_num())
+    some: tuple[Any, ...] = (torch.tensor([1]), np.array([1]), (i for i in (1,)))
+    for same in some:
+        again = edited(tiny_gpt2, Z, only(negate, heads=same), batch_size=1)[1]
+        assert torch.allclose(again, after, atol=1e-6, equal_nan=True)
     direction = torch.randn(32, generator=torch.Generator().manual_seed(0))
     before, after = edited(tiny_gpt2, RESID, compose(steer(direction), steer(-direction), scale(3.0)))
     assert torch.allclose(after, 3 * before, atol=1e-5, equal_nan=True)
@@ -116,16 +121,13 @@ def test_a_knocked_out_key_is_as_if_it_were_masked(make_tiny: Callable[..., Mode
     ("site", "edit", "line"),
     [
         (RESID, only(ablate(), heads=0), "blocks.0.hook_resid_post has no heads"),
-        (Z, only(ablate(), heads=2), "heads=2 at blocks.0.attn.hook_z; expected some of 0 to 1"),
-        (Z, only(ablate(), heads=[True, False]), "expected some of 0 to 1"),
+        (Z, only(ablate(), heads=2), "head 2 at blocks.0.attn.hook_z; expected some of 0 to 1"),
         (RESID, compose(lambda activation, site: activation[:, :1], scale(1.0)), "returned shape"),
         (Z, resample(torch.zeros(4, 16)), r"resample got rows of shape \(16,\)"),
-        (Z, only(ablate(), heads=[]), "expected some of 0 to 1"),
-        (Z, only(ablate(), heads=1.5), "expected a number, or several"),  # type: ignore[arg-type]
-        (RESID, only(ablate(), features=32), "features=32 at blocks.0.hook_resid_post; expected some of 0 to 31"),
-        (RESID, only(ablate(), prompts=3), "prompts=3 at blocks.0.hook_resid_post; expected some of 0 to 2"),
+        (RESID, only(ablate(), features=32), "feature 32 at blocks.0.hook_resid_post; expected some of 0 to 31"),
+        (RESID, only(ablate(), prompts=3), "prompt 3 at blocks.0.hook_resid_post; expected some of 0 to 2"),
         (RESID, only(ablate(), pos=40), "position 40 is outside a prompt"),
-        (PATTERN, only(scale(2.0), features=0), "whose last axis is the keys"),
+        (PATTERN, only(scale(2.0), features=0), "has no features: its axes are prompt, head, pos, pos"),
         (RESID, knock_out(0), "knock_out works on attention patterns"),
         (RESID, ablate(to=torch.zeros(5)), r"ablate got values of shape \(5,\) at blocks.0.hook_resid_post"),
         (RESID, resample(torch.zeros(4, 5)), r"resample got rows of shape \(5,\)"),
@@ -147,6 +149,10 @@ def test_misuse_is_one_line(tiny_gpt2: Model, site: str, edit: Any, line: str) -
 
 def test_what_cannot_be_an_edit_is_refused_when_it_is_made() -> None:
     for make, line in (
+        (lambda: only(ablate(), heads=[True, False]), "no mask of True and False"),
+        (lambda: only(ablate(), heads=[]), "expected a number, or several"),
+        (lambda: only(ablate(), features=1.5), "expected a number, or several"),  # type: ignore[arg-type]
+        (lambda: only(ablate(), prompts="all"), "expected a number, or several"),  # type: ignore[arg-type]
         (lambda: only(3), "only\\(\\) got a int"),  # type: ignore[arg-type]
         (lambda: resample(torch.zeros(0, 3)), "resample got shape"),
         (lambda: project_out(torch.zeros(3)), "zero, not finite or linearly dependent"),

@@ -10,7 +10,8 @@ import torch
 
 from interp import Model, UserError, ablate, patch
 from interp.analysis.metrics import logit_difference
-from interp.analysis.patching import attribution_patch, correlation, patch_sweep, path_patch
+from interp.analysis.patching import attribution_patch, correlation, patch_sweep
+from interp.analysis.paths import path_patch
 from interp.model.choose import only
 from interp.model.edits import freeze
 from interp.model.gradients import gradients_of

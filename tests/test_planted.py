@@ -12,7 +12,8 @@ from interp.analysis.attribution import attribute_logits
 from interp.analysis.corrections import max_t
 from interp.analysis.heads import repeated_tokens, score_heads
 from interp.analysis.metrics import logit_difference
-from interp.analysis.patching import attribution_patch, correlation, patch_sweep, path_patch
+from interp.analysis.patching import attribution_patch, correlation, patch_sweep
+from interp.analysis.paths import path_patch
 from interp.model.choose import only
 from interp.model.edits import ablate, knock_out
 from interp.model.hooks import Metric

@@ -77,7 +77,7 @@ def test_an_edit_at_a_site_of_another_shape_is_refused(word_sae: Path):
         reconstruct(load_sae(word_sae))(activation, site)
     with pytest.raises(UserError, match=r"shape \(3,\); expected \(48,\)"):
         mean_ablate(torch.zeros(3))(activation, site)
-    heads = dataclasses.replace(site, axes=("prompt", "pos", "feature", "feature"))
+    heads = dataclasses.replace(site, axes=("prompt", "pos", "head", "feature"))
     with pytest.raises(UserError, match="replaces one vector a token"):
         mean_ablate(torch.zeros(32))(torch.zeros(2, 6, 4, 32), heads)
 

@@ -8,7 +8,6 @@ what is read from the residual stream at the end: what a part does through later
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,14 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.metrics import token_table
+from interp.analysis.metrics import Ids, logit_difference, token_table
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.plain import plain_module
 from interp.model.tokens import Prompts
 
 Unit = Literal["component", "head", "neuron"]
-Answers = Sequence[int] | Sequence[Sequence[int]]  # a token a prompt, or several
 RELATIVE = 1e-3  # how far a sum may be from the whole in fp32, as a share of the sum of sizes
 ROUGH = 0.05  # the same in half precision, where the model itself rounds as it adds
 
@@ -53,8 +51,8 @@ class Attribution:
 def attribute_logits(
     model: Model,
     prompts: Prompts,
-    right: Sequence[int],
-    wrong: Answers,
+    right: Ids,
+    wrong: Ids,
     *,
     by: Unit = "component",
     batch_size: int = 16,
@@ -68,11 +66,12 @@ def attribute_logits(
     if by not in ("component", "head", "neuron"):
         raise UserError(f"by={by!r}; expected component, head or neuron")
     ids = model.encode(prompts)
+    total = model.measure(ids, logit_difference(right, wrong), batch_size=batch_size)  # refuses answers that do not fit
     last_block = f"blocks.{model.n_layers - 1}.hook_resid_post"
     sites = ["blocks.0.hook_resid_pre", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out", last_block]
     acts = model.capture(ids, [*sites, *_inner(by)], batch_size=batch_size)
     final = acts.last(last_block)
-    direction, constant = _read_out(model, final, _mean_unembedding(model, right, wrong, len(ids)))
+    direction, constant = _read_out(model, final, _mean_unembedding(model, right, wrong))
     columns: list[tuple[list[str], Tensor]] = []
 
     def add(names: list[str], effect: Tensor) -> None:
@@ -90,10 +89,8 @@ def attribute_logits(
             else:
                 add([f"{layer}.{what}"], written)
     add(["final bias"], constant)
-    logits = model.last_logits(ids, batch_size=batch_size).double()
-    total = _difference(logits, right, wrong)
     parts = tuple(name for names, _ in columns for name in names)
-    found = Attribution(parts, torch.cat([e for _, e in columns], 1).float().cpu(), total.float().cpu())
+    found = Attribution(parts, torch.cat([e for _, e in columns], 1).float().cpu(), total.cpu())
     _check_sum(model, found.effect.sum(1), found.total, found.effect.abs().sum(1), "its logit difference")
     return found
 
@@ -177,28 +174,13 @@ def _read_out(
     return direction, (matrix.double() * shift).sum(-1) + bias.double()
 
 
-def _mean_unembedding(model: Model, right: Sequence[int], wrong: Answers, n: int) -> tuple[Tensor, Tensor]:
+def _mean_unembedding(model: Model, right: Ids, wrong: Ids) -> tuple[Tensor, Tensor]:
     """The row of the unembedding that reads the difference [prompt, d_model], and its bias [prompt]."""
     head = model.hf.get_output_embeddings()
     if head is None:
         raise UserError(f"{type(model.hf).__name__} has no unembedding matrix")
-    right_ids, wrong_ids = (
-        token_table(word, ids).to(model.device) for word, ids in (("right", right), ("wrong", wrong))
-    )
-    for table in (right_ids, wrong_ids):
-        if bool(((table < 0) | (table >= model.hf.config.vocab_size)).any()):
-            raise UserError(
-                f"answers {table.flatten().tolist()[:5]} came; expected ids below {model.hf.config.vocab_size}"
-            )
-    if len(right_ids) != n or len(wrong_ids) != n:
-        raise UserError(f"{len(right_ids)} right and {len(wrong_ids)} wrong answers came for {n} prompts; one each")
+    tables = [token_table("answers", ids).to(model.device) for ids in (right, wrong)]
     weight = head.weight.detach()
     bias = head.bias.detach() if getattr(head, "bias", None) is not None else weight.new_zeros(len(weight))
-    matrix, offset = (table[right_ids].mean(1) - table[wrong_ids].mean(1) for table in (weight, bias))
+    matrix, offset = (values[tables[0]].mean(1) - values[tables[1]].mean(1) for values in (weight, bias))
     return matrix, offset
-
-
-def _difference(logits: Tensor, right: Answers, wrong: Answers) -> Tensor:
-    tables = (torch.as_tensor(ids, device=logits.device).view(len(ids), -1) for ids in (right, wrong))
-    ours, theirs = (logits.gather(1, table).mean(1) for table in tables)
-    return ours - theirs

@@ -2,13 +2,12 @@
 
 Causal tracing after Meng et al. (2202.05262), with another prompt of the same layout as the corruption (Vig et al.
 2004.12265): the prompts differ in the item only, so that both runs stay on the data the model knows. `patch_sweep`
-measures every place, `attribution_patch` estimates them all from one gradient (Nanda 2023, Syed et al. 2310.10348), and
-`path_patch` measures what one place does through chosen others only (Wang et al. 2211.00593).
+measures every place, and `attribution_patch` estimates them all from one gradient (Nanda 2023, Syed et al. 2310.10348).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -17,12 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.lens import residual_site
 from interp.errors import UserError
 from interp.model.captured import Activations
-from interp.model.choose import Some, only
-from interp.model.edits import compose, freeze, patch
-from interp.model.gradients import gradients_of
+from interp.model.gradients import gradients_of, observe
 from interp.model.hooks import Edit, Metric, Site
 from interp.model.model import Model
 from interp.model.tokens import Prompts
@@ -88,9 +84,10 @@ def patch_sweep(
     Raises UserError when a source and a corrupt prompt differ in length, with both layouts, and for heads where a site
     has none.
     """
-    pairs = _pair(model, source, corrupt)
+    pairs = pair_up(model, source, corrupt)
     names = model.site_table.match(sites)
-    acts = model.capture(pairs.source, names, batch_size=batch_size)
+    whole = observe(model, pairs.source, names, metric, batch_size=batch_size)
+    acts = whole.acts
     grid = _grid(pairs, acts, by, positions)
     # rows of one length side by side, as they come in a batch: row i of a run is then cell i
     grid.cells.sort(key=lambda cell: len(pairs.corrupt[cell.pair]))
@@ -113,8 +110,7 @@ def patch_sweep(
             done += len(some)
             if progress is not None:
                 progress(done, total)
-    whole = model.measure(pairs.source, metric, batch_size=batch_size).cpu()
-    return Sweep(effect, tuple(names), tuple(by), grid.positions, whole, base)
+    return Sweep(effect, tuple(names), tuple(by), grid.positions, whole.values.cpu(), base)
 
 
 def attribution_patch(
@@ -133,10 +129,11 @@ def attribution_patch(
     Two forwards and one backward for all places together. It is an approximation, bad where the model saturates:
     compare it with a sweep (`correlation`) before believing it.
     """
-    pairs = _pair(model, source, corrupt)
+    pairs = pair_up(model, source, corrupt)
     slopes = gradients_of(model, pairs.corrupt, sites, metric, batch_size=batch_size)
     names = list(slopes.gradients)
-    acts = model.capture(pairs.source, names, batch_size=batch_size)
+    whole = observe(model, pairs.source, names, metric, batch_size=batch_size)
+    acts = whole.acts
     grid = _grid(pairs, acts, by, positions)
     effect = torch.full((len(pairs.source), len(names), *map(len, grid.axes)), torch.nan)
     for i, name in enumerate(names):
@@ -146,8 +143,7 @@ def attribution_patch(
             part = moved[cell.pair]
             part = part if cell.pos is None else part[cell.pos : cell.pos + 1]
             effect[cell.pair, i, *cell.index] = (part if cell.head is None else part[:, cell.head]).sum()
-    whole = model.measure(pairs.source, metric, batch_size=batch_size).cpu()
-    return Sweep(effect, tuple(names), tuple(by), grid.positions, whole, slopes.values.cpu())
+    return Sweep(effect, tuple(names), tuple(by), grid.positions, whole.values.cpu(), slopes.values.cpu())
 
 
 def correlation(estimated: Sweep, measured: Sweep) -> float:
@@ -160,69 +156,10 @@ def correlation(estimated: Sweep, measured: Sweep) -> float:
     return float(torch.corrcoef(torch.stack([a[both], b[both]]))[0, 1])
 
 
-def path_patch(
-    model: Model,
-    source: Prompts,
-    corrupt: Prompts,
-    metric: Metric,
-    sender: str,
-    receivers: str | Iterable[str],
-    *,
-    heads: Some = None,
-    pos: int | None = None,
-    through_mlps: bool = True,
-    batch_size: int = 16,
-) -> Float[Tensor, " pair"]:
-    """What `sender` does to the metric through `receivers` alone: the change from the corrupt run [pair].
-
-    The source run's values go into the sender (its `heads`, at `pos`) while the output of every attention head stays
-    what it was; what then arrives at the receivers is patched into an otherwise untouched corrupt run. MLPs between the
-    two answer to the change (Wang et al.), or are held as well (`through_mlps=False`: the direct path only).
-    """
-    pairs = _pair(model, source, corrupt)
-    origin = model.site_table.origin
-    there = model.capture(pairs.source, sender, batch_size=batch_size)
-    ends = model.site_table.match(receivers)
-    if {origin[site] for site in ends} & {origin[site] for site in there}:
-        raise UserError(f"{sender} is sender and receiver; patch it with patch_sweep, or choose receivers behind it")
-    kinds = ["blocks.*.attn.hook_z"] if through_mlps else ["blocks.*.attn.hook_z", "blocks.*.hook_mlp_out"]
-    held = [site for site in model.site_table.match(kinds) if not any(_makes(part, site) for part in there)]
-    own = model.capture(pairs.corrupt, list(dict.fromkeys([*held, *ends])), batch_size=batch_size)
-    frozen = freeze({site: own[site] for site in held})
-    sent: dict[str, Edit] = {}
-    for site, values in there.items():
-        patched = only(patch(values, pos), heads=heads) if heads is not None else patch(values, pos)
-        names = [name for name in held if origin[name] == origin[site]]  # the sender may go by another name
-        sent[names[0] if names else site] = compose(frozen[names[0]], patched) if names else patched
-    last = residual_site(model, model.n_layers)
-    arrived: dict[str, Tensor] = {}
-    for group in _groups(ends, {origin[site] for site in held}, origin):
-        open_ends = {origin[site] for site in group}  # read as it arrives, while all others are held
-        edits = {site: edit for site, edit in {**frozen, **sent}.items() if origin[site] not in open_ends}
-        with model.edit(edits):  # to the last block: a capture that ended earlier would leave edits without a turn
-            arrived.update(dict(model.capture(pairs.corrupt, [*group, last], batch_size=batch_size)))
-    if all(torch.equal(arrived[site].nan_to_num(), own[site].nan_to_num()) for site in ends):
-        raise UserError(f"nothing of {sender} arrives at {', '.join(ends[:3])}; choose receivers that it can reach")
-    base = model.measure(pairs.corrupt, metric, batch_size=batch_size)
-    with model.edit(freeze({site: arrived[site] for site in ends})):
-        return (model.measure(pairs.corrupt, metric, batch_size=batch_size) - base).cpu()
-
-
-def _makes(part: str, site: str) -> bool:
-    """Is `part` inside the attention or MLP whose output `site` is?"""
-    whole = site.rpartition(".hook_z")[0] if site.endswith(".hook_z") else site.replace("hook_mlp_out", "mlp")
-    return part.startswith(f"{whole}.") and part != site
-
-
-def _groups(ends: list[str], held: set[str], origin: Mapping[str, str]) -> list[list[str]]:
-    """Receivers that are held outputs themselves one at a time, or the first would answer to what reaches the next."""
-    outputs = [[site] for site in ends if origin[site] in held]
-    rest = [site for site in ends if origin[site] not in held]
-    return [*outputs, rest] if rest else outputs
-
-
 @dataclass(frozen=True)
-class _Pairs:
+class Pairs:
+    """Token ids of source and corrupt prompts, pair by pair of one length."""
+
     source: list[list[int]]
     corrupt: list[list[int]]
 
@@ -244,8 +181,9 @@ class _Grid:
     cells: list[_Cell]
 
 
-def _pair(model: Model, source: Prompts, corrupt: Prompts) -> _Pairs:
-    pairs = _Pairs(model.encode(source), model.encode(corrupt))
+def pair_up(model: Model, source: Prompts, corrupt: Prompts) -> Pairs:
+    """Token ids of both. Raises UserError, with both layouts, where a pair differs in length."""
+    pairs = Pairs(model.encode(source), model.encode(corrupt))
     if len(pairs.source) != len(pairs.corrupt):
         raise UserError(f"{len(pairs.source)} source and {len(pairs.corrupt)} corrupt prompts came; expected pairs")
     for a, b in zip(pairs.source, pairs.corrupt, strict=True):
@@ -257,7 +195,7 @@ def _pair(model: Model, source: Prompts, corrupt: Prompts) -> _Pairs:
     return pairs
 
 
-def _grid(pairs: _Pairs, acts: Activations, by: Sequence[By], positions: Sequence[int] | None) -> _Grid:
+def _grid(pairs: Pairs, acts: Activations, by: Sequence[By], positions: Sequence[int] | None) -> _Grid:
     """Every place of every pair. Raises UserError for axes that a site has not, and positions that no pair has."""
     heads = {acts[name].shape[2] for name in acts} if "head" in by else {0}
     for name in acts:

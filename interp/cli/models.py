@@ -61,7 +61,7 @@ def _print_sites(name: str) -> None:
 
 def _shape(acts: Activations, site: str) -> str:
     sizes = zip(acts.axes[site], acts[site].shape, strict=True)
-    return ", ".join(str(size) if axis == "feature" else axis for axis, size in sizes)
+    return ", ".join({"feature": f"{size}", "head": f"{size} heads"}.get(axis, axis) for axis, size in sizes)
 
 
 @dataclass

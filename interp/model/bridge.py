@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 Attach = Callable[[Callable[[Tensor], "Tensor | None"]], AbstractContextManager[None]]
+HEADS: dict[tuple[str, ...], tuple[str, ...]] = {  # what has four axes is parted into heads
+    ("prompt", "pos", "feature", "feature"): ("prompt", "pos", "head", "feature"),
+    ("prompt", "feature", "pos", "pos"): ("prompt", "head", "pos", "pos"),
+}
 NUMERICS = "raw Hugging Face weights, eager attention (TransformerBridge, no compatibility mode)"
 
 
@@ -287,4 +291,5 @@ def _name_axes(small: tuple[int, ...], large: tuple[int, ...]) -> tuple[str, ...
             return "prompt" if (a, b) == (2, 3) else "shared"
         return "pos" if (a, b) == (5, 7) else "feature"
 
-    return tuple(name(i, a, b) for i, (a, b) in enumerate(zip(small, large, strict=True)))
+    names = tuple(name(i, a, b) for i, (a, b) in enumerate(zip(small, large, strict=True)))
+    return HEADS.get(names, names)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from operator import index
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -25,11 +26,14 @@ def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = No
     """
     if not callable(edit):
         raise UserError(f"only() got a {type(edit).__name__}; expected an edit, such as ablate() or steer(direction)")
-
-    chosen_by = [list(s) if isinstance(s, Iterator) else s for s in (heads, features, prompts)]  # read more than once
+    chosen_by = {"head": heads, "feature": features, "prompt": prompts}
+    numbers = {axis: _numbers(f"{axis}s", some) for axis, some in chosen_by.items()}
 
     def partly(activation: Tensor, site: Site) -> Tensor:
-        chosen = choose(activation, site, pos, *chosen_by)
+        chosen = choose(activation, site, pos)
+        for axis, some in numbers.items():
+            if some is not None:
+                chosen = chosen & _along(axis, some, activation, site)
         result = edit(activation.clone(), site)
         if not isinstance(result, Tensor) or result.shape != activation.shape:
             return result  # refused, in its words, where edits are applied
@@ -39,64 +43,43 @@ def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = No
     return partly
 
 
-def choose(
-    activation: Tensor,
-    site: Site,
-    pos: Pos = None,
-    heads: Some = None,
-    features: Some = None,
-    prompts: Some = None,
-) -> Bool[Tensor, ...]:
-    """True at the chosen entries, as a mask that broadcasts against `activation`."""
-    axes = site.axes
-    if axes[:1] != ("prompt",) or "pos" not in axes:
-        raise UserError(f"this edit works per token, but {site.name} has axes {axes}; write a function for it")
+def choose(activation: Tensor, site: Site, pos: Pos = None) -> Bool[Tensor, ...]:
+    """True at the chosen tokens (queries, at a pattern), as a mask that broadcasts against `activation`."""
+    if site.axes[:1] != ("prompt",) or "pos" not in site.axes:
+        raise UserError(f"this edit works per token, but {site.name} has axes {site.axes}; write a function for it")
     shape = [1] * activation.ndim
-    shape[0], shape[axes.index("pos")] = site.mask.shape
-    chosen = site.positions(pos).view(shape)
-    if heads is not None:
-        axis = _head_axis(site)
-        chosen = chosen & _along(axis, _places("heads", heads, activation, axis, site), activation)
-    if features is not None:
-        last = activation.ndim - 1
-        if axes[last] == "pos":
-            raise UserError(f"features={features!r} at {site.name}, whose last axis is the keys; choose heads and pos")
-        chosen = chosen & _along(last, _places("features", features, activation, last, site), activation)
-    if prompts is not None:
-        wanted = _numbers("prompts", prompts, site.total, site)
-        here = torch.isin(site.prompts.to(activation.device), torch.tensor(wanted, device=activation.device))
-        chosen = chosen & _along(0, here, activation)
-    return chosen
+    shape[0], shape[site.axes.index("pos")] = site.mask.shape
+    return site.positions(pos).view(shape)
 
 
-def _head_axis(site: Site) -> int:
-    """[prompt, pos, head, d_head] for q, k, v and z; [prompt, head, query, key] for scores and pattern."""
-    if site.axes == ("prompt", "pos", "feature", "feature"):
-        return 2
-    if site.axes == ("prompt", "feature", "pos", "pos"):
-        return 1
-    raise UserError(f"{site.name} has no heads: its axes are {', '.join(site.axes)}; choose one such as attn.hook_z")
-
-
-def _places(word: str, some: int | Iterable[int], activation: Tensor, axis: int, site: Site) -> Bool[Tensor, " n"]:
-    wanted = torch.zeros(activation.shape[axis], dtype=torch.bool, device=activation.device)
-    wanted[_numbers(word, some, activation.shape[axis], site)] = True
-    return wanted
-
-
-def _numbers(word: str, some: int | Iterable[int], n: int, site: Site) -> list[int]:
-    some = some.tolist() if hasattr(some, "tolist") else some  # type: ignore[union-attr] # of torch or numpy
-    try:
-        numbers = [index(some)] if hasattr(some, "__index__") else [index(i) for i in some]  # type: ignore[arg-type,union-attr]
-    except TypeError as error:
-        raise UserError(f"{word}={some!r} at {site.name}; expected a number, or several") from error
-    flags = isinstance(some, bool) or (not hasattr(some, "__index__") and any(isinstance(i, bool) for i in some))  # type: ignore[union-attr]
-    if not numbers or flags or any(not -n <= i < n for i in numbers):
-        raise UserError(f"{word}={some!r} at {site.name}; expected some of 0 to {n - 1}")
-    return [i % n for i in numbers]
-
-
-def _along(axis: int, wanted: Bool[Tensor, " n"], activation: Tensor) -> Tensor:
+def _along(axis: str, numbers: list[int], activation: Tensor, site: Site) -> Bool[Tensor, ...]:
+    """True at these places of an axis, as a mask that broadcasts. Raises UserError for an axis the site has not."""
+    if axis not in site.axes:
+        raise UserError(f"{site.name} has no {axis}s: its axes are {', '.join(site.axes)}; choose another site")
+    place = activation.ndim - 1 if axis == "feature" else site.axes.index(axis)
+    n = site.total if axis == "prompt" else activation.shape[place]
+    if wrong := [i for i in numbers if not -n <= i < n]:
+        raise UserError(f"{axis} {wrong[0]} at {site.name}; expected some of 0 to {n - 1}")
+    wanted = torch.zeros(n, dtype=torch.bool, device=activation.device)
+    wanted[numbers] = True
+    if axis == "prompt":
+        wanted = wanted[site.prompts.to(activation.device)]
     shape = [1] * activation.ndim
-    shape[axis] = len(wanted)
+    shape[place] = len(wanted)
     return wanted.view(shape)
+
+
+def _numbers(word: str, some: Some) -> list[int] | None:
+    """Places as a list, from a number, several, a tensor or an array; None for all."""
+    if some is None:
+        return None
+    plain = getattr(some, "tolist", lambda: some)()  # of torch or numpy
+    several: Any = [plain] if hasattr(plain, "__index__") else plain
+    try:
+        several = list(several)
+        numbers = [index(i) for i in several]
+    except TypeError as error:
+        raise UserError(f"{word}={some!r}; expected a number, or several") from error
+    if not numbers or any(isinstance(i, bool) for i in several):
+        raise UserError(f"{word}={some!r}; expected a number, or several, and no mask of True and False")
+    return numbers

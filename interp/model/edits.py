@@ -125,7 +125,7 @@ def knock_out(keys: Pos, queries: Pos = None) -> Edit:
     """
 
     def knocked_out(activation: Tensor, site: Site) -> Tensor:
-        if site.axes != ("prompt", "feature", "pos", "pos"):
+        if site.axes != ("prompt", "head", "pos", "pos"):
             raise UserError(f"knock_out works on attention patterns, and {site.name} has axes {site.axes}")
         cut = choose(activation, site, queries) & site.positions(keys)[:, None, None, :]
         left = activation.masked_fill(cut, 0.0)

@@ -7,7 +7,7 @@ Edits that are active are part of what is differentiated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,16 +20,33 @@ from interp.errors import UserError
 from interp.model.captured import Activations
 from interp.model.hooks import Metric, apply_metric, place
 from interp.model.model import Model
-from interp.model.tokens import Prompts, pad
+from interp.model.tokens import Prompts, Tokens, pad
 
 
 @dataclass(frozen=True)
-class Slopes:
-    """`values` [prompt]: the metric. `acts` and `gradients`: by site, as captured, and d value / d activation."""
+class Observed:
+    """`values` [prompt]: the metric. `acts`: by site, as captured, of the same forwards."""
 
     values: Float[Tensor, " prompt"]
     acts: Activations
+
+
+@dataclass(frozen=True)
+class Slopes(Observed):
+    """`gradients`: by site, d value / d activation, in the shape of `acts`."""
+
     gradients: Activations
+
+
+def observe(
+    model: Model, prompts: Prompts, sites: str | Iterable[str], metric: Metric, *, batch_size: int = 16
+) -> Observed:
+    """Metric and activations from one forward a batch: `model.measure` and `model.capture` in one."""
+    found = _Collected(model, prompts, sites)
+    for batch in model.tree.batches(found.ids, batch_size, "right"):
+        logits, seen = _run(model, batch, found.names, gradients=False)
+        found.add(batch, apply_metric(metric, logits, batch), seen)
+    return Observed(found.values, found.activations())
 
 
 def gradients_of(
@@ -40,37 +57,57 @@ def gradients_of(
     `site` says which prompts these are and where their real tokens lie; padding is on the right.
     Raises UserError for a site that the logits do not depend on, and for a metric of another shape.
     """
-    names = model.site_table.match(sites)
-    ids = model.encode(prompts)
-    whole = pad(ids, range(len(ids)), len(ids), "right", 0, model.device)
-    acts: dict[str, Tensor] = {}
-    slopes: dict[str, Tensor] = {}
-    values = torch.empty(len(ids), device=model.device)
-    for batch in model.tree.batches(ids, batch_size, "right"):
-        seen: dict[str, Tensor] = {}
-        with ExitStack() as stack:
-            for name in names:
-                stack.enter_context(model.tree.attached_at(name, partial(_follow, seen, name)))
-            logits = model.tree.forward(batch, gradients=True)
+    found, slopes = (_Collected(model, prompts, sites) for _ in range(2))
+    for batch in model.tree.batches(found.ids, batch_size, "right"):
+        logits, seen = _run(model, batch, found.names, gradients=True)
         with torch.enable_grad():
             value = apply_metric(metric, logits, batch)
         if not value.requires_grad:
-            raise UserError(f"the metric does not depend on {', '.join(names[:5])}: its value has no gradient")
-        found = torch.autograd.grad(value.sum(), [seen[name] for name in names], allow_unused=True)
-        unused = [name for name, slope in zip(names, found, strict=True) if slope is None]
+            raise UserError(f"the metric does not depend on {', '.join(found.names[:5])}: its value has no gradient")
+        grads = torch.autograd.grad(value.sum(), list(seen.values()), allow_unused=True)
+        unused = [name for name, slope in zip(seen, grads, strict=True) if slope is None]
         if unused:
             raise UserError(f"the metric does not depend on {', '.join(unused[:5])}; choose other sites")
-        values[batch.index.to(values.device)] = value.detach().float()
-        for name, slope in zip(names, found, strict=True):
-            axes = model.site_table.axes[name]
-            place(acts, name, seen[name].detach(), batch, whole, axes)
-            place(slopes, name, slope, batch, whole, axes)
-    kept_ids, axes_of = whole.ids.masked_fill(~whole.mask, -1), {name: model.site_table.axes[name] for name in names}
-    return Slopes(values, *(Activations(some, whole.mask, kept_ids, axes_of) for some in (acts, slopes)))
+        found.add(batch, value, seen)
+        slopes.add(batch, value, dict(zip(seen, grads, strict=True)))
+    return Slopes(found.values, found.activations(), slopes.activations())
 
 
-def _follow(seen: dict[str, Tensor], name: str, tensor: Tensor) -> Tensor:
-    """Keep a tensor that the rest of the forward is made from."""
-    kept = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_(True)
-    seen.setdefault(name, kept)  # a module that runs twice shows its first run
-    return kept
+class _Collected:
+    """Values and activations of all prompts, batch by batch."""
+
+    def __init__(self, model: Model, prompts: Prompts, sites: str | Iterable[str]) -> None:
+        self.names = model.site_table.match(sites)
+        self.axes = {name: model.site_table.axes[name] for name in self.names}
+        self.ids = model.encode(prompts)
+        self.values = torch.empty(len(self.ids), device=model.device)
+        self._whole = pad(self.ids, range(len(self.ids)), len(self.ids), "right", 0, model.device)
+        self._tensors: dict[str, Tensor] = {}
+
+    def add(self, batch: Tokens, values: Tensor, tensors: Mapping[str, Tensor]) -> None:
+        self.values[batch.index.to(self.values.device)] = values.detach().float()
+        for name, tensor in tensors.items():
+            place(self._tensors, name, tensor.detach(), batch, self._whole, self.axes[name])
+
+    def activations(self) -> Activations:
+        ids = self._whole.ids.masked_fill(~self._whole.mask, -1)
+        return Activations(self._tensors, self._whole.mask, ids, self.axes)
+
+
+def _run(model: Model, batch: Tokens, names: list[str], *, gradients: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    """The logits of one batch, and the tensors that they were made from at these sites."""
+    seen: dict[str, Tensor] = {}
+
+    def follow(name: str, tensor: Tensor) -> Tensor | None:
+        if not gradients:
+            seen.setdefault(name, tensor.clone())  # a module that runs twice shows its first run
+            return None
+        kept = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_(True)
+        seen.setdefault(name, kept)
+        return kept
+
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(model.tree.attached_at(name, partial(follow, name)))
+        logits = model.tree.forward(batch, gradients=gradients)
+    return logits, {name: seen[name] for name in names}

@@ -26,7 +26,7 @@ class Site:
     """Where and on what an edit is called.
 
     `prompts`: which of the caller's `total` prompts the rows are. `mask`: True at real tokens.
-    `axes`: what each axis of the activation is ("prompt", "pos", "feature").
+    `axes`: what each axis of the activation is ("prompt", "pos", "head", "feature").
     """
 
     name: str

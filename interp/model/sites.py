@@ -20,9 +20,9 @@ class SiteTable:
     """What one loaded model offers.
 
     `listed`: one name per place, TransformerLens' traditional one. `axes`: for every accepted name, aliases included,
-    what each axis of its activation is ("prompt", "pos" or "feature"). `origin`: for every accepted name, the bridge's
-    own name of the same place, which says what it is (the input or output of which module). `gated`: names that
-    TransformerLens keeps switched off, with the switch. `silent`: names that carry nothing of their own on this model.
+    what each axis of its activation is ("prompt", "pos", "head", "feature"). `origin`: for every accepted name, the
+    bridge's own name of the same place, which says what it is (the input or output of which module). `gated`: names
+    that TransformerLens keeps switched off, with the switch. `silent`: names that carry nothing of their own here.
     `registered`: places that a user named (`Model.register_site`).
     """
 
