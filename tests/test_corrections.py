@@ -46,7 +46,14 @@ def test_an_effect_is_found_where_it_is_and_nowhere_else() -> None:
     assert max_t(np.ones((5, 1))).tolist() == [2 / 2**5]
 
 
+def test_the_unit_of_a_place_does_not_matter() -> None:
+    values = np.random.default_rng(5).normal(0.5, 1, size=(8, 4))
+    assert max_t(values * np.array([1e-170, 1.0, 1e170, 1e-3])) == pytest.approx(max_t(values))
+
+
 def test_too_few_units_are_refused() -> None:
     for values in ([[1.0, 2.0]], [[1.0, np.nan], [1.0, 2.0]], np.zeros((0, 3))):
         with pytest.raises(ValueError, match="two units or more"):
             max_t(values)
+    with pytest.raises(ValueError, match="infinite values"):
+        max_t([[1.0, np.inf], [1.0, 2.0]])

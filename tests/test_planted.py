@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from interp import Model, UserError
 from interp.analysis.attribution import attribute_logits
 from interp.analysis.corrections import max_t
 from interp.analysis.heads import repeated_tokens, score_heads
@@ -120,6 +121,17 @@ def test_where_nothing_is_planted_nothing_is_found(models: int, allowed: int) ->
         )
         found += bool((max_t(swept.effect.numpy()) < 0.05).any())
     assert found <= allowed
+
+
+def test_heads_are_scored_on_repeated_tokens_only(tiny_gpt2: Model) -> None:
+    for sequences in ([], [[5]], [[5, 6, 7, 8]], [[5, 6, 7, 6, 8]]):
+        with pytest.raises(UserError, match="then the same tokens twice"):
+            score_heads(tiny_gpt2, sequences)
+    with pytest.raises(UserError, match="expected 2 to 2 tokens"):
+        repeated_tokens(tiny_gpt2, length=3, words=[5, 5, 6])
+    (ids,) = repeated_tokens(tiny_gpt2, length=4, sequences=1)
+    assert ids[1:5] == ids[5:]
+    assert len(set(ids[1:5])) == 4
 
 
 @pytest.mark.parametrize("plant", [plant_induction, plant_lookup])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +84,7 @@ def test_verify_tells_who_still_writes_from_who_was_killed(tiny_gpt2: Model, tmp
         assert clear_leftovers(store.folder, *PARTS) == [dead]
 
 
-def test_numbers_whose_squares_overflow_are_stored(make_tiny: Callable[..., Model], tmp_path: Path) -> None:
+def test_numbers_whose_squares_overflow_are_stored(tmp_path: Path) -> None:
     layout = shard_layout({"s": [4]}, 3, torch.float32, "plan", 0)
     values = torch.tensor([[[3e20, 4e20, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, -2e25]]])
     path = tmp_path / "shard.safetensors"

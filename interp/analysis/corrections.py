@@ -16,13 +16,15 @@ def max_t(values: ArrayLike, *, n_perm: int = 2000, seed: int = 0) -> NDArray[np
     Young 1993, Nichols and Holmes 2002): the chance of a single false place among them is at most the p-value's level,
     however the places depend on each other. Holds where a unit's effects, without an effect, are as likely the one
     sign as the other. With n units no p-value lies below 2 / 2**n.
-    Raises ValueError for fewer than two units, or a place without any.
+    Raises ValueError for fewer than two units, a place without any, and infinite values.
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim < 2 or not table.size:
         raise ValueError(f"max_t needs [unit, place], two units or more; shape {table.shape} came")
     shape, table = table.shape[1:], table.reshape(len(table), -1)
     n = (~np.isnan(table)).sum(0)
+    if np.isinf(table).any():
+        raise ValueError("max_t got infinite values, such as a share of a total of 0; leave those units out")
     if n.min() < 2:
         raise ValueError(f"max_t needs two units or more at every place; {int(n.min())} came")
     if len(table) <= MANY:
@@ -31,6 +33,7 @@ def max_t(values: ArrayLike, *, n_perm: int = 2000, seed: int = 0) -> NDArray[np
         drawn = np.random.default_rng(seed).choice([1.0, -1.0], size=(n_perm, len(table)))
         signs = np.concatenate([np.ones((1, len(table))), drawn])  # what was seen is one of the patterns
     filled = np.nan_to_num(table)
+    filled /= np.maximum(np.abs(filled).max(0), np.finfo(np.float64).tiny)  # t has no unit, squares overflow
     squares = (filled**2).sum(0)
     means = signs @ filled / n  # [pattern, place]
     # flipping signs leaves the sum of squares alone, so that a variance follows from the mean

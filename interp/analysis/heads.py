@@ -46,6 +46,7 @@ def repeated_tokens(
     """
     special = set(model.tokenizer.all_special_ids)
     pool = [i for i in range(len(model.tokenizer)) if i not in special] if words is None else list(words)
+    pool = list(dict.fromkeys(pool))
     if length < 2 or sequences < 1 or length > len(pool):
         raise UserError(f"length={length}, sequences={sequences}; expected 2 to {len(pool)} tokens, and a sequence")
     opener = model.tokenizer.bos_token_id
@@ -57,8 +58,8 @@ def repeated_tokens(
 
 def score_heads(model: Model, sequences: Sequence[list[int]], *, batch_size: int = 4) -> HeadScores:
     """Score every head on sequences that `repeated_tokens` made. Raises UserError for sequences of another form."""
-    length = (len(sequences[0]) - 1) // 2
-    if any(len(ids) != 2 * length + 1 or ids[1 : length + 1] != ids[length + 1 :] for ids in sequences):
+    length = (len(sequences[0]) - 1) // 2 if sequences else 0
+    if length < 1 or any(len(ids) != 2 * length + 1 or ids[1 : length + 1] != ids[length + 1 :] for ids in sequences):
         raise UserError("expected sequences of one length, an opening token and then the same tokens twice")
     sites = model.site_table.match("blocks.*.attn.hook_pattern")
     queries = torch.arange(length + 1, 2 * length + 1)

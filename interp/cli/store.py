@@ -109,10 +109,9 @@ def capture(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 130
-    held = f"{len(tokens):,} tokens at {len(plan.sites)} sites"
-    print(f"{whole} of {len(plan.shards)} shards, {held}: {options.out.resolve()}")
+    print(f"{whole} of {len(plan.shards)} shards of {len(tokens):,} tokens: {options.out.resolve()}")
     if missing:
-        print(f"the other {len(missing)} shards are other workers': run them with --shard, or the command without it")
+        print(f"{len(missing)} to go, which are other workers': run them with --shard, or the command without it")
     return 0
 
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from interp.model.bridge import NUMERICS
+
 LIBRARIES = ("interp-probes", "torch", "transformers", "transformer-lens", "sae-lens", "tokenizers", "numpy")
 
 
@@ -41,8 +43,6 @@ def describe_in_memory(
     hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, source: Literal["trained here", "made by hand"]
 ) -> ModelProvenance:
     """The provenance of a model that was made here and is in no file; its weights are hashed tensor by tensor."""
-    from interp.model.bridge import NUMERICS
-
     digest = hashlib.sha256()
     for tensor_name, weight in sorted(hf.state_dict().items()):
         digest.update(tensor_name.encode() + weight.contiguous().numpy().tobytes())
