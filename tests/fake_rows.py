@@ -94,6 +94,30 @@ def layers_rows(rng: random.Random, facets: bool = False) -> list[Row]:
     ]
 
 
+def heads_rows(rng: random.Random) -> list[Row]:
+    return [
+        {"kind": kind, "layer": layer, "head": head, "score (share of attention)": rng.random() ** 6}
+        for kind in ("previous", "duplicate", "induction")
+        for layer in range(30)
+        for head in range(9)
+    ]
+
+
+def effects_rows(rng: random.Random) -> list[Row]:
+    return [
+        cell({"part": f"{i}.attn.{i % 9}"}, "direct effect (nats)", spread(rng, 2.0 - i / 3, 0.3)) for i in range(14)
+    ]
+
+
+def lens_rows(rng: random.Random) -> list[Row]:
+    words = [" of", " Paris", "</b>", "\n", " a long word", " is"]
+    return [
+        {"layer": layer, "token": token, "reads": rng.choice(words), "probability": rng.random()}
+        for layer in range(12)
+        for token in ("<|im_start|>", "Mary", " went", " to", " Paris", ",", " and", " in", " Paris", " she")
+    ]
+
+
 def many_rows(rng: random.Random) -> list[Row]:
     sites = (f"blocks.{layer}.{place}" for layer in range(18) for place in ("hook_attn_out", "hook_mlp_out"))
     return [cell({"site": site}, "effect (nats)", spread(rng, 1.0, 0.4)) for site in sites]

@@ -1,4 +1,4 @@
-"""A run as a probe would leave it: 12 findings in 3 parts, every figure kind, labels long enough to hurt."""
+"""A run as a probe would leave it: 15 findings in 3 parts, every figure kind, labels long enough to hurt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 from fake_rows import (
     contexts_rows,
+    effects_rows,
     groups_rows,
+    heads_rows,
     layers_rows,
+    lens_rows,
     many_rows,
     matrix_rows,
     patching_rows,
@@ -76,7 +79,7 @@ def write_run(folder: Path, findings: list[Finding], info: RunInfo | None = None
 
 
 def fake_findings() -> list[Finding]:
-    """Twelve findings over three parts."""
+    """Fifteen findings over three parts."""
     rng = random.Random(0)
     part = "Does it happen, and how strongly?"
     where = "Where in the model is the answer written?"
@@ -235,6 +238,53 @@ def fake_findings() -> list[Finding]:
                 high="high",
                 chance=0.0,
                 caption="All sites, ranked.",
+            ),
+        ),
+        _finding(
+            "Some heads look at the name",
+            where,
+            (0.7, 0.6, 0.8),
+            (0.1, 0.05, 0.2),
+            "share of attention",
+            "the same heads, other places",
+            margin=0.2,
+            table=heads_rows(rng),
+            figure=Figure(
+                "head_grid",
+                x="head",
+                y="layer",
+                z="score (share of attention)",
+                facet="kind",
+                caption="Where each head looks.",
+            ),
+        ),
+        _finding(
+            "A few heads write the name",
+            where,
+            (1.9, 1.2, 2.6),
+            (0.1, -0.1, 0.3),
+            "nats",
+            "as many other heads",
+            table=effects_rows(rng),
+            figure=Figure(
+                "effect_bars", x="direct effect (nats)", y="part", low="low", high="high", caption="The largest ones."
+            ),
+        ),
+        _finding(
+            "The name is readable early",
+            where,
+            (1.9, 1.2, 2.6),
+            (0.1, -0.1, 0.3),
+            "nats",
+            "other names",
+            table=lens_rows(rng),
+            figure=Figure(
+                "lens_grid",
+                x="token",
+                y="layer",
+                z="probability",
+                group="reads",
+                caption="What the logit lens reads at each layer and token.",
             ),
         ),
         _finding(

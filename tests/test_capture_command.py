@@ -15,16 +15,14 @@ from pathlib import Path
 import pytest
 from hub import tiny_gpt2 as write_tiny_gpt2
 
-from interp.activations.plan import plan_capture
 from interp.cli import dispatch
 from interp.errors import UserError
 
-# The same command line with small shards and a pause after each batch, so that a kill meets it in the middle.
+# The same command line with a pause after each batch, so that a kill meets it in the middle.
 SLOWLY = """
 import sys, time
-from interp.activations import capture, plan
+from interp.activations import capture
 from interp.cli import main
-plan.plan_capture.__kwdefaults__["shard_bytes"] = 30_000
 forward = capture.ShardRun.forward
 def slowly(self, batch, offload):
     forward(self, batch, offload)
@@ -49,16 +47,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(tiny: Path, corpus: Path, out: Path, *more: object) -> list[str]:
-    flags = ["--model", tiny, "--corpus", corpus, "--sites", *SITES, "--out", out, "--batch-tokens", 200, *more]
+    where = ["--model", tiny, "--corpus", corpus, "--sites", *SITES, "--out", out]
+    flags = [*where, "--batch-tokens", 200, "--shard-bytes", 30_000, *more]
     return [sys.executable, "-c", SLOWLY, "capture", *map(str, flags)]
-
-
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of the size that the slow command makes, for commands that run in this process."""
-    defaults = plan_capture.__kwdefaults__
-    assert defaults
-    monkeypatch.setitem(defaults, "shard_bytes", 30_000)
 
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
@@ -123,7 +114,6 @@ def test_a_killed_capture_goes_on_to_the_same_bytes(
     assert any("shards kept in" in text and "the same command goes on" in text for text in told)
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_eight_workers_of_which_two_are_killed_write_the_same_bytes(
     tiny: Path, corpus: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +133,6 @@ def test_eight_workers_of_which_two_are_killed_write_the_same_bytes(
     assert contents(out) == contents(whole)
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_info_verify_and_a_mended_byte(
     tiny: Path, corpus: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +166,25 @@ def test_the_plan_alone_writes_nothing(
     assert not (tmp_path / "s").exists()
 
 
+def test_shards_are_as_small_as_asked_and_empty_rows_are_left_out_when_asked(
+    tiny: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(corpus.read_text() + '{"text": ""}\n')
+    (folder / "b.jsonl").write_text('{"text": "the last one"}\n')
+    (folder / "notes.md").write_text("x")
+    flags = ["--corpus", folder, "--shard-bytes", 40_000, "--skip-empty"]
+    assert dispatch(arguments_of(command(tiny, corpus, tmp_path / "s", *flags, "--plan-only"))) == 0
+    shown = capsys.readouterr()
+    assert "not read, for their endings: 1 files (notes.md)" in shown.err
+    assert "; 1 empty ones left out" in shown.out
+    assert dispatch(arguments_of(command(tiny, corpus, tmp_path / "s", *flags))) == 0
+    sizes = [path.stat().st_size for path in (tmp_path / "s").glob("shard-*.safetensors")]
+    assert len(sizes) > 2
+    assert max(sizes) < 45_000
+
+
 def test_numbers_in_the_environment_that_are_none_are_one_line(
     tiny: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +194,6 @@ def test_numbers_in_the_environment_that_are_none_are_one_line(
         dispatch(arguments_of(command(tiny, corpus, tmp_path / "s")))
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_bad_command_lines_are_one_line(tiny: Path, corpus: Path, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": ""}\n')

@@ -22,7 +22,7 @@ from interp.lab.findings import Figure
 from interp.model.model import Model
 from interp.model.small import SmallGPT2, train_small_gpt2
 from interp.saes.lineage import lineage_of
-from interp.views.figures import token_strip
+from interp.views.tokens import token_strip
 
 SITE = "blocks.0.hook_resid_post"
 WORDS = product(["ann", "bob", "cat", "dog", "eve", "fox"], ["likes", "sees", "eats"], ["hat", "car", "sun"])

@@ -12,7 +12,8 @@ from torch import Tensor
 from interp import Model, UserError, ablate, patch, steer
 from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
-from interp.analysis.metrics import entropy, last, log_prob, logit_difference
+from interp.analysis.answers import score_answers
+from interp.analysis.metrics import continuation, entropy, last, log_prob, logit_difference, rank
 from interp.model.gradients import gradients_of
 from interp.model.parity import check_parity
 
@@ -86,6 +87,29 @@ def test_metrics_are_what_their_names_say(tiny_gpt2: Model) -> None:
     several = tiny_gpt2.measure(PROMPTS, logit_difference([5, 6, 7], [[8, 9], [9, 10], [10, 11]]), batch_size=1)
     assert torch.allclose(several[0].double(), logits[0, 5] - logits[0, [8, 9]].mean(), atol=1e-5)
     assert torch.allclose(tiny_gpt2.measure(PROMPTS, lambda logits, at: last(logits, at)[:, 3]).double(), logits[:, 3])
+    order = logits.argsort(descending=True).tolist()
+    assert tiny_gpt2.measure(PROMPTS, rank([row[k] for row, k in zip(order, (0, 1, 9), strict=True)])).tolist() == [
+        1,
+        2,
+        10,
+    ]
+
+
+def test_a_string_scores_the_sum_of_its_tokens_in_any_batch(tiny_gpt2: Model) -> None:
+    """Against `score_answers`, which runs the plain model with its cache; an edit reaches this one."""
+    prompts, answers = ["Mary walked", "John went all the way"], [" to the sea", " home"]
+    scores = score_answers(tiny_gpt2, prompts, answers)
+    before = [len(ids) for ids in tiny_gpt2.encode(prompts)]
+    whole = tiny_gpt2.encode([prompt + answer for prompt, answer in zip(prompts, answers, strict=True)])
+    for batch_size in (1, 2):
+        summed = tiny_gpt2.measure(whole, continuation(whole, before), batch_size=batch_size)
+        mean = tiny_gpt2.measure(whole, continuation(whole, before, per="token"), batch_size=batch_size)
+        assert torch.allclose(summed, scores.summed.diagonal(), atol=1e-4)
+        assert torch.allclose(mean, scores.per_token.diagonal(), atol=1e-4)
+    with tiny_gpt2.edit({"blocks.1.hook_mlp_out": ablate()}):
+        assert not torch.allclose(tiny_gpt2.measure(whole, continuation(whole, before)), summed, atol=1e-3)
+    with pytest.raises(UserError, match="from 1 to its last token"):
+        continuation(whole, [0, 1])
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

@@ -28,6 +28,7 @@ OWNERS = {
     "ray": "activations",
     "sae_lens": "saes",
     "scipy": "analysis",
+    "sklearn": "analysis",
     "plotly": "views",
     "dash": "views",
     "tyro": "cli",

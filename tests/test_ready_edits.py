@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from interp import Model, UserError, ablate, patch, steer
+from interp.model.edits import scale
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
 RESID = "blocks.0.hook_resid_post"
@@ -85,3 +86,19 @@ def test_patch_refuses_what_does_not_line_up(tiny_gpt2: Model):
     assert "got list" in refusal([a], short)
     with tiny_gpt2.edit({RESID: patch(a, pos=1)}):  # an index from the start means the same in both
         assert same(tiny_gpt2.capture(long, RESID)[RESID][1, 1], a[1, 1])
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: patch(torch.zeros(1, 3, 4), pos=[0, 1]), "pos=[0, 1]; expected None for all"),  # type: ignore[arg-type]
+        (lambda: ablate(True), "pos=True"),
+        (lambda: ablate(to="x"), "ablate got to='x'"),  # type: ignore[arg-type]
+        (lambda: scale("x"), "scale got 'x'; expected a number"),  # type: ignore[arg-type]
+        (lambda: scale(2.0, "last"), "pos='last'"),  # type: ignore[arg-type]
+    ],
+)
+def test_odd_arguments_are_refused_where_they_are_given(make: Any, told: str):
+    with pytest.raises(UserError) as refused:
+        make()
+    assert told in str(refused.value)

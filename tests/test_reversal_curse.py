@@ -17,6 +17,9 @@ import torch
 from fact_files import write_facts
 
 from interp.analysis.answers import AnswerScores
+from interp.analysis.facts import align
+from interp.analysis.metrics import logit_difference
+from interp.analysis.patching import attribution_patch, correlation, patch_sweep
 from interp.errors import UserError
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab
@@ -61,6 +64,20 @@ def test_the_curse_shows_on_models_taught_one_order(taught: tuple[list[Finding],
     for row in rows:
         if row["learned"] != "both orders":
             assert (row["exact match"] >= 0.9) == (row["asked"] == "as taught")  # type: ignore[operator]
+
+
+def test_one_gradient_tells_what_patching_would_on_these_models(taught: tuple[list[Finding], list[Student]]) -> None:
+    """Attribution patching against patching, over every layer and token, of questions in the order taught."""
+    agreed = []
+    for student in taught[1]:
+        asked = align(student.model, student.groups["name first"], "forward", "held_out")
+        answers = asked.answer_ids
+        lead = logit_difference(answers, answers[1:] + answers[:1])
+        pair = asked.prompts, asked.prompts[1:] + asked.prompts[:1], lead, ["blocks.*.hook_resid_post"]
+        agreed.append(correlation(attribution_patch(student.model, *pair), patch_sweep(student.model, *pair)))
+        if not (student.tied and student.name_tokens == 2):  # there .75 and .79 were seen, with .92 to .97 elsewhere
+            assert agreed[-1] >= 0.8, student.condition
+    assert sum(agreed) / len(agreed) >= 0.8
 
 
 def test_one_word_names_leak_through_tied_embeddings_and_two_word_names_do_not(

@@ -42,7 +42,7 @@ def test_every_token_is_traced_to_its_place(tiny_gpt2: Model, tmp_path: Path) ->
     assert len(store) == sum(map(len, alone))
     for row in range(len(store)):
         place = store.where(row)
-        assert alone[place["document"]][place["position"]] == place["token"]
+        assert alone[place["document"]][place["position"]] == place["token_id"]
         assert place["file_row"] == place["document"] + 1
     packed, _, packed_tokens = captured(tiny_gpt2, tmp_path / "p", MIDDLE, cut=Cut(8, "packed"))
     assert set(packed_tokens.lengths[:-1].tolist()) == {8}
@@ -50,6 +50,8 @@ def test_every_token_is_traced_to_its_place(tiny_gpt2: Model, tmp_path: Path) ->
     assert packed_tokens.ids[own].tolist() == [t for ids in alone for t in ids]
     assert len(packed) == len(packed_tokens)
     assert int(store.is_sink(MIDDLE).sum()) >= len(tokens.starts) - 1
+    shards = len(store.plan.shards)
+    assert repr(store) == f"Store({str(store.folder)!r}: {len(store)} rows at 1 sites, {shards} of {shards} shards)"
 
 
 @pytest.mark.parametrize(("dtype", "close"), [("fp32", 1e-5), ("bf16", 1e-2), ("fp16", 1e-3)])

@@ -15,8 +15,8 @@ from interp import Model, UserError
 from interp.activations import create as create_module
 from interp.activations.capture import Worker, capture_store
 from interp.activations.plan import plan_capture
-from interp.activations.shards import Layout
 from interp.activations.store import Store, open_store
+from interp.activations.tensor_file import Layout
 from interp.activations.token_table import Cut, Tokens
 from interp.text.corpus import from_texts
 

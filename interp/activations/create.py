@@ -20,7 +20,6 @@ from interp.activations.files import (
     write_sealed,
 )
 from interp.activations.plan import Plan
-from interp.activations.shards import Layout, lay_out
 from interp.activations.store import (
     ARRAYS,
     PARTS,
@@ -32,6 +31,7 @@ from interp.activations.store import (
     read_record,
     read_tokens_file,
 )
+from interp.activations.tensor_file import Layout, lay_out
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 

@@ -89,7 +89,7 @@ def plan_capture(
         raise UserError(f"batch_tokens {batch_tokens}; expected the context, {cut.context}, or more")
     corpus = corpus if isinstance(corpus, Corpus) else from_texts(corpus)
     tell = (lambda done, total: progress("reading the corpus", done, total)) if progress else None
-    tokens, fingerprint, ended = read_tokens(model, corpus, cut, tell)
+    tokens, read = read_tokens(model, corpus, cut, tell)
     row = DTYPES[dtype].itemsize * sum(map(prod, shapes.values()))
     provenance = model.provenance
     registered = {name: str(place) for name, place in model.site_table.registered.items() if name in shapes}
@@ -107,7 +107,7 @@ def plan_capture(
         cut=asdict(cut) | {"bos": provenance.bos},
         sites=shapes,
         batch_tokens=batch_tokens,
-        corpus={"documents": len(tokens.row), "tokens": len(tokens), "fingerprint": fingerprint, "whole": ended},
+        corpus=read,
         shards=cut_shards(tokens, row, shard_bytes),
     )
     return plan, tokens

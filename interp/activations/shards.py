@@ -10,66 +10,16 @@ shards and nothing else that counts.
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from interp.activations.files import write_at
+from interp.activations.tensor_file import Layout, lay_out
 from interp.errors import UserError
-
-NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int32: "I32",
-    torch.int64: "I64",
-}
-
-
-@dataclass(frozen=True)
-class Field:
-    """A tensor in a shard: where its bytes begin and end in the file."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A safetensors file before it is written: its header, where each tensor lies, and its size."""
-
-    header: bytes
-    fields: dict[str, Field]
-    size: int
-
-
-def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]], note: Mapping[str, str]) -> Layout:
-    """Lay tensors out one after the other, widest numbers first so that each is aligned."""
-    order = sorted(tensors, key=lambda name: -tensors[name][0].itemsize)
-    header: dict[str, Any] = {"__metadata__": dict(note)}
-    at, spans = 0, {}
-    for name in order:
-        dtype, shape = tensors[name]
-        size = dtype.itemsize * prod(shape)
-        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [at, at + size]}
-        spans[name] = (at, at + size)
-        at += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % 64)
-    begin = 8 + len(text)
-    fields = {n: Field(tensors[n][0], tuple(tensors[n][1]), begin + a, begin + b) for n, (a, b) in spans.items()}
-    return Layout(struct.pack("<Q", len(text)) + text, fields, begin + at)
 
 
 class ShardWriter:
@@ -132,24 +82,3 @@ def shard_layout(
         tensors[f"{site}#sum"] = (torch.float64, (prod(shape),))
         tensors[f"{site}#sum_of_squares"] = (torch.float64, (prod(shape),))
     return lay_out(tensors, {"plan": plan_hash, "shard": str(index)})
-
-
-def map_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped into memory: no byte is copied until it is touched.
-
-    The mapping is private: writing to a tensor changes neither the file nor another reader's view.
-    """
-    size = path.stat().st_size
-    whole = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8) if size > 8 else torch.empty(0)
-    dtypes = {name: dtype for dtype, name in NAMES.items()}
-    out = {}
-    try:
-        length = int(whole[:8].view(torch.int64)[0])
-        header = json.loads(bytes(whole[8 : 8 + length].numpy()))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, stop = (8 + length + offset for offset in entry["data_offsets"])
-                out[name] = whole[start:stop].view(dtypes[entry["dtype"]]).view(entry["shape"])
-    except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged; `interp store verify` says what is, and how to mend it") from error
-    return out

@@ -25,7 +25,8 @@ from torch import Tensor
 from interp.activations.files import read_sealed
 from interp.activations.plan import DTYPES, SCHEMA, Plan
 from interp.activations.rows import SINK_FACTOR
-from interp.activations.shards import Layout, map_tensors, shard_layout
+from interp.activations.shards import shard_layout
+from interp.activations.tensor_file import Layout, map_tensors
 from interp.activations.token_table import Tokens
 from interp.errors import UserError, unknown
 
@@ -41,6 +42,11 @@ class Store:
     plan: Plan
     tokens: Tokens
     _maps: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        whole = len(self.plan.shards) - len(self.missing)
+        held = f"{len(self):,} rows at {len(self.sites)} sites, {whole} of {len(self.plan.shards)} shards"
+        return f"Store({str(self.folder)!r}: {held})"
 
     def __len__(self) -> int:
         return int(self.plan.corpus["tokens"])
@@ -127,12 +133,12 @@ class Store:
         return sinks
 
     def where(self, row: int) -> dict[str, Any]:
-        """The token, document, position, file and row of the corpus that a row is from."""
+        """Where a row is from: token id, document and position in it (-1: a BOS put there), file and row in it."""
         if not 0 <= row < len(self):
             raise UserError(f"row {row} came; this store has rows 0 to {len(self) - 1}")
         document = int(self.tokens.document[row])
         return {
-            "token": int(self.tokens.ids[row]),
+            "token_id": int(self.tokens.ids[row]),
             "document": document,
             "position": int(self.tokens.position[row]),
             "file": self.tokens.files[int(self.tokens.file[document])],

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -81,10 +81,11 @@ class Tokens:
 
 def read_tokens(
     model: Model, corpus: Corpus, cut: Cut, progress: Callable[[int, int], None] | None = None
-) -> tuple[Tokens, str, bool]:
-    """Tokenize a corpus: (tokens, fingerprint of the documents read and their places, was it read to its end?).
+) -> tuple[Tokens, dict[str, Any]]:
+    """Tokenize a corpus: its tokens, and what a plan says of it (how much, its fingerprint, was it read to its end?).
 
-    Reads a few documents more than `cut.max_tokens` needs, and no further.
+    The fingerprint is of the documents read and their places. Reads a few documents more than `cut.max_tokens` needs,
+    and no further.
     Raises UserError for a document that cannot be tokenized, and for a corpus without any.
     """
     seen = _Reader(model, cut, corpus.root)
@@ -96,7 +97,9 @@ def read_tokens(
     ended = not seen.cut_off and _is_done(documents)
     if not seen.ids:
         raise UserError(f"{corpus.name} holds no document; expected one or more")
-    return seen.tokens(), seen.fingerprint(), ended
+    told: dict[str, Any] = {"documents": len(seen.row), "tokens": len(seen.ids), "fingerprint": seen.fingerprint()}
+    left_out = {"left_out": seen.left_out} if seen.left_out else {}
+    return seen.tokens(), told | {"whole": ended} | left_out
 
 
 def _is_done(documents: Iterator[Document]) -> bool:
@@ -115,6 +118,7 @@ class _Reader:
         self.starts, self.file, self.row = array("q", [0]), array("i"), array("q")
         self.files: dict[str, int] = {}
         self.cut_off = False  # is there text that `max_tokens` left out?
+        self.left_out = 0
         self.hash = xxhash.xxh3_128()
         bos = model.tokenizer.bos_token_id
         opened = encode(model.tokenizer, ["a"], model.bos)[0][0]
@@ -140,6 +144,7 @@ class _Reader:
             self.hash.update(json.dumps([document.text, name, document.row]).encode())
             self.file.append(self.files.setdefault(name, len(self.files)))
             self.row.append(document.row)
+            self.left_out += document.left_out
             self._cut(ids, len(self.row) - 1)
 
     def _encode(self, documents: Sequence[Document]) -> list[list[int]]:

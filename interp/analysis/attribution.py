@@ -8,6 +8,7 @@ what is read from the residual stream at the end: what a part does through later
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from interp.analysis.metrics import Ids, logit_difference, token_table
 from interp.errors import UserError
+from interp.model.captured import Activations
 from interp.model.model import Model
 from interp.model.plain import plain_module
 from interp.model.tokens import Prompts
@@ -30,12 +32,18 @@ ROUGH = 0.05  # the same in half precision, where the model itself rounds as it 
 class Attribution:
     """`effect` [prompt, part], in nats: what each of `parts` adds to the logit difference at the last token.
 
+    Parts are called `embedding`, `3.attn` (attention of layer 3), `3.attn.5` (its head 5), `3.attn.bias`, `3.mlp`,
+    `3.mlp.17` (a neuron), `final bias`; with an SAE also `feature 42`, `sae bias` and `sae error`.
     `total` [prompt]: the model's own logit difference. `error` [prompt]: what the parts do not explain; rounding.
     """
 
     parts: tuple[str, ...]
     effect: Float[Tensor, "prompt part"]
     total: Float[Tensor, " prompt"]
+
+    def __repr__(self) -> str:
+        largest = ", ".join(f"{part} {effect:+.3g}" for part, effect in self.top(3))
+        return f"Attribution({len(self.total)} prompts, {len(self.parts)} parts; {largest}, …)"
 
     @property
     def error(self) -> Float[Tensor, " prompt"]:
@@ -65,37 +73,69 @@ def attribute_logits(
     """
     if by not in ("component", "head", "neuron"):
         raise UserError(f"by={by!r}; expected component, head or neuron")
+    inner = [f"blocks.*.{_INNER[by]}"] if by in _INNER else []
+    reading = read_logits(model, prompts, right, wrong, inner, batch_size=batch_size)
+    columns: dict[str, Tensor] = {}
+    for name, written in reading.components(model.n_layers).items():
+        layer, _, what = name.partition(".")
+        if what and what == _PARTED.get(by):
+            acts = reading.acts.last(f"blocks.{layer}.{_INNER[by]}")
+            shares, bias = _shares(model, acts, int(layer), what, reading.direction)
+            check_sum(model, shares.sum(1) + bias, written, shares.abs().sum(1) + bias.abs(), name)
+            columns |= {f"{name}.{i}": shares[:, i] for i in range(shares.shape[1])} | {f"{name}.bias": bias}
+        else:
+            columns[name] = written
+    return add_up(model, columns, reading)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What every attribution starts from. `acts`: the residual stream's parts, with those that were asked for besides.
+
+    `direction` [prompt, d_model]: d logit difference / d residual at the last token, the final norm's scale held.
+    `constant` [prompt]: what the biases behind it add. `total` [prompt]: the model's own logit difference.
+    """
+
+    acts: Activations
+    direction: Float[Tensor, "prompt d_model"]
+    constant: Float[Tensor, " prompt"]
+    total: Float[Tensor, " prompt"]
+
+    def along(self, written: Float[Tensor, "prompt d_model"]) -> Float[Tensor, " prompt"]:
+        """What a vector written to the residual stream adds to the logit difference."""
+        return (written.to(self.direction) * self.direction).sum(-1)
+
+    def components(self, n_layers: int) -> dict[str, Float[Tensor, " prompt"]]:
+        """What embedding, every attention and every MLP add, and the biases behind them, in the order of writing."""
+        parts = {"embedding": self.along(self.acts.last("blocks.0.hook_resid_pre"))}
+        for layer in range(n_layers):
+            for what in ("attn", "mlp"):
+                parts[f"{layer}.{what}"] = self.along(self.acts.last(f"blocks.{layer}.hook_{what}_out"))
+        return parts | {"final bias": self.constant}
+
+
+def read_logits(
+    model: Model, prompts: Prompts, right: Ids, wrong: Ids, sites: Sequence[str] = (), *, batch_size: int = 16
+) -> Reading:
+    """Capture what is written to the residual stream, and `sites`, and find the direction that the answers read."""
     ids = model.encode(prompts)
     total = model.measure(ids, logit_difference(right, wrong), batch_size=batch_size)  # refuses answers that do not fit
     last_block = f"blocks.{model.n_layers - 1}.hook_resid_post"
-    sites = ["blocks.0.hook_resid_pre", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out", last_block]
-    acts = model.capture(ids, [*sites, *_inner(by)], batch_size=batch_size)
-    final = acts.last(last_block)
-    direction, constant = _read_out(model, final, _mean_unembedding(model, right, wrong))
-    columns: list[tuple[list[str], Tensor]] = []
+    written = ["blocks.0.hook_resid_pre", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out", last_block]
+    acts = model.capture(ids, [*written, *sites], batch_size=batch_size)
+    direction, constant = _read_out(model, acts.last(last_block), _mean_unembedding(model, right, wrong))
+    return Reading(acts, direction, constant, total)
 
-    def add(names: list[str], effect: Tensor) -> None:
-        columns.append((names, effect.view(len(ids), -1)))
 
-    add(["embedding"], _along(acts.last("blocks.0.hook_resid_pre"), direction))
-    for layer in range(model.n_layers):
-        for what in ("attn", "mlp"):
-            written = _along(acts.last(f"blocks.{layer}.hook_{what}_out"), direction)
-            if what == _PARTED.get(by):
-                shares, bias = _shares(model, acts.last(f"blocks.{layer}.{_INNER[by]}"), layer, what, direction)
-                _check_sum(model, shares.sum(1) + bias, written, shares.abs().sum(1) + bias.abs(), f"{layer}.{what}")
-                add([f"{layer}.{what}.{i}" for i in range(shares.shape[1])], shares)
-                add([f"{layer}.{what}.bias"], bias)
-            else:
-                add([f"{layer}.{what}"], written)
-    add(["final bias"], constant)
-    parts = tuple(name for names, _ in columns for name in names)
-    found = Attribution(parts, torch.cat([e for _, e in columns], 1).float().cpu(), total.cpu())
-    _check_sum(model, found.effect.sum(1), found.total, found.effect.abs().sum(1), "its logit difference")
+def add_up(model: Model, columns: Mapping[str, Float[Tensor, " prompt"]], reading: Reading) -> Attribution:
+    """The parts as one table. Raises UserError where they do not sum to the model's own logit difference."""
+    effect = torch.stack([part.float().cpu() for part in columns.values()], 1)
+    found = Attribution(tuple(columns), effect, reading.total.cpu())
+    check_sum(model, effect.sum(1), found.total, effect.abs().sum(1), "its logit difference")
     return found
 
 
-def _check_sum(model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: str) -> None:
+def check_sum(model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: str) -> None:
     """Refuse a model in which the parts are not all that there is."""
     off = float(((parts - whole).abs() / size.clamp_min(1e-6)).max())
     if not off <= (RELATIVE if model.hf.dtype == torch.float32 else ROUGH):
@@ -108,14 +148,6 @@ def _check_sum(model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: s
 
 _INNER = {"head": "attn.hook_z", "neuron": "mlp.hook_post"}
 _PARTED = {"head": "attn", "neuron": "mlp"}
-
-
-def _inner(by: Unit) -> list[str]:
-    return [f"blocks.*.{_INNER[by]}"] if by in _INNER else []
-
-
-def _along(written: Float[Tensor, "prompt d_model"], direction: Float[Tensor, "prompt d_model"]) -> Tensor:
-    return (written.to(direction) * direction).sum(-1)
 
 
 def _shares(

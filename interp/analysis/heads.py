@@ -7,7 +7,8 @@ token just before. A score is the mean attention paid there; a head that looks e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.choose import only
+from interp.model.edits import ablate
+from interp.model.hooks import Edit
 from interp.model.model import Model
+from interp.model.tokens import Prompts
 
 KINDS = ("previous", "duplicate", "induction")
 
@@ -61,19 +66,60 @@ def score_heads(model: Model, sequences: Sequence[list[int]], *, batch_size: int
     length = (len(sequences[0]) - 1) // 2 if sequences else 0
     if length < 1 or any(len(ids) != 2 * length + 1 or ids[1 : length + 1] != ids[length + 1 :] for ids in sequences):
         raise UserError("expected sequences of one length, an opening token and then the same tokens twice")
-    sites = model.site_table.match("blocks.*.attn.hook_pattern")
     queries = torch.arange(length + 1, 2 * length + 1)
     keys = {"previous": queries - 1, "duplicate": queries - length, "induction": queries - length + 1}
-    scores: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
-    for site in sites:  # one layer at a time: patterns are large
-        pattern = model.capture(list(sequences), site, batch_size=batch_size)[site].float()
-        for kind in KINDS:
-            scores[kind].append(_at(pattern, queries, keys[kind]).cpu())
     chance = float((1 / (queries + 1)).mean())
-    return HeadScores({kind: torch.stack(some, 1) for kind, some in scores.items()}, dict.fromkeys(KINDS, chance))
+    return HeadScores(
+        attention_paid(model, sequences, queries, keys, batch_size=batch_size), dict.fromkeys(KINDS, chance)
+    )
 
 
-def _at(
-    pattern: Float[Tensor, "sequence head query key"], queries: Int[Tensor, " n"], keys: Int[Tensor, " n"]
-) -> Float[Tensor, "sequence head"]:
-    return pattern[:, :, queries, keys].mean(-1)
+def attention_paid(
+    model: Model,
+    sequences: Sequence[list[int]],
+    queries: Int[Tensor, " n"],
+    keys: Mapping[str, Int[Tensor, " n"]],
+    *,
+    batch_size: int = 4,
+) -> dict[str, Float[Tensor, "sequence layer head"]]:
+    """Mean attention from the tokens `queries` to the tokens `keys[kind]`, one by one, for every kind and head."""
+    scores: dict[str, list[Tensor]] = {kind: [] for kind in keys}
+    for site in model.site_table.match("blocks.*.attn.hook_pattern"):  # one layer at a time: patterns are large
+        pattern = model.capture(list(sequences), site, batch_size=batch_size)[site].float()
+        for kind, where in keys.items():
+            scores[kind].append(pattern[:, :, queries, where].mean(-1).cpu())
+    return {kind: torch.stack(some, 1) for kind, some in scores.items()}
+
+
+def mean_outputs(model: Model, prompts: Prompts) -> dict[str, Float[Tensor, "head d_head"]]:
+    """What each head reads on average over all tokens of `prompts` but the first, by site `attn.hook_z`."""
+    acts = model.capture(prompts, "blocks.*.attn.hook_z")
+    return {site: acts[site][:, 1:][acts.mask[:, 1:]].mean(0) for site in acts}
+
+
+def ablate_heads(heads: Iterable[tuple[int, int]], to: Mapping[str, Float[Tensor, "head d_head"]]) -> dict[str, Edit]:
+    """Edits that hold these heads (layer, head) at `to`, which `mean_outputs` gives."""
+    chosen: dict[int, list[int]] = {}
+    for layer, head in heads:
+        chosen.setdefault(layer, []).append(head)
+    sites = {layer: f"blocks.{layer}.attn.hook_z" for layer in chosen}
+    return {sites[layer]: only(ablate(to=to[sites[layer]]), heads=some) for layer, some in chosen.items()}
+
+
+def others_like(heads: Sequence[tuple[int, int]], shape: tuple[int, int], *, seed: int) -> list[tuple[int, int]]:
+    """As many heads drawn at random, none of them in `heads`, layer by layer as many as there are left.
+
+    A layer's place decides much of what a head does, so that the control of a set of heads comes from the same layers.
+    `shape`: layers, and heads of each. Raises UserError where too few heads are left.
+    """
+    rng = random.Random(seed)
+    taken, spare = list[tuple[int, int]](), [(i, j) for i in range(shape[0]) for j in range(shape[1])]
+    spare = [head for head in spare if head not in set(heads)]
+    if len(spare) < len(heads):
+        raise UserError(f"{len(heads)} of {shape[0] * shape[1]} heads leave no {len(heads)} others; choose fewer")
+    for layer, _ in heads:
+        same = [head for head in spare if head[0] == layer]
+        drawn = rng.choice(same or spare)
+        spare.remove(drawn)
+        taken.append(drawn)
+    return taken

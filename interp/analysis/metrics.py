@@ -7,6 +7,7 @@ A metric is a function `(logits [prompt, pos, d_vocab], site) -> [prompt]`, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -49,6 +50,44 @@ def log_prob(ids: Ids) -> Metric:
         return logs.gather(1, _mine(wanted, site, logs)).mean(1)
 
     return surprise
+
+
+def continuation(
+    ids: Sequence[Sequence[int]], starts: Sequence[int], *, per: Literal["string", "token"] = "string"
+) -> Metric:
+    """Log-probability of each prompt's own tokens from `starts[prompt]` on, given what stands before them, in nats.
+
+    The prompts hold the string that is asked for; summed, or the mean of its tokens. `ids`: the prompts, encoded.
+    """
+    if len(ids) != len(starts) or any(not 0 < start < len(row) for row, start in zip(ids, starts, strict=False)):
+        raise UserError(
+            f"{len(starts)} starts came for {len(ids)} prompts; expected one each, from 1 to its last token"
+        )
+
+    def of(logits: Tensor, site: Site) -> Tensor:
+        if site.total != len(ids):
+            raise UserError(f"the metric has {len(ids)} prompts, and {site.total} came; expected the same")
+        out = []
+        for row, prompt in zip(logits, site.prompts.tolist(), strict=True):
+            own, start = ids[prompt], starts[prompt]
+            logs = row[start - 1 : len(own) - 1].float().log_softmax(-1)
+            picked = logs.gather(1, torch.tensor(own[start:], device=logs.device)[:, None])
+            out.append(picked.sum() if per == "string" else picked.mean())
+        return torch.stack(out)
+
+    return of
+
+
+def rank(ids: Ids) -> Metric:
+    """Rank of each prompt's token [prompt] after its last one: 1 is the likeliest; tokens as likely share the best."""
+    wanted = token_table("ids", ids)
+
+    def of(logits: Tensor, site: Site) -> Tensor:
+        final = last(logits, site)
+        own = final.gather(1, _mine(wanted, site, final)[:, :1])
+        return (final > own).sum(1).float() + 1
+
+    return of
 
 
 def divergence(reference: Float[Tensor, "prompt d_vocab"]) -> Metric:

@@ -208,7 +208,11 @@ def _grid(pairs: Pairs, acts: Activations, by: Sequence[By], positions: Sequence
     if set(by) - {"pos", "head"} or len(set(by)) != len(by) or ("head" in by and by[-1] != "head"):
         raise UserError(f"by={tuple(by)}; expected (), ('pos',), ('head',) or ('pos', 'head')")
     longest = max(map(len, pairs.source))
-    wanted = list(range(longest)) if positions is None else list(positions)
+    if positions is not None and not (
+        isinstance(positions, Iterable) and all(hasattr(p, "__index__") for p in positions)
+    ):
+        raise UserError(f"positions={positions!r}; expected several positions, such as [0, -1]")
+    wanted = list(range(longest)) if positions is None else [int(p) for p in positions]
     if positions is not None and ("pos" not in by or not wanted):
         raise UserError(f"positions={wanted} with by={tuple(by)}; expected some positions, and 'pos' in `by`")
     axes = tuple(range(len(wanted)) if axis == "pos" else range(max(heads)) for axis in by)

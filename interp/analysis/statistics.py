@@ -157,14 +157,14 @@ def pooled_pairing_null(
     draws = [
         np.concatenate([m[np.arange(len(m)), rng.permutation(len(m))] for m in scores]).mean() for _ in range(n_perm)
     ]
-    return _null(draws, unit, level)
+    return null_of(draws, unit=unit, level=level)
 
 
 def sign_flip_null(values: ArrayLike, *, unit: str, n_perm: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:
     """Mean of paired differences when each unit's sign is a coin toss: the null of "there is no difference"."""
     means = _unit_means(values)
     rng = np.random.default_rng(seed)
-    return _null((means * rng.choice([-1.0, 1.0], size=(n_perm, len(means)))).mean(axis=1), unit, level)
+    return null_of((means * rng.choice([-1.0, 1.0], size=(n_perm, len(means)))).mean(axis=1), unit=unit, level=level)
 
 
 def known(value: float, *, unit: str, why: str) -> Estimate:
@@ -179,7 +179,8 @@ def _above_others(matrix: ArrayLike) -> Floats:
     return centred * (n / (n - 1))
 
 
-def _null(draws: ArrayLike, unit: str, level: float) -> Estimate:
+def null_of(draws: ArrayLike, *, unit: str, level: float = 0.95) -> Estimate:
+    """The middle `level` of a number's values under chance, one a permutation, as the estimate of a null."""
     values = np.asarray(draws, dtype=np.float64)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     mean = min(max(float(values.mean()), float(low)), float(high))

@@ -33,7 +33,12 @@ Dtype = Literal["fp32", "bf16", "fp16"]
 class CaptureOptions:
     """Activations of a corpus to a store on disk. Run it again to go on where it stopped."""
 
-    corpus: Annotated[str, tyro.conf.arg(help="Text, .jsonl, .parquet (also .gz, .zst), a folder of them, hf:NAME.")]
+    corpus: Annotated[
+        str,
+        tyro.conf.arg(
+            help="Text (documents parted by blank lines), .jsonl, .parquet, each also .gz or .zst; a folder; hf:NAME."
+        ),
+    ]
     sites: Annotated[list[str], tyro.conf.arg(help="Sites or patterns, such as blocks.*.hook_resid_post.")]
     out: Annotated[Path, tyro.conf.arg(help="The store: a folder to create, or one to go on with.")]
     model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = "smollm2-135m"
@@ -45,10 +50,14 @@ class CaptureOptions:
         Literal["documents", "packed"],
         tyro.conf.arg(help="Every document by itself, or one after the other without padding."),
     ] = "documents"
+    skip_empty: Annotated[bool, tyro.conf.arg(help="Leave out documents without text instead of stopping.")] = False
     max_tokens: Annotated[int | None, tyro.conf.arg(help="Stop after so many tokens; by default at the end.")] = None
     batch_tokens: Annotated[
         int | None,
         tyro.conf.arg(help="Tokens of a forward, at most; by default 1024 on a CPU. Decides the last bits."),
+    ] = None
+    shard_bytes: Annotated[
+        int | None, tyro.conf.arg(help="Bytes of a shard, at most: what a kill can cost; by default 256 MiB.")
     ] = None
     register: Annotated[
         tuple[str, ...],
@@ -69,7 +78,7 @@ def capture(arguments: list[str]) -> int:
     from interp.activations.capture import capture_store
     from interp.activations.cost import measure_cost
     from interp.activations.create import refuse_other
-    from interp.activations.plan import plan_capture
+    from interp.activations.plan import SHARD_BYTES, plan_capture
     from interp.activations.store import open_store
     from interp.activations.token_table import Cut
     from interp.model.cache import check_place
@@ -81,7 +90,10 @@ def capture(arguments: list[str]) -> int:
     check_place(options.out, "--out")
     worker = _worker(options.shard)
     cut = Cut(options.context, options.packing, options.max_tokens)
-    corpus = open_corpus(options.corpus)
+    corpus = open_corpus(options.corpus, skip_empty=options.skip_empty)
+    if corpus.ignored:
+        others = ", ".join(path.name for path in corpus.ignored[:3]) + ", …" * (len(corpus.ignored) > 3)
+        print(f"interp: not read, for their endings: {len(corpus.ignored)} files ({others})", file=sys.stderr)
     model = load_model(options.model, options.device, options.dtype)
     for one in options.register:
         name, equals, where = one.partition("=")
@@ -92,7 +104,14 @@ def capture(arguments: list[str]) -> int:
         model.register_site(name, where)
     with shown_progress() as say:
         plan, tokens = plan_capture(
-            model, corpus, options.sites, cut=cut, dtype=options.store, batch_tokens=options.batch_tokens, progress=say
+            model,
+            corpus,
+            options.sites,
+            cut=cut,
+            dtype=options.store,
+            batch_tokens=options.batch_tokens,
+            shard_bytes=options.shard_bytes or SHARD_BYTES,
+            progress=say,
         )
     if options.plan_only:
         if (options.out / "plan.json").exists():
@@ -164,8 +183,10 @@ def _finishing() -> Iterator[Callable[[], bool]]:
 
 def _print_plan(plan: Plan, tokens: Tokens, cost: Cost, worker: Worker) -> int:
     hours, minutes = divmod(round(cost.seconds / 60), 60)
+    left_out = f"; {plan.corpus['left_out']:,} empty ones left out" if "left_out" in plan.corpus else ""
+    more = "" if plan.corpus["whole"] else " (the corpus holds more)"
     rows = [
-        ("documents", f"{len(tokens.row):,}" + ("" if plan.corpus["whole"] else " (the corpus holds more)")),
+        ("documents", f"{len(tokens.row):,}{more}{left_out}"),
         ("tokens", f"{len(tokens):,} in {len(tokens.starts) - 1:,} sequences of at most {plan.cut['context']}"),
         ("sites", f"{len(plan.sites)}, read from the {plan.numerics['path']}"),
         ("shards", f"{len(plan.shards)}"),
@@ -235,7 +256,8 @@ def _info(opened: Store) -> list[tuple[str, str]]:
         ),
         (
             "stored as",
-            f"{numerics['stored']}, computed in {numerics['compute']} on {numerics['device']}",
+            f"{numerics['stored']}, computed in {numerics['compute']} by the {numerics['path']} "
+            f"({numerics['attention']} attention) on {numerics['device']}",
         ),
         ("shards", f"{len(plan.shards)}, {state}"),
         ("plan", plan.hash),

@@ -57,7 +57,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Figure:
-    """Names a function of `interp.views.figures` and the columns of the finding's table that it reads."""
+    """Names a picture kind of `interp.views` and the columns of the finding's table that it reads."""
 
     kind: str
     x: str

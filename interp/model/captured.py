@@ -30,6 +30,11 @@ class Activations(Mapping[str, Tensor]):
             raise unknown("captured site", site, self.tensors)
         return self.tensors[site]
 
+    def __repr__(self) -> str:
+        shapes = [f"{site} {list(tensor.shape)}" for site, tensor in self.tensors.items()]
+        more = [f"and {len(shapes) - 3} more"] if len(shapes) > 3 else []
+        return f"Activations({len(self.mask)} prompts, {int(self.mask.sum()):,} tokens; {', '.join(shapes[:3] + more)})"
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.choose import Pos, choose
-from interp.model.hooks import Edit, Site, real_entries
+from interp.model.hooks import Edit, Site, check_pos, real_entries
 
 
 def ablate(pos: Pos = None, *, to: float | Tensor = 0.0) -> Edit:
@@ -26,6 +26,11 @@ def ablate(pos: Pos = None, *, to: float | Tensor = 0.0) -> Edit:
     Zero may lie far from anything the model computes, so that its effect is partly that of a strange input: the mean
     keeps what all tokens share, and `resample` keeps the whole distribution (Chan et al., causal scrubbing, 2022).
     """
+    check_pos(pos)
+    try:
+        torch.as_tensor(to, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"ablate got to={to!r:.60}; expected a number or a tensor, such as a site's mean") from error
 
     def ablated(activation: Tensor, site: Site) -> Tensor:
         value = torch.as_tensor(to, dtype=activation.dtype, device=activation.device)
@@ -61,6 +66,9 @@ def resample(pool: Float[Tensor, "row ..."], pos: Pos = None, *, seed: int = 0) 
 
 def scale(factor: float, pos: Pos = None) -> Edit:
     """Multiply by `factor`."""
+    check_pos(pos)
+    if isinstance(factor, str) or not hasattr(factor, "__float__"):
+        raise UserError(f"scale got {factor!r:.60}; expected a number")
 
     def scaled(activation: Tensor, site: Site) -> Tensor:
         return torch.where(choose(activation, site, pos), activation * factor, activation)
@@ -189,6 +197,7 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
     """
     if not isinstance(source, Tensor) or source.ndim < 3:
         raise UserError(f"patch got {_shape(source)}; expected a tensor [prompt, pos, feature], as capture returns it")
+    check_pos(pos)
     absent = source.isnan().flatten(2).all(-1)  # capture writes NaN on padding
     from_start = pos is not None and not isinstance(pos, slice) and pos >= 0
 

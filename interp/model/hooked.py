@@ -107,6 +107,10 @@ class HookedTree:
     @contextmanager
     def edited(self, edits: Mapping[str, Edit]) -> Iterator[Receipts]:
         """Apply edits to every forward inside the context; see `Model.edit`."""
+        if not edits:
+            raise UserError(
+                "no edit came; expected {site or pattern: edit}, such as {'blocks.3.hook_mlp_out': ablate()}"
+            )
         resolved = [(name, fn) for pattern, fn in edits.items() for name in self.site_table.match(pattern)]
         for name, fn in resolved:
             self._check_edit(name, fn)

@@ -44,8 +44,7 @@ class Site:
         """True at the real tokens chosen by `pos`, counted per prompt without its padding (-1 is the last token)."""
         if pos is None:
             return self.mask
-        if isinstance(pos, bool) or not (isinstance(pos, slice) or hasattr(pos, "__index__")):
-            raise UserError(f"pos={pos!r} at {self.name}; expected None for all tokens, an index or a slice")
+        check_pos(pos)
         pos = pos if isinstance(pos, slice) else index(pos)  # numpy's integers are indices too
         count = self.mask.long().cumsum(-1) - 1  # index of each real token within its own prompt
         length = self.mask.sum(-1, keepdim=True)
@@ -64,27 +63,38 @@ class Site:
         return chosen
 
 
+def check_pos(pos: object) -> None:
+    """Raise UserError for what chooses no tokens."""
+    if pos is not None and (isinstance(pos, bool) or not (isinstance(pos, slice) or hasattr(pos, "__index__"))):
+        raise UserError(f"pos={pos!r}; expected None for all tokens, an index or a slice")
+
+
 Edit = Callable[[Tensor, Site], Tensor]
 Metric = Callable[[Float[Tensor, "prompt pos d_vocab"], Site], Float[Tensor, " prompt"]]  # one number a prompt
 
 
 @dataclass
 class Receipt:
-    """What an edit really did: how often it ran, and the mean norm over real tokens before, after and of the change."""
+    """What an edit really did: how often it ran, how many of the vectors it saw it changed, and their mean norms.
+
+    `seen` and `changed` count activation vectors of real tokens, every head's by itself. The norms are over those that
+    changed: an edit of one token would drown in all the others, and any edit in an attention sink's norm of thousands.
+    """
 
     site: str
     fired: int = 0
+    seen: int = 0
+    changed: int = 0
     _sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    _vectors: int = 0
 
     @property
     def norm_before(self) -> float:
-        """Mean L2 norm of the activation vectors that came in."""
+        """Mean L2 norm of the vectors that it changed, as they came in; 0 where it changed none."""
         return self._mean(0)
 
     @property
     def norm_after(self) -> float:
-        """Mean L2 norm of the vectors that went out."""
+        """Mean L2 norm of the same vectors as they went out."""
         return self._mean(1)
 
     @property
@@ -93,20 +103,23 @@ class Receipt:
         return self._mean(2)
 
     def _mean(self, i: int) -> float:
-        return self._sums[i] / self._vectors if self._vectors else 0.0
+        return self._sums[i] / self.changed if self.changed else 0.0
 
     def record(self, before: Tensor, after: Tensor) -> None:
         """Add one call; `before` and `after` are [row, feature] at real tokens."""
+        before, after = before.detach(), after.detach()
+        differs = (before != after).any(-1)
         self.fired += 1
-        self._vectors += before.shape[0]
+        self.seen += len(before)
+        self.changed += int(differs.sum())
+        before, after = before[differs].double(), after[differs].double()
         for i, rows in enumerate((before, after, after - before)):
-            self._sums[i] += float(rows.detach().double().norm(dim=-1).sum())
+            self._sums[i] += float(rows.norm(dim=-1).sum())
 
     def __str__(self) -> str:
-        return (
-            f"{self.site}: fired {self.fired}x, mean norm {self.norm_before:.4g} -> {self.norm_after:.4g}, "
-            f"change {self.norm_change:.4g}"
-        )
+        norms = f": mean norm {self.norm_before:.4g} -> {self.norm_after:.4g}, change {self.norm_change:.4g}"
+        counted = f"changed {self.changed:,} of {self.seen:,} vectors"
+        return f"{self.site}: fired {self.fired}x, {counted}{norms if self.changed else ''}"
 
 
 class Receipts(dict[str, Receipt]):
@@ -127,7 +140,8 @@ def check_edit(name: str, fn: object) -> None:
         signature(fn).bind(None, None)
     except TypeError as error:
         raise UserError(
-            f"the edit at {name} does not take (activation, site); write it with these two parameters"
+            f"the edit at {name} does not take (activation, site); write it with these two parameters, or call it, if "
+            "it makes an edit: ablate()"
         ) from error
     except ValueError:
         return

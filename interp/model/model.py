@@ -207,6 +207,7 @@ class Model:
     def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """Final norm and unembedding applied to a residual vector of any layer: the logit lens (nostalgebraist 2020).
 
+        Gradients flow to `resid` where it asks for them.
         Raises UserError for a model whose logits are not made that way from its last block's output.
         """
         if self.tree.lens_gap > (1e-3 if self.hf.dtype == torch.float32 else 0.2):
@@ -216,7 +217,7 @@ class Model:
             )
         if resid.shape[-1] != self.d_model:
             raise UserError(f"unembed got vectors of size {resid.shape[-1]}; expected d_model, {self.d_model}")
-        with torch.no_grad():
+        with torch.set_grad_enabled(resid.requires_grad and torch.is_grad_enabled()):
             flat = resid.to(self.device, self.hf.dtype).reshape(1, -1, self.d_model)
             return unembed(self.bridge, flat).reshape(*resid.shape[:-1], -1)
 

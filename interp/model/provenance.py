@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.model.bridge import NUMERICS
@@ -45,7 +46,8 @@ def describe_in_memory(
     """The provenance of a model that was made here and is in no file; its weights are hashed tensor by tensor."""
     digest = hashlib.sha256()
     for tensor_name, weight in sorted(hf.state_dict().items()):
-        digest.update(tensor_name.encode() + weight.contiguous().numpy().tobytes())
+        raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # numpy knows no bfloat16
+        digest.update(tensor_name.encode() + raw.numpy().tobytes())
     return ModelProvenance(
         name=name,
         source=source,
@@ -54,8 +56,8 @@ def describe_in_memory(
         tokenizer=hash_tokenizer(tokenizer),
         architecture=type(hf).__name__,
         parameters=sum(p.numel() for p in hf.parameters()),
-        dtype="float32",
-        device="cpu",
+        dtype=str(hf.dtype).removeprefix("torch."),
+        device=str(hf.device),
         numerics=NUMERICS,
         bos={"policy": "tokenizer", "tokenizer_adds": True, "token": str(tokenizer.bos_token)},
         libraries=library_versions(),

@@ -1,14 +1,14 @@
 """Corpora: the documents that activations are captured on, streamed from files of any size.
 
 A corpus is text, JSON lines or Parquet, each also compressed by gzip or zstd; or a folder of such files, read in the
-order of their paths; or a Hugging Face dataset. Nothing is skipped: what cannot be a document is a UserError that names
-the file and the row, for a row left out unseen is a number that nobody can reproduce.
+order of their paths; or a Hugging Face dataset. What cannot be a document is a UserError that names the file and the
+row, for a row left out unseen is a number that nobody can reproduce; empty ones are left out and counted when asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,29 +23,46 @@ class Corpus:
     """Documents that can be read from the start as often as asked. `read` does it; `name` is for messages.
 
     `root` is what the names of its files have in front: without it they are the same wherever the corpus lies.
+    `skip_empty`: leave out documents without text, which are a UserError otherwise. `ignored`: files of its folder that
+    are of no known kind and are not read.
     """
 
     name: str
     read: Callable[[], Iterator[Document]]
     root: str = ""
+    skip_empty: bool = False
+    ignored: tuple[Path, ...] = ()
 
     def __iter__(self) -> Iterator[Document]:
-        return self.read()
+        left_out = 0
+        for document in self.read():
+            if document.text.strip():
+                yield replace(document, left_out=left_out) if left_out else document
+                left_out = 0
+            elif self.skip_empty:
+                left_out += 1
+            else:
+                raise UserError(
+                    f"{document.where}: text is empty; expected a document; fill it, delete the row or leave empty "
+                    "ones out (--skip-empty)"
+                )
 
 
-def open_corpus(source: str | Path) -> Corpus:
+def open_corpus(source: str | Path, *, skip_empty: bool = False) -> Corpus:
     """The corpus in a file, in all files of a known kind below a folder, or in a Hugging Face dataset.
 
     A dataset is a folder that `save_to_disk` wrote, or `hf:NAME`, `hf:NAME:SPLIT` for one of the hub (split "train"
-    unless told), read from its column "text". Reads nothing yet but names.
+    unless told), read from its column "text". Reads nothing yet but names. `skip_empty` leaves empty documents out.
     """
     if str(source).startswith("hf:"):
-        return Corpus(str(source), partial(_dataset, str(source)))
+        return Corpus(str(source), partial(_dataset, str(source)), skip_empty=skip_empty)
     path = Path(source)
     try:
         if _is_dataset(path):
-            return Corpus(str(path), partial(_dataset, str(path)), str(path.parent))
-        return Corpus(str(path), partial(_files, _find(path)), str(path if path.is_dir() else path.parent))
+            return Corpus(str(path), partial(_dataset, str(path)), str(path.parent), skip_empty)
+        found, ignored = _find(path)
+        root = path if path.is_dir() else path.parent
+        return Corpus(str(path), partial(_files, found), str(root), skip_empty, tuple(ignored))
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise UserError(f"cannot read {str(path)!r} ({error}); expected a corpus; check the path") from error
 
@@ -54,13 +71,14 @@ def _is_dataset(path: Path) -> bool:
     return (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def _find(path: Path) -> list[Path]:
-    """The files of a corpus, in the order of their paths."""
+def _find(path: Path) -> tuple[list[Path], list[Path]]:
+    """The files of a corpus, in the order of their paths, and those below it that are of no known kind."""
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and kind_of(p) and not _is_hidden(p, path))
+        there = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
+        found = [p for p in there if kind_of(p)]
         if not found:
             raise UserError(f"{path} is a folder without a corpus; expected files ending in {ENDINGS}")
-        return found
+        return found, [p for p in there if not kind_of(p)]
     if not kind_of(path):
         raise UserError(
             f"cannot tell the format of {path} by its ending {path.suffix.lower()!r}; expected {ENDINGS}; rename it"
@@ -69,7 +87,7 @@ def _find(path: Path) -> list[Path]:
         path.stat()
     except FileNotFoundError:
         raise UserError(f"no file {path}; expected {KINDS[kind_of(path)]}; {neighbours(path)}") from None
-    return [path]
+    return [path], []
 
 
 def load_corpus(source: str | Path) -> list[str]:

@@ -1,7 +1,7 @@
 """The file formats that a corpus can have, each read one document at a time.
 
-Nothing is skipped: what cannot be a document is a UserError that names the file and the row, for a row left out unseen
-is a number that nobody can reproduce.
+Nothing is skipped: what cannot be a document is a UserError that names the file and the row. An empty text is one that
+`Corpus` judges.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ BLOCK = 1 << 20  # bytes unpacked at a time
 
 @dataclass(frozen=True)
 class Document:
-    """A text and where it stands: `row` of `file`, counted from 1 as an editor does (a Parquet file's records, too)."""
+    """A text and where it stands: `row` of `file`, counted from 1 as an editor does (a Parquet file's records, too).
+
+    `left_out`: how many empty ones stood before it and were left out.
+    """
 
     text: str
     file: str
     row: int
+    left_out: int = 0
 
     @property
     def where(self) -> str:
@@ -49,8 +53,6 @@ def check_text(where: str, text: object) -> str:
     """`text` if it can be a document. Raises UserError, `where` said first, for one that is none."""
     if not isinstance(text, str):
         raise UserError(f"{where}: text is a {type(text).__name__}; expected a string; put it in quotes")
-    if not text.strip():
-        raise UserError(f"{where}: text is empty; expected a document; fill it or delete the row")
     if bad := re.search("[\0\ud800-\udfff]", text):
         raise UserError(f"{where}: text holds U+{ord(bad[0]):04X}, which no tokenizer can encode; delete it")
     return text

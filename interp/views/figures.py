@@ -1,48 +1,25 @@
 """One function per picture kind: `(rows, spec) -> figure`. A finding names the function and the columns it reads.
 
-A new kind is one function here under `@kind(...)`; its name is what `Figure(kind=…)` says.
+Points, bars and lines are here, maps of cells in `heat.py`, shaded text in `tokens.py`. A new kind is one function
+under `@kind(...)`; its name is what `Figure(kind=…)` says.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
 import plotly.graph_objects as go
-from markupsafe import Markup
 
 from interp.errors import UserError, unknown
 from interp.lab import findings
 from interp.lab.findings import Finding, Row, Scalar
-from interp.views import style
-from interp.views.heat import heat
+from interp.views import heat, style, tokens
+from interp.views.kinds import KINDS, Picture, kind
 from interp.views.panels import NARROW, chance_line, panels, panels_across, room_below
-from interp.views.tables import check_columns, hover, numbers, shortened, slots, split, title, wrapped
-from interp.views.tokens import token_strips
+from interp.views.tables import hover, numbers, shortened, slots, split, title, wrapped
 
-Picture = go.Figure | Markup
-_P = TypeVar("_P", go.Figure, Markup)
-
-KINDS: dict[str, Callable[[list[Row], findings.Figure], Picture]] = {}
-
-
-def kind(
-    *needs: str,
-) -> Callable[[Callable[[list[Row], findings.Figure], _P]], Callable[[list[Row], findings.Figure], _P]]:
-    """Make the function below a picture kind that needs those columns; they are checked before it is called."""
-
-    def register(function: Callable[[list[Row], findings.Figure], _P]) -> Callable[[list[Row], findings.Figure], _P]:
-        @wraps(function)
-        def checked(rows: list[Row], spec: findings.Figure) -> _P:
-            check_columns(function.__name__, rows, spec, needs)
-            return function(rows, spec)
-
-        KINDS[function.__name__] = checked
-        return checked
-
-    return register
+REGISTERED = (heat, tokens)  # by being imported
 
 
 def draw(finding: Finding) -> Picture:
@@ -117,6 +94,33 @@ def bars(rows: list[Row], spec: findings.Figure) -> go.Figure:
 
 
 @kind("x", "y")
+def effect_bars(rows: list[Row], spec: findings.Figure) -> go.Figure:
+    """Lying bars from zero, in table order from the top: x the effect, y the part that has it; its interval."""
+    groups = _groups(rows, spec)
+    labels, places = slots(rows, spec.y, spec.facet, spec.group)
+    texts = [shortened(label, 32) for label in labels]
+    figure, cells = panels(rows, spec, height=max(24 * len(labels) * max(1, len(groups)), 110), groups=groups)
+    where = {id(row): place for row, place in zip(rows, places, strict=True)}
+    for panel in cells:
+        for number, group, part in _by_group(panel.rows, spec, groups):
+            xs = numbers(part, spec.x)
+            trace = go.Bar(
+                x=xs,
+                y=[where[id(row)] for row in part],
+                orientation="h",
+                error_x=_errors(part, spec, xs),
+                **_common(part, group, number),
+            )
+            figure.add_trace(trace, panel.row, panel.col)
+    figure.update_xaxes(title_text=title(spec.x), matches="x")
+    figure.update_yaxes(range=[len(labels) - 0.5, -0.5], tickvals=list(range(len(labels))), ticktext=texts)
+    figure.update_yaxes(showgrid=False, zeroline=False)
+    figure.update_yaxes(title_text=title(spec.y), col=1)
+    chance_line(figure, spec, "x")
+    return _legend_once(figure)
+
+
+@kind("x", "y")
 def lines(rows: list[Row], spec: findings.Figure) -> go.Figure:
     """A line per group over a numeric x (a layer, a step), its interval as a shaded band."""
     groups = _groups(rows, spec)
@@ -147,32 +151,6 @@ def lines(rows: list[Row], spec: findings.Figure) -> go.Figure:
     figure.update_yaxes(title_text=title(spec.y), col=1)
     chance_line(figure, spec, "y")
     return _legend_once(figure)
-
-
-@kind("x", "y", "z")
-def layer_position_map(rows: list[Row], spec: findings.Figure) -> go.Figure:
-    """An effect per layer and token position: one row a cell, rows of a layer in reading order.
-
-    A token that occurs twice keeps two columns. Layer 0 is at the bottom; 0 is white in every panel.
-    """
-    return heat(rows, spec, height=max(260, min(17 * len(split(rows, spec.y)), 560)), upward=True, diverging=True)
-
-
-@kind("x", "y", "z")
-def matrix(rows: list[Row], spec: findings.Figure) -> go.Figure:
-    """A value for each prompt (y) and answer (x); white is 0 where values of both signs occur."""
-    values = [value for value in numbers(rows, spec.z or "") if value is not None]
-    both = bool(values) and min(values) < 0 < max(values)
-    return heat(rows, spec, height=max(220, 22 * len(split(rows, spec.y))), upward=False, diverging=both)
-
-
-@kind("x", "y", "z")
-def token_strip(rows: list[Row], spec: findings.Figure) -> Markup:
-    """Example contexts of features: x the token, y the example, z the activation, facet the feature, as HTML.
-
-    Rows of an example are in reading order.
-    """
-    return token_strips(rows, spec)
 
 
 def _groups(rows: list[Row], spec: findings.Figure) -> list[Scalar]:
@@ -206,6 +184,8 @@ def _errors(rows: list[Row], spec: findings.Figure, centre: list[float | None]) 
     if not (spec.low and spec.high):
         return None
     low, high = numbers(rows, spec.low), numbers(rows, spec.high)
+    if not any(end is not None for end in (*low, *high)):
+        return None
     return {
         "type": "data",
         "symmetric": False,

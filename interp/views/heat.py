@@ -10,12 +10,65 @@ import plotly.graph_objects as go
 from interp.lab import findings
 from interp.lab.findings import Row
 from interp.views import style
+from interp.views.kinds import kind
 from interp.views.panels import CHARACTER, PAGE, Panel, panels, panels_across, room_below
 from interp.views.tables import distinct, hover, numbers, shortened, slots, split, title, wrapped
 
 _BESIDE = 150  # pixels that the axis title, the colour bar and the margins take from the width
 _COLUMN = 17  # pixels that a column needs so that its label can stand under it
 _LETTERS = 20  # of an x label; the rest is in the hover text
+
+
+@kind("x", "y", "z")
+def layer_position_map(rows: list[Row], spec: findings.Figure) -> go.Figure:
+    """An effect per layer and token position: one row a cell, rows of a layer in reading order.
+
+    A token that occurs twice keeps two columns. Layer 0 is at the bottom; 0 is white in every panel.
+    """
+    return heat(rows, spec, height=_tall(rows, spec), upward=True, diverging=True)
+
+
+@kind("x", "y", "z")
+def matrix(rows: list[Row], spec: findings.Figure) -> go.Figure:
+    """A value for each prompt (y) and answer (x); white is 0 where values of both signs occur."""
+    height = max(220, 22 * len(split(rows, spec.y)))
+    return heat(rows, spec, height=height, upward=False, diverging=_has_both_signs(rows, spec))
+
+
+@kind("x", "y", "z")
+def head_grid(rows: list[Row], spec: findings.Figure) -> go.Figure:
+    """A number for each attention head: x the head, y the layer, layer 0 at the bottom.
+
+    White is 0 where values of both signs occur.
+    """
+    return heat(rows, spec, height=_tall(rows, spec), upward=True, diverging=_has_both_signs(rows, spec))
+
+
+@kind("x", "y", "z", "group")
+def lens_grid(rows: list[Row], spec: findings.Figure) -> go.Figure:
+    """What a lens reads at each layer (y) and token (x): the word in `group` stands in the cell, z shades it."""
+    figure = heat(rows, spec, height=max(260, 21 * len(split(rows, spec.y))), upward=True, diverging=False)
+    across = len(slots(rows, spec.x, spec.y)[0])
+    letters = max(3, int((PAGE - _BESIDE) / across / CHARACTER))
+    levels = distinct(rows, spec.y)
+    texts = []
+    for _, part in split(rows, spec.facet):
+        _, columns = slots(part, spec.x, spec.y)
+        texts.append([[""] * across for _ in levels])
+        for row, place in zip(part, columns, strict=True):
+            texts[-1][levels.index(row.get(spec.y))][place] = shortened(row.get(spec.group or ""), letters)
+    shown = iter(texts)  # a trace a facet, in the same order
+    figure.for_each_trace(lambda trace: trace.update(text=next(shown), texttemplate="%{text}", textfont={"size": 13}))
+    return figure
+
+
+def _tall(rows: list[Row], spec: findings.Figure) -> int:
+    return max(260, min(17 * len(split(rows, spec.y)), 560))
+
+
+def _has_both_signs(rows: list[Row], spec: findings.Figure) -> bool:
+    values = [value for value in numbers(rows, spec.z or "") if value is not None]
+    return bool(values) and min(values) < 0 < max(values)
 
 
 def heat(rows: list[Row], spec: findings.Figure, *, height: int, upward: bool, diverging: bool) -> go.Figure:

@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from interp.lab import findings
 from interp.lab.findings import Row
+from interp.views.kinds import kind
 from interp.views.style import faded
 from interp.views.tables import numbers, split, written
 
@@ -13,10 +14,12 @@ _SHADE = "#E69F00"  # dark text on it, even at full strength, keeps a contrast a
 _VISIBLE = str.maketrans({"\n": "↵\n", "\t": "⇥\t", "\r": "␍"})
 
 
-def token_strips(rows: list[Row], spec: findings.Figure) -> Markup:
-    """A safe fragment: for each feature its examples, one a line, and the scale of its shading.
+@kind("x", "y", "z")
+def token_strip(rows: list[Row], spec: findings.Figure) -> Markup:
+    """Example contexts of features: x the token, y the example, z the activation, facet the feature, as HTML.
 
-    Carries its own colours, so that it can be shown outside the report too; all text from the table is escaped.
+    Rows of an example are in reading order. A safe fragment: for each feature its examples, one a line, and the scale
+    of its shading. It carries its own colours, so that it can be shown outside the report; all text is escaped.
     """
     feature = spec.facet or spec.group
     blocks = [_feature(part, spec, feature, name) for name, part in split(rows, feature)]

@@ -1,0 +1,234 @@
+"""The tuned lens: an affine map a layer that turns its residual stream into the last layer's language.
+
+Belrose et al. 2303.08112. The logit lens reads early layers badly, for they are not written for the unembedding. Here
+layer l is read as unembed(h + h A_l + b_l), and A_l and b_l are trained so that the reading comes as close as it can to
+the model's own prediction (the KL divergence between them). It starts from the map that fits the last layer's vectors
+best by least squares (Din et al. 2303.09435), which is found in closed form and is much of the way.
+
+Whatever it reads could be read by a linear map; it does not show that the model uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.activations.rows import SINK_FACTOR
+from interp.activations.store import Store
+from interp.activations.tensor_file import read_tensors, write_tensors
+from interp.analysis.trajectory import Lens
+from interp.errors import UserError
+from interp.model.model import Model
+
+BLOCK, ROWS = 128, 4096  # rows at once: through the unembedding, and in sums of products
+RIDGE = 1e-3  # of the mean variance: what keeps the least squares solvable where dimensions are idle
+Progress = Callable[[int, int, float], None]  # step, steps, KL in nats
+
+
+@dataclass(frozen=True)
+class TunedLens:
+    """Translators by layer, `maps[layer]` [d_model, d_model] and `shifts[layer]` [d_model]; `made_of`: its lineage.
+
+    `lens(resid, layer)` gives logits; layer n_layers, and no other without a map, is read as it is.
+    """
+
+    model: Model
+    maps: Mapping[int, Float[Tensor, "d_model d_model"]]
+    shifts: Mapping[int, Float[Tensor, " d_model"]]
+    made_of: Mapping[str, Any]
+
+    def __call__(self, resid: Float[Tensor, "row d_model"], layer: int) -> Float[Tensor, "row d_vocab"]:
+        """Logits that the lens reads after `layer` blocks."""
+        if layer == self.model.n_layers:
+            return self.model.unembed(resid)
+        if layer not in self.maps:
+            raise UserError(f"this lens has no layer {layer}; expected one of {', '.join(map(str, self.layers))}")
+        return self.model.unembed(resid.float() + resid.float() @ self.maps[layer] + self.shifts[layer])
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers that it can translate."""
+        return sorted(self.maps)
+
+    def save(self, file: Path) -> None:
+        """Write one safetensors file, whole or not at all, with the lineage and a hash in its header."""
+        tensors = {f"map.{layer}": self.maps[layer] for layer in self.layers}
+        write_tensors(file, tensors | {f"shift.{layer}": self.shifts[layer] for layer in self.layers}, self.made_of)
+
+
+def load_lens(file: Path, model: Model) -> TunedLens:
+    """A lens that `save` wrote. Raises UserError for another file, a damaged one, and a lens of another model."""
+    tensors, made_of = read_tensors(file)
+    if made_of.get("weights") != model.provenance.weights:
+        raise UserError(
+            f"the lens in {file} was trained on other weights ({made_of.get('weights')}) than {model.provenance.name} "
+            f"has ({model.provenance.weights}); train one on this model"
+        )
+    layers = [int(name.removeprefix("map.")) for name in tensors if name.startswith("map.")]
+    maps, shifts = ({at: tensors[f"{what}.{at}"].to(model.device) for at in layers} for what in ("map", "shift"))
+    return TunedLens(model, maps, shifts, made_of)
+
+
+def train_lens(
+    model: Model,
+    store: Store,
+    *,
+    layers: Sequence[int] | None = None,
+    steps: int = 100,
+    batch: int = 256,
+    lr: float = 1e-3,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> TunedLens:
+    """Train a translator for every layer whose residual stream `store` holds (or `layers` of them).
+
+    The store must hold the last block's output too, which gives the prediction to come close to. Attention sinks are
+    left out. Adam over `steps` batches of `batch` rows, the rate falling to zero; `steps=0` gives the least squares
+    alone. The model's weights are not touched.
+    Raises UserError for a store of another model, one without the last layer, and a layer that is not in it.
+    """
+    sites = _sites_in(model, store, layers)
+    last = sites.pop(model.n_layers)
+    maps, shifts = _least_squares(store, sites, last)
+    maps, shifts = ({at: t.to(model.device).requires_grad_(True) for at, t in some.items()} for some in (maps, shifts))
+    lens = TunedLens(model, maps, shifts, _lineage(model, store, steps=steps, batch=batch, lr=lr, seed=seed))
+    optimizer = torch.optim.Adam([*maps.values(), *shifts.values()], lr=lr)
+    batches = _batches(store, [*sites.values(), last], batch, seed)
+    for step in range(steps):
+        rows = next(batches)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - step / steps)
+        with torch.no_grad():
+            goal = model.unembed(rows[last].to(model.device)).float().log_softmax(-1)
+        told = 0.0
+        for layer, site in sites.items():  # one layer at a time: a vocabulary is wide
+            read = lens(rows[site].to(model.device), layer).float().log_softmax(-1)
+            loss = (goal.exp() * (goal - read)).sum(-1).mean()
+            # not loss.backward(): that would find the slopes of the model's own weights too
+            maps[layer].grad, shifts[layer].grad = torch.autograd.grad(loss, (maps[layer], shifts[layer]))
+            told += float(loss.detach()) / len(sites)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if progress is not None:
+            progress(step + 1, steps, told)
+    done = [{layer: tensor.detach() for layer, tensor in some.items()} for some in (maps, shifts)]
+    return TunedLens(model, done[0], done[1], lens.made_of)
+
+
+@torch.no_grad()
+def lens_divergence(
+    model: Model, lens: Lens, store: Store, *, layers: Sequence[int] | None = None, rows: int = 1024
+) -> dict[int, float]:
+    """Mean KL from the model's own prediction to the lens' at each layer, in nats, over the first `rows` of a store.
+
+    Give a store of text that the lens was not trained on. Attention sinks are left out.
+    """
+    sites = _sites_in(model, store, layers)
+    last = sites.pop(model.n_layers)
+    total, n = dict.fromkeys(sites, 0.0), 0
+    for start in range(0, min(rows, len(store)), BLOCK):
+        stop = min(start + BLOCK, rows, len(store))
+        streams = {site: store.rows(site, start, stop) for site in (*sites.values(), last)}
+        keep = ~find_any_sink(streams.values())
+        goal = model.unembed(streams[last][keep].to(model.device)).float().log_softmax(-1)
+        for layer, site in sites.items():
+            read = lens(streams[site][keep].to(model.device).float(), layer).float().log_softmax(-1)
+            total[layer] += float((goal.exp() * (goal - read)).sum())
+        n += int(keep.sum())
+    if not n:
+        raise UserError(f"the first {rows} rows of {store.folder} are all attention sinks; capture longer texts")
+    return {layer: value / n for layer, value in total.items()}
+
+
+def _sites_in(model: Model, store: Store, wanted: Sequence[int] | None) -> dict[int, str]:
+    """The site of every layer in the store, the last one's (n_layers) included; layer 0 is the embedding."""
+    if store.plan.model["weights"] != model.provenance.weights:
+        raise UserError(
+            f"{store.folder} was captured from other weights than {model.provenance.name} has; capture again"
+        )
+    names = {
+        layer: (f"blocks.{layer}.hook_resid_pre", f"blocks.{layer - 1}.hook_resid_post")
+        for layer in range(model.n_layers + 1)
+    }
+    there = {layer: site for layer, both in names.items() for site in both if site in store.plan.sites}
+    if model.n_layers not in there or len(there) < 2:
+        raise UserError(
+            f"{store.folder} holds {', '.join(store.sites[:3])}, …; a tuned lens needs residual streams, the last one "
+            "among them: capture --sites 'blocks.*.hook_resid_post'"
+        )
+    for layer in wanted or ():
+        if layer not in there:
+            raise UserError(f"layer {layer} is not in {store.folder}; expected some of {', '.join(map(str, there))}")
+    return there if wanted is None else {layer: there[layer] for layer in (*wanted, model.n_layers)}
+
+
+def _batches(store: Store, sites: Sequence[str], batch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Shuffled batches without end and without sinks."""
+    while True:
+        for rows in store.shuffled(sites, batch, seed=seed):
+            keep = ~find_any_sink(rows.values())
+            if bool(keep.any()):
+                yield {site: values[keep].float() for site, values in rows.items()}
+        seed += 1
+
+
+def find_any_sink(streams: Iterable[Float[Tensor, "row d_model"]]) -> Bool[Tensor, " row"]:
+    """Rows whose norm is over ten times the median in any of these streams."""
+    norms = torch.stack([values.float().norm(dim=-1) for values in streams])
+    return (norms > SINK_FACTOR * norms.median(1, keepdim=True).values).any(0)
+
+
+def _least_squares(
+    store: Store, sites: Mapping[int, str], last: str
+) -> tuple[dict[int, Float[Tensor, "d_model d_model"]], dict[int, Float[Tensor, " d_model"]]]:
+    """The map from each layer that fits the last one's vectors best, less the identity, and its shift (ridge)."""
+    sums: dict[str, Tensor] = {}
+
+    def add(name: str, value: Tensor) -> None:
+        sums[name] = sums[name] + value if name in sums else value
+
+    n = 0
+    for start in range(0, len(store), ROWS):
+        streams = {site: store.rows(site, start, min(start + ROWS, len(store))) for site in (*sites.values(), last)}
+        keep = ~find_any_sink(streams.values())
+        streams = {site: values[keep].double() for site, values in streams.items()}
+        n += int(keep.sum())
+        for site, x in streams.items():
+            add(site, x.sum(0))
+        for site in sites.values():
+            add(f"{site} square", streams[site].T @ streams[site])
+            add(f"{site} cross", streams[site].T @ streams[last])
+    if n < 2:
+        raise UserError(f"{store.folder} has {n} rows that are no attention sinks; capture more text")
+    maps, shifts = {}, {}
+    for layer, site in sites.items():
+        mean, goal = sums[site] / n, sums[last] / n
+        covariance = sums[f"{site} square"] / n - torch.outer(mean, mean)
+        cross = sums[f"{site} cross"] / n - torch.outer(mean, goal)
+        eye = torch.eye(len(mean), dtype=torch.float64)
+        # towards the identity, not towards zero: with little text the logit lens is the better guess
+        ridge = RIDGE * covariance.diagonal().mean() * eye
+        whole = torch.linalg.solve(covariance + ridge, cross + ridge)
+        maps[layer] = (whole - eye).float()
+        shifts[layer] = (goal - mean @ whole).float()
+    return maps, shifts
+
+
+def _lineage(model: Model, store: Store, **settings: float) -> dict[str, Any]:
+    """What the lens was made of, ready for JSON."""
+    own = model.provenance
+    return {
+        "model": own.name,
+        "weights": own.weights,
+        "tokenizer": own.tokenizer,
+        "store": store.plan.hash,
+        "corpus": store.plan.corpus,
+        **settings,
+        "libraries": own.libraries,
+    }

@@ -1,0 +1,25 @@
+"""The same architecture with random weights: the control of everything that training is supposed to have made."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from interp.model.model import Model
+from interp.model.provenance import describe_in_memory
+
+
+def fresh_model(model: Model, seed: int = 0) -> Model:
+    """A model of `model`'s class, sizes and tokenizer, its weights as they are before training.
+
+    Made by the architecture's own initialisation (transformers); takes as much memory as the model itself.
+    """
+    config = copy.deepcopy(model.hf.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hf: Any = type(model.hf)(config)  # transformers wraps `to` so that no type checker knows it
+    hf = hf.to(device=model.device, dtype=model.hf.dtype).eval()
+    name = f"{model.provenance.name} with random weights (seed={seed})"
+    return Model(hf, model.tokenizer, describe_in_memory(hf, model.tokenizer, name, "made by hand"), model.bos)
