@@ -93,23 +93,14 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
     yield _writes(lab, parts, chosen)
 
     first = made[0]
-    metric = logit_difference(first.right, first.wrong)
-    runs = first.layout.prompts[-swept:], first.flipped[-swept:]
-    few = logit_difference(first.right[-swept:], first.wrong[-swept:])
-    heads = patch_sweep(
-        model,
-        *runs,
-        few,
-        "blocks.*.attn.hook_z",
-        by=("pos", "head"),
-        positions=[-1],
-        progress=lab.tell("patching heads"),
-    )
+    metric = logit_difference(first.right[-swept:], first.wrong[-swept:])
+    runs = first.layout.prompts[-swept:], first.flipped[-swept:], metric  # these did not choose the heads
+    tell = lab.tell("patching heads")
+    heads = patch_sweep(model, *runs, "blocks.*.attn.hook_z", by=("pos", "head"), positions=[-1], progress=tell)
     yield _patched_heads(lab, heads, chosen)
-    guessed = attribution_patch(model, first.layout.prompts, first.flipped, metric, _streams(lab))
-    stream = patch_sweep(model, *runs, few, _streams(lab), progress=lab.tell("patching the residual stream"))
+    stream = patch_sweep(model, *runs, _streams(lab), progress=lab.tell("patching the residual stream"))
     yield from _where(lab, stream, first.layout)
-    yield _estimated(lab, guessed.effect[-swept:].numpy(), stream.effect.numpy())
+    yield _estimated(lab, attribution_patch(model, *runs, _streams(lab)), stream)
 
 
 def make_sentences(model: Model, template: str, n: int, seed: int) -> Sentences:
@@ -307,9 +298,10 @@ def _where(lab: Lab, swept: Sweep, layout: Layout) -> Iterator[Finding]:
         )
 
 
-def _estimated(lab: Lab, guessed: NDArray[np.float32], measured: NDArray[np.float32]) -> Finding:
+def _estimated(lab: Lab, guessed: Sweep, measured: Sweep) -> Finding:
     """How far the gradient's estimate of the same map can be believed here."""
-    agreed = [float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in zip(guessed, measured, strict=True)]
+    maps = zip(guessed.effect.numpy(), measured.effect.numpy(), strict=True)
+    agreed = [float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in maps]
     agreed = np.nan_to_num(agreed).tolist()  # a map that is all zeros agrees with nothing
     rows: list[Row] = [{"prompt": i + 1, "correlation": value} for i, value in enumerate(agreed)]
     return Finding(

@@ -77,6 +77,8 @@ def plan_capture(
     one sequence. Raises UserError for a site that is unknown or has no row a token, an unknown dtype, a bad document.
     """
     model.check_plain("capture")
+    if shard_bytes < 1:
+        raise UserError(f"shard_bytes {shard_bytes}; expected 1 or more; a shard holds one sequence at least")
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     shapes = site_shapes(model, sites)

@@ -110,7 +110,7 @@ def capture(arguments: list[str]) -> int:
             cut=cut,
             dtype=options.store,
             batch_tokens=options.batch_tokens,
-            shard_bytes=options.shard_bytes or SHARD_BYTES,
+            shard_bytes=SHARD_BYTES if options.shard_bytes is None else options.shard_bytes,
             progress=say,
         )
     if options.plan_only:
