@@ -104,14 +104,15 @@ def test_packed_files_parquet_and_a_folder_of_them_are_read_alike(tmp_path: Path
 
 def test_empty_documents_are_left_out_and_counted_when_asked(tiny_gpt2: Model, tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("", "one two", " ", "\n", "three")))
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("", "one two", " ", "\n", "three", "")))
     assert "row 1: text is empty" in refusal(load_corpus, path)
     from interp.activations.plan import plan_capture
 
     documents = list(open_corpus(path, skip_empty=True))
-    assert [(d.text, d.row, d.left_out) for d in documents] == [("one two", 2, 1), ("three", 5, 2)]
+    assert [(d.text, d.row) for d in documents] == [("one two", 2), ("three", 5)]
     plan, tokens = plan_capture(tiny_gpt2, open_corpus(path, skip_empty=True), "blocks.0.hook_resid_post")
-    assert plan.corpus["left_out"] == 3
+    assert plan.corpus["left_out"] == 4
+    assert plan.corpus["whole"] is True
     assert tokens.row.tolist() == [2, 5]
 
 

@@ -88,13 +88,13 @@ def read_tokens(
     and no further.
     Raises UserError for a document that cannot be tokenized, and for a corpus without any.
     """
-    seen = _Reader(model, cut, corpus.root)
-    documents = iter(corpus)
+    seen = _Reader(model, cut, corpus)
+    documents = corpus.read()
     while seen.room() and (some := list(islice(documents, AT_ONCE))):
         seen.add(some)
         if progress is not None:
             progress(len(seen.ids), cut.max_tokens or 0)
-    ended = not seen.cut_off and _is_done(documents)
+    ended = not seen.cut_off and seen.is_last(documents)
     if not seen.ids:
         raise UserError(f"{corpus.name} holds no document; expected one or more")
     told: dict[str, Any] = {"documents": len(seen.row), "tokens": len(seen.ids), "fingerprint": seen.fingerprint()}
@@ -102,18 +102,11 @@ def read_tokens(
     return seen.tokens(), told | {"whole": ended} | left_out
 
 
-def _is_done(documents: Iterator[Document]) -> bool:
-    try:
-        return next(documents, None) is None
-    except UserError:  # a bad row behind the last one that is needed is nobody's concern
-        return False
-
-
 class _Reader:
     """Collects the rows of the documents added to it."""
 
-    def __init__(self, model: Model, cut: Cut, root: str) -> None:
-        self.model, self.cut, self.root = model, cut, root
+    def __init__(self, model: Model, cut: Cut, corpus: Corpus) -> None:
+        self.model, self.cut, self.corpus = model, cut, corpus
         self.ids, self.document, self.position = array("i"), array("i"), array("i")  # a list takes ten times as much
         self.starts, self.file, self.row = array("q", [0]), array("i"), array("q")
         self.files: dict[str, int] = {}
@@ -121,8 +114,7 @@ class _Reader:
         self.left_out = 0
         self.hash = xxhash.xxh3_128()
         bos = model.tokenizer.bos_token_id
-        opened = encode(model.tokenizer, ["a"], model.bos)[0][0]
-        self.bos = [bos] if isinstance(bos, int) and opened == bos else []
+        self.bos = [bos] if isinstance(bos, int) and _opener(model) == bos else []
         if self.bos and cut.context < 2:
             raise UserError("context 1 leaves no room behind the BOS token of every sequence; expected 2 or more")
         end = model.tokenizer.eos_token_id
@@ -135,22 +127,38 @@ class _Reader:
     def fingerprint(self) -> str:
         return f"xxh3:{self.hash.hexdigest()}"
 
+    def is_last(self, documents: Iterator[Document]) -> bool:
+        """Is there no further document?"""
+        try:
+            for document in documents:
+                if self.corpus.keeps(document):
+                    return False
+                self.left_out += 1
+        except UserError:  # a bad row behind the last one that is needed is nobody's concern
+            return False
+        return True
+
     def add(self, documents: Sequence[Document]) -> None:
-        for document, ids in zip(documents, self._encode(documents), strict=True):
+        kept = [document for document in documents if self.corpus.keeps(document)]
+        encoded = iter(self._encode(kept))
+        for document in documents:
+            if not document.text.strip():
+                self.left_out += 1
+                continue
             if not self.room():
                 self.cut_off = True
                 return
-            name = os.path.relpath(document.file, self.root) if self.root else document.file
+            root = self.corpus.root
+            name = os.path.relpath(document.file, root) if root else document.file
             self.hash.update(json.dumps([document.text, name, document.row]).encode())
             self.file.append(self.files.setdefault(name, len(self.files)))
             self.row.append(document.row)
-            self.left_out += document.left_out
-            self._cut(ids, len(self.row) - 1)
+            self._cut(next(encoded), len(self.row) - 1)
 
     def _encode(self, documents: Sequence[Document]) -> list[list[int]]:
         """Ids without a BOS in front; that is put where sequences begin."""
         tokenizer, texts = self.model.tokenizer, [document.text for document in documents]
-        rows = tokenizer(texts, add_special_tokens=False).input_ids
+        rows = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
         unknown = tokenizer.unk_token_id
         for document, row in zip(documents, rows, strict=True):
             if not row or (unknown is not None and unknown in row):
@@ -194,3 +202,16 @@ class _Reader:
         ids, document, position = (np.array(some, np.int32) for some in (self.ids, self.document, self.position))
         file, row = np.array(self.file, np.int32), np.array(self.row, np.int64)
         return Tokens(ids, document, position, starts, file, row, tuple(self.files))
+
+
+def _opener(model: Model) -> int:
+    """The token that this model's policy puts, or does not put, in front of a document that begins otherwise."""
+    special = set(model.tokenizer.all_special_ids)
+    word = next(text for i in range(len(model.tokenizer)) if i not in special and (text := _plain(model, i)))
+    return encode(model.tokenizer, [word], model.bos)[0][0]
+
+
+def _plain(model: Model, token: int) -> str:
+    """A token's text, "" where the tokenizer would not read it back."""
+    text = str(model.tokenizer.decode([token]))
+    return text if text.strip() and model.tokenizer(text, add_special_tokens=False).input_ids == [token] else ""

@@ -8,7 +8,7 @@ row, for a row left out unseen is a number that nobody can reproduce; empty ones
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,18 @@ class Corpus:
     ignored: tuple[Path, ...] = ()
 
     def __iter__(self) -> Iterator[Document]:
-        left_out = 0
-        for document in self.read():
-            if document.text.strip():
-                yield replace(document, left_out=left_out) if left_out else document
-                left_out = 0
-            elif self.skip_empty:
-                left_out += 1
-            else:
-                raise UserError(
-                    f"{document.where}: text is empty; expected a document; fill it, delete the row or leave empty "
-                    "ones out (--skip-empty)"
-                )
+        return (document for document in self.read() if self.keeps(document))
+
+    def keeps(self, document: Document) -> bool:
+        """Has it text? Raises UserError for one that has none, unless these are to be left out."""
+        if document.text.strip():
+            return True
+        if self.skip_empty:
+            return False
+        raise UserError(
+            f"{document.where}: text is empty; expected a document; fill it, delete the row or leave empty ones out "
+            "(--skip-empty)"
+        )
 
 
 def open_corpus(source: str | Path, *, skip_empty: bool = False) -> Corpus:

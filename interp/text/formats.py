@@ -33,15 +33,11 @@ BLOCK = 1 << 20  # bytes unpacked at a time
 
 @dataclass(frozen=True)
 class Document:
-    """A text and where it stands: `row` of `file`, counted from 1 as an editor does (a Parquet file's records, too).
-
-    `left_out`: how many empty ones stood before it and were left out.
-    """
+    """A text and where it stands: `row` of `file`, counted from 1 as an editor does (a Parquet file's records, too)."""
 
     text: str
     file: str
     row: int
-    left_out: int = 0
 
     @property
     def where(self) -> str:
