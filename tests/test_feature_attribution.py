@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from sae_lens import StandardSAE, StandardSAEConfig
+from sae_lens.saes.sae import SAEMetadata
 from word_sae import SENTENCES, SITE
 
 from interp import Model, UserError
@@ -52,6 +54,21 @@ def test_a_features_share_is_what_vanishes_with_it(word_model: Model, word_sae: 
     with word_model.edit({**held, SITE: patch(less)}):
         vanished = base - word_model.measure(PROMPTS, metric)
     torch.testing.assert_close(found.effect[:, found.parts.index(part)], vanished, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("normalised", ["layer_norm", "constant_norm_rescale"])
+def test_an_sae_that_normalises_is_exact_too(word_model: Model, normalised: str) -> None:
+    cfg = StandardSAEConfig(
+        d_in=32,
+        d_sae=16,
+        normalize_activations=normalised,
+        metadata=SAEMetadata(hook_name=SITE),  # type: ignore[arg-type]
+    )
+    torch.manual_seed(0)
+    sae = StandardSAE(cfg)
+    found = attribute_features(word_model, sae, PROMPTS, RIGHT, WRONG)
+    assert (found.error.abs() <= 1e-3 * found.effect.abs().sum(1)).all()
+    assert sum(part.startswith("feature") for part in found.parts) > 3
 
 
 def test_an_sae_of_another_site_is_refused(word_model: Model, word_sae: Path) -> None:

@@ -50,9 +50,28 @@ def test_what_cannot_be_filled_is_one_line(smol: Model, template: str, filling: 
     with pytest.raises(UserError, match=told) as refused:
         lay_out(smol, template, [filling])
     assert "\n" not in str(refused.value)
-    with pytest.raises(UserError, match="expected one of a"):
-        lay_out(smol, "{a} is", [{"a": "Mary"}]).at("b")
+    laid = lay_out(smol, "{a} is", [{"a": "Mary"}])
+    for slot, which in (("b", 0), ("a", 1), ("a", "1")):
+        with pytest.raises(UserError, match="expected one of a"):
+            laid.at(slot, which)  # type: ignore[arg-type]
 
 
 def test_words_of_one_token_are_told(smol: Model) -> None:
     assert single_tokens(smol, ["Mary", "Nebuchadnezzar", "John"]) == ["Mary", "John"]
+
+
+def test_what_stands_before_a_slot_is_no_part_of_it(tiny_gpt2: Model) -> None:
+    opened = Model(tiny_gpt2.hf, tiny_gpt2.tokenizer, tiny_gpt2.provenance, bos="always")
+    for model, template in ((opened, "{a} went to"), (tiny_gpt2, "Name:\n{a} went"), (tiny_gpt2, "the  {a} went")):
+        laid = lay_out(model, template, [{"a": "Mary"}])
+        ((start, stop),) = laid.spans["a"]
+        ids = model.encode(laid.prompts[0])[0]
+        assert model.tokenizer.decode(ids[start:stop]).lstrip(" ") == "Mary"
+        assert laid.labels[start].startswith("{a")
+        assert not any("{a" in label for label in laid.labels[:start])
+
+
+def test_odd_fillings_are_one_line(smol: Model) -> None:
+    for template, fillings in (("{a} is", {"a": "Mary"}), ("{a} is", ["Mary"]), (3, [{"a": "x"}]), ("{a} is", [])):
+        with pytest.raises(UserError, match="expected"):
+            lay_out(smol, template, fillings)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from interp.activations.plan import plan_capture
 from interp.activations.store import Store, shard_path
 from interp.analysis.lens import residual_site
 from interp.analysis.trajectory import trace_prediction
-from interp.analysis.tuned_lens import find_any_sink, lens_divergence, load_lens, train_lens
+from interp.analysis.tuned_lens import lens_divergence, load_lens, train_lens
 
 PROMPT = "Mary walked to the sea"
 STREAMS = ["blocks.0.hook_resid_pre", "blocks.*.hook_resid_post"]
@@ -91,8 +91,9 @@ def test_least_squares_finds_a_map_that_is_there(loud: Model, streams: Store) ->
     """Against numpy's own solver, on the rows that are no sinks."""
     sites = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
     x, y = (streams.rows(site).double() for site in sites)
-    keep = ~find_any_sink([streams.rows("blocks.0.hook_resid_pre"), *map(streams.rows, sites)])
-    lens = train_lens(loud, streams, steps=0)
+    keep = ~torch.stack([streams.is_sink(site) for site in sites]).any(0)
+    with torch.no_grad():  # a caller's own context is none of our business
+        lens = train_lens(loud, streams, steps=0, layers=[1])
     design = torch.cat([x[keep], torch.ones(int(keep.sum()), 1)], 1)
     best = torch.linalg.lstsq(design, y[keep]).solution
     ours = x @ (lens.maps[1].double() + torch.eye(32)) + lens.shifts[1].double()
@@ -103,11 +104,15 @@ def test_least_squares_finds_a_map_that_is_there(loud: Model, streams: Store) ->
 
 
 def test_sinks_are_left_out_of_training_and_of_the_measure(loud: Model, streams: Store) -> None:
-    assert find_any_sink([torch.tensor([[1.0], [2.0], [30.0]]), torch.tensor([[50.0], [2.0], [3.0]])]).tolist() == [
-        True,
-        False,
-        True,
-    ]
+    """By the store's own rule: the first row of each sequence, and rows of ten times the median norm."""
+    sites = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+    sinks = torch.stack([streams.is_sink(site) for site in sites]).any(0)
+    x, y = (streams.rows(site)[~sinks] for site in sites)
+    (found,) = lens_divergence(loud, lambda h, layer: loud.unembed(h), streams, layers=[1], rows=len(streams)).values()
+    goal, read = (loud.unembed(rows).log_softmax(-1) for rows in (y, x))
+    assert found == pytest.approx(float((goal.exp() * (goal - read)).sum(-1).mean()), rel=1e-4)
+    seen = torch.cat([rows[sites[0]] for rows in streams.shuffled(sites[:1], 50, keep=~sinks)])
+    assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, x.tolist()))
 
 
 def test_a_lens_is_saved_and_loaded(
@@ -129,7 +134,15 @@ def test_a_lens_is_saved_and_loaded(
         (lambda: load_lens(shard_path(streams.folder, 0), loud), "expected a file that was saved here"),
         (lambda: load_lens(file, other), "trained on other weights"),
         (lambda: train_lens(other, streams), "captured from other weights"),
-        (lambda: train_lens(loud, streams, layers=[5]), "layer 5 is not in"),
+        (lambda: train_lens(loud, streams, layers=[5]), "expected some of 0, 1"),
+        (lambda: train_lens(loud, streams, layers=[2]), "the last, which is read as it is"),
+        (lambda: train_lens(loud, streams, layers=[]), "expected some of 0, 1"),
+        (lambda: train_lens(loud, streams, layers=1), "expected some of 0, 1"),  # type: ignore[arg-type]
+        (lambda: train_lens(loud, "streams"), "expected what open_store"),  # type: ignore[arg-type]
+        (lambda: train_lens(loud, streams, steps=-1), "steps=-1; expected 0 or more"),
+        (lambda: lens_divergence(loud, back, streams, rows=0), "rows=0; expected 1 or more"),
+        (lambda: trace_prediction(loud, PROMPT, layers=1), "layers=1; expected several"),  # type: ignore[arg-type]
+        (lambda: trace_prediction(loud, PROMPT, answer=" sea"), "expected a token id"),  # type: ignore[arg-type]
         (lambda: back(rows, 0), "this lens has no layer 0"),
         (lambda: store_without_end(loud, tmp_path), "capture --sites"),
         (lambda: trace_prediction(loud, PROMPT, layers=[]), "no layer came"),

@@ -60,8 +60,9 @@ def test_a_label_that_only_groups_give_away_is_not_read() -> None:
     assert beyond <= 4  # 2.5 % are expected; five of 30 come in less than one test in 500
 
 
-def test_the_classifier_is_scikit_learns_on_the_same_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sklearn.linear_model import RidgeClassifier
+@pytest.mark.parametrize("kinds", [2, 3])
+def test_the_classifier_is_scikit_learns_on_the_same_splits(monkeypatch: pytest.MonkeyPatch, kinds: int) -> None:
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
     from sklearn.model_selection import GroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -70,10 +71,10 @@ def test_the_classifier_is_scikit_learns_on_the_same_splits(monkeypatch: pytest.
 
     monkeypatch.setattr(readouts, "ALPHAS", [30.0])
     x, labels, families = made(3, 1.5)
-    labels = (labels + (np.arange(N) % 5 == 0)) % 3  # three kinds
+    labels = (labels + (np.arange(N) % 5 == 0)) % kinds
     right = np.zeros(N)
     for train, test in GroupKFold(5).split(x, groups=families):
-        theirs = make_pipeline(StandardScaler(), RidgeClassifier(30.0))
+        theirs = make_pipeline(StandardScaler(), RidgeClassifier(30.0) if kinds == 2 else LogisticRegression())
         right[test] = theirs.fit(x[train], labels[train]).predict(x[test]) == labels[test]
     accuracy, _ = readout_of(torch.tensor(x), labels.tolist(), families.tolist(), n_perm=1)
     assert accuracy.mean == pytest.approx(np.mean([right[families == g].mean() for g in range(12)]))
@@ -101,6 +102,49 @@ def test_random_weights_are_others_and_follow_the_seed(tiny_gpt2: Model) -> None
     assert a.provenance.weights != tiny_gpt2.provenance.weights
     assert not torch.equal(a.last_logits(["Mary"]), tiny_gpt2.last_logits(["Mary"]))
     assert a.encode("Mary") == tiny_gpt2.encode("Mary")
+
+
+def test_several_labels_on_one_line_are_all_read() -> None:
+    """Regression on one-hot labels hides those that lie between others (Hastie et al. 4.2)."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 90)
+    x = rng.normal(size=(90, 8))
+    x[:, 0] = 4 * labels + 0.3 * rng.normal(size=90)
+    accuracy, null = readout_of(x, labels, np.arange(90) // 2, n_perm=10)
+    assert accuracy.mean > 0.97
+    assert null.high < 0.6
+
+
+@pytest.mark.parametrize("design", ["one odd row", "equal rows"])
+def test_labels_are_dealt_as_the_design_allows(design: str) -> None:
+    """The null must neither shrink to the result itself nor take copies for independent rows."""
+    groups = np.repeat(np.arange(12), 4)
+    if design == "one odd row":
+        labels = groups % 2
+        labels[0] = 1 - labels[0]
+        x = np.random.default_rng(0).normal(size=(48, 16))
+        x[:, 0] += 8 * (2 * labels - 1)
+        accuracy, null = readout_of(x, labels, groups, n_perm=100)
+        assert accuracy.mean > null.high + 0.1
+        return
+    beyond = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        x, labels = rng.normal(size=(12, 4, 6)), rng.integers(0, 2, (12, 4))
+        copies = [np.repeat(some, 6, axis=1).reshape(12 * 24, -1) for some in (x, labels[..., None])]
+        accuracy, null = readout_of(copies[0], copies[1][:, 0], np.repeat(np.arange(12), 24), n_perm=80)
+        beyond += accuracy.mean > null.high
+    assert beyond <= 5  # 2.5 % are expected; taken for independent rows, a third of these would be
+
+
+def test_a_rare_label_is_read_with_a_fold_a_group_and_majority_is_a_mean_over_groups(tiny_gpt2: Model) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    labels = np.where(np.isin(np.arange(40) // 4, [0, 5]), 2, np.arange(40) % 2)
+    readout_of(x, labels, np.arange(40) // 4, n_perm=1)
+    prompts, groups = ["Mary"] * 12, [0] * 8 + [1, 2, 3, 4]
+    own = [0] * 8 + [1, 1, 0, 1]
+    found = read_labels(tiny_gpt2, prompts, own, groups, "blocks.0.hook_resid_post", n_perm=1, fresh=tiny_gpt2)
+    assert found[0].majority == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(

@@ -87,14 +87,25 @@ class Store:
         return torch.cat(pieces) if pieces else torch.empty((0, *self.plan.sites[site]), dtype=self.dtype)
 
     def shuffled(
-        self, sites: str | Sequence[str], batch: int, *, seed: int = 0, block: int = 2048, blocks: int = 16
+        self,
+        sites: str | Sequence[str],
+        batch: int,
+        *,
+        seed: int = 0,
+        block: int = 2048,
+        blocks: int = 16,
+        keep: Bool[Tensor, " row"] | None = None,
     ) -> Iterator[dict[str, Tensor]]:
         """All rows once, in batches of `batch` in a random order that `seed` decides: {site: [row, …]}.
+
+        `keep` chooses rows, such as `~store.is_sink(site)`.
 
         Blocks of `block` neighbouring rows come in random order, and rows are mixed among `blocks` of them at a time:
         the disk reads long runs, and memory holds `block * blocks` rows. The last batch may be smaller.
         """
         names = [self._known(site) for site in ([sites] if isinstance(sites, str) else sites)]
+        if keep is not None and (keep.shape != (len(self),) or keep.dtype != torch.bool):
+            raise UserError(f"keep has shape {tuple(keep.shape)}; expected True or False for each of {len(self)} rows")
         if not names or min(batch, block, blocks) < 1:
             raise UserError(
                 f"sites {names}, batch {batch}, block {block}, blocks {blocks}; expected a site, and 1 or more"
@@ -105,6 +116,8 @@ class Store:
         for chunk in starts.split(blocks):
             spans = [(int(a), min(int(a) + block, len(self))) for a in chunk]
             order = torch.randperm(sum(b - a for a, b in spans), generator=generator)
+            if keep is not None:
+                order = order[torch.cat([keep[a:b] for a, b in spans])[order]]
             for name in names:
                 mixed = torch.cat([self.rows(name, a, b) for a, b in spans])[order]
                 left[name] = torch.cat([left[name], mixed])

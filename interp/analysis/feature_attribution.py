@@ -34,6 +34,7 @@ def attribute_features(
     site = site_of(sae)
     reading = read_logits(model, prompts, right, wrong, [site], batch_size=batch_size)
     columns = reading.components(model.n_layers)
+    add_up(model, columns, reading)  # before an SAE's large parts, which cancel, can hide what is missing
     held = _held(site, columns)
     x = reading.acts.last(site)
     if x.shape[-1] != sae.cfg.d_in:
@@ -43,8 +44,8 @@ def attribute_features(
     shares, bias, decoded = _shares(sae, x, reading.direction)
     size = shares.abs().sum(1) + bias.abs()
     check_sum(model, shares.sum(1) + bias, decoded, size, f"{site}'s reconstruction")
-    for name in held:
-        del columns[name]
+    whole = torch.stack([columns.pop(name) for name in held])
+    check_sum(model, whole.sum(0), reading.along(x), whole.abs().sum(0), f"what {site} holds")
     active = (shares != 0).any(0).nonzero().flatten().tolist()
     parts = {f"feature {i}": shares[:, i] for i in active} | {"sae bias": bias}
     return add_up(model, {**parts, "sae error": reading.along(x) - decoded, **columns}, reading)
@@ -74,12 +75,17 @@ def _shares(
 
     A feature's activation times the slope of the decoder, which is linear, whatever it scales or subtracts.
     """
+
+    def read(features: Tensor) -> Tensor:
+        with torch.no_grad():
+            sae.encode(x.to(sae.device, sae.dtype))  # an SAE that normalises keeps what its decoder undoes, and once
+        return (sae.decode(features).to(direction) * direction).sum(-1)
+
     with torch.no_grad():
         features = sae.encode(x.to(sae.device, sae.dtype))
+        bias = read(torch.zeros_like(features))
     start = features.detach().requires_grad_(True)
     with torch.enable_grad():
-        decoded = (sae.decode(start).to(direction) * direction).sum(-1)
+        decoded = read(start)
         (slope,) = torch.autograd.grad(decoded.sum(), start)
-    with torch.no_grad():
-        bias = (sae.decode(torch.zeros_like(features)).to(direction) * direction).sum(-1)
     return (features * slope).to(direction), bias, decoded.detach()

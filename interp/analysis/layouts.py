@@ -31,7 +31,11 @@ class Layout:
 
     def at(self, slot: str, occurrence: int = 0) -> int:
         """Position of the last token of a slot, where a model gathers what it knows of it."""
-        if slot not in self.spans or not -len(self.spans[slot]) <= occurrence < len(self.spans[slot]):
+        if (
+            slot not in self.spans
+            or not isinstance(occurrence, int)
+            or not -len(self.spans[slot]) <= occurrence < len(self.spans[slot])
+        ):
             held = ", ".join(f"{name} ({len(spans)} times)" for name, spans in self.spans.items())
             raise UserError(f"no occurrence {occurrence} of slot {slot!r}; expected one of {held}")
         return self.spans[slot][occurrence][1] - 1
@@ -42,8 +46,12 @@ def lay_out(model: Model, template: str, fillings: Sequence[Mapping[str, str]]) 
 
     A slot is a name in braces; `{{` is a brace. A filling gives every slot a text.
     """
-    if not fillings:
-        raise UserError("no filling came; expected at least one {slot: text}")
+    if not isinstance(template, str) or isinstance(fillings, str | Mapping) or not fillings:
+        raise UserError(
+            f"lay_out got {template!r:.40} and {fillings!r:.40}; expected a text and a list of {{slot: text}}"
+        )
+    if odd := next((filling for filling in fillings if not isinstance(filling, Mapping)), None):
+        raise UserError(f"the filling {odd!r:.40} is a {type(odd).__name__}; expected {{slot: text}}")
     made = [_fill(template, filling) for filling in fillings]
     found = [_spans(model, prompt, spans) for prompt, spans in made]
     for i, spans in enumerate(found[1:], start=1):
@@ -105,10 +113,15 @@ def _spans(model: Model, prompt: str, characters: Mapping[str, Sequence[tuple[in
             )
         return len(ids)
 
-    return {
-        slot: tuple((tokens_before(start), tokens_before(stop)) for start, stop in some)
-        for slot, some in characters.items()
-    }
+    special = set(model.tokenizer.all_special_ids)
+
+    def span(start: int, stop: int) -> tuple[int, int]:
+        first, end = tokens_before(start), tokens_before(stop)
+        while first < end - 1 and (whole[first] in special or not model.tokenizer.decode([whole[first]]).strip()):
+            first += 1  # a BOS, a line end or a blank of its own belongs to the template
+        return first, end
+
+    return {slot: tuple(span(start, stop) for start, stop in some) for slot, some in characters.items()}
 
 
 def _labels(model: Model, prompt: str, spans: Spans) -> list[str]:

@@ -25,16 +25,18 @@ from interp.model.fresh import fresh_model
 from interp.model.model import Model
 from interp.model.tokens import Prompts
 
-FOLDS, UNIT = 5, "share of rows"
-ALPHAS = np.logspace(-1, 5, 13)  # of standardised features; the best one is found inside each training part
+ALPHAS = np.logspace(-1, 5, 13)
+FOLDS, UNIT = 5, "share of rows, a mean over groups"
+Rows = NDArray[np.float64]
+Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Readout:
-    """How well labels are read from one site. Shares of rows right, each row held out once with its whole group.
+    """How well labels are read from one site: the mean over groups of the share of a group's rows that are right.
 
-    `accuracy`: over groups. `shuffled`: the same with labels dealt at random, the null. `fresh`: with the activations
-    of a model of random weights. `majority`: what always saying the commonest label gets.
+    `accuracy`: each row held out once with its whole group. `shuffled`: the same with labels dealt at random, the null.
+    `fresh`: with the activations of a model of random weights. `majority`: what always saying one label gets, the best.
     """
 
     site: str
@@ -58,20 +60,21 @@ def read_labels(
 ) -> list[Readout]:
     """A linear classifier a site, on each prompt's last token, judged on groups that it has not seen.
 
-    `groups` [prompt]: what prompts share besides their label: a word, a template, a document. `fresh`: the model of
-    random weights to compare with; by default `fresh_model(model, seed)`.
-    Raises UserError for fewer than two labels or groups, and where a fold could not learn every label.
+    `groups` [prompt]: what prompts share besides their label: a word, a template, a document. Prompts whose activations
+    are equal belong in one group, or the classifier has seen what it is asked. `fresh`: the model of random weights to
+    compare with; by default `fresh_model(model, seed)`.
+    Raises UserError for fewer than two labels or groups, and for a label that occurs in one group only.
     """
     codes, families = _coded(labels, groups, len(model.encode(prompts)))
     names = model.site_table.match(sites)
     bare = fresh_model(model, seed) if fresh is None else fresh
     both: list[Activations] = [each.capture(prompts, names) for each in (model, bare)]
+    majority = max(float(_by_group((codes == k)[:, None], families).mean()) for k in range(codes.max() + 1))
     found = []
     for i, site in enumerate(names):
         read, bare_read = (_matrix(acts.last(site)) for acts in both)
         accuracy, shuffled = readout_of(read, codes, families, n_perm=n_perm, seed=seed)
-        random_weights = _share(_right_by_group(bare_read, codes[:, None], families)[:, 0], seed)
-        majority = float(np.bincount(codes).max() / len(codes))
+        random_weights = _share(_held_out(bare_read, codes[:, None], families), families, seed)
         found.append(Readout(site, accuracy, shuffled, random_weights, majority))
         if progress is not None:
             progress(i + 1, len(names))
@@ -86,80 +89,133 @@ def readout_of(
     n_perm: int = 200,
     seed: int = 0,
 ) -> tuple[Estimate, Estimate]:
-    """(share of held-out rows read rightly, over groups; its null, with shuffled labels).
+    """(share of held-out rows read rightly, over groups; its null, with labels dealt at random).
 
-    Features are standardised on the training part. The classifier is ridge regression on one-hot labels (scikit-learn's
-    RidgeCV, as RidgeClassifier), because one decomposition then serves all permutations. Labels are shuffled among
-    groups where every row of a group has the same label, else within groups.
+    Features are standardised on the training part. For two labels the classifier is scikit-learn's ridge regression on
+    ±1, its strength chosen inside each training part; for more it is multinomial logistic regression. Labels are dealt
+    in a way that keeps what groups are: where every group has one label, whole groups exchange theirs; else groups of
+    one size exchange all of theirs, and each deals its own again. Rows of a group that are equal in everything are
+    dealt one label.
     """
     x = _matrix(activations)
     codes, families = _coded(labels, groups, len(x))
     if n_perm < 1:
         raise UserError(f"n_perm={n_perm}; expected 1 or more: the accuracy alone says nothing")
-    dealt = np.stack([codes, *_shuffled(codes, families, n_perm, seed)], axis=1)  # [row, 1 + n_perm]
-    by_group = _right_by_group(x, dealt, families)
-    return _share(by_group[:, 0], seed), null_of(by_group[:, 1:].mean(0), unit=UNIT)
-
-
-def _share(by_group: NDArray[Any], seed: int) -> Estimate:
-    return estimate_mean(by_group, unit=UNIT, over="group", bounds=(0.0, 1.0), seed=seed)
-
-
-def _right_by_group(x: NDArray[Any], dealt: NDArray[Any], families: NDArray[Any]) -> NDArray[Any]:
-    """Share of each group's rows that are read rightly [group, labelling]."""
-    if not np.isfinite(x).all():
-        raise UserError("the activations hold NaN or infinite numbers; leave padding out")
+    dealt = np.stack([codes, *_dealt(x, codes, families, n_perm, seed)], axis=1)  # [row, 1 + n_perm]
     right = _held_out(x, dealt, families)
+    return _share(right, families, seed), null_of(_by_group(right[:, 1:], families).mean(0), unit=UNIT)
+
+
+def _share(right: NDArray[np.bool_], families: Codes, seed: int) -> Estimate:
+    """Over groups, for the first labelling."""
+    values = _by_group(right[:, :1], families)[:, 0]
+    return estimate_mean(values, unit=UNIT, over="group", bounds=(0.0, 1.0), seed=seed)
+
+
+def _by_group(right: NDArray[np.bool_], families: Codes) -> Rows:
+    """Share of each group's rows [group, labelling]."""
     return np.stack([right[families == g].mean(0) for g in range(families.max() + 1)])
 
 
-def _matrix(activations: Any) -> NDArray[np.float64]:
+def _matrix(activations: Any) -> Rows:
     plain = activations.detach().float().cpu() if isinstance(activations, Tensor) else activations
     return np.asarray(plain, np.float64).reshape(len(plain), -1)
 
 
-def _held_out(x: NDArray[Any], dealt: NDArray[Any], families: NDArray[Any]) -> NDArray[Any]:
+def _held_out(x: Rows, dealt: Codes, families: Codes) -> NDArray[np.bool_]:
     """Is each row read rightly by a classifier that saw none of its group? [row, labelling]"""
-    from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import GroupKFold
     from sklearn.preprocessing import StandardScaler
 
-    kinds = dealt.max() + 1
+    if not np.isfinite(x).all():
+        raise UserError("the activations hold NaN or infinite numbers; leave padding out")
     right = np.zeros(dealt.shape, dtype=bool)
-    targets = np.where(dealt[:, :, None] == np.arange(kinds), 1.0, -1.0).reshape(len(x), -1)
-    for train, test in GroupKFold(min(FOLDS, families.max() + 1)).split(x, groups=families):
-        missing = set(range(kinds)) - set(dealt[train, 0].tolist())
-        if missing:
-            raise UserError(
-                "a label occurs in one group only, so that holding the group out leaves nothing to learn it from; "
-                "expected every label in two groups or more"
-            )
+    for train, test in _folds(x, dealt[:, 0], families):
         scaler = StandardScaler().fit(x[train])
-        model = RidgeCV(ALPHAS, alpha_per_target=True).fit(scaler.transform(x[train]), targets[train])
-        scores = model.predict(scaler.transform(x[test])).reshape(len(test), dealt.shape[1], kinds)
-        right[test] = scores.argmax(-1) == dealt[test]
+        read = _two if dealt.max() == 1 else _several
+        right[test] = read(scaler.transform(x[train]), scaler.transform(x[test]), dealt[train]) == dealt[test]
     return right
 
 
-def _shuffled(codes: NDArray[Any], families: NDArray[Any], n: int, seed: int) -> list[NDArray[Any]]:
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(families == g) for g in range(families.max() + 1)]
-    constant = all(len(set(codes[rows].tolist())) == 1 for rows in members)
-    out = []
-    for _ in range(n):
-        dealt = codes.copy()
-        if constant:
-            of_group = rng.permutation([codes[rows[0]] for rows in members])
-            for rows, code in zip(members, of_group, strict=True):
-                dealt[rows] = code
+def _two(seen: Rows, asked: Rows, dealt: Codes) -> Codes:
+    """Ridge regression on ±1, as RidgeClassifier: one decomposition serves all labellings [row, labelling]."""
+    from sklearn.linear_model import RidgeCV
+
+    fitted = RidgeCV(ALPHAS, alpha_per_target=True).fit(seen, np.where(dealt == 1, 1.0, -1.0))
+    return (fitted.predict(asked).reshape(len(asked), -1) > 0).astype(np.int64)
+
+
+def _several(seen: Rows, asked: Rows, dealt: Codes) -> Codes:
+    """Multinomial logistic regression: ridge on three labels or more hides those that lie between others."""
+    from sklearn.linear_model import LogisticRegression
+
+    # A classifier of n rows looks along n directions only; the rest of d_model would be carried for nothing.
+    _, sizes, axes = np.linalg.svd(seen, full_matrices=False)
+    axes = axes[sizes > 1e-9 * sizes[0]].T if sizes[0] > 0 else axes[:1].T
+    seen, asked = seen @ axes, asked @ axes
+    out = np.empty((len(asked), dealt.shape[1]), dtype=np.int64)
+    for j, told in enumerate(dealt.T):
+        if len(set(told.tolist())) < 2:  # a deal may leave one label to learn
+            out[:, j] = told[0]
         else:
-            for rows in members:
-                dealt[rows] = rng.permutation(codes[rows])
+            out[:, j] = LogisticRegression(max_iter=2000).fit(seen, told).predict(asked)
+    return out
+
+
+def _folds(x: Rows, codes: Codes, families: Codes) -> list[tuple[Codes, Codes]]:
+    """Splits that hold whole groups out and leave every label to learn: five, or one a group where labels are rare."""
+    from sklearn.model_selection import GroupKFold
+
+    n_groups = int(families.max()) + 1
+    for folds in (min(FOLDS, n_groups), n_groups):
+        splits = list(GroupKFold(folds).split(x, groups=families))
+        if all(len(set(codes[train].tolist())) == codes.max() + 1 for train, _ in splits):
+            return splits
+    raise UserError(
+        "a label occurs in one group only, so that holding the group out leaves nothing to learn it from; expected "
+        "every label in two groups or more"
+    )
+
+
+def _dealt(x: Rows, codes: Codes, families: Codes, n: int, seed: int) -> list[Codes]:
+    rng = np.random.default_rng(seed)
+    members = [_units(x, codes, np.flatnonzero(families == g)) for g in range(families.max() + 1)]
+    labels = [np.array([codes[rows[0]] for rows in units]) for units in members]
+    if all(len(set(own.tolist())) == 1 for own in labels):
+        ones = np.array([own[0] for own in labels])
+        deals = (
+            [np.full(len(own), one) for own, one in zip(labels, rng.permutation(ones), strict=True)] for _ in range(n)
+        )
+    else:
+        deals = (_exchanged(labels, rng) for _ in range(n))
+    out = []
+    for deal in deals:
+        dealt = codes.copy()
+        for units, own in zip(members, deal, strict=True):
+            for rows, label in zip(units, own, strict=True):
+                dealt[rows] = label
         out.append(dealt)
     return out
 
 
-def _coded(labels: Any, groups: Any, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _units(x: Rows, codes: Codes, rows: Codes) -> list[Codes]:
+    """The rows of a group, those that are equal in activation and label together."""
+    units: dict[tuple[bytes, int], list[int]] = {}
+    for row in rows.tolist():
+        units.setdefault((x[row].tobytes(), int(codes[row])), []).append(row)
+    return [np.array(some) for some in units.values()]
+
+
+def _exchanged(labels: list[Codes], rng: np.random.Generator) -> list[Codes]:
+    """Groups of one size exchange their labels, and every group deals what it got among its rows."""
+    out = list(labels)
+    for size in {len(own) for own in labels}:
+        same = [g for g, own in enumerate(labels) if len(own) == size]
+        for to, origin in zip(same, rng.permutation(same).tolist(), strict=True):
+            out[to] = rng.permutation(labels[origin])
+    return out
+
+
+def _coded(labels: Any, groups: Any, n: int) -> tuple[Codes, Codes]:
     """Labels and groups as numbers from 0. Raises UserError for too few, and another length."""
     coded = []
     for word, some in (("labels", labels), ("groups", groups)):

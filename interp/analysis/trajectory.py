@@ -39,6 +39,10 @@ class Trajectory:
     divergence: Float[Tensor, "layer pos"]
     answer: Float[Tensor, "layer pos"] | None
 
+    def __repr__(self) -> str:
+        layers = ", ".join(map(str, self.layers))
+        return f"Trajectory({''.join(self.tokens)!r}, layers {layers}; at its end {self.words[-1][-1]!r})"
+
     def rows(self) -> list[Cell]:
         """One row a layer and token: the table of a finding whose figure is a `lens_grid`."""
         return [
@@ -70,10 +74,19 @@ def trace_prediction(
     Raises UserError for a layer that is not there, a token that is none, and several prompts.
     """
     ids = model.encode([prompt] if isinstance(prompt, str) else [list(prompt)])
-    chosen = tuple(range(model.n_layers + 1)) if layers is None else tuple(layers)
     read = lens or (lambda resid, layer: model.unembed(resid))
+    if not callable(read):
+        raise UserError(f"lens={lens!r:.40}; expected a function (resid, layer) -> logits, such as a TunedLens")
+    if layers is not None and not isinstance(layers, Iterable):
+        raise UserError(f"layers={layers!r}; expected several, such as [0, 10, {model.n_layers}]")
+    if layers is None:  # all, or all that the lens can translate
+        known = getattr(lens, "layers", None)
+        layers = range(model.n_layers + 1) if known is None else [*known, model.n_layers]
+    chosen = tuple(layers)
     if not chosen:
         raise UserError(f"no layer came; expected some of 0 (the embedding) to {model.n_layers}")
+    if answer is not None and (isinstance(answer, bool) or not isinstance(answer, int)):
+        raise UserError(f"answer={answer!r:.40}; expected a token id: model.tokenizer(text).input_ids[0]")
     sites = [residual_site(model, layer) for layer in chosen]
     acts = model.capture(ids, [*sites, residual_site(model, model.n_layers)])
     final = model.unembed(acts[residual_site(model, model.n_layers)][0]).float().log_softmax(-1)

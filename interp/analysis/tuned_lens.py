@@ -10,8 +10,8 @@ Whatever it reads could be read by a linear map; it does not show that the model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations.rows import SINK_FACTOR
 from interp.activations.store import Store
 from interp.activations.tensor_file import read_tensors, write_tensors
 from interp.analysis.trajectory import Lens
@@ -38,9 +37,9 @@ class TunedLens:
     `lens(resid, layer)` gives logits; layer n_layers, and no other without a map, is read as it is.
     """
 
-    model: Model
-    maps: Mapping[int, Float[Tensor, "d_model d_model"]]
-    shifts: Mapping[int, Float[Tensor, " d_model"]]
+    model: Model = field(repr=False)
+    maps: Mapping[int, Float[Tensor, "d_model d_model"]] = field(repr=False)
+    shifts: Mapping[int, Float[Tensor, " d_model"]] = field(repr=False)
     made_of: Mapping[str, Any]
 
     def __call__(self, resid: Float[Tensor, "row d_model"], layer: int) -> Float[Tensor, "row d_vocab"]:
@@ -93,13 +92,17 @@ def train_lens(
     alone. The model's weights are not touched.
     Raises UserError for a store of another model, one without the last layer, and a layer that is not in it.
     """
+    for name, value, least in (("steps", steps, 0), ("batch", batch, 1)):
+        if value < least:
+            raise UserError(f"{name}={value}; expected {least} or more")
     sites = _sites_in(model, store, layers)
     last = sites.pop(model.n_layers)
-    maps, shifts = _least_squares(store, sites, last)
+    keep = _no_sinks(store, [*sites.values(), last])
+    maps, shifts = _least_squares(store, sites, last, keep)
     maps, shifts = ({at: t.to(model.device).requires_grad_(True) for at, t in some.items()} for some in (maps, shifts))
     lens = TunedLens(model, maps, shifts, _lineage(model, store, steps=steps, batch=batch, lr=lr, seed=seed))
     optimizer = torch.optim.Adam([*maps.values(), *shifts.values()], lr=lr)
-    batches = _batches(store, [*sites.values(), last], batch, seed)
+    batches = _batches(store, [*sites.values(), last], batch, seed, keep)
     for step in range(steps):
         rows = next(batches)
         for group in optimizer.param_groups:
@@ -108,10 +111,12 @@ def train_lens(
             goal = model.unembed(rows[last].to(model.device)).float().log_softmax(-1)
         told = 0.0
         for layer, site in sites.items():  # one layer at a time: a vocabulary is wide
-            read = lens(rows[site].to(model.device), layer).float().log_softmax(-1)
-            loss = (goal.exp() * (goal - read)).sum(-1).mean()
-            # not loss.backward(): that would find the slopes of the model's own weights too
-            maps[layer].grad, shifts[layer].grad = torch.autograd.grad(loss, (maps[layer], shifts[layer]))
+            with torch.enable_grad():
+                read = lens(rows[site].to(model.device), layer).float().log_softmax(-1)
+                loss = (goal.exp() * (goal - read)).sum(-1).mean()
+                # not loss.backward(): that would find the slopes of the model's own weights too
+                slopes = torch.autograd.grad(loss, (maps[layer], shifts[layer]))
+            maps[layer].grad, shifts[layer].grad = slopes
             told += float(loss.detach()) / len(sites)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -131,16 +136,18 @@ def lens_divergence(
     """
     sites = _sites_in(model, store, layers)
     last = sites.pop(model.n_layers)
+    if rows < 1:
+        raise UserError(f"rows={rows}; expected 1 or more")
+    keep = _no_sinks(store, [*sites.values(), last])
     total, n = dict.fromkeys(sites, 0.0), 0
     for start in range(0, min(rows, len(store)), BLOCK):
-        stop = min(start + BLOCK, rows, len(store))
-        streams = {site: store.rows(site, start, stop) for site in (*sites.values(), last)}
-        keep = ~find_any_sink(streams.values())
-        goal = model.unembed(streams[last][keep].to(model.device)).float().log_softmax(-1)
+        chosen = keep[start : min(start + BLOCK, rows)]
+        streams = {site: store.rows(site, start, start + len(chosen))[chosen] for site in (*sites.values(), last)}
+        goal = model.unembed(streams[last].to(model.device)).float().log_softmax(-1)
         for layer, site in sites.items():
-            read = lens(streams[site][keep].to(model.device).float(), layer).float().log_softmax(-1)
+            read = lens(streams[site].to(model.device).float(), layer).float().log_softmax(-1)
             total[layer] += float((goal.exp() * (goal - read)).sum())
-        n += int(keep.sum())
+        n += int(chosen.sum())
     if not n:
         raise UserError(f"the first {rows} rows of {store.folder} are all attention sinks; capture longer texts")
     return {layer: value / n for layer, value in total.items()}
@@ -148,6 +155,8 @@ def lens_divergence(
 
 def _sites_in(model: Model, store: Store, wanted: Sequence[int] | None) -> dict[int, str]:
     """The site of every layer in the store, the last one's (n_layers) included; layer 0 is the embedding."""
+    if not isinstance(store, Store):
+        raise UserError(f"a {type(store).__name__} came as the store; expected what open_store(folder) returns")
     if store.plan.model["weights"] != model.provenance.weights:
         raise UserError(
             f"{store.folder} was captured from other weights than {model.provenance.name} has; capture again"
@@ -162,30 +171,35 @@ def _sites_in(model: Model, store: Store, wanted: Sequence[int] | None) -> dict[
             f"{store.folder} holds {', '.join(store.sites[:3])}, …; a tuned lens needs residual streams, the last one "
             "among them: capture --sites 'blocks.*.hook_resid_post'"
         )
-    for layer in wanted or ():
-        if layer not in there:
-            raise UserError(f"layer {layer} is not in {store.folder}; expected some of {', '.join(map(str, there))}")
+    others = [layer for layer in there if layer != model.n_layers]
+    if wanted is not None and (not isinstance(wanted, Sequence) or not wanted or not set(wanted) <= set(others)):
+        raise UserError(
+            f"layers={wanted} came; expected some of {', '.join(map(str, others))}: those in {store.folder} but the "
+            "last, which is read as it is"
+        )
     return there if wanted is None else {layer: there[layer] for layer in (*wanted, model.n_layers)}
 
 
-def _batches(store: Store, sites: Sequence[str], batch: int, seed: int) -> Iterator[dict[str, Tensor]]:
+def _batches(
+    store: Store, sites: Sequence[str], batch: int, seed: int, keep: Bool[Tensor, " row"]
+) -> Iterator[dict[str, Tensor]]:
     """Shuffled batches without end and without sinks."""
     while True:
-        for rows in store.shuffled(sites, batch, seed=seed):
-            keep = ~find_any_sink(rows.values())
-            if bool(keep.any()):
-                yield {site: values[keep].float() for site, values in rows.items()}
+        for rows in store.shuffled(sites, batch, seed=seed, keep=keep):
+            yield {site: values.float() for site, values in rows.items()}
         seed += 1
 
 
-def find_any_sink(streams: Iterable[Float[Tensor, "row d_model"]]) -> Bool[Tensor, " row"]:
-    """Rows whose norm is over ten times the median in any of these streams."""
-    norms = torch.stack([values.float().norm(dim=-1) for values in streams])
-    return (norms > SINK_FACTOR * norms.median(1, keepdim=True).values).any(0)
+def _no_sinks(store: Store, sites: Sequence[str]) -> Bool[Tensor, " row"]:
+    """Rows that are an attention sink at none of these sites."""
+    sinks = torch.stack([store.is_sink(site) for site in sites]).any(0)
+    if int((~sinks).sum()) < 2:
+        raise UserError(f"{store.folder} has {int((~sinks).sum())} rows that are no attention sinks; capture more text")
+    return ~sinks
 
 
 def _least_squares(
-    store: Store, sites: Mapping[int, str], last: str
+    store: Store, sites: Mapping[int, str], last: str, keep: Bool[Tensor, " row"]
 ) -> tuple[dict[int, Float[Tensor, "d_model d_model"]], dict[int, Float[Tensor, " d_model"]]]:
     """The map from each layer that fits the last one's vectors best, less the identity, and its shift (ridge)."""
     sums: dict[str, Tensor] = {}
@@ -193,19 +207,16 @@ def _least_squares(
     def add(name: str, value: Tensor) -> None:
         sums[name] = sums[name] + value if name in sums else value
 
-    n = 0
+    n = int(keep.sum())
     for start in range(0, len(store), ROWS):
-        streams = {site: store.rows(site, start, min(start + ROWS, len(store))) for site in (*sites.values(), last)}
-        keep = ~find_any_sink(streams.values())
-        streams = {site: values[keep].double() for site, values in streams.items()}
-        n += int(keep.sum())
+        chosen = keep[start : start + ROWS]
+        streams = {site: store.rows(site, start, start + len(chosen)) for site in (*sites.values(), last)}
+        streams = {site: values[chosen].double() for site, values in streams.items()}
         for site, x in streams.items():
             add(site, x.sum(0))
         for site in sites.values():
             add(f"{site} square", streams[site].T @ streams[site])
             add(f"{site} cross", streams[site].T @ streams[last])
-    if n < 2:
-        raise UserError(f"{store.folder} has {n} rows that are no attention sinks; capture more text")
     maps, shifts = {}, {}
     for layer, site in sites.items():
         mean, goal = sums[site] / n, sums[last] / n
