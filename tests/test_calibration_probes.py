@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interp import Finding, Lab, Model, UserError
-from interp.analysis.heads import ablate_heads, mean_outputs, others_like
+from interp.analysis.heads import ablate_heads, attention_paid, mean_outputs, others_like
 from interp.analysis.layouts import single_tokens
 from interp.lab.discover import load_probe
 from interp.model.planted import plant_induction, plant_nothing
@@ -80,6 +80,18 @@ def test_silenced_heads_give_what_they_give_on_average(tiny_gpt2: Model) -> None
         edited.rows("blocks.1.hook_attn_out"),
         tiny_gpt2.capture(prompts, "blocks.1.hook_attn_out").rows("blocks.1.hook_attn_out"),
     )
+
+
+def test_head_scores_of_odd_sequences_are_refused(tiny_gpt2: Model) -> None:
+    at = torch.tensor([2])
+    for call in (
+        lambda: attention_paid(tiny_gpt2, [[1, 2, 3], [4, 5]], at, {"a": at}),
+        lambda: attention_paid(tiny_gpt2, [[1, 2, 3]], at, {"a": at + 1}),
+        lambda: attention_paid(tiny_gpt2, [[1, 2, 3]], at, {"a": at - 3}),
+        lambda: mean_outputs(tiny_gpt2, [[3], [4]]),
+    ):
+        with pytest.raises(UserError, match="expected"):
+            call()
 
 
 @pytest.fixture(scope="module")

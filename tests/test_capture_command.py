@@ -138,7 +138,7 @@ def test_info_verify_and_a_mended_byte(
 ) -> None:
     assert dispatch(["store", "info", str(whole)]) == 0
     shown = capsys.readouterr().out
-    assert "blocks.*.hook_resid_post (2)" in shown
+    assert "blocks.*.hook_resid_post (2: 0-1)" in shown
     assert "all there" in shown
     out = tmp_path / "s"
     shutil.copytree(whole, out)
@@ -177,8 +177,8 @@ def test_shards_are_as_small_as_asked_and_empty_rows_are_left_out_when_asked(
     flags = ["--corpus", folder, "--shard-bytes", 40_000, "--skip-empty"]
     assert dispatch(arguments_of(command(tiny, corpus, tmp_path / "s", *flags, "--plan-only"))) == 0
     shown = capsys.readouterr()
-    assert "not read, for their endings: 1 files (notes.md)" in shown.err
-    assert "; 1 empty ones left out" in shown.out
+    assert "not read, for their endings (1): notes.md" in shown.err
+    assert "; 1 without text left out" in shown.out
     assert dispatch(arguments_of(command(tiny, corpus, tmp_path / "s", *flags))) == 0
     sizes = [path.stat().st_size for path in (tmp_path / "s").glob("shard-*.safetensors")]
     assert len(sizes) > 2

@@ -238,3 +238,10 @@ def test_hostile_corpora_are_captured_or_refused_with_file_and_row(
 
     attack()
     assert min(outcomes.values()) > examples / 20, outcomes
+
+
+def test_one_string_is_no_corpus(tiny_gpt2: Model) -> None:
+    from interp.activations.plan import plan_capture
+
+    with pytest.raises(UserError, match="a str came as a corpus; expected several texts"):
+        plan_capture(tiny_gpt2, "Paris is", "blocks.0.hook_resid_post")

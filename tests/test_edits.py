@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -256,7 +257,6 @@ def test_edits_never_reach_the_plain_model(tiny_gpt2: Model):
         (ablate(pos=99), "position 99 is outside a prompt of "),
         (ablate(pos=-21), "position -21 is outside a prompt of "),
         (ablate(pos=slice(50, 60)), "chooses no token in a prompt of "),
-        (steer(torch.zeros(32), pos="last"), "pos='last'"),  # type: ignore[arg-type]
     ],
 )
 def test_an_edit_that_cannot_be_used_is_one_line(tiny_gpt2: Model, edit: Any, line: str):
@@ -362,5 +362,15 @@ def test_an_edit_of_another_shape_is_refused_on_entry(tiny_gpt2: Model, edit: An
 
 
 def test_no_edit_at_all_is_refused(tiny_gpt2: Model):
-    with pytest.raises(UserError, match="no edit came"), tiny_gpt2.edit({}):
-        pass
+    for edits, told in (({}, "no edit came"), ([(MLP, ablate())], "got a list"), (MLP, "got a str")):
+        with pytest.raises(UserError, match=told), tiny_gpt2.edit(edits):  # type: ignore[arg-type]
+            pass
+
+
+def test_an_edit_without_with_is_warned_of(tiny_gpt2: Model):
+    with pytest.warns(UserWarning, match="never entered and edits nothing"):
+        tiny_gpt2.edit({MLP: ablate()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with tiny_gpt2.edit({MLP: ablate()}):
+            tiny_gpt2.last_logits(PROMPTS)

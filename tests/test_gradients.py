@@ -108,6 +108,15 @@ def test_a_string_scores_the_sum_of_its_tokens_in_any_batch(tiny_gpt2: Model) ->
         assert torch.allclose(mean, scores.per_token.diagonal(), atol=1e-4)
     with tiny_gpt2.edit({"blocks.1.hook_mlp_out": ablate()}):
         assert not torch.allclose(tiny_gpt2.measure(whole, continuation(whole, before)), summed, atol=1e-3)
+    for call, told in (
+        (lambda: tiny_gpt2.measure(whole[:1], continuation(whole, before)), "1 came"),
+        (lambda: tiny_gpt2.measure(prompts, continuation(whole, before)), "the metric's has"),
+        (lambda: tiny_gpt2.measure(prompts, rank([[1, 2], [3, 4]])), "2 tokens a prompt"),
+        (lambda: tiny_gpt2.measure(prompts, entropy(), numbers=[0, 2], total=2), "expected one each"),
+        (lambda: tiny_gpt2.measure(prompts, entropy(), numbers=[0]), "expected one each"),
+    ):
+        with pytest.raises(UserError, match=told):
+            call()
     with pytest.raises(UserError, match="from 1 to its last token"):
         continuation(whole, [0, 1])
 

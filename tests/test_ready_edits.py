@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from interp import Model, UserError, ablate, patch, steer
-from interp.model.edits import scale
+from interp.model.choose import only
+from interp.model.edits import compose, freeze, knock_out, scale
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
 RESID = "blocks.0.hook_resid_post"
@@ -37,7 +38,7 @@ def test_steering_by_nothing_changes_nothing(smol: Model):
 def test_positions_are_counted_per_prompt_without_its_padding(tiny_gpt2: Model, side: Any, pos: Any):
     prompts = [[1, 2, 3, 4, 5, 6, 7], [8, 9, 10], [11, 12, 13, 14]]
     base = tiny_gpt2.logits(prompts)
-    with tiny_gpt2.edit({RESID: ablate(pos)}):
+    with tiny_gpt2.edit({RESID: ablate(pos=pos)}):
         acts = tiny_gpt2.capture(prompts, RESID, padding=side)
         logits = tiny_gpt2.logits(prompts)
     for i, row in enumerate(prompts):
@@ -92,7 +93,17 @@ def test_patch_refuses_what_does_not_line_up(tiny_gpt2: Model):
     ("make", "told"),
     [
         (lambda: patch(torch.zeros(1, 3, 4), pos=[0, 1]), "pos=[0, 1]; expected None for all"),  # type: ignore[arg-type]
-        (lambda: ablate(True), "pos=True"),
+        (lambda: ablate(pos=True), "pos=True"),
+        (lambda: ablate(pos=torch.tensor(True)), "pos=tensor(True)"),  # type: ignore[arg-type]
+        (lambda: ablate(pos=np.array([0, 1])), "pos=array([0, 1])"),  # type: ignore[arg-type]
+        (lambda: ablate(pos=slice("a", None)), "pos=slice('a'"),
+        (lambda: ablate(pos=slice(None, None, 0)), "pos=slice(None, None, 0)"),
+        (lambda: steer(torch.zeros(4), "4"), "steer got '4'; expected a number"),  # type: ignore[arg-type]
+        (lambda: only(ablate, pos=-1), "does not take (activation, site); write it with these two parameters, or call"),
+        (lambda: compose(ablate, scale(2.0)), "does not take (activation, site)"),
+        (compose, "expected one edit or more"),
+        (lambda: freeze("x"), "freeze got a str"),  # type: ignore[arg-type]
+        (lambda: knock_out([1], 3), "keys=[1]"),  # type: ignore[arg-type]
         (lambda: ablate(to="x"), "ablate got to='x'"),  # type: ignore[arg-type]
         (lambda: scale("x"), "scale got 'x'; expected a number"),  # type: ignore[arg-type]
         (lambda: scale(2.0, "last"), "pos='last'"),  # type: ignore[arg-type]

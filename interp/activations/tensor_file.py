@@ -66,6 +66,8 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]], note: Mapp
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
     """A file of its own, whole or not at all, with `note` (ready for JSON) and a hash of both in its header."""
+    if odd := [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in NAMES]:
+        raise UserError(f"cannot write {', '.join(odd)}; expected one of {', '.join(NAMES.values())}")
     raw = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(note))
     kept = {"note": text, "hash": _hash(raw, text)}

@@ -138,6 +138,8 @@ def add_up(model: Model, columns: Mapping[str, Float[Tensor, " prompt"]], readin
 def check_sum(model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: str) -> None:
     """Refuse a model in which the parts are not all that there is."""
     off = float(((parts - whole).abs() / size.clamp_min(1e-6)).max())
+    if not off <= (RELATIVE if model.hf.dtype == torch.float32 else ROUGH) and model.is_edited:
+        raise UserError(f"the parts of {what} do not add up while an edit is active; attribute outside model.edit")
     if not off <= (RELATIVE if model.hf.dtype == torch.float32 else ROUGH):
         raise UserError(
             f"in this {type(model.hf).__name__} the parts of {what} do not add up (off by {off:.1%} of their sizes): "

@@ -55,7 +55,7 @@ def repeated_tokens(
     if length < 2 or sequences < 1 or length > len(pool):
         raise UserError(f"length={length}, sequences={sequences}; expected 2 to {len(pool)} tokens, and a sequence")
     opener = model.tokenizer.bos_token_id
-    start = [int(opener)] if isinstance(opener, int) else [pool[0]]
+    start = [int(opener)] if isinstance(opener, int) else [pool.pop(0)]  # in no copy, or it would come twice
     generator = torch.Generator().manual_seed(seed)
     drawn = [[pool[i] for i in torch.randperm(len(pool), generator=generator)[:length]] for _ in range(sequences)]
     return [[*start, *ids, *ids] for ids in drawn]
@@ -83,6 +83,14 @@ def attention_paid(
     batch_size: int = 4,
 ) -> dict[str, Float[Tensor, "sequence layer head"]]:
     """Mean attention from the tokens `queries` to the tokens `keys[kind]`, one by one, for every kind and head."""
+    ids = model.encode(list(sequences))
+    least, length = min(map(len, ids)), max(map(len, ids))
+    places = torch.cat([queries, *keys.values()])
+    if least != length or int(places.min()) < 0 or int(places.max()) >= length:
+        raise UserError(
+            f"sequences of {least} to {length} tokens and places {int(places.min())} to {int(places.max())} came; "
+            "expected sequences of one length, and places in them"
+        )
     scores: dict[str, list[Tensor]] = {kind: [] for kind in keys}
     for site in model.site_table.match("blocks.*.attn.hook_pattern"):  # one layer at a time: patterns are large
         pattern = model.capture(list(sequences), site, batch_size=batch_size)[site].float()
@@ -94,6 +102,8 @@ def attention_paid(
 def mean_outputs(model: Model, prompts: Prompts) -> dict[str, Float[Tensor, "head d_head"]]:
     """What each head reads on average over all tokens of `prompts` but the first, by site `attn.hook_z`."""
     acts = model.capture(prompts, "blocks.*.attn.hook_z")
+    if not bool(acts.mask[:, 1:].any()):
+        raise UserError("every prompt is one token long; expected longer ones: the first token is left out")
     return {site: acts[site][:, 1:][acts.mask[:, 1:]].mean(0) for site in acts}
 
 

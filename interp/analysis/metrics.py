@@ -68,8 +68,10 @@ def continuation(
         if site.total != len(ids):
             raise UserError(f"the metric has {len(ids)} prompts, and {site.total} came; expected the same")
         out = []
-        for row, prompt in zip(logits, site.prompts.tolist(), strict=True):
+        for n, (row, prompt) in enumerate(zip(logits, site.prompts.tolist(), strict=True)):
             own, start = ids[prompt], starts[prompt]
+            if int(site.mask[n].sum()) != len(own):
+                raise UserError(f"prompt {prompt} has {int(site.mask[n].sum())} tokens; the metric's has {len(own)}")
             logs = row[start - 1 : len(own) - 1].float().log_softmax(-1)
             picked = logs.gather(1, torch.tensor(own[start:], device=logs.device)[:, None])
             out.append(picked.sum() if per == "string" else picked.mean())
@@ -81,6 +83,8 @@ def continuation(
 def rank(ids: Ids) -> Metric:
     """Rank of each prompt's token [prompt] after its last one: 1 is the likeliest; tokens as likely share the best."""
     wanted = token_table("ids", ids)
+    if wanted.shape[1] != 1:
+        raise UserError(f"rank: {wanted.shape[1]} tokens a prompt came; expected one")
 
     def of(logits: Tensor, site: Site) -> Tensor:
         final = last(logits, site)

@@ -6,9 +6,8 @@ import os
 import re
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -57,7 +56,8 @@ class CaptureOptions:
         tyro.conf.arg(help="Tokens of a forward, at most; by default 1024 on a CPU. Decides the last bits."),
     ] = None
     shard_bytes: Annotated[
-        int | None, tyro.conf.arg(help="Bytes of a shard, at most: what a kill can cost; by default 256 MiB.")
+        int | None,
+        tyro.conf.arg(help="Bytes of a shard, at most, or one sequence: what a kill can cost. By default 256 MiB."),
     ] = None
     register: Annotated[
         tuple[str, ...],
@@ -93,7 +93,7 @@ def capture(arguments: list[str]) -> int:
     corpus = open_corpus(options.corpus, skip_empty=options.skip_empty)
     if corpus.ignored:
         others = ", ".join(path.name for path in corpus.ignored[:3]) + ", …" * (len(corpus.ignored) > 3)
-        print(f"interp: not read, for their endings: {len(corpus.ignored)} files ({others})", file=sys.stderr)
+        print(f"interp: not read, for their endings ({len(corpus.ignored)}): {others}", file=sys.stderr)
     model = load_model(options.model, options.device, options.dtype)
     for one in options.register:
         name, equals, where = one.partition("=")
@@ -117,8 +117,11 @@ def capture(arguments: list[str]) -> int:
         if (options.out / "plan.json").exists():
             refuse_other(options.out, open_store(options.out).plan, plan)
         return _print_plan(plan, tokens, measure_cost(model, plan, tokens, options.out), worker)
+    _tell_what_is_there(options.out, plan)
     with shown_progress() as say, _finishing() as asked_to_stop:
-        store = capture_store(model, options.out, plan, tokens, worker=worker, progress=say, stop=asked_to_stop)
+        store = capture_store(
+            model, options.out, plan, tokens, worker=worker, progress=say, stop=lambda: bool(asked_to_stop())
+        )
         stopped = asked_to_stop()
     missing = store.missing
     whole = len(plan.shards) - len(missing)
@@ -127,11 +130,22 @@ def capture(arguments: list[str]) -> int:
             f"interp: stopped; {whole} of {len(plan.shards)} shards kept in {options.out}; the same command goes on",
             file=sys.stderr,
         )
-        return 130
+        return 128 + stopped
     print(f"{whole} of {len(plan.shards)} shards of {len(tokens):,} tokens: {options.out.resolve()}")
     if missing:
         print(f"{len(missing)} to go, which are other workers': run them with --shard, or the command without it")
     return 0
+
+
+def _tell_what_is_there(folder: Path, plan: Plan) -> None:
+    """Say where a capture goes on. What is damaged is the capture's to mend, and to speak of."""
+    from interp.activations.store import open_store
+
+    with suppress(UserError):
+        there = open_store(folder)
+        if there.plan.hash == plan.hash:
+            done = len(plan.shards) - len(there.missing)
+            print(f"interp: going on: {done} of {len(plan.shards)} shards are there", file=sys.stderr)
 
 
 def _worker(shard: str | None) -> Worker:
@@ -162,15 +176,15 @@ def _told(index: str, count: str, *more: str) -> tuple[int, ...] | None:
 
 
 @contextmanager
-def _finishing() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C or SIGTERM ends the capture after the shard in hand; a second one at once."""
-    asked = False
+def _finishing() -> Iterator[Callable[[], int]]:
+    """Ctrl-C or SIGTERM ends the capture after the shard in hand; a second one at once. Yields which one came, or 0."""
+    asked = 0
 
     def ask(signum: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
-        asked = True
+        asked = signum
         print("interp: finishing the shard in hand; once more to stop at once", file=sys.stderr, flush=True)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -183,7 +197,7 @@ def _finishing() -> Iterator[Callable[[], bool]]:
 
 def _print_plan(plan: Plan, tokens: Tokens, cost: Cost, worker: Worker) -> int:
     hours, minutes = divmod(round(cost.seconds / 60), 60)
-    left_out = f"; {plan.corpus['left_out']:,} empty ones left out" if "left_out" in plan.corpus else ""
+    left_out = f"; {plan.corpus['left_out']:,} without text left out" if "left_out" in plan.corpus else ""
     more = "" if plan.corpus["whole"] else " (the corpus holds more)"
     rows = [
         ("documents", f"{len(tokens.row):,}{more}{left_out}"),
@@ -234,22 +248,38 @@ def store(arguments: list[str]) -> int:
 
 
 def _kinds(sites: list[str]) -> str:
-    """`blocks.*.hook_resid_post (30)` instead of thirty names."""
-    from interp.model.sites import kind_of
+    """`blocks.*.hook_resid_post (30: 0-29)` instead of thirty names."""
+    from interp.model.sites import kind_of, layer_of
 
-    kinds = Counter(map(kind_of, sites))
-    single = {kind_of(site): site for site in sites}
-    return ", ".join(f"{kind} ({n})" if n > 1 else single[kind] for kind, n in kinds.items())
+    kinds: dict[str, list[str]] = {}
+    for site in sites:
+        kinds.setdefault(kind_of(site), []).append(site)
+    return ", ".join(
+        some[0] if len(some) == 1 else f"{kind} ({len(some)}: {_runs(sorted(layer_of(site) or 0 for site in some))})"
+        for kind, some in kinds.items()
+    )
+
+
+def _runs(numbers: list[int]) -> str:
+    """`1, 10-19` of the numbers in ascending order."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _info(opened: Store) -> list[tuple[str, str]]:
     plan, missing = opened.plan, opened.missing
     cut, numerics = plan.cut, plan.numerics
+    left_out = f", {plan.corpus['left_out']:,} more without text left out" if "left_out" in plan.corpus else ""
     state = f"{len(missing)} missing: run the same `interp capture` again" if missing else "all there"
     return [
         ("model", f"{plan.model['name']} ({plan.model['architecture']}, {plan.model['weights']})"),
         ("sites", _kinds(opened.sites)),
-        ("tokens", f"{len(opened):,} of {plan.corpus['documents']:,} documents"),
+        ("tokens", f"{len(opened):,} of {plan.corpus['documents']:,} documents{left_out}"),
         (
             "sequences",
             f"{len(opened.tokens.starts) - 1:,}, {cut['packing']}, at most {cut['context']} tokens",

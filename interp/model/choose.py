@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks import Edit, Site
+from interp.model.hooks import Edit, Site, check_edit, check_pos
 
 Pos = int | slice | None
 Some = int | Iterable[int] | None  # None: all
@@ -26,6 +26,8 @@ def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = No
     """
     if not callable(edit):
         raise UserError(f"only() got a {type(edit).__name__}; expected an edit, such as ablate() or steer(direction)")
+    check_edit("only", edit)
+    check_pos(pos)
     chosen_by = {"head": heads, "feature": features, "prompt": prompts}
     numbers = {axis: _numbers(f"{axis}s", some) for axis, some in chosen_by.items()}
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.choose import Pos, choose
-from interp.model.hooks import Edit, Site, check_pos, real_entries
+from interp.model.hooks import Edit, Site, check_edit, check_pos, real_entries
 
 
-def ablate(pos: Pos = None, *, to: float | Tensor = 0.0) -> Edit:
+def ablate(to: float | Tensor = 0.0, *, pos: Pos = None) -> Edit:
     """Put `to` there: zero, a number, or a vector such as the site's mean over a corpus (`store.moments(site)[0]`).
 
     Zero may lie far from anything the model computes, so that its effect is partly that of a strange input: the mean
@@ -67,8 +67,7 @@ def resample(pool: Float[Tensor, "row ..."], pos: Pos = None, *, seed: int = 0) 
 def scale(factor: float, pos: Pos = None) -> Edit:
     """Multiply by `factor`."""
     check_pos(pos)
-    if isinstance(factor, str) or not hasattr(factor, "__float__"):
-        raise UserError(f"scale got {factor!r:.60}; expected a number")
+    check_number("scale", factor)
 
     def scaled(activation: Tensor, site: Site) -> Tensor:
         return torch.where(choose(activation, site, pos), activation * factor, activation)
@@ -122,6 +121,8 @@ def freeze(acts: Mapping[str, Tensor]) -> dict[str, Edit]:
 
         return hold
 
+    if not isinstance(acts, Mapping):
+        raise UserError(f"freeze got a {type(acts).__name__}; expected what model.capture returns")
     return {site: frozen(values) for site, values in acts.items()}
 
 
@@ -131,6 +132,9 @@ def knock_out(keys: Pos, queries: Pos = None) -> Edit:
     What is left of a row is scaled to sum to 1 again, as if the softmax had not seen those keys. A row with nothing
     left becomes zero: that token attends to nothing.
     """
+
+    check_pos(keys, "keys")
+    check_pos(queries, "queries")
 
     def knocked_out(activation: Tensor, site: Site) -> Tensor:
         if site.axes != ("prompt", "head", "pos", "pos"):
@@ -157,8 +161,10 @@ def knock_out(keys: Pos, queries: Pos = None) -> Edit:
 def compose(*edits: Edit) -> Edit:
     """One edit that applies several, the first one first."""
 
-    if any(not callable(edit) for edit in edits):
-        raise UserError(f"compose got {[type(edit).__name__ for edit in edits]}; expected edits")
+    if not edits or any(not callable(edit) for edit in edits):
+        raise UserError(f"compose got {[type(edit).__name__ for edit in edits]}; expected one edit or more")
+    for edit in edits:
+        check_edit("compose", edit)
 
     def composed(activation: Tensor, site: Site) -> Tensor:
         for edit in edits:
@@ -175,6 +181,8 @@ def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = N
     """Add `coefficient * direction` (Turner et al. 2308.10248). The direction is used as it is, not normalised."""
     if not isinstance(direction, Tensor):
         raise UserError(f"steer got a {type(direction).__name__}; expected a tensor [d]; convert with torch.as_tensor")
+    check_number("steer", coefficient)
+    check_pos(pos)
 
     def steered(activation: Tensor, site: Site) -> Tensor:
         _check_per_token("steer", site)
@@ -249,3 +257,9 @@ def _check_fits(edit: str, value: Tensor, activation: Tensor, site: Site) -> Non
     shape = tuple(activation.shape[2:])
     if value.ndim and tuple(value.shape) not in (shape, shape[-1:]):
         raise UserError(f"{edit} got values of shape {tuple(value.shape)} at {site.name}; expected {shape}")
+
+
+def check_number(edit: str, value: object) -> None:
+    """Raise UserError for what is no number."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise UserError(f"{edit} got {value!r:.60}; expected a number")

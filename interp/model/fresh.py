@@ -14,12 +14,17 @@ from interp.model.provenance import describe_in_memory
 def fresh_model(model: Model, seed: int = 0) -> Model:
     """A model of `model`'s class, sizes and tokenizer, its weights as they are before training.
 
-    Made by the architecture's own initialisation (transformers); takes as much memory as the model itself.
+    Made by the architecture's own initialisation (transformers), with the sites that were registered. It takes as much
+    memory as the model itself.
     """
     config = copy.deepcopy(model.hf.config)
-    with torch.random.fork_rng(devices=[]):
+    devices = [model.device] if model.device.type == "cuda" else []  # manual_seed sets the GPU's generator too
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         hf: Any = type(model.hf)(config)  # transformers wraps `to` so that no type checker knows it
     hf = hf.to(device=model.device, dtype=model.hf.dtype).eval()
     name = f"{model.provenance.name} with random weights (seed={seed})"
-    return Model(hf, model.tokenizer, describe_in_memory(hf, model.tokenizer, name, "made by hand"), model.bos)
+    fresh = Model(hf, model.tokenizer, describe_in_memory(hf, model.tokenizer, name, "made by hand"), model.bos)
+    for site, place in model.site_table.registered.items():
+        fresh.register_site(site, str(place))
+    return fresh

@@ -6,9 +6,11 @@ function with its checks and its receipt.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property, partial
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import torch
@@ -107,6 +109,8 @@ class HookedTree:
     @contextmanager
     def edited(self, edits: Mapping[str, Edit]) -> Iterator[Receipts]:
         """Apply edits to every forward inside the context; see `Model.edit`."""
+        if not isinstance(edits, Mapping):
+            raise UserError(f"edit() got a {type(edits).__name__}; expected {{site or pattern: edit}}")
         if not edits:
             raise UserError(
                 "no edit came; expected {site or pattern: edit}, such as {'blocks.3.hook_mlp_out': ablate()}"
@@ -199,3 +203,27 @@ class HookedTree:
         if missing:
             raise UserError(f"nothing came at {', '.join(missing)}: the hook never fired in this forward")
         return got
+
+
+class Editing(AbstractContextManager[Receipts]):
+    """`with model.edit(...)`: edits while the context is open. One that is never opened would do nothing, and warns."""
+
+    def __init__(self, tree: HookedTree, edits: Mapping[str, Edit]) -> None:
+        self._context: AbstractContextManager[Receipts] | None = None
+        self._tree, self._edits = tree, edits
+
+    def __enter__(self) -> Receipts:
+        self._context = self._tree.edited(self._edits)
+        return self._context.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._context is not None
+        return self._context.__exit__(kind, error, trace)
+
+    def __del__(self) -> None:
+        if getattr(self, "_context", self) is None:
+            warnings.warn(
+                "model.edit(...) was never entered and edits nothing; write: with model.edit(...):", stacklevel=2
+            )

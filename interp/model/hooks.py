@@ -63,10 +63,19 @@ class Site:
         return chosen
 
 
-def check_pos(pos: object) -> None:
+def check_pos(pos: object, name: str = "pos") -> None:
     """Raise UserError for what chooses no tokens."""
-    if pos is not None and (isinstance(pos, bool) or not (isinstance(pos, slice) or hasattr(pos, "__index__"))):
-        raise UserError(f"pos={pos!r}; expected None for all tokens, an index or a slice")
+    whole = (pos.start, pos.stop, pos.step) if isinstance(pos, slice) else (pos,)
+    try:
+        numbers = [index(part) for part in whole if part is not None and not _is_truth(part)]  # type: ignore[arg-type]
+    except TypeError:
+        numbers = []
+    if len(numbers) < sum(part is not None for part in whole) or (isinstance(pos, slice) and pos.step == 0):
+        raise UserError(f"{name}={pos!r}; expected None for all tokens, an index or a slice; nest `only` for several")
+
+
+def _is_truth(part: object) -> bool:
+    return isinstance(part, bool) or getattr(part, "dtype", None) in (torch.bool, "bool")
 
 
 Edit = Callable[[Tensor, Site], Tensor]
@@ -141,7 +150,7 @@ def check_edit(name: str, fn: object) -> None:
     except TypeError as error:
         raise UserError(
             f"the edit at {name} does not take (activation, site); write it with these two parameters, or call it, if "
-            "it makes an edit: ablate()"
+            f"it makes an edit: {getattr(fn, '__name__', 'it')}(…)"
         ) from error
     except ValueError:
         return
@@ -153,7 +162,10 @@ def apply_edit(edit: Edit, tensor: Tensor, site: Site, receipt: Receipt) -> Tens
     result = edit(before.clone(), site)  # an edit may work in place, and the model may use this tensor elsewhere too
     where = f"the edit {getattr(edit, '__name__', type(edit).__name__)!r} at {site.name}"
     if not isinstance(result, Tensor):
-        raise UserError(f"{where} returned {type(result).__name__}; expected a tensor of shape {tuple(before.shape)}")
+        hint = "; call it first, if it makes an edit" if callable(result) else ""
+        raise UserError(
+            f"{where} returned {type(result).__name__}; expected a tensor of shape {tuple(before.shape)}{hint}"
+        )
     if result.shape != before.shape:
         raise UserError(f"{where} returned shape {tuple(result.shape)}; expected {tuple(before.shape)}")
     if result.device != before.device:

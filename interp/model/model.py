@@ -7,8 +7,8 @@ with model.edit({"blocks.12.hook_resid_post": steer(direction, 4.0)}) as receipt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interp.errors import UserError
 from interp.model.bridge import unembed
 from interp.model.captured import Activations
-from interp.model.hooked import HookedTree
+from interp.model.hooked import Editing, HookedTree
 from interp.model.hooks import Edit, Metric, Receipts, apply_metric, place
 from interp.model.provenance import ModelProvenance
 from interp.model.sites import SiteTable
@@ -171,9 +171,14 @@ class Model:
         """
         ids = self.encode(prompts)
         named = torch.arange(len(ids)) if numbers is None else torch.tensor(list(numbers))
+        total = len(ids) if total is None else total
+        if len(named) != len(ids) or not bool(((named >= 0) & (named < total)).all()):
+            raise UserError(
+                f"numbers={numbers} of total={total} came for {len(ids)} prompts; expected one each, from 0 on"
+            )
         out = torch.empty(len(ids), device=self.device)
         for batch in self.tree.batches(ids, batch_size, "right"):
-            told = replace(batch, index=named[batch.index], total=len(ids) if total is None else total)
+            told = replace(batch, index=named[batch.index], total=total)
             out[batch.index.to(self.device)] = apply_metric(metric, self.tree.forward(told), told).float()
         return out
 
@@ -193,16 +198,14 @@ class Model:
         sites = [capture] if isinstance(capture, str) else list(capture)
         return generate(self, prompts, max_new_tokens, sites, temperature, top_k, seed)
 
-    @contextmanager
-    def edit(self, edits: Mapping[str, Edit]) -> Iterator[Receipts]:
-        """Apply `{site or pattern: function}` to every forward inside the context; yields receipts by site.
+    def edit(self, edits: Mapping[str, Edit]) -> AbstractContextManager[Receipts]:
+        """Apply `{site or pattern: function}` to every forward inside `with model.edit(...)`; yields receipts by site.
 
         Raises UserError for unknown, gated or silent sites and for those that the model does not read back on entry,
         for a result that cannot be used, and on exit for an edit that never fired. Hooks are gone after the context,
-        whatever happened inside.
+        whatever happened inside. Without `with`, nothing is edited: that is warned of.
         """
-        with self.tree.edited(edits) as receipts:
-            yield receipts
+        return Editing(self.tree, edits)
 
     def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """Final norm and unembedding applied to a residual vector of any layer: the logit lens (nostalgebraist 2020).

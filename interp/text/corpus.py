@@ -97,6 +97,8 @@ def load_corpus(source: str | Path) -> list[str]:
 
 def from_texts(texts: Iterable[str], name: str = "the texts") -> Corpus:
     """An iterable as a corpus, checked like a file; `row` counts from 1. An iterator can be read only once."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise UserError(f"a {type(texts).__name__} came as a corpus; expected several texts, or open_corpus(path)")
 
     def read() -> Iterator[Document]:
         for row, text in enumerate(texts, start=1):
