@@ -9,15 +9,20 @@ at which layer is the decision where?
 
 What counts as yes:
 
-- the right name's logit is above the other's by 0.5 more than where a third person gives;
-- the heads that write the name in some prompts write it in others, by 0.5 nats more than as many other heads;
+- of the two names, the right one's logit is above the other's by 0.5 more than where a third person gives;
+- the right name's logit is above that of a name that is not in the sentence, by 0.5;
+- the heads that make the difference between the names in some prompts make it in others, by 0.5 nats more than as many
+  other heads;
 - these heads also move the answer when they alone are patched from the sentence where the other one gives;
-- which name it is stands at its second mention in the first third of the layers, and at the last token in the last.
+- which name it is stands at its second mention in the first third of the layers, and at the last token in the last
+  third (without the last block, behind which nothing but the last token can count).
 
 What could fool us:
 
-- A name may be likelier, or the first one named. Every pair of names comes in both orders, and the answer is the first
-  name as often as the second.
+- A name may be likelier, or the first one named. The answer is the first name as often as the second, no two prompts
+  share both names, and the third person's sentences have the same ones.
+- A difference between two names grows when the wrong one is pushed down, too. So the right name is also compared with
+  one that is not in the sentence.
 - Choice. The best of hundreds of heads looks good by chance: heads are chosen on some prompts and judged on others.
 - Direct effects add up exactly, but a head may matter through later ones only. Patching sees those, too.
 - One wording. Three templates are used; the maps of positions need one layout and show the first.
@@ -28,6 +33,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,13 +66,17 @@ UNIT = "nats"
 
 @dataclass(frozen=True)
 class Sentences:
-    """Prompts of one layout, with who is right and wrong: `flipped` names the other giver, `third` a third person."""
+    """Prompts of one layout, with who is right and wrong: `flipped` names the other giver, `third` a third person.
+
+    `absent`: that third person, who is not in the prompt.
+    """
 
     layout: Layout
     flipped: list[str]
     third: list[str]
     right: list[int]
     wrong: list[int]
+    absent: list[int]
 
 
 @probe(paper="arXiv:2211.00593")
@@ -74,18 +84,21 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
     """Ask for the indirect object, attribute the answer to heads, and patch.
 
     Args:
-        pairs: prompts in all; half of them choose the heads, the other half judge them
-        share: which part of all heads is chosen, those with the largest direct effect
-        swept: prompts of the first template that are patched; none of them chooses heads
+        pairs: prompts in all, a multiple of 12; half of them choose the heads, the other half judge them
+        share: which part of all heads is chosen, those with the largest direct effect; up to 0.4
+        swept: prompts of the first template that are patched, none of which chooses heads; a sixth of all at most
     """
-    if pairs < 12 or pairs % 6 or not 0 < share <= 0.4 or not 2 <= swept <= pairs // 6:
-        raise UserError(
-            f"pairs={pairs}, share={share}, swept={swept}; expected a multiple of 6 from 12 on, a share of the heads "
-            "up to 0.4, and 2 prompts or more to sweep, a sixth of all at most"
-        )
+    for name, value, right, told in (
+        ("pairs", pairs, pairs >= 12 and pairs % 12 == 0, "a multiple of 12"),
+        ("share", share, 0 < share <= 0.4, "more than 0, up to 0.4"),
+        ("swept", swept, swept >= 2 and swept % 2 == 0 and swept <= pairs // 6, f"an even number up to {pairs // 6}"),
+    ):
+        if not right:
+            raise UserError(f"--{name} {value}; expected {told}")
     model = lab.model
     made = [make_sentences(model, template, pairs // 3, lab.seed + i) for i, template in enumerate(TEMPLATES)]
-    yield _does_it(lab, made)
+    yield _prefers(lab, made)
+    yield _names(lab, made)
 
     lab.progress("attributing", 0, 1)
     parts = [attribute_logits(model, s.layout.prompts, s.right, s.wrong, by="head") for s in made]
@@ -104,24 +117,30 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
 
 
 def make_sentences(model: Model, template: str, n: int, seed: int) -> Sentences:
-    """`n` prompts, the answer being the first name in every other one. Raises UserError for too few one-token names."""
+    """`n` prompts, the answer being the first name in every other one; no two share both names.
+
+    Raises UserError for too few names of one token.
+    """
     rng = random.Random(seed)
     names, places, things = (single_tokens(model, words) for words in (NAMES, PLACES, THINGS))
-    if len(names) < 6 or not places or not things:
+    couples = list(combinations(names, 2))
+    if len(couples) < n or len(names) < 3 or not places or not things:
         raise UserError(
             f"{model.provenance.name}: only {len(names)} names, {len(places)} places and {len(things)} things are one "
-            "token each; expected 6 names and one of the others: this model cannot be asked with these sentences"
+            f"token each; expected names for {n} couples and one of the others: this model cannot be asked with these "
+            "sentences"
         )
     fillings, answers = [], []
-    for i in range(n):
-        first, second, other = rng.sample(names, 3)
+    for i, couple in enumerate(rng.sample(couples, n)):
+        first, second = rng.sample(couple, 2)
+        other = rng.choice([name for name in names if name not in couple])
         giver, right = (second, first) if i % 2 == 0 else (first, second)
         scene = {"first": first, "second": second, "place": rng.choice(places), "thing": rng.choice(things)}
         fillings.append([scene | {"giver": who} for who in (giver, right, other)])
-        answers.append((_token(model, right), _token(model, giver)))
+        answers.append([_token(model, who) for who in (right, giver, other)])
     layouts = [lay_out(model, template, list(some)) for some in zip(*fillings, strict=True)]
-    right_ids, wrong_ids = (list(part) for part in zip(*answers, strict=True))
-    return Sentences(layouts[0], layouts[1].prompts, layouts[2].prompts, right_ids, wrong_ids)
+    right_ids, wrong_ids, absent_ids = (list(part) for part in zip(*answers, strict=True))
+    return Sentences(layouts[0], layouts[1].prompts, layouts[2].prompts, right_ids, wrong_ids, absent_ids)
 
 
 def _token(model: Model, name: str) -> int:
@@ -129,13 +148,17 @@ def _token(model: Model, name: str) -> int:
 
 
 def _streams(lab: Lab) -> list[str]:
-    """The residual stream at every third layer, or every block's in a small model; not the embedding, see `_where`."""
+    """The residual stream before every third block, or every one in a small model.
+
+    Neither the embedding, where the second mention is all that differs, nor the last block's output, behind which only
+    the last token counts: there the answer is known beforehand.
+    """
     n = lab.model.n_layers
     stride = max(1, min(6 if lab.quick else 3, n // 4))
-    return [residual_site(lab.model, layer) for layer in range(n, 0, -stride)][::-1]
+    return [residual_site(lab.model, layer) for layer in range(n - 1, 0, -stride)][::-1]
 
 
-def _does_it(lab: Lab, made: list[Sentences]) -> Finding:
+def _prefers(lab: Lab, made: list[Sentences]) -> Finding:
     leads: dict[str, list[float]] = {"one of the two gives": [], "a third person gives": []}
     rows: list[Row] = []
     for template, s in zip(TEMPLATES, made, strict=True):
@@ -149,7 +172,7 @@ def _does_it(lab: Lab, made: list[Sentences]) -> Finding:
             )
     ours, theirs = (estimate_mean(v, unit=UNIT, over="prompt", seed=lab.seed) for v in leads.values())
     return Finding(
-        claim="The model names the one who has not been named again.",
+        claim="Of the two names, the model prefers the one that has not been repeated.",
         estimate=ours,
         control=Control("a third person gives, and neither name is right", theirs),
         expects="greater",
@@ -168,6 +191,20 @@ def _does_it(lab: Lab, made: list[Sentences]) -> Finding:
             chance=0.0,
             caption="How far the name that has not been repeated is ahead; intervals over prompts.",
         ),
+    )
+
+
+def _names(lab: Lab, made: list[Sentences]) -> Finding:
+    leads = [lab.model.measure(s.layout.prompts, logit_difference(s.right, s.absent)).cpu().numpy() for s in made]
+    return Finding(
+        claim="The right name is likelier than one that is not in the sentence.",
+        estimate=estimate_mean(np.concatenate(leads), unit=UNIT, over="prompt", seed=lab.seed),
+        control=Control("no difference", known(0.0, unit=UNIT, why="no difference")),
+        expects="greater",
+        margin=0.5,
+        answers=True,
+        measure="Logit of the right name less that of another name drawn at random, at the last token.",
+        caveat="Any name in the sentence may be likelier: the finding before this one tells the two apart.",
     )
 
 
@@ -203,16 +240,16 @@ def _writes(lab: Lab, parts: list[Attribution], chosen: list[int]) -> Finding:
         at = estimate_mean(effects[name], unit=UNIT, over="prompt", seed=lab.seed)
         rows.append({"head (layer.head)": name, "direct effect (nats)": at.mean, "low": at.low, "high": at.high})
     return Finding(
-        claim="A few attention heads write the name.",
+        claim="A few attention heads make the difference between the names.",
         estimate=ours,
         control=Control("as many of the other heads, on average", theirs),
         expects="greater",
         margin=0.5,
         answers=True,
-        measure=f"Direct effect on the logit difference, summed over the {len(chosen)} heads that write most in other "
+        measure=f"Direct effect on the logit difference, summed over the {len(chosen)} heads of most effect in other "
         f"prompts (layer.head): {', '.join(names[i] for i in chosen)}.",
-        caveat="Only what a head writes to the end of the residual stream; a head that works through later ones is not "
-        "in it.",
+        caveat="A head may raise the right name or lower the other. Only what it writes to the end of the residual "
+        "stream counts; a head that works through later ones is not in it.",
         table=rows,
         figure=Figure(
             "effect_bars",
@@ -238,7 +275,7 @@ def _patched_heads(lab: Lab, swept: Sweep, chosen: list[int]) -> Finding:
         for head in range(effect.shape[2])
     ]
     return Finding(
-        claim="The heads that write the name move the answer when they alone are patched.",
+        claim="These heads move the answer when they alone are patched, too.",
         estimate=ours,
         control=Control("the other heads", theirs),
         expects="greater",
@@ -257,7 +294,7 @@ def _patched_heads(lab: Lab, swept: Sweep, chosen: list[int]) -> Finding:
 
 
 def _where(lab: Lab, swept: Sweep, layout: Layout) -> Iterator[Finding]:
-    """Where the decision stands. The embedding is left out: there the second mention is all that differs."""
+    """Where the decision stands, by patching one token's residual stream."""
     effect = swept.effect.numpy()
     layers = [int(site.split(".")[1]) + (1 if site.endswith("post") else 0) for site in swept.sites]
     rows: list[Row] = [
@@ -266,12 +303,14 @@ def _where(lab: Lab, swept: Sweep, layout: Layout) -> Iterator[Finding]:
         for pos in range(len(layout.labels))
     ]
     second, last, n = layout.at("giver"), len(layout.labels) - 1, lab.model.n_layers
-    early = [i for i, layer in enumerate(layers) if layer <= n / 3] or [0]
-    late = [i for i, layer in enumerate(layers) if layer > 2 * n / 3]
+    early = [i for i, layer in enumerate(layers) if layer <= n / 3]
+    late = [i for i, layer in enumerate(layers) if layer >= 2 * n / 3]
     for claim, where, some, ours, theirs, control in (
         ("In early layers, which name it is stands at its second mention.", "first", early, second, last, "last token"),
         ("In late layers it stands at the last token.", "last", late, last, second, "second mention"),
     ):
+        if not some:  # a model of two or three blocks has no such third
+            continue
         yield Finding(
             claim=claim,
             estimate=estimate_mean(effect[:, some, ours].mean(1), unit=UNIT, over="prompt", seed=lab.seed),

@@ -11,15 +11,16 @@ What counts as yes:
 - the second copy's tokens are more likely than the first's by 1 nat more than when the second copy is shuffled;
 - the heads that look at "the token behind the last A" in some sequences do so in others, more than where the second
   copy is shuffled, by 0.2 of their attention;
-- with these heads silenced the second copy loses 0.5 nats a token more than with as many others of the same layers.
+- with these heads silenced the second copy loses 0.5 nats a token more than with as many others.
 
 What could fool us:
 
 - Frequency. A token that was seen once may be likelier everywhere. The shuffled second copy has the same tokens.
-- Position. A head may look a fixed number of tokens back, whatever stands there. The shuffled copy tells.
+- Position. A head may copy what stands a fixed number of tokens back, whatever it is. Copies have four lengths, so that
+  one distance fits a quarter of the sequences.
 - Choice. The best of hundreds of heads looks good by chance: heads are chosen on some sequences and judged on others.
-- Damage. Silencing any head hurts a little: as many others, drawn at random from the same layers, are silenced too.
-  "Silenced" means held at what it reads on average, which keeps a head's constant part.
+- Damage. Silencing any head hurts a little: as many others, drawn at random from the same layers while there are any,
+  are silenced too. "Silenced" means held at what it reads on average, which keeps a head's constant part.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch import Tensor
 
 from interp.analysis.estimate import Estimate
 from interp.analysis.heads import (
+    KINDS,
     ablate_heads,
     attention_paid,
     mean_outputs,
@@ -42,13 +44,15 @@ from interp.analysis.heads import (
     score_heads,
 )
 from interp.analysis.metrics import continuation
-from interp.analysis.statistics import estimate_mean, known
+from interp.analysis.statistics import estimate_crossed, estimate_mean, known
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab, probe
 
 NATS = "nats per token"
+LENGTHS = 4  # of copies: the longest, and two, four and six tokens less
 Heads = list[tuple[int, int]]
+Ids = list[int]
 
 
 @probe(paper="arXiv:2209.11895")
@@ -58,32 +62,34 @@ def induction(
     """Repeat random tokens, find the heads that look back, silence them.
 
     Args:
-        length: tokens of one copy
-        sequences: sequences in all; half of them choose the heads, the other half judge them
-        share: which part of all heads is chosen, those of the highest score
-        random_sets: sets of other heads to silence for comparison
+        length: tokens of the longest copy, 10 or more
+        sequences: sequences in all, a multiple of 8; half of them choose the heads, the other half judge them
+        share: which part of all heads is chosen, those of the highest score; up to 0.4
+        random_sets: sets of other heads to silence for comparison, 2 or more
     """
-    if length < 5 or sequences < 4 or not 0 < share <= 0.4 or random_sets < 2:
-        raise UserError(
-            f"length={length}, sequences={sequences}, share={share}, random-sets={random_sets}; expected 5 tokens, 4 "
-            "sequences and 2 sets or more, and a share of the heads up to 0.4"
-        )
-    model, sets = lab.model, min(random_sets, 5) if lab.quick else random_sets
-    repeated = repeated_tokens(model, length=length, sequences=sequences, seed=lab.seed)
-    choosing, judging = repeated[: sequences // 2], repeated[sequences // 2 :]
+    for name, value, right, told in (
+        ("length", length, length >= 10, "10 or more"),
+        ("sequences", sequences, sequences >= 8 and sequences % 8 == 0, "a multiple of 8"),
+        ("share", share, 0 < share <= 0.4, "more than 0, up to 0.4"),
+        ("random-sets", random_sets, random_sets >= 2, "2 or more"),
+    ):
+        if not right:
+            raise UserError(f"--{name} {value}; expected {told}")
+    model = lab.model
+    choosing, judging = (_repeated(lab, length, sequences // 8, half) for half in (0, 1))
     shuffled = [_shuffle_second(ids, lab.seed + i) for i, ids in enumerate(judging)]
     lab.progress("reading repeated tokens", 0, 1)
-    curves = {"repeated": _log_probs(lab, judging), "shuffled": _log_probs(lab, shuffled)}
-    yield _copies(curves, length, lab.seed)
+    yield _copies(_log_probs(lab, judging), _log_probs(lab, shuffled), lab.seed)
 
     lab.progress("scoring heads", 0, 1)
-    found = score_heads(model, choosing)
-    n_layers, n_heads = found.scores["induction"].shape[1:]
-    heads: Heads = [head[:2] for head in found.top("induction", max(2, round(share * n_layers * n_heads)))]
-    yield _look_back(lab, heads, judging, shuffled, found.scores)
+    scores = _scores(lab, choosing)
+    n_layers, n_heads = scores["induction"].shape
+    best = scores["induction"].flatten().argsort(descending=True)[: max(2, round(share * n_layers * n_heads))]
+    heads: Heads = [divmod(int(i), n_heads) for i in best]
+    yield _look_back(lab, heads, judging, shuffled, scores)
 
     silence = mean_outputs(model, choosing)
-    metric = continuation(judging, [length + 2] * len(judging), per="token")
+    metric = continuation(judging, [len(ids) // 2 + 2 for ids in judging], per="token")
     clean = model.measure(judging, metric)
 
     def lost(some: Heads) -> Float[Tensor, " sequence"]:
@@ -92,93 +98,129 @@ def induction(
 
     chosen = lost(heads)
     others = []
-    for i in range(sets):
-        others.append(lost(others_like(heads, (n_layers, n_heads), seed=lab.seed * 1000 + i)))
-        lab.progress("silencing other heads", i + 1, sets)
+    for some in _other_sets(heads, (n_layers, n_heads), random_sets, lab.seed):
+        others.append(lost(some))
+        lab.progress("silencing other heads", len(others), random_sets)
     yield from _silenced(heads, chosen, torch.stack(others), lab.seed)
 
 
-def _shuffle_second(ids: list[int], seed: int) -> list[int]:
+def _repeated(lab: Lab, length: int, each: int, half: int) -> list[Ids]:
+    """Sequences of four lengths, `each` of every one."""
+    return [
+        ids
+        for i in range(LENGTHS)
+        for ids in repeated_tokens(
+            lab.model, length=length - 2 * i, sequences=each, seed=lab.seed * 100 + half * LENGTHS + i
+        )
+    ]
+
+
+def _shuffle_second(ids: Ids, seed: int) -> Ids:
     """The same tokens, the second copy in another order."""
-    half = (len(ids) - 1) // 2
+    half = len(ids) // 2
     second = ids[half + 1 :]
     random.Random(seed).shuffle(second)
     return [*ids[: half + 1], *second]
 
 
-def _log_probs(lab: Lab, sequences: Sequence[list[int]]) -> Float[Tensor, "sequence pos"]:
-    """Log-probability of every token but the first, in nats."""
+def _log_probs(lab: Lab, sequences: Sequence[Ids]) -> list[Float[Tensor, "copy pos"]]:
+    """Log-probability of every token but the opening one in nats, by copy, for each sequence."""
     out = []
     for ids in sequences:  # one by one: a vocabulary is wide
         logs = lab.model.logits([ids])[0, :-1].float().log_softmax(-1)
-        out.append(logs.gather(1, torch.tensor(ids[1:], device=logs.device)[:, None])[:, 0].cpu())
-    return torch.stack(out)
+        own = logs.gather(1, torch.tensor(ids[1:], device=logs.device)[:, None])[:, 0]
+        out.append(own.cpu().view(2, -1))
+    return out
 
 
-def _copies(curves: dict[str, Float[Tensor, "sequence pos"]], length: int, seed: int) -> Finding:
+def _copies(repeated: list[Float[Tensor, "copy pos"]], shuffled: list[Float[Tensor, "copy pos"]], seed: int) -> Finding:
     """Is the second copy less of a surprise than the first? The token that opens a copy is left out in both."""
+    gains = [
+        estimate_mean(
+            [float((logs[1, 1:] - logs[0, 1:]).mean()) for logs in some], unit=NATS, over="sequence", seed=seed
+        )
+        for some in (repeated, shuffled)
+    ]
     rows: list[Row] = []
-    gains: dict[str, Estimate] = {}
-    for text, logs in curves.items():
-        gain = logs[:, length + 1 :].mean(1) - logs[:, 1:length].mean(1)
-        gains[text] = estimate_mean(gain.numpy(), unit=NATS, over="sequence", seed=seed)
-        for i in range(logs.shape[1]):
-            at = estimate_mean(logs[:, i].numpy(), unit="nats", over="sequence", seed=seed)
-            rows.append(
-                {
-                    "second copy": text,
-                    "position": i + 1,
-                    "log-probability (nats)": at.mean,
-                    "low": at.low,
-                    "high": at.high,
-                }
-            )
+    for copy, some, which in (("first", repeated, 0), ("second", repeated, 1), ("second, shuffled", shuffled, 1)):
+        for i in range(max(logs.shape[1] for logs in some)):
+            values = [float(logs[which, i]) for logs in some if i < logs.shape[1]]
+            at = estimate_mean(values, unit="nats", over="sequence", bounds=(-np.inf, 0.0), seed=seed)
+            place: Row = {"copy": copy, "position in the copy": i + 1}
+            rows.append(place | {"log-probability (nats)": at.mean, "low": at.low, "high": at.high})
     return Finding(
         claim="Random tokens are predicted the second time they come, in the order in which they came.",
-        estimate=gains["repeated"],
-        control=Control("the second copy in another order", gains["shuffled"]),
+        estimate=gains[0],
+        control=Control("the second copy in another order", gains[1]),
         expects="greater",
         margin=1.0,
         answers=True,
-        measure="Mean log-probability of the second copy's tokens less that of the first copy's.",
+        measure="Mean log-probability of the second copy's tokens less that of the first copy's, but for each copy's "
+        "first token.",
         caveat="Random tokens are no text: a model may copy in text by other means as well.",
         table=rows,
         figure=Figure(
             "lines",
-            x="position",
+            x="position in the copy",
             y="log-probability (nats)",
-            group="second copy",
+            group="copy",
             low="low",
             high="high",
-            caption=f"Log-probability of each token; the second copy begins at position {length + 1}. Bands are over "
-            "sequences.",
+            caption="Log-probability of each token. Bands are over sequences; fewer of them are long.",
         ),
     )
+
+
+def _scores(lab: Lab, sequences: Sequence[Ids]) -> dict[str, Float[Tensor, "layer head"]]:
+    """Mean scores over sequences of all lengths."""
+    found = [score_heads(lab.model, some).scores for some in _by_length(sequences)]
+    return {kind: torch.cat([scores[kind] for scores in found]).mean(0) for kind in KINDS}
+
+
+def _by_length(sequences: Sequence[Ids]) -> list[list[Ids]]:
+    """Neighbours of one length together, in order."""
+    out: list[list[Ids]] = []
+    for ids in sequences:
+        if out and len(out[-1][0]) == len(ids):
+            out[-1].append(ids)
+        else:
+            out.append([ids])
+    return out
+
+
+def _paid(lab: Lab, heads: Heads, sequences: Sequence[Ids]) -> Float[Tensor, " sequence"]:
+    """Mean attention of these heads to the place behind the one that is a copy back."""
+    layers, columns = (torch.tensor(part) for part in zip(*heads, strict=True))
+    out = []
+    for some in _by_length(sequences):
+        length = len(some[0]) // 2
+        queries = torch.arange(length + 1, 2 * length + 1)
+        paid = attention_paid(lab.model, some, queries, {"induction": queries - length + 1})["induction"]
+        out.append(paid[:, layers, columns].mean(1))
+    return torch.cat(out)
 
 
 def _look_back(
     lab: Lab,
     heads: Heads,
-    judging: list[list[int]],
-    shuffled: list[list[int]],
-    scores: dict[str, Float[Tensor, "sequence layer head"]],
+    judging: list[Ids],
+    shuffled: list[Ids],
+    scores: dict[str, Float[Tensor, "layer head"]],
 ) -> Finding:
     """Do the chosen heads look behind the last time of the same token, in sequences that did not choose them?"""
-    length = (len(judging[0]) - 1) // 2
-    queries = torch.arange(length + 1, 2 * length + 1)
-    keys = {"induction": queries - length + 1}
-    layers, columns = (torch.tensor(part) for part in zip(*heads, strict=True))
-    paid = {
-        name: attention_paid(lab.model, some, queries, keys)["induction"][:, layers, columns].mean(1).numpy()
-        for name, some in (("repeated", judging), ("shuffled", shuffled))
-    }
-    unit = "share of attention"
     ours, theirs = (
-        estimate_mean(values, unit=unit, over="sequence", bounds=(0.0, 1.0), seed=lab.seed) for values in paid.values()
+        estimate_mean(
+            _paid(lab, heads, some).numpy(),
+            unit="share of attention",
+            over="sequence",
+            bounds=(0.0, 1.0),
+            seed=lab.seed,
+        )
+        for some in (judging, shuffled)
     )
     rows: list[Row] = [
         {"kind of head": kind, "layer": layer, "head": head, "score (share of attention)": float(mean[layer, head])}
-        for kind, mean in ((kind, values.mean(0)) for kind, values in scores.items())
+        for kind, mean in scores.items()
         for layer in range(mean.shape[0])
         for head in range(mean.shape[1])
     ]
@@ -206,13 +248,26 @@ def _look_back(
     )
 
 
+def _other_sets(heads: Heads, shape: tuple[int, int], n: int, seed: int) -> list[Heads]:
+    """At most `n` sets of other heads, all different: one set twice would pass for two."""
+    found: dict[frozenset[tuple[int, int]], Heads] = {}
+    for i in range(20 * n):
+        if len(found) == n:
+            break
+        some = others_like(heads, shape, seed=seed * 1000 + i)
+        found.setdefault(frozenset(some), some)
+    return list(found.values())
+
+
 def _silenced(
     heads: Heads, chosen: Float[Tensor, " sequence"], others: Float[Tensor, "set sequence"], seed: int
 ) -> Iterator[Finding]:
     """What silencing the chosen heads costs, beside as many others."""
     ours = estimate_mean(chosen.numpy(), unit=NATS, over="sequence", seed=seed)
-    by_set = others.mean(1).numpy()
-    theirs = estimate_mean(by_set, unit=NATS, over="set", seed=seed)
+    if len(others) > 1:  # for other sets and other sequences
+        theirs = estimate_crossed([others.numpy()], unit=NATS, over="sequence")
+    else:
+        theirs = Estimate(float(others.mean()), float(others.mean()), float(others.mean()), 1, NATS, "set")
     column = "lost when silenced (nats per token)"
     rows: list[Row] = [
         {
@@ -223,19 +278,21 @@ def _silenced(
             "high": ours.high,
         },
         *(
-            {"silenced": f"{len(heads)} others, set {i + 1}", "heads": "others of the same layers", column: float(v)}
-            for i, v in enumerate(np.sort(by_set)[::-1])
+            {"silenced": f"{len(heads)} others, set {i + 1}", "heads": "others", column: float(v)}
+            for i, v in enumerate(np.sort(others.mean(1).numpy())[::-1])
         ),
     ]
+    control = f"as many other heads, {len(others)} different sets"
     yield Finding(
-        claim="The heads that look back are what predicts the second copy.",
+        claim="The heads that look back do more for the second copy than others.",
         estimate=ours,
-        control=Control("as many other heads of the same layers", theirs),
+        control=Control(control, theirs),
         expects="greater",
         margin=0.5,
         answers=True,
         measure="Log-probability of the second copy's tokens that is lost when the heads are held at their mean.",
-        caveat="Later heads may step in for silenced ones, so that a loss is the least that they do.",
+        caveat="Other heads of the mechanism, such as those that tell each token which one came before it, are among "
+        "the others. Later heads may step in for silenced ones, so that a loss is the least that they do.",
         table=rows,
         figure=Figure(
             "effect_bars",
@@ -248,12 +305,13 @@ def _silenced(
         ),
     )
     yield Finding(
-        claim="Silencing as many other heads leaves the ability alone.",
+        claim="Silencing as many other heads costs little.",
         estimate=theirs,
-        control=Control("nothing lost", known(0.0, unit=NATS, why="no loss")),
+        control=Control("nothing lost", known(0.0, unit=NATS, why="nothing lost")),
         expects="equal",
         margin=0.5,
-        measure="The same, for heads drawn at random from the same layers.",
+        measure="Log-probability of the second copy's tokens that is lost when as many other heads, drawn at random, "
+        "are held at their mean.",
     )
 
 

@@ -12,6 +12,7 @@ from interp import Finding, Lab, Model, UserError
 from interp.analysis.heads import ablate_heads, attention_paid, mean_outputs, others_like
 from interp.analysis.layouts import single_tokens
 from interp.lab.discover import load_probe
+from interp.model import planted as planted_parts
 from interp.model.planted import plant_induction, plant_nothing
 from interp.model.small import SmallGPT2, train_small_gpt2
 from interp.views.figures import draw
@@ -39,7 +40,6 @@ def test_induction_is_found_where_it_was_planted(seed: int) -> None:
     assert verdicts(found)[:2] == ["yes", "yes"]
     assert found[2].verdict != "no", "the planted previous-token head, which is needed too, is among the others"
     assert found[2].estimate.low > 0.5
-    assert f"{planted.reader[0]}.{planted.reader[1]}" in found[1].measure
     scores = {
         (row["layer"], row["head"]): float(row["score (share of attention)"] or 0)
         for row in found[1].table
@@ -51,6 +51,42 @@ def test_induction_is_found_where_it_was_planted(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_induction_is_not_found_where_nothing_was_planted(seed: int) -> None:
     assert "yes" not in verdicts(findings_of("induction", plant_nothing(seed), **SHORT))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_head_that_copies_from_a_fixed_distance_is_no_induction(seed: int) -> None:
+    """It never looks at what the tokens are; copies of one length alone would take it for the mechanism."""
+    hf = planted_parts._noise(seed)
+    parts: Any = planted_parts
+    query = (parts.PLACE, -(SHORT["length"] - 1))
+    parts._attend(hf, 2, seed, query=query, key=(parts.PLACE, 0), value=parts.TOKEN, out=parts.NEXT)
+    assert "yes" not in verdicts(findings_of("induction", parts._wrap(hf, "copies from a distance"), **SHORT))
+
+
+def test_a_head_that_writes_against_every_name_names_nobody(
+    sentences_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repeated name is pushed down twice: the difference between the two grows, and neither is named."""
+    spaced = indirect_object.TEMPLATES[0].replace(",", " ,")
+    monkeypatch.setattr(indirect_object, "TEMPLATES", (spaced,))
+    made = indirect_object.make_sentences(sentences_model, spaced, 4, seed=0)
+    told: dict[str, float] = {}
+
+    def pushed(right: list[int], wrong: list[int]) -> Any:
+        """A metric on the logits of such a model: each token's number of mentions, taken away."""
+
+        def metric(logits: torch.Tensor, site: Any) -> torch.Tensor:
+            ids = sentences_model.encode(made.layout.prompts)
+            count = [[ids[p].count(who[p]) for who in (right, wrong)] for p in site.prompts.tolist()]
+            return torch.tensor([float(b - a) for a, b in count])
+
+        return metric
+
+    monkeypatch.setattr(indirect_object, "logit_difference", pushed)
+    for name in ("_prefers", "_names"):
+        told[name] = getattr(indirect_object, name)(Lab(sentences_model), [made]).estimate.mean
+    assert told["_prefers"] == 1.0
+    assert told["_names"] == -1.0, "the second claim sees it"
 
 
 def test_the_heads_silenced_for_comparison_are_others_of_the_same_layers() -> None:
@@ -108,7 +144,7 @@ def test_an_untrained_model_is_told_to_know_no_indirect_object(
     spaced = tuple(template.replace(",", " ,") for template in indirect_object.TEMPLATES)  # its words part at spaces
     monkeypatch.setattr(indirect_object, "TEMPLATES", spaced)
     found = findings_of("indirect-object", sentences_model, pairs=12, swept=2)
-    assert len(found) == 6
+    assert {f.claim[:8] for f in found} >= {"Of the t", "The righ", "A few at", "These he", "One grad"}
     assert found[0].verdict != "yes"
     assert "yes" not in verdicts(found[:2])
 
@@ -132,10 +168,11 @@ def test_prompts_are_balanced_and_differ_in_one_token(smol: Model) -> None:
 @pytest.mark.parametrize(
     ("name", "flags", "told"),
     [
-        ("induction", {"length": 3}, "expected 5 tokens"),
-        ("induction", {"share": 0.9}, "a share of the heads up to 0.4"),
-        ("indirect-object", {"pairs": 13}, "a multiple of 6"),
-        ("indirect-object", {"pairs": 12, "swept": 8}, "a sixth of all"),
+        ("induction", {"length": 3}, "--length 3; expected 10 or more"),
+        ("induction", {"sequences": 12}, "--sequences 12; expected a multiple of 8"),
+        ("induction", {"share": 0.9}, "--share 0.9; expected more than 0, up to 0.4"),
+        ("indirect-object", {"pairs": 18}, "--pairs 18; expected a multiple of 12"),
+        ("indirect-object", {"pairs": 12, "swept": 8}, "--swept 8; expected an even number up to 2"),
     ],
 )
 def test_bad_flags_are_one_line(tiny_gpt2: Model, name: str, flags: dict[str, Any], told: str) -> None:
