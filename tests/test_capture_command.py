@@ -208,6 +208,7 @@ def test_bad_command_lines_are_one_line(tiny: Path, corpus: Path, whole: Path, t
         (["--context", "64", "--out", whole], "cut.context: 128 there, 64 wanted"),
         (["--store", "int8"], "int8"),
         (["--shard-bytes", "0"], "expected 1 or more"),
+        (["--shard-bytes", "60000", "--out", whole], "wanted (shard-bytes)"),
     ):
         with pytest.raises(UserError) as refused:
             dispatch(arguments_of(command(tiny, corpus, tmp_path / "s", *arguments)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,12 +59,8 @@ def test_a_features_share_is_what_vanishes_with_it(word_model: Model, word_sae: 
 
 @pytest.mark.parametrize("normalised", ["layer_norm", "constant_norm_rescale"])
 def test_an_sae_that_normalises_is_exact_too(word_model: Model, normalised: str) -> None:
-    cfg = StandardSAEConfig(
-        d_in=32,
-        d_sae=16,
-        normalize_activations=normalised,
-        metadata=SAEMetadata(hook_name=SITE),  # type: ignore[arg-type]
-    )
+    settings: dict[str, Any] = {"normalize_activations": normalised, "metadata": SAEMetadata(hook_name=SITE)}
+    cfg = StandardSAEConfig(d_in=32, d_sae=16, **settings)
     torch.manual_seed(0)
     sae = StandardSAE(cfg)
     found = attribute_features(word_model, sae, PROMPTS, RIGHT, WRONG)

@@ -92,8 +92,9 @@ def _told(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     for kind, word in ((kinds[0] - kinds[1], "there"), (kinds[1] - kinds[0], "wanted")):
         more = f" and {len(kind) - 2} more" if len(kind) > 2 else ""
         found += [f"sites: {', '.join(sorted(kind)[:2])}{more} only {word}"] if kind else []
+    cut = [f"shards: {len(there['shards'])} there, {len(wanted['shards'])} wanted (shard-bytes)"]
     follow = ("shards:", "corpus.documents", "corpus.tokens", "corpus.whole")
-    return [one for one in found if not one.startswith(follow)] or found
+    return [one for one in found if not one.startswith(follow)] or cut
 
 
 def differences(there: Any, wanted: Any, name: str = "") -> Iterator[str]:

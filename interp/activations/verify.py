@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from interp.activations.files import find_temporary, hash_file, is_live, read_sealed
 from interp.activations.store import PARTS, PLAN, TOKENS, Store, layout_of, shard_path
 
@@ -15,15 +17,21 @@ def verify_store(store: Store, *, mark: bool = True) -> list[str]:
     record = read_sealed(store.folder / PLAN) or {}
     if hash_file(store.folder / TOKENS) != record.get("tokens"):
         found.append(f"{TOKENS} is changed; run the same `interp capture` again: it writes it anew")
+    absent: list[int] = []
     expected = {PLAN, TOKENS, *(path.name for path in find_temporary(store.folder, *PARTS) if is_live(path))}
     for index in range(len(store.plan.shards)):
         path, seal_path = shard_path(store.folder, index), shard_path(store.folder, index, "json")
         expected |= {path.name, seal_path.name}
-        if (fault := _shard_fault(store, index)) is not None:
+        if not path.exists() and not seal_path.exists():
+            absent.append(index)
+        elif (fault := _shard_fault(store, index)) is not None:
             words, is_ours = fault
             found.append(f"shard {index} {words}; run the same `interp capture` again: it makes just that one anew")
             if mark and is_ours:
                 seal_path.unlink(missing_ok=True)
+    if absent:
+        named = f"shard {absent[0]} is" if len(absent) == 1 else f"shards {runs_of(absent)} are"
+        found.append(f"{named} missing; run the same `interp capture` again: it makes just what is missing")
     foreign = sorted({path.name for path in store.folder.iterdir()} - expected)
     left = {path.name for path in find_temporary(store.folder, *PARTS)}
     told = {
@@ -47,3 +55,14 @@ def _shard_fault(store: Store, index: int) -> tuple[str, bool] | None:
     if size != seal.get("bytes") or size != layout_of(store, index).size:
         return f"has {size:,} bytes instead of {layout_of(store, index).size:,}", True
     return None if hash_file(path) == seal.get("hash") else ("is changed: its hash is another", True)
+
+
+def runs_of(numbers: Sequence[int]) -> str:
+    """`1, 10-19` of numbers in ascending order."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

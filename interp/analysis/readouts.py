@@ -132,7 +132,8 @@ def _held_out(x: Rows, dealt: Codes, families: Codes) -> NDArray[np.bool_]:
     for train, test in _folds(x, dealt[:, 0], families):
         scaler = StandardScaler().fit(x[train])
         read = _two if dealt.max() == 1 else _several
-        right[test] = read(scaler.transform(x[train]), scaler.transform(x[test]), dealt[train]) == dealt[test]
+        seen, asked = (np.asarray(scaler.transform(x[rows])) for rows in (train, test))
+        right[test] = read(seen, asked, dealt[train]) == dealt[test]
     return right
 
 

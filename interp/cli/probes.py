@@ -158,9 +158,15 @@ def probe(arguments: list[str]) -> int:
             raise UserError(f"--{name.replace('_', '-')} {value}: no such file; check the path")
     model = load_model(options.model, options.device, options.dtype)
     lab = Lab(model, seed=options.seed, sae_folder=options.sae, quick=options.quick)
-    run = _run(chosen, lab, own, out, shlex.join(["interp", "probe", *arguments]))
+    run = _run(chosen, lab, own, out, shlex.join(["interp", "probe", *_without_out(arguments)]))
     print(f"\nrun: {run}\nreport: {_report([run], run / 'report.html')}")
     return 0
+
+
+def _without_out(arguments: list[str]) -> list[str]:
+    """What repeats a run: its folder is taken by then."""
+    kept = [one for i, one in enumerate(arguments) if one != "--out" and arguments[i - 1 : i] != ["--out"]]
+    return [one for one in kept if not one.startswith("--out=")]
 
 
 def _probe_options(chosen: Probe) -> type[Any]:

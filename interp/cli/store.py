@@ -221,7 +221,7 @@ class StoreOptions:
     """What a store holds, and whether every byte of it is right."""
 
     action: Positional[Literal["info", "verify"]]
-    """info, or verify (reads every byte; exit code 1 when something is damaged)."""
+    """info, or verify: reads every byte, exit code 1 when something is damaged. A damaged shard then counts as missing."""
     folder: Positional[Path]
     """The store."""
 
@@ -249,26 +249,16 @@ def store(arguments: list[str]) -> int:
 
 def _kinds(sites: list[str]) -> str:
     """`blocks.*.hook_resid_post (30: 0-29)` instead of thirty names."""
+    from interp.activations.verify import runs_of
     from interp.model.sites import kind_of, layer_of
 
     kinds: dict[str, list[str]] = {}
     for site in sites:
         kinds.setdefault(kind_of(site), []).append(site)
     return ", ".join(
-        some[0] if len(some) == 1 else f"{kind} ({len(some)}: {_runs(sorted(layer_of(site) or 0 for site in some))})"
+        some[0] if len(some) == 1 else f"{kind} ({len(some)}: {runs_of(sorted(layer_of(site) or 0 for site in some))})"
         for kind, some in kinds.items()
     )
-
-
-def _runs(numbers: list[int]) -> str:
-    """`1, 10-19` of the numbers in ascending order."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _info(opened: Store) -> list[tuple[str, str]]:
