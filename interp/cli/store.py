@@ -221,7 +221,7 @@ class StoreOptions:
     """What a store holds, and whether every byte of it is right."""
 
     action: Positional[Literal["info", "verify"]]
-    """info, or verify: reads every byte, exit code 1 when something is damaged. A damaged shard then counts as missing."""
+    """info, or verify: reads every byte, exit code 1 where one is wrong. A damaged shard then counts as missing."""
     folder: Positional[Path]
     """The store."""
 
