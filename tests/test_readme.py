@@ -77,10 +77,14 @@ def test_every_command_that_the_readme_names_exists() -> None:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def test_the_hook_guide_runs_from_the_first_block_to_the_last(smol: Model, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_hook_guide_runs_from_the_first_block_to_the_last(
+    smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # it writes a store
     names: dict[str, Any] = {}
     for block in blocks("interp/model/README.md"):
         exec(block, names)
     assert "fired 1x" in capsys.readouterr().out
+    assert (tmp_path / "streams" / "plan.json").exists()
     assert names["swept"].effect.shape == (1, 2, 5)
     assert names["acts"].last("blocks.3.hook_resid_post").shape == (2, 576)
