@@ -17,6 +17,7 @@ from interp.model.planted import plant_induction, plant_nothing
 from interp.model.small import SmallGPT2, train_small_gpt2
 from interp.views.figures import draw
 from probes import indirect_object
+from probes._indirect_object import sentences
 
 SHORT = {"length": 10, "sequences": 8, "random_sets": 4}  # a planted model knows 21 words and 24 positions
 
@@ -69,7 +70,7 @@ def test_a_head_that_writes_against_every_name_names_nobody(
     """The repeated name is pushed down twice: the difference between the two grows, and neither is named."""
     spaced = indirect_object.TEMPLATES[0].replace(",", " ,")
     monkeypatch.setattr(indirect_object, "TEMPLATES", (spaced,))
-    made = indirect_object.make_sentences(sentences_model, spaced, 4, seed=0)
+    made = sentences.make_sentences(sentences_model, spaced, 4, seed=0)
     told: dict[str, float] = {}
 
     def pushed(right: list[int], wrong: list[int]) -> Any:
@@ -133,7 +134,7 @@ def test_head_scores_of_odd_sequences_are_refused(tiny_gpt2: Model) -> None:
 @pytest.fixture(scope="module")
 def sentences_model() -> Model:
     """A model that knows the words of the sentences as tokens, and hardly more: nothing is to be found in it."""
-    words = " ".join([*indirect_object.NAMES, *indirect_object.PLACES, *indirect_object.THINGS])
+    words = " ".join([*sentences.NAMES, *sentences.PLACES, *sentences.THINGS])
     texts = [template.replace("{", "").replace("}", "").replace(",", " ,") for template in indirect_object.TEMPLATES]
     return train_small_gpt2([words, "I saw", *texts], SmallGPT2(steps=3))
 
@@ -150,7 +151,7 @@ def test_an_untrained_model_is_told_to_know_no_indirect_object(
 
 
 def test_prompts_are_balanced_and_differ_in_one_token(smol: Model) -> None:
-    made = indirect_object.make_sentences(smol, indirect_object.TEMPLATES[0], 10, seed=0)
+    made = sentences.make_sentences(smol, indirect_object.TEMPLATES[0], 10, seed=0)
     plain, flipped, third = (smol.encode(some) for some in (made.layout.prompts, made.flipped, made.third))
     giver = made.layout.at("giver")
     for i, ids in enumerate(plain):
@@ -162,7 +163,7 @@ def test_prompts_are_balanced_and_differ_in_one_token(smol: Model) -> None:
         assert {ids[made.layout.at("first")], ids[made.layout.at("second")]} == {made.right[i], made.wrong[i]}
     first = [ids[made.layout.at("first")] == right for ids, right in zip(plain, made.right, strict=True)]
     assert sum(first) == 5
-    assert len(single_tokens(smol, indirect_object.NAMES)) > 20
+    assert len(single_tokens(smol, sentences.NAMES)) > 20
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from fake_run import fake_findings, finding_with
+from fake_findings import fake_findings, finding_with
 from markupsafe import Markup
 
 from interp.errors import UserError

@@ -17,7 +17,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from fake_run import METHOD, fake_findings, finding_with, run_info, write_run
+from fake_findings import fake_findings, finding_with
+from fake_run import METHOD, run_info, write_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

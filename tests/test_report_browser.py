@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser import LOCAL, chromium, complaints, flaws, missing, requests, resize, show
-from fake_run import fake_findings, run_info, write_run
+from fake_findings import fake_findings
+from fake_run import run_info, write_run
 
 from interp.views.report import build_report
 

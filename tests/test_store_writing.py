@@ -16,7 +16,7 @@ from interp.activations import create as create_module
 from interp.activations.capture import Worker, capture_store
 from interp.activations.plan import plan_capture
 from interp.activations.store import Store, open_store
-from interp.activations.tensor_file import Layout
+from interp.activations.tensor_file import FileLayout
 from interp.activations.token_table import Cut, Tokens
 from interp.text.corpus import from_texts
 
@@ -128,7 +128,7 @@ def test_of_two_captures_that_begin_at_once_in_one_folder_the_second_is_refused(
     other, other_tokens = plan_capture(tiny_gpt2, TEXTS, SITES, shard_bytes=SMALL, cut=Cut(64))
     real = create_module._put_tokens
 
-    def late(descriptor: int, layout: Layout, tokens: Tokens) -> None:
+    def late(descriptor: int, layout: FileLayout, tokens: Tokens) -> None:
         monkeypatch.setattr(create_module, "_put_tokens", real)
         capture_store(tiny_gpt2, tmp_path / "s", whole_store[1], whole_store[2])
         real(descriptor, layout, tokens)

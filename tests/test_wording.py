@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fake_run import METHOD, fake_findings
+from fake_findings import fake_findings
+from fake_run import METHOD
 
 from interp.lab.findings import Estimate
 from interp.views import wording

@@ -31,7 +31,7 @@ from interp.activations.store import (
     read_record,
     read_tokens_file,
 )
-from interp.activations.tensor_file import Layout, lay_out
+from interp.activations.tensor_file import FileLayout, lay_out_file
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 
@@ -107,12 +107,12 @@ def differences(there: Any, wanted: Any, name: str = "") -> Iterator[str]:
         yield f"{name}: {short[0]} there, {short[1]} wanted"
 
 
-def _tokens_layout(tokens: Tokens) -> Layout:
+def _tokens_layout(tokens: Tokens) -> FileLayout:
     shapes = {name: (dtype, getattr(tokens, name).shape) for name, dtype in ARRAYS.items()}
-    return lay_out(shapes, {"files": json.dumps(tokens.files)})
+    return lay_out_file(shapes, {"files": json.dumps(tokens.files)})
 
 
-def _put_tokens(descriptor: int, layout: Layout, tokens: Tokens) -> None:
+def _put_tokens(descriptor: int, layout: FileLayout, tokens: Tokens) -> None:
     write_at(descriptor, memoryview(layout.header), 0)
     for name, span in layout.fields.items():
         write_at(descriptor, np.ascontiguousarray(getattr(tokens, name)).data.cast("B"), span.start)

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from interp.activations.files import write_at
-from interp.activations.tensor_file import Layout, lay_out
+from interp.activations.tensor_file import FileLayout, lay_out_file
 from interp.errors import UserError
 
 
 class ShardWriter:
     """Writes rows of several sites at their places in one file. Made by `new_shard`."""
 
-    def __init__(self, descriptor: int, layout: Layout, sites: Mapping[str, Sequence[int]], first_row: int) -> None:
+    def __init__(self, descriptor: int, layout: FileLayout, sites: Mapping[str, Sequence[int]], first_row: int) -> None:
         self._descriptor, self._layout, self._first = descriptor, layout, first_row
         self._sums = {site: np.zeros((2, prod(shape))) for site, shape in sites.items()}
         self._norms = {site: np.empty(layout.fields[f"{site}#norm"].shape, np.float32) for site in sites}
@@ -73,7 +73,7 @@ def _squared(wide: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def shard_layout(
     sites: Mapping[str, Sequence[int]], rows: int, dtype: torch.dtype, plan_hash: str, index: int
-) -> Layout:
+) -> FileLayout:
     """The layout of a shard of `rows` rows; `sites` gives each row's shape."""
     tensors: dict[str, tuple[torch.dtype, Sequence[int]]] = {}
     for site, shape in sites.items():
@@ -81,4 +81,4 @@ def shard_layout(
         tensors[f"{site}#norm"] = (torch.float32, (rows,))
         tensors[f"{site}#sum"] = (torch.float64, (prod(shape),))
         tensors[f"{site}#sum_of_squares"] = (torch.float64, (prod(shape),))
-    return lay_out(tensors, {"plan": plan_hash, "shard": str(index)})
+    return lay_out_file(tensors, {"plan": plan_hash, "shard": str(index)})

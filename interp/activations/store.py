@@ -26,7 +26,7 @@ from interp.activations.files import read_sealed
 from interp.activations.plan import DTYPES, SCHEMA, Plan
 from interp.activations.rows import SINK_FACTOR
 from interp.activations.shards import shard_layout
-from interp.activations.tensor_file import Layout, map_tensors
+from interp.activations.tensor_file import FileLayout, map_tensors
 from interp.activations.token_table import Tokens
 from interp.errors import UserError, unknown
 
@@ -98,10 +98,9 @@ class Store:
     ) -> Iterator[dict[str, Tensor]]:
         """All rows once, in batches of `batch` in a random order that `seed` decides: {site: [row, …]}.
 
-        `keep` chooses rows, such as `~store.is_sink(site)`.
-
         Blocks of `block` neighbouring rows come in random order, and rows are mixed among `blocks` of them at a time:
-        the disk reads long runs, and memory holds `block * blocks` rows. The last batch may be smaller.
+        the disk reads long runs, and memory holds `block * blocks` rows. The last batch may be smaller. `keep`
+        chooses rows, such as `~store.is_sink(site)`.
         """
         names = [self._known(site) for site in ([sites] if isinstance(sites, str) else sites)]
         if keep is not None and (keep.shape != (len(self),) or keep.dtype != torch.bool):
@@ -180,7 +179,7 @@ def shard_path(folder: Path, index: int, ending: str = "safetensors") -> Path:
     return folder / f"shard-{index:05d}.{ending}"
 
 
-def layout_of(store: Store, index: int) -> Layout:
+def layout_of(store: Store, index: int) -> FileLayout:
     """What shard `index` looks like on disk, byte for byte."""
     *_, first, stop = store.plan.shards[index]
     return shard_layout(store.plan.sites, stop - first, store.dtype, store.plan.hash, index)

@@ -29,7 +29,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Field:
-    """A tensor in a shard: where its bytes begin and end in the file."""
+    """A tensor in a file: where its bytes begin and end in the file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """A safetensors file before it is written: its header, where each tensor lies, and its size."""
 
     header: bytes
@@ -46,7 +46,7 @@ class Layout:
     size: int
 
 
-def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]], note: Mapping[str, str]) -> Layout:
+def lay_out_file(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]], note: Mapping[str, str]) -> FileLayout:
     """Lay tensors out one after the other, widest numbers first so that each is aligned."""
     order = sorted(tensors, key=lambda name: -tensors[name][0].itemsize)
     header: dict[str, Any] = {"__metadata__": dict(note)}
@@ -61,7 +61,7 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]], note: Mapp
     text += b" " * (-(8 + len(text)) % 64)
     begin = 8 + len(text)
     fields = {n: Field(tensors[n][0], tuple(tensors[n][1]), begin + a, begin + b) for n, (a, b) in spans.items()}
-    return Layout(struct.pack("<Q", len(text)) + text, fields, begin + at)
+    return FileLayout(struct.pack("<Q", len(text)) + text, fields, begin + at)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, 
     raw = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(note))
     kept = {"note": text, "hash": _hash(raw, text)}
-    layout = lay_out({name: (tensor.dtype, tensor.shape) for name, tensor in raw.items()}, kept)
+    layout = lay_out_file({name: (tensor.dtype, tensor.shape) for name, tensor in raw.items()}, kept)
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path, layout.size) as file:
         write_at(file.descriptor, memoryview(layout.header), 0)

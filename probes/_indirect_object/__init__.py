@@ -1,0 +1,3 @@
+"""The parts of the indirect object: sentences, heads, places."""
+
+UNIT = "nats"

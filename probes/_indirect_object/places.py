@@ -1,0 +1,88 @@
+"""At which layer and token the decision between the names stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from interp.analysis.layouts import Layout
+from interp.analysis.lens import residual_site
+from interp.analysis.patching import Sweep
+from interp.analysis.statistics import estimate_mean, known
+from interp.lab.findings import Control, Figure, Finding, Row
+from interp.lab.probe import Lab
+from probes._indirect_object import UNIT
+
+
+def streams_to_patch(lab: Lab) -> list[str]:
+    """The residual stream before every third block, or every one in a small model.
+
+    Neither the embedding, where the second mention is all that differs, nor the last block's output, behind which only
+    the last token counts: there the answer is known beforehand.
+    """
+    n = lab.model.n_layers
+    stride = max(1, min(6 if lab.quick else 3, n // 4))
+    return [residual_site(lab.model, layer) for layer in range(n - 1, 0, -stride)][::-1]
+
+
+def where_it_stands(lab: Lab, swept: Sweep, layout: Layout) -> Iterator[Finding]:
+    """Where the decision stands, by patching one token's residual stream."""
+    effect = swept.effect.numpy()
+    layers = [int(site.split(".")[1]) + (1 if site.endswith("post") else 0) for site in swept.sites]
+    rows: list[Row] = [
+        {"layer": layer, "token": layout.labels[pos], "moved (nats)": float(effect[:, i, pos].mean())}
+        for i, layer in enumerate(layers)
+        for pos in range(len(layout.labels))
+    ]
+    second, last, n = layout.at("giver"), len(layout.labels) - 1, lab.model.n_layers
+    early = [i for i, layer in enumerate(layers) if layer <= n / 3]
+    late = [i for i, layer in enumerate(layers) if layer >= 2 * n / 3]
+    for claim, where, some, ours, theirs, control in (
+        ("In early layers, which name it is stands at its second mention.", "first", early, second, last, "last token"),
+        ("In late layers it stands at the last token.", "last", late, last, second, "second mention"),
+    ):
+        if not some:  # a model of two or three blocks has no such third
+            continue
+        yield Finding(
+            claim=claim,
+            estimate=estimate_mean(effect[:, some, ours].mean(1), unit=UNIT, over="prompt", seed=lab.seed),
+            control=Control(
+                f"the {control} in the same layers",
+                estimate_mean(effect[:, some, theirs].mean(1), unit=UNIT, over="prompt", seed=lab.seed),
+            ),
+            expects="greater",
+            margin=0.5,
+            measure="Change of the logit difference when the residual stream of one token is copied from the sentence "
+            f"with the right giver: the mean over the {where} third of the layers.",
+            caveat="Shown for the first template only.",
+            table=rows if where == "first" else [],
+            figure=Figure(
+                "layer_position_map",
+                x="token",
+                y="layer",
+                z="moved (nats)",
+                caption="Copying one token's residual stream into the sentence where the other one gives. Layer l is "
+                "the stream after l blocks.",
+            )
+            if where == "first"
+            else None,
+        )
+
+
+def how_well_estimated(lab: Lab, guessed: Sweep, measured: Sweep) -> Finding:
+    """How far the gradient's estimate of the same map can be believed here."""
+    maps = zip(guessed.effect.numpy(), measured.effect.numpy(), strict=True)
+    agreed = [float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in maps]
+    agreed = np.nan_to_num(agreed).tolist()  # a map that is all zeros agrees with nothing
+    rows: list[Row] = [{"prompt": i + 1, "correlation": value} for i, value in enumerate(agreed)]
+    return Finding(
+        claim="One gradient estimates that map well enough to search with (attribution patching).",
+        estimate=estimate_mean(agreed, unit="correlation", over="prompt", bounds=(-1.0, 1.0), seed=lab.seed),
+        control=Control("no relation", known(0.0, unit="correlation", why="no relation")),
+        expects="greater",
+        margin=0.5,
+        measure="Correlation, over layers and tokens, of the estimate with the patching itself.",
+        caveat="A gradient is blind where attention or a norm saturates, which is worst in early layers.",
+        table=rows,
+    )

@@ -1,0 +1,70 @@
+"""Prompts of one layout that name two people and one of them again."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from itertools import combinations
+
+from interp.analysis.layouts import Layout, lay_out, single_tokens
+from interp.errors import UserError
+from interp.model.model import Model
+
+TEMPLATES = (
+    "When {first} and {second} went to the {place}, {giver} gave a {thing} to",
+    "After {first} and {second} met at the {place}, {giver} handed a {thing} to",
+    "While {first} and {second} sat in the {place}, {giver} offered a {thing} to",
+)
+NAMES = (
+    "Mary", "John", "Tom", "Anna", "James", "Paul", "Sarah", "David", "Laura", "Mark", "Emma", "Peter", "Alice",
+    "Robert", "Susan", "Michael", "Kate", "Daniel", "Jane", "Simon", "Julia", "Adam", "Rachel", "Henry", "Lucy",
+    "Jack", "Helen", "George", "Maria", "Frank",
+)  # fmt: skip
+PLACES = ("store", "garden", "school", "office", "park", "station")
+THINGS = ("drink", "book", "ring", "key", "letter", "ball")
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """Prompts of one layout, with who is right and wrong: `flipped` names the other giver, `third` a third person.
+
+    `absent`: that third person, who is not in the prompt.
+    """
+
+    layout: Layout
+    flipped: list[str]
+    third: list[str]
+    right: list[int]
+    wrong: list[int]
+    absent: list[int]
+
+
+def make_sentences(model: Model, template: str, n: int, seed: int) -> Sentences:
+    """`n` prompts, the answer being the first name in every other one; no two share both names.
+
+    Raises UserError for too few names of one token.
+    """
+    rng = random.Random(seed)
+    names, places, things = (single_tokens(model, words) for words in (NAMES, PLACES, THINGS))
+    couples = list(combinations(names, 2))
+    if len(couples) < n or len(names) < 3 or not places or not things:
+        raise UserError(
+            f"{model.provenance.name}: only {len(names)} names, {len(places)} places and {len(things)} things are one "
+            f"token each; expected names for {n} couples and one of the others: this model cannot be asked with these "
+            "sentences"
+        )
+    fillings, answers = [], []
+    for i, couple in enumerate(rng.sample(couples, n)):
+        first, second = rng.sample(couple, 2)
+        other = rng.choice([name for name in names if name not in couple])
+        giver, right = (second, first) if i % 2 == 0 else (first, second)
+        scene = {"first": first, "second": second, "place": rng.choice(places), "thing": rng.choice(things)}
+        fillings.append([scene | {"giver": who} for who in (giver, right, other)])
+        answers.append([_token(model, who) for who in (right, giver, other)])
+    layouts = [lay_out(model, template, list(some)) for some in zip(*fillings, strict=True)]
+    right_ids, wrong_ids, absent_ids = (list(part) for part in zip(*answers, strict=True))
+    return Sentences(layouts[0], layouts[1].prompts, layouts[2].prompts, right_ids, wrong_ids, absent_ids)
+
+
+def _token(model: Model, name: str) -> int:
+    return model.encode(f"I saw {name}")[0][-1]
