@@ -51,7 +51,7 @@ def main(settings: Settings) -> None:
 def sample(model: Model, batch: int, length: int, seed: int) -> torch.Tensor:
     """Token ids [document, length + 1], the start token first."""
     torch.manual_seed(seed)
-    start, *_ = stops = _stop_ids(model)
+    start, *_ = stops = stop_ids(model)
     prompt = torch.full((batch, 1), start)
     with torch.inference_mode():
         return model.hf.generate(  # type: ignore[operator]
@@ -69,7 +69,7 @@ def sample(model: Model, batch: int, length: int, seed: int) -> torch.Tensor:
 
 def documents(model: Model, ids: torch.Tensor) -> Iterator[str]:
     """The texts worth keeping."""
-    stops = set(_stop_ids(model))
+    stops = set(stop_ids(model))
     for row in ids[:, 1:].tolist():
         end = next((i for i, token in enumerate(row) if token in stops), len(row))
         text = str(model.tokenizer.decode(row[:end]))
@@ -77,7 +77,8 @@ def documents(model: Model, ids: torch.Tensor) -> Iterator[str]:
             yield text
 
 
-def _stop_ids(model: Model) -> list[int]:
+def stop_ids(model: Model) -> list[int]:
+    """The tokens that end a document; the first also starts one."""
     vocabulary = model.tokenizer.get_vocab()
     return [vocabulary[t] for t in ("<|endoftext|>", "<|im_end|>")]
 

@@ -96,11 +96,14 @@ def word_rows(word_model: Model) -> Rows:
 @pytest.fixture(scope="session")
 def word_sae(word_model: Model, word_rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an SAE trained on them. Leave it as it is."""
-    from word_sae import SETTINGS
+    from word_sae import PLAN, TRAINING
 
-    from interp.saes.train import save_sae, train_topk
+    from interp.saes.sources import MemoryRows
+    from interp.saes.trainer import train
 
-    return save_sae(train_topk(word_rows, word_model, SETTINGS), tmp_path_factory.mktemp("saes") / "sae")
+    folder = tmp_path_factory.mktemp("saes") / "sae"
+    train(PLAN, MemoryRows(word_rows, word_model), folder, TRAINING)
+    return folder
 
 
 @pytest.fixture

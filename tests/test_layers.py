@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # A folder of interp/ imports only from itself and from those before it.
-ORDER = ["errors", "text", "model", "activations", "saes", "features", "analysis", "lab", "views", "cli"]
+ORDER = ["errors", "text", "model", "activations", "saes", "features", "analysis", "lab", "views", "cli", "__main__"]
 OWNERS = {
     "datasets": "text",
     "transformer_lens": "model",

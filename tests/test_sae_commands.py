@@ -30,7 +30,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sae(model: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("saes") / "sae"
-    sizes = ["--d-sae", "64", "--k", "4", "--steps", "5", "--tokens", "1500"]
+    sizes = ["--width", "64", "--k", "4", "--tokens", "640", "--batch", "128"]
     assert dispatch(["sae", "train", "--out", str(out), "--model", str(model), "--corpus", str(corpus),
                      "--site", SITE, *sizes]) == 0  # fmt: skip
     return out

@@ -13,7 +13,7 @@ from refusals import the_line
 from sae_lens import SAE, TopKSAE, TopKSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
-from word_sae import SENTENCES, SETTINGS, SITE, with_provenance
+from word_sae import PLAN, SENTENCES, SITE, with_provenance
 
 from interp.activations.rows import Rows, capture_rows
 from interp.errors import UserError
@@ -121,7 +121,7 @@ def test_sparsity_and_dead_features_are_counted_on_tokens_that_are_no_sinks(
     sae, clean = load_sae(word_sae), capture_rows(word_model, SENTENCES[1::2], SITE).clean
     active = encode_features(sae, clean) > 0
     assert report.l0 == pytest.approx(active.sum() / len(clean))
-    assert report.l0 <= SETTINGS.k
+    assert report.l0 <= PLAN.settings.k
     assert report.dead_share == pytest.approx(1 - active.any(0).mean())
     assert report.n_tokens == len(clean)
 
@@ -135,7 +135,7 @@ def test_a_trained_sae_beats_random_directions(word_model: Model, word_rows: Row
         assert report.ce_recovered is not None
         assert null.ce_recovered is not None
         assert report.ce_recovered.low > null.ce_recovered.high
-        assert null.l0 == pytest.approx(SETTINGS.k, abs=0.1), "the null must be as sparse"
+        assert null.l0 == pytest.approx(PLAN.settings.k, abs=0.1), "the null must be as sparse"
 
 
 def test_a_random_control_has_the_same_shape_and_other_directions(word_rows: Rows, word_sae: Path):

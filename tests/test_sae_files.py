@@ -15,30 +15,59 @@ import pytest
 import sae_lens
 import torch
 from refusals import the_line
-from sae_lens import TopKSAE
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from word_sae import SETTINGS, SITE, change_cfg
+from word_sae import PLAN, SITE, TRAINING, change_cfg
 
 from interp.activations.rows import Rows
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.saes.evaluate import random_sae_like
+from interp.saes.learner import Learner, fresh
+from interp.saes.lineage import lineage_of
 from interp.saes.load import describe_sae, encode_features, load_sae, site_of
-from interp.saes.train import save_sae, train_topk
+from interp.saes.plan import plan_sae
+from interp.saes.ranks import Ranks
+from interp.saes.sources import Batches, MemoryRows
+from interp.saes.trainer import finished, save_sae, train
 
 # --- format ---
 
 
-def test_plain_sae_lens_loads_what_was_saved_and_computes_the_same(word_model: Model, word_rows: Rows, tmp_path: Path):
-    trained = train_topk(word_rows, word_model, SETTINGS)
-    theirs = sae_lens.SAE.load_from_disk(save_sae(trained, tmp_path / "sae"))
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("topk", {"k": 4}),
+        ("batchtopk", {"k": 4}),
+        ("matryoshka_batchtopk", {"k": 4, "matryoshka_widths": (16, 64)}),
+        ("jumprelu", {"l0_coefficient": 0.05}),
+        ("standard", {"l1_coefficient": 0.05}),
+        ("gated", {"l1_coefficient": 0.05}),
+    ],
+)
+def test_plain_sae_lens_loads_what_was_saved_and_computes_the_same(
+    word_model: Model, word_rows: Rows, tmp_path: Path, kind: str, settings: dict[str, Any]
+):
+    """What the training step itself gives for the rows, in their own scale, is what both loaders give."""
+    rows, source = {SITE: word_rows.clean}, MemoryRows(word_rows, word_model)
+    plan = plan_sae(SITE, kind, 64, **settings)
+    training = dataclasses.replace(TRAINING, lr=5e-3)
+    learner = Learner(plan, training, fresh(plan, rows, 0), torch.device("cpu"), "fp32", Ranks())
+    for step in range(60):
+        learner.learn(Batches(source, [SITE], 128, step).next(), step)
+    expected = learner.step_on(rows, 60).out / learner.scale_out
+    if learner.buffers:  # outside training a threshold takes the batch's place
+        w, threshold = learner.weights, learner.buffers["topk_threshold"] / learner.buffers["topk_threshold_weight"]
+        pre = (word_rows.clean * learner.scale - w["b_dec"]) @ w["W_enc"].T + w["b_enc"]
+        active = pre.relu() * (pre * w["W_dec"].norm(dim=1) > threshold)
+        assert float((active > 0).sum(1).float().mean()) == pytest.approx(4, abs=1.8), "k, not twice as many"
+        expected = (active @ w["W_dec"] + w["b_dec"]) / learner.scale
+    save_sae(finished(learner, {"hook_name": SITE, **lineage_of(word_model, SITE)}), tmp_path / "sae")
+    theirs = sae_lens.SAE.load_from_disk(tmp_path / "sae")
     ours = load_sae(tmp_path / "sae", word_model)
-    assert isinstance(theirs, TopKSAE)
     with torch.no_grad():
-        expected = trained.decode(trained.encode(word_rows.clean))
         for sae in (theirs, ours):
-            torch.testing.assert_close(sae.decode(sae.encode(word_rows.clean)), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(sae.decode(sae.encode(word_rows.clean)), expected, atol=1e-4, rtol=1e-5)
     assert float((expected - word_rows.clean).norm() / word_rows.clean.norm()) < 0.5, "the same, but of nothing learned"
 
 
@@ -48,7 +77,7 @@ def test_encode_and_decode_are_topk_written_out(word_sae: Path, word_rows: Rows)
     for x in word_rows.clean[:40]:
         pre = (x.double().numpy() - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
         acts = np.zeros_like(pre)
-        for i in sorted(range(len(pre)), key=lambda i: -pre[i])[: SETTINGS.k]:
+        for i in sorted(range(len(pre)), key=lambda i: -pre[i])[: PLAN.settings.k]:
             acts[i] = max(pre[i], 0.0)
         np.testing.assert_allclose(encode_features(sae, x[None])[0], acts, atol=1e-5)
         decoded = sae.decode(torch.tensor(acts, dtype=torch.float32)).detach().numpy()
@@ -57,11 +86,12 @@ def test_encode_and_decode_are_topk_written_out(word_sae: Path, word_rows: Rows)
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(word_model: Model, word_rows: Rows, tmp_path: Path):
     torch.manual_seed(1)
-    first = save_sae(train_topk(word_rows, word_model, SETTINGS), tmp_path / "a")
+    source = MemoryRows(word_rows, word_model)
+    train(PLAN, source, tmp_path / "a", TRAINING)
     torch.manual_seed(2)  # the caller's random state decides nothing
-    again = save_sae(train_topk(word_rows, word_model, SETTINGS), tmp_path / "b")
-    other = save_sae(train_topk(word_rows, word_model, dataclasses.replace(SETTINGS, seed=1)), tmp_path / "c")
-    weights = [(path / "sae_weights.safetensors").read_bytes() for path in (first, again, other)]
+    train(PLAN, source, tmp_path / "b", TRAINING)
+    train(PLAN, source, tmp_path / "c", dataclasses.replace(TRAINING, seed=1))
+    weights = [(tmp_path / name / "sae_weights.safetensors").read_bytes() for name in "abc"]
     assert weights[0] == weights[1] != weights[2]
 
 
@@ -145,7 +175,7 @@ def _metadata(cfg: dict[str, Any]) -> dict[str, Any]:
     ("damage", "line"),
     [
         (shutil.rmtree, "no folder"),
-        (_file("cfg.json", None), "has no cfg.json (it holds sae_weights.safetensors)"),
+        (_file("cfg.json", None), "has no cfg.json (it holds metrics.jsonl, sae_weights.safetensors)"),
         (_file("cfg.json", b'{"d_in": 3'), "is not JSON"),
         (_file("cfg.json", b"\xff\xfe\x00"), "is not JSON"),
         (_file("cfg.json", b"[1, 2]"), "is a JSON list"),

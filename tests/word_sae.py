@@ -11,11 +11,12 @@ from typing import Any
 
 from interp.model.model import Model
 from interp.model.small import SmallGPT2
-from interp.saes.train import TopKSettings
+from interp.saes.plan import Training, plan_sae
 
 SITE = "blocks.0.hook_resid_post"
 SIZE = SmallGPT2(d_model=32, n_heads=2, steps=60)
-SETTINGS = TopKSettings(d_sae=64, k=4, steps=100, batch=128)
+PLAN = plan_sae(SITE, "topk", 64, k=4)
+TRAINING = Training(steps=100, batch=128, lr=3e-3, dead_after=100)
 WORDS = product(
     ["ann", "bob", "cat", "dog", "eve", "fox"], ["likes", "sees", "eats"], ["red", "big", "old"], ["hat", "sun"]
 )

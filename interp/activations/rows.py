@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.tokens import batches, pad
-from interp.model.trunk import Tap, find_taps, read_trunk
+from interp.model.trunk import find_taps, read_trunk
 
 SINK_FACTOR = 10.0
 SINK_RULE = f"position 0, and every token whose norm exceeds {SINK_FACTOR:g} times the median norm at the site"
@@ -78,11 +78,8 @@ def capture_rows(
     values = torch.empty(0)
     done = 0
     many = SORTED * batch_size  # sorted by length inside, so that little is padded
-    tap = {} if model.is_edited or model.hf.training else find_taps(model, name)
     for start in range(0, len(chosen), many):
-        some = chosen[start : start + many]
-        read = _from_trunk if tap else _from_hooks
-        piece = read(model, some, name[0], batch_size, tap).float().cpu()
+        piece = read_rows(model, chosen[start : start + many], name, batch_size)[name[0]].float().cpu()
         if not done:  # one block from the start: joining pieces at the end would need the memory twice
             values = torch.empty(len(position), piece.shape[1])
         values[done : done + len(piece)] = piece
@@ -99,26 +96,27 @@ def capture_rows(
     )
 
 
-def _from_hooks(
-    model: Model, sequences: list[list[int]], site: str, batch_size: int, _: dict[str, Tap]
-) -> Float[Tensor, "row d"]:
-    return model.capture(sequences, site, batch_size=batch_size).rows(site)
+def read_rows(
+    model: Model, sequences: list[list[int]], sites: Sequence[str], batch_size: int = 16
+) -> dict[str, Float[Tensor, "row d"]]:
+    """Activations of token sequences at several sites (full names), sequence by sequence, on the model's device.
 
-
-def _from_trunk(
-    model: Model, sequences: list[list[int]], site: str, batch_size: int, taps: dict[str, Tap]
-) -> Float[Tensor, "row d"]:
-    """The same from the plain trunk, which is faster."""
-    pieces: list[Tensor] = [torch.empty(0)] * len(sequences)
+    From the plain trunk, which is faster, where it has every one of the sites.
+    """
+    taps = {} if model.is_edited or model.hf.training else find_taps(model, sites)
+    if len(taps) < len(sites):
+        acts = model.capture(sequences, list(sites), batch_size=batch_size)
+        return {site: acts.rows(site) for site in sites}
+    pieces: dict[str, list[Tensor]] = {site: [torch.empty(0)] * len(sequences) for site in sites}
     for batch in batches(sequences, batch_size):
         tokens = pad([sequences[i] for i in batch], batch, len(sequences), "right", 0, model.device)
 
-        def keep(_: str, value: Tensor, batch: list[int] = batch) -> None:
+        def keep(site: str, value: Tensor, batch: list[int] = batch) -> None:
             for i, row in zip(batch, value, strict=True):
-                pieces[i] = row[: len(sequences[i])].clone()
+                pieces[site][i] = row[: len(sequences[i])].clone()
 
         read_trunk(model, tokens.ids, taps, keep)
-    return torch.cat(pieces)
+    return {site: torch.cat(rows) for site, rows in pieces.items()}
 
 
 def median_norm(values: Float[Tensor, "row d"]) -> float:

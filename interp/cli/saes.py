@@ -11,62 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from interp.cli.probes import probe
 from interp.cli.terminal import Positional, parse, print_table, shown_progress
+from interp.cli.train import sae_train
 from interp.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from interp.model.model import Model
     from interp.saes.load import SAE
-
-
-@dataclass
-class SAETrainOptions:
-    """Train a TopK sparse autoencoder on text and save it in SAELens' format."""
-
-    out: Path
-    """Folder to create."""
-    model: str = "smollm2-135m"
-    """Model whose activations it learns."""
-    site: str | None = None
-    """Where; by default the residual stream in the middle."""
-    corpus: Path | None = None
-    """Text (.jsonl with a text field, or .txt); by default the training part of the bundled sample."""
-    tokens: int = 32_000
-    """How many tokens to train on."""
-    d_sae: int = 2304
-    """Number of features."""
-    k: int = 32
-    """Features active at each token."""
-    steps: int = 200
-    """Training steps of 1024 tokens."""
-    seed: int = 0
-    """Decides the weights and the order of tokens."""
-
-
-def sae_train(arguments: list[str]) -> int:
-    """Train one"""
-    options: SAETrainOptions = parse(SAETrainOptions, arguments, "sae train")
-    from interp.activations.rows import capture_rows
-    from interp.model.load import load_model
-    from interp.saes.default import default_site, split_corpus
-    from interp.saes.train import TopKSettings, check_new, save_sae, train_topk
-    from interp.text.corpus import load_corpus
-
-    check_new(options.out)
-    settings = TopKSettings(d_sae=options.d_sae, k=options.k, steps=options.steps, seed=options.seed)
-    settings.check_rows(options.tokens)
-    documents = load_corpus(options.corpus) if options.corpus else split_corpus()[0]
-    model = load_model(options.model)
-    with shown_progress() as say:
-        rows = capture_rows(
-            model,
-            documents,
-            options.site or default_site(model),
-            max_tokens=options.tokens,
-            progress=lambda done, total: say("capturing activations", done, total),
-        )
-        trained = train_topk(rows, model, settings, progress=lambda step, n, _: say("training", step, n))
-    print(save_sae(trained, options.out).resolve())
-    return 0
 
 
 @dataclass

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from interp.cli.terminal import Positional, parse, print_table, shown_progress
+from interp.cli.terminal import Positional, parse, print_table, shown_progress, stoppable
 from interp.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -118,7 +115,7 @@ def capture(arguments: list[str]) -> int:
             refuse_other(options.out, open_store(options.out).plan, plan)
         return _print_plan(plan, tokens, measure_cost(model, plan, tokens, options.out), worker)
     _tell_what_is_there(options.out, plan)
-    with shown_progress() as say, _finishing() as asked_to_stop:
+    with shown_progress() as say, stoppable("finishing the shard in hand") as asked_to_stop:
         store = capture_store(
             model, options.out, plan, tokens, worker=worker, progress=say, stop=lambda: bool(asked_to_stop())
         )
@@ -173,26 +170,6 @@ def _told(index: str, count: str, *more: str) -> tuple[int, ...] | None:
     if wrong := [f"{name}={value!r}" for name, value in told.items() if not re.fullmatch(r"\d{1,9}", value)]:
         raise UserError(f"{', '.join(wrong)} in the environment; expected numbers; use --shard I/N")
     return tuple(map(int, told.values()))
-
-
-@contextmanager
-def _finishing() -> Iterator[Callable[[], int]]:
-    """Ctrl-C or SIGTERM ends the capture after the shard in hand; a second one at once. Yields which one came, or 0."""
-    asked = 0
-
-    def ask(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = signum
-        print("interp: finishing the shard in hand; once more to stop at once", file=sys.stderr, flush=True)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print_plan(plan: Plan, tokens: Tokens, cost: Cost, worker: Worker) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -153,3 +155,23 @@ def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total, visible=done < total)
 
         yield say
+
+
+@contextmanager
+def stoppable(doing: str) -> Iterator[Callable[[], int]]:
+    """Ctrl-C or SIGTERM asks for an end after what is in hand, `doing`; a second one is at once. Yields which, or 0."""
+    asked = 0
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = signum
+        print(f"interp: {doing}; once more to stop at once", file=sys.stderr, flush=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,1 +1,51 @@
-"""Sparse autoencoders: train, load, evaluate; SAELens' on-disk format."""
+"""Sparse autoencoders: train, load, evaluate; SAELens' on-disk format.
+
+`from interp import saes`, then `saes.train(saes.plan_sae(site, "topk", 9216, k=32), …)`. Nothing loads until it is
+used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp.saes.evaluate import evaluate_sae, evaluate_saes
+    from interp.saes.load import load_sae
+    from interp.saes.plan import SAEPlan, Training, plan_sae
+    from interp.saes.sources import MemoryRows, ModelRows, StoreRows
+    from interp.saes.trainer import save_sae, train
+
+_HOMES = {
+    "MemoryRows": "sources",
+    "ModelRows": "sources",
+    "SAEPlan": "plan",
+    "StoreRows": "sources",
+    "Training": "plan",
+    "evaluate_sae": "evaluate",
+    "evaluate_saes": "evaluate",
+    "load_sae": "load",
+    "plan_sae": "plan",
+    "save_sae": "trainer",
+    "train": "trainer",
+}
+
+__all__ = [
+    "MemoryRows",
+    "ModelRows",
+    "SAEPlan",
+    "StoreRows",
+    "Training",
+    "evaluate_sae",
+    "evaluate_saes",
+    "load_sae",
+    "plan_sae",
+    "save_sae",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'interp.saes' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"interp.saes.{_HOMES[name]}"), name)

@@ -17,7 +17,9 @@ from interp.activations.rows import capture_rows
 from interp.model.cache import cache_dir, is_intact
 from interp.model.model import Model
 from interp.model.provenance import hash_files
-from interp.saes.train import TopKSettings, save_sae, train_topk
+from interp.saes.plan import SAEPlan, Training, plan_sae
+from interp.saes.sources import MemoryRows
+from interp.saes.trainer import train
 from interp.text.corpus import load_corpus
 from interp.text.data import data
 
@@ -39,28 +41,38 @@ def split_corpus() -> tuple[list[str], list[str]]:
     return [d for i, d in enumerate(documents) if i % HELD_OUT], held_out
 
 
-def ensure_default_sae(model: Model, say: Say, settings: TopKSettings | None = None) -> Path:
+def default_plan(model: Model) -> tuple[SAEPlan, Training]:
+    """What the default SAE of a model is, and how it is trained: a minute's work."""
+    steps = Training(steps=200, batch=1024, lr=3e-3, dead_after=100)
+    return plan_sae(default_site(model), "topk", 2304, k=32), steps
+
+
+def ensure_default_sae(model: Model, say: Say, chosen: tuple[SAEPlan, Training] | None = None) -> Path:
     """The folder of this model's default SAE; trains it when the cache has none. Same inputs, same folder."""
-    site = default_site(model)
-    settings = settings or TopKSettings()
+    plan, training = chosen or default_plan(model)
     key = {
         "weights": model.provenance.weights,
         "tokenizer": model.provenance.tokenizer,
         "dtype": model.provenance.dtype,
         "bos": model.provenance.bos,
-        "site": site,
         "corpus": hash_files([data(CORPUS)]),
         "tokens": TOKENS,
-        "settings": asdict(settings),
+        "plan": plan.to_dict(),
+        "training": asdict(training),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = cache_dir() / "saes" / f"topk-{digest[:16]}"
     if is_intact(folder):
         return folder
-    training, _ = split_corpus()
+    documents, _ = split_corpus()
     rows = capture_rows(
-        model, training, site, max_tokens=TOKENS, progress=lambda done, total: say("capturing activations", done, total)
+        model,
+        documents,
+        plan.site,
+        max_tokens=TOKENS,
+        progress=lambda done, total: say("capturing activations", done, total),
     )
-    sae = train_topk(rows, model, settings, progress=lambda step, steps, _: say("training the SAE", step, steps))
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-    return save_sae(sae, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    train(plan, MemoryRows(rows, model), folder, training, progress=lambda _, n, of: say("training the SAE", n, of))
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from sae_lens import SAEConfig
@@ -36,7 +37,11 @@ def lineage_of(model: Model, site: str) -> dict[str, Any]:
 
 def puts_bos(model: Model) -> bool:
     """Does a BOS token open every text prompt under this model's policy?"""
-    bos = model.provenance.bos
+    return puts_bos_by(model.provenance.bos)
+
+
+def puts_bos_by(bos: Mapping[str, Any]) -> bool:
+    """The same of a policy as it was written down."""
     return bos["policy"] == "always" or (bos["policy"] == "tokenizer" and bool(bos["tokenizer_adds"]))
 
 

@@ -1,0 +1,242 @@
+"""`interp sae train`: sparse autoencoders from a store, or straight from a model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from interp.cli.terminal import parse, shown_progress, stoppable
+from interp.errors import UserError
+
+if TYPE_CHECKING:
+    from interp.saes.plan import SAEPlan, Training
+    from interp.saes.ranks import Ranks
+    from interp.saes.sources import Source
+
+Say = Callable[[str, int, int], None]
+
+
+@dataclass
+class SAETrainOptions:
+    """Train sparse autoencoders and save them in SAELens' format. Run it again to go on where it stopped.
+
+    Several --site, --width or --k train every combination, from one pass over the rows.
+    """
+
+    out: Annotated[Path, tyro.conf.arg(help="Folder to create; with several SAEs, one with a folder for each.")]
+    store: Annotated[Path | None, tyro.conf.arg(help="Rows from a store of `interp capture`.")] = None
+    model: Annotated[str | None, tyro.conf.arg(help="Rows from a model as it reads; by default smollm2-135m.")] = None
+    corpus: Annotated[
+        str | None, tyro.conf.arg(help="With a model: its text, as for `interp capture`; by default a bundled sample.")
+    ] = None
+    context: Annotated[int, tyro.conf.arg(help="With a model: tokens of a sequence, at most.")] = 128
+    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda …; by default CUDA when there is one.")] = None
+    site: Annotated[
+        list[str], tyro.conf.arg(help="Where; by default the store's only site, or the residual stream in the middle.")
+    ] = field(default_factory=list)
+    site_out: Annotated[str | None, tyro.conf.arg(help="Train a transcoder: reconstruct this site instead.")] = None
+    arch: Annotated[str, tyro.conf.arg(help="topk, batchtopk, matryoshka_batchtopk, jumprelu, standard or gated.")] = (
+        "topk"
+    )
+    width: Annotated[list[int], tyro.conf.arg(help="Number of features.")] = field(default_factory=lambda: [2304])
+    k: Annotated[list[float], tyro.conf.arg(help="Features active at a token: by default 32 (topk kinds).")] = field(
+        default_factory=list
+    )
+    set: Annotated[
+        list[str], tyro.conf.arg(help="Other settings of the architecture: l1_coefficient=2 target_l0=32 …")
+    ] = field(default_factory=list)
+    normalize: Annotated[
+        Literal["none", "expected_average_only_in"], tyro.conf.arg(help="Scale rows to a mean norm of sqrt(d).")
+    ] = "expected_average_only_in"
+    tokens: Annotated[
+        int | None, tyro.conf.arg(help="Rows to train on, repeated where there are fewer; by default each once.")
+    ] = None
+    batch: Annotated[int, tyro.conf.arg(help="Rows of a step.")] = 4096
+    lr: Annotated[float, tyro.conf.arg(help="Adam's learning rate.")] = 3e-4
+    lr_warm_up: Annotated[int, tyro.conf.arg(help="Steps over which the learning rate rises.")] = 0
+    sparsity_warm_up: Annotated[int, tyro.conf.arg(help="Steps over which a sparsity penalty rises.")] = 0
+    dead_after: Annotated[int, tyro.conf.arg(help="Steps without firing after which a feature is dead.")] = 1000
+    resample_every: Annotated[
+        int | None, tyro.conf.arg(help="Steps between resamplings of dead features (standard, gated).")
+    ] = None
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], tyro.conf.arg(help="In what latents are looked for; results are fp32's.")
+    ] = "auto"
+    checkpoint_minutes: Annotated[float, tyro.conf.arg(help="Minutes between checkpoints.")] = 5.0
+    log: Annotated[
+        list[Literal["tensorboard", "wandb"]], tyro.conf.arg(help="Where metrics go besides metrics.jsonl.")
+    ] = field(default_factory=list)
+    loss_tokens: Annotated[
+        int,
+        tyro.conf.arg(help="With a model: tokens of held-out text that the loss recovered is measured on, 10 times."),
+    ] = 0
+    seed: Annotated[int, tyro.conf.arg(help="Decides the first weights and the order of rows.")] = 0
+
+
+def sae_train(arguments: list[str]) -> int:
+    """Train one, or several at once, from a store or straight from a model"""
+    options: SAETrainOptions = parse(SAETrainOptions, arguments, "sae train")
+    _check(options)
+    from interp.saes.trainer import check_new
+
+    check_new(options.out)
+    with _together() as ranks, shown_progress() as say:
+        source, sites = _open_store(options) if options.store else _open_model(options, say)
+        plans = [
+            _plan(options, site, width, k)
+            for site, width, k in product(sites, options.width, options.k or _default_k(options.arch))
+        ]
+        return _train(options, plans, source, ranks, say)
+
+
+def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks: Ranks, say: Say) -> int:
+    from interp.saes.checkpoint import folder_of
+    from interp.saes.log import sinks_of
+    from interp.saes.trainer import train
+
+    training = _training(options, source.count(list(dict.fromkeys(s for plan in plans for s in plan.sites))))
+    with stoppable("saving a checkpoint") as asked, sinks_of(options.log, options.out.name) as sinks:
+        written = train(
+            plans,
+            source,
+            options.out,
+            training,
+            device=options.device or _device(),
+            checkpoint_seconds=60 * options.checkpoint_minutes,
+            watch=_watch(options, source),
+            sinks=sinks,
+            progress=say,
+            say=lambda line: print(f"interp: {line}", file=sys.stderr, flush=True) if ranks.rank == 0 else None,
+            stop=lambda: bool(asked()),
+            ranks=ranks,
+        )
+        if written is None:
+            if ranks.rank == 0:
+                kept = folder_of(options.out)
+                print(f"interp: stopped; all is kept in {kept}; the same command goes on", file=sys.stderr)
+            return 128 + asked()
+    if ranks.rank == 0:
+        print("\n".join(str(path.resolve()) for path in written))
+    return 0
+
+
+def _check(options: SAETrainOptions) -> None:
+    if options.store and (options.model or options.corpus):
+        raise UserError("--store and --model or --corpus came; expected rows from one or the other")
+    if options.store and options.loss_tokens:
+        raise UserError("--loss-tokens came with --store; the loss needs the model: use --model, or sae evaluate later")
+    for name in ("batch", "context", "tokens"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise UserError(f"--{name} {value}; expected 1 or more")
+
+
+def _open_store(options: SAETrainOptions) -> tuple[Source, list[str]]:
+    from interp.activations.store import open_store
+    from interp.errors import unknown
+    from interp.saes.sources import StoreRows
+
+    store = open_store(Path(str(options.store)))
+    if not options.site and len(store.sites) > 1:
+        raise UserError(f"{options.store} holds {', '.join(store.sites[:4])} …; say which with --site")
+    sites = options.site or store.sites
+    for site in [*sites, *([options.site_out] if options.site_out else [])]:
+        if site not in store.sites:
+            raise unknown("site", site, store.sites, f"in {options.store}; `interp store info` lists what is")
+    return StoreRows(store), sites
+
+
+def _open_model(options: SAETrainOptions, say: Say) -> tuple[Source, list[str]]:
+    from interp.activations.plan import plan_capture
+    from interp.activations.token_table import Cut
+    from interp.model.load import load_model
+    from interp.saes.default import default_site, split_corpus
+    from interp.saes.sources import ModelRows
+    from interp.text.corpus import from_texts, open_corpus
+
+    model = load_model(options.model or "smollm2-135m", options.device)
+    sites = model.site_table.match(options.site) if options.site else [default_site(model)]
+    wanted = [*sites, *([options.site_out] if options.site_out else [])]
+    corpus = open_corpus(options.corpus) if options.corpus else from_texts(split_corpus()[0], "the bundled sample")
+    cut = Cut(options.context, max_tokens=options.tokens)
+    plan, tokens = plan_capture(model, corpus, wanted, cut=cut, progress=say)
+    return ModelRows(model, plan, tokens), sites
+
+
+def _default_k(arch: str) -> list[Any]:
+    return [32] if arch in ("topk", "batchtopk", "matryoshka_batchtopk") else [None]
+
+
+def _plan(options: SAETrainOptions, site: str, width: int, k: float | None) -> SAEPlan:
+    from interp.saes.plan import plan_sae, read_settings
+
+    settings = read_settings(options.arch, options.set)
+    if k is not None:
+        settings["k"] = int(k) if k == int(k) else k
+    return plan_sae(site, options.arch, width, site_out=options.site_out, normalize=options.normalize, **settings)
+
+
+def _training(options: SAETrainOptions, rows: int) -> Training:
+    from interp.saes.plan import Training
+
+    same = ("batch", "lr", "lr_warm_up", "sparsity_warm_up", "dead_after", "resample_every", "precision", "seed")
+    wanted = rows if options.tokens is None else options.tokens
+    return Training(steps=max(1, wanted // options.batch), **{name: getattr(options, name) for name in same})
+
+
+def _watch(options: SAETrainOptions, source: Source) -> Callable[[Any], dict[str, float]] | None:
+    """The loss recovered on held-out text, where it is asked for."""
+    if not options.loss_tokens:
+        return None
+    from interp.saes.default import split_corpus
+    from interp.saes.evaluate import evaluate_sae
+    from interp.saes.sources import ModelRows
+
+    assert isinstance(source, ModelRows)
+    model, held_out = source.model, split_corpus()[1]
+
+    def measure(sae: Any) -> dict[str, float]:
+        report = evaluate_sae(sae, model, held_out, max_tokens=options.loss_tokens, n_boot=0)
+        recovered = report.ce_recovered
+        return {
+            "held_out_explained_variance": report.explained_variance.mean,
+            "ce_clean": report.ce_clean,
+            "ce_reconstruction": report.ce_reconstruction,
+            "ce_mean_ablation": report.ce_mean_ablation,
+            **({"ce_recovered": recovered.mean} if recovered else {}),
+        }
+
+    return measure
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _together() -> Iterator[Ranks]:
+    """The rank of this process among those that torchrun started; alone without it."""
+    from interp.saes.ranks import Ranks, Together
+
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+        yield Ranks()
+        return
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        yield Together()
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,75 @@
+"""Gated: one half of the encoder says whether a latent fires, the other how strongly.
+
+Rajamanoharan et al. 2404.16014. Both halves share their directions: the magnitude's pre-activation is the gate's
+without its bias, times exp(r_mag), plus a bias of its own. So one product gives both, where sae-lens makes three. As there, the loss of the gate's own
+reconstruction reaches the decoder too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from interp.saes.architectures.base import (
+    Architecture,
+    Batch,
+    Step,
+    Tensors,
+    along_norm,
+    decoder_norm,
+    encoder_weights,
+    error_of,
+    total,
+)
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Settings of a gated SAE."""
+
+    l1_coefficient: float = 1.0
+    """Weight of the penalty on the gates: larger, fewer features active."""
+
+
+def gated_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: Gated) -> Step:
+    """Loss and gradients on a batch."""
+    inputs, norm, W_dec = batch.inputs(weights), decoder_norm(weights), weights["W_dec"]
+    code = batch.encoder.above(inputs, encoder_weights(weights, "b_gate"), torch.zeros_like(weights["b_gate"]))
+    gate = code.keep(code.pre)
+    scale = code.of_feature(weights["r_mag"].exp())
+    plain = gate - code.keep(code.of_feature(weights["b_gate"]))  # x @ W
+    magnitude = code.keep(plain * scale + code.of_feature(weights["b_mag"]))
+    values = magnitude.clamp(min=0)
+    out, via_gate = (code.decode(some, W_dec) + weights["b_dec"] for some in (values, gate))
+    mse, slope = error_of(out, batch)
+    aux, aux_slope = error_of(via_gate, batch)
+    weight = batch.warm * settings.l1_coefficient / batch.rows
+    summed = code.per_feature(gate)
+    to_magnitude = code.along(slope, W_dec) * (magnitude > 0)
+    to_gate = code.along(aux_slope, W_dec) + code.keep(code.of_feature(weight * norm))
+    to_product = to_gate + to_magnitude * scale
+    gate_bias, magnitude_bias = code.per_feature(to_gate), code.per_feature(to_magnitude)
+    gradients = total(
+        {
+            "W_enc": code.outer(to_product, inputs),
+            "b_gate": gate_bias,
+            "b_mag": magnitude_bias,
+            "r_mag": code.per_feature(to_magnitude * plain) * weights["r_mag"].exp(),
+            "W_dec": code.outer(values, slope) + code.outer(gate, aux_slope) + along_norm(weights, weight * summed),
+            "b_dec": slope.sum(0) + aux_slope.sum(0),
+        },
+        {"b_dec": -(code.per_feature(to_product) @ weights["W_enc"])} if batch.centred else {},
+    )
+    losses = {"mse_loss": mse, "l1_loss": weight * (summed * norm).sum(), "auxiliary_reconstruction_loss": aux}
+    return Step(losses, gradients, code, values, out)
+
+
+ARCHITECTURE = Architecture(
+    name="gated",
+    settings=Gated,
+    step=gated_step,
+    per_feature=lambda settings: {"b_gate": 0.0, "b_mag": 0.0, "r_mag": 0.0},
+    revives="resampling",
+    paper="Rajamanoharan et al. 2024, arXiv:2404.16014",
+)

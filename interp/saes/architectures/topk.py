@@ -1,0 +1,65 @@
+"""TopK: the k largest pre-activations of every token fire. Gao et al. 2406.04093.
+
+Latents are chosen by pre-activation times decoder norm, as sae-lens trains them. What the decoder reads is divided by
+that norm again: no gradient reaches the norms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from interp.saes.architectures.base import (
+    Architecture,
+    Batch,
+    Step,
+    Tensors,
+    encoder_gradients,
+    scaled_encoder,
+    total,
+)
+from interp.saes.architectures.revival import aux_k
+from interp.saes.codes import Pairs
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Settings of a TopK SAE."""
+
+    k: int = 32
+    """Features active at each token."""
+    aux_loss_coefficient: float = 1.0
+    """Weight of the loss that brings dead features back: they reconstruct what the living ones leave."""
+
+
+def topk_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: TopK) -> Step:
+    """Loss and gradients on a batch."""
+    scaled, norm = scaled_encoder(weights)
+    code = batch.encoder.top_k(batch.inputs(weights), scaled, settings.k)
+    return step_of_chosen(replace(code, pre=code.pre / norm[code.feature]), weights, batch, settings)
+
+
+def step_of_chosen(code: Pairs, weights: Tensors, batch: Batch, settings: TopK) -> Step:
+    """Loss and gradients once the latents are chosen; their pre-activations are above zero."""
+    inputs = batch.inputs(weights)
+    error, along = code.fit(code.pre, weights["W_dec"], weights["b_dec"], batch.y)
+    mse = error.square().sum() / batch.rows
+    aux_loss, aux_gradients = aux_k(weights, inputs, -error, batch, settings.aux_loss_coefficient)
+    per = 2 / batch.rows  # the slope of the mean of squares
+    gradients = total(
+        {"W_dec": code.outer(per * code.pre, error), "b_dec": per * error.sum(0)},
+        encoder_gradients(code, per * along, inputs, weights, batch),
+        aux_gradients,
+    )
+    out = error + batch.y
+    losses = {"mse_loss": mse, "auxiliary_reconstruction_loss": aux_loss}
+    return Step(losses, gradients, code, code.pre, out)
+
+
+ARCHITECTURE = Architecture(
+    name="topk",
+    settings=TopK,
+    step=topk_step,
+    per_feature=lambda settings: {"b_enc": 0.0},
+    revives="aux-k",
+    paper="Gao et al. 2024, arXiv:2406.04093",
+)

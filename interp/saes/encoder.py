@@ -1,0 +1,265 @@
+"""The one dense product of a training step: pre-activations, and which of them count.
+
+A chunk of rows is multiplied by the encoder, what counts is taken from it while it is still in the cache, and the
+matrix [row, d_sae] of a whole batch never exists. Floating-point numbers above zero have the order of their bits read
+as whole numbers, and comparing those is faster.
+
+With `bf16` the product is made in bfloat16, several times as fast where the processor multiplies it, and gives
+candidates only: all whose value in fp32 could count. They are scored again in fp32, so that what counts, and every
+number that leaves here, is fp32's. That is proven, row by row: a product of bfloat16s is off by 2^-8 |x| |w| at most
+(each factor is rounded by 2^-9, Cauchy and Schwarz do the rest), and where the candidates do not reach that far below
+what counts, the batch is done again with more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.saes.codes import Code, Grid, Pairs, from_flat
+from interp.saes.ranks import Ranks
+
+Precision = Literal["fp32", "bf16"]
+ROWS = {"cpu": 256, "cuda": 8192}  # a chunk; on a CPU its pre-activations stay in the cache
+DENSE = 0.08  # share of latents above which dense products are faster (0.6 us a pair against 0.08 us an entry)
+BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float64: torch.int64}
+ROUNDING = 2.0**-8  # of a bfloat16 that is stored, relative, twice over
+OFF = 2.0**-8 * 1.02  # of a product of bfloat16s, of what it could be; the rest is for the sums in fp32
+BLOCK = 512  # rows of W at once
+SAMPLE = 256  # rows that the first guess of a batch's threshold is made from
+Take = Callable[[Tensor, slice], Tensor]  # pre-activations of a chunk, its rows -> flat places of what may count
+
+
+def choose_precision(wanted: str, device: torch.device) -> Precision:
+    """`wanted`, or for "auto" bf16 where the processor multiplies it. Raises UserError for another word."""
+    if wanted == "fp32" or wanted == "bf16":
+        return wanted
+    if wanted != "auto":
+        raise UserError(f"precision {wanted!r}; expected fp32, bf16 or auto")
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if device.type == "cpu" and fast else "fp32"
+
+
+class Weights(NamedTuple):
+    """An encoder: pre-activations are `(x @ W.T + b) * scale`."""
+
+    W: Float[Tensor, "d_sae d_in"]
+    b: Float[Tensor, " d_sae"]
+    scale: Float[Tensor, " d_sae"] | None = None
+
+    def folded(
+        self, dtype: torch.dtype, lift: float = 0.0
+    ) -> tuple[Float[Tensor, "d_sae d_in"], Float[Tensor, " d_sae"]]:
+        """W and b with the scale and a `lift` in them, in blocks: a matrix that is made in passing would cost more."""
+        if self.scale is None:
+            return self.W.to(dtype), (self.b + lift).to(dtype)
+        W = torch.empty_like(self.W, dtype=dtype)
+        for first in range(0, len(W), BLOCK):
+            some = slice(first, first + BLOCK)
+            W[some] = self.W[some] * self.scale[some, None]
+        return W, (self.b * self.scale + lift).to(dtype)
+
+    def norms(self) -> Float[Tensor, " d_sae"]:
+        """How much each latent can make of a row of length 1."""
+        norms = self.W.norm(dim=1)
+        return norms if self.scale is None else norms * self.scale
+
+    def largest_scale(self) -> float:
+        """The largest factor that a latent is scaled by."""
+        return 1.0 if self.scale is None else float(self.scale.max())
+
+
+class _Room(NamedTuple):
+    """What bfloat16 needs: how far a row's pre-activations may be `off`, the `lift` that keeps what may be above zero
+    there, and what lifted values are at `least` if they may be."""
+
+    off: Float[Tensor, " row"]
+    lift: float
+    least: Float[Tensor, " row"]
+
+
+class Encoder:
+    """Finds the pre-activations that count. Between batches it remembers where to look, never what to find.
+
+    `reach`: how far bfloat16's candidates go below what counts, in units of what a product may be off by. `hint`: the
+    threshold of the last batch.
+    """
+
+    def __init__(self, precision: Precision = "fp32") -> None:
+        self.precision: Precision = precision
+        self.reach = 1.1
+        self.hint: float | None = None
+
+    def top_k(self, x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Pairs:
+        """The `k` largest of every row, of those above zero (the others leave a ReLU as zero)."""
+        room = self._room(x, weights)
+        while True:
+            floors: list[Tensor] = []
+
+            def take(pre: Tensor, rows: slice, floors: list[Tensor] = floors) -> Tensor:
+                floors.append(self._below(_lower_bound(pre, k), room, rows))
+                return _at_least(pre, floors[-1])
+
+            found = self._exact(x, weights, *self._scan(x, weights, take, room.lift))
+            found = found.chosen(found.pre > 0)
+            code = found.chosen(_strongest(found, k))
+            if self._reached(_smallest(code), torch.cat(floors), room):
+                return code
+
+    def batch_top_k(self, x: Float[Tensor, "row d_in"], weights: Weights, k: float, ranks: Ranks) -> Pairs:
+        """The k x rows largest of the whole batch, over all `ranks`, of those above zero. Ties at the end all count."""
+        room, wanted = self._room(x, weights), int(k * len(x) * ranks.count)
+        hint = -ranks.largest(-self._guess(x, weights, k)) if self.hint is None else 0.95 * self.hint
+        while True:
+            floor = self._below(x.new_full((len(x),), hint) + room.lift, room)
+            lowest = ranks.largest(float((floor - room.least).max()))  # zero: all that can count is a candidate
+            places = self._scan(x, weights, lambda pre, rows, floor=floor: _at_least(pre, floor[rows]), room.lift)
+            found = self._exact(x, weights, *places)
+            found = found.chosen(found.pre > 0)
+            values = ranks.gather(found.pre)
+            if len(values) < wanted and lowest > 0:
+                hint = 0.8 * hint if hint > 1e-30 else 0.0
+                continue
+            enough = len(values) >= wanted > 0
+            threshold = values.topk(wanted, sorted=False).values.min() if enough else x.new_tensor(0.0)
+            if ranks.largest(float(not self._reached(threshold, floor, room))) == 0:
+                self.hint = float(threshold)
+                return found.chosen(found.pre >= threshold if wanted else torch.zeros_like(found.pre, dtype=torch.bool))
+            hint = min(hint, float(threshold))
+
+    def above(self, x: Float[Tensor, "row d_in"], weights: Weights, floor: Float[Tensor, " d_sae"]) -> Code:
+        """All above their feature's `floor`: pairs, or a grid where so many are that dense products are faster."""
+        shifted = Weights(weights.W, weights.b - floor)  # so that what is looked for is above zero
+        room = self._room(x, shifted)
+
+        def take(pre: Tensor, rows: slice) -> Tensor:
+            return _at_least(pre, room.least[rows])
+
+        if self._is_dense(x, shifted, take, room.lift):
+            pre = torch.addmm(weights.b, x, weights.W.T)
+            return Grid(pre, pre > floor)
+        flat, low = self._scan(x, shifted, take, room.lift)
+        found = self._exact(x, weights, flat, low + floor[flat % len(floor)])
+        return found.chosen(found.pre > floor[found.feature])
+
+    def _room(self, x: Tensor, weights: Weights) -> _Room:
+        """The room that bfloat16 needs; none in fp32."""
+        off = x.new_zeros(len(x))
+        if self.precision == "bf16":
+            off = OFF * (x.norm(dim=1) * weights.norms().max() + weights.b.abs().max() * weights.largest_scale())
+        lift = 1.05 * off.max()
+        return _Room(off, float(lift), ((lift - off) * (1 - ROUNDING)).clamp(min=0))
+
+    def _scan(self, x: Tensor, weights: Weights, take: Take, lift: float) -> tuple[Tensor, Tensor]:
+        """Flat places of what `take` finds in the pre-activations plus `lift`, chunk by chunk, and what it found."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else x.dtype
+        (W, b), low = weights.folded(dtype, lift), x.to(dtype)
+        size = ROWS.get(x.device.type, 256)
+        buffer = torch.empty(min(size, len(x)), len(W), dtype=dtype, device=x.device)
+        places, values = [], []
+        for first in range(0, len(x), size):
+            chunk = low[first : first + size]
+            pre = torch.addmm(b, chunk, W.T, out=buffer[: len(chunk)])
+            flat = take(pre, slice(first, first + len(chunk)))
+            places.append(flat + first * len(W))
+            values.append(pre.view(-1)[flat].to(x.dtype))
+        return torch.cat(places), torch.cat(values)
+
+    def _exact(self, x: Tensor, weights: Weights, flat: Tensor, low: Tensor) -> Pairs:
+        """Those places as pairs, scored in x's precision."""
+        found = from_flat(flat, low, len(x), len(weights.W))
+        if self.precision == "fp32":
+            return found
+        exact = found.along(x, weights.W) + found.of_feature(weights.b)
+        return replace(found, pre=exact if weights.scale is None else exact * found.of_feature(weights.scale))
+
+    def _below(self, bound: Tensor, room: _Room, rows: slice = slice(None)) -> Tensor:
+        """Down to where candidates are taken, if what counts reaches `bound` by the product's own rounding."""
+        if self.precision == "fp32":
+            return bound.clamp(min=0)
+        return torch.maximum(bound * (1 - ROUNDING) - self.reach * room.off[rows], room.least[rows])
+
+    def _reached(self, lowest: Tensor, floor: Tensor, room: _Room) -> bool:
+        """Can nothing that lay below `floor` come up to `lowest`, the smallest that counts? Else reach further."""
+        proven = (floor <= room.least) | (lowest + room.lift >= floor * (1 + ROUNDING) + room.off)
+        if self.precision == "fp32" or bool(proven.all()):
+            return True
+        self.reach = 1.2 * self.reach if self.reach > 0.5 else 1.1
+        return False
+
+    def _guess(self, x: Tensor, weights: Weights, k: float) -> float:
+        """A little below the threshold of the batch, by some rows of it."""
+        some = x[:: max(1, len(x) // SAMPLE)]
+        W, b = weights.folded(x.dtype)
+        pre = torch.addmm(b, some, W.T).flatten()
+        n = min(len(pre), max(1, round(1.2 * k * len(some))))
+        return float(pre.topk(n, sorted=False).values.min().clamp(min=0))
+
+    def _is_dense(self, x: Tensor, weights: Weights, take: Take, lift: float) -> bool:
+        """Do so many of a few rows' latents count that a grid is faster?"""
+        some = x[:SAMPLE]
+        return len(self._scan(some, weights, take, lift)[0]) > DENSE * len(some) * len(weights.W)
+
+
+def _lower_bound(pre: Float[Tensor, "row d_sae"], k: int) -> Float[Tensor, " row"]:
+    """A number that at least `k` of every row reach, near the k-th largest; zero where fewer are above zero.
+
+    The k-th largest of the maxima of disjoint groups.
+    """
+    groups = next((len_ for size in (64, 32, 16, 8) if (len_ := pre.shape[1] // size) >= 2 * k), 0)
+    bits = pre.view(BITS[pre.dtype])
+    if groups:
+        size = pre.shape[1] // groups
+        bits = bits[:, : size * groups].view(len(pre), size, groups).amax(1)
+    k = min(k, bits.shape[1])
+    lowest = bits.topk(k, sorted=False).values.amin(-1).clamp(min=0).view(pre.dtype)
+    return lowest.float() if pre.dtype == torch.bfloat16 else lowest
+
+
+def _at_least(pre: Float[Tensor, "row d_sae"], floor: Float[Tensor, " row"]) -> Int[Tensor, " pair"]:
+    """Flat places, rising, of all that are above zero and reach their row's `floor`."""
+    bits = pre.view(BITS[pre.dtype])
+    least = _bits_below(floor.clamp(min=0), pre.dtype).clamp(min=1)[:, None]
+    # zero where not, for int16: twice as fast as a comparison
+    mask = torch.maximum(bits, least - 1).sub_(least - 1) if bits.dtype == torch.int16 else bits >= least
+    if mask.device.type != "cpu" or mask.numel() * mask.element_size() % 8:
+        return mask.view(-1).nonzero().view(-1)
+    each = 8 // mask.element_size()  # several at a time: few of these words hold any
+    words = mask.view(-1).view(torch.int64).nonzero().view(-1)
+    inside = mask.view(-1, each)[words].nonzero()
+    return words[inside[:, 0]] * each + inside[:, 1]
+
+
+def _bits_below(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bits of the largest number of `dtype` that is no larger than each of `values` (none below zero)."""
+    if dtype == torch.bfloat16:
+        return (values.float().view(torch.int32) >> 16).to(torch.int16)
+    return values.to(dtype).view(BITS[dtype])
+
+
+def _strongest(code: Pairs, k: int) -> Bool[Tensor, " pair"]:
+    """The `k` largest of every row."""
+    counts = code.starts.diff()
+    most = int(counts.max()) if len(counts) else 0
+    if most <= k:
+        return torch.ones_like(code.feature, dtype=torch.bool)
+    row = code.row.long()
+    place = torch.arange(len(row), device=row.device) - code.starts[row]
+    padded = code.pre.new_full((len(counts), most), -torch.inf)
+    padded[row, place] = code.pre
+    best = torch.zeros_like(padded, dtype=torch.bool).scatter_(1, padded.topk(k, sorted=False).indices, True)
+    return best[row, place]
+
+
+def _smallest(code: Pairs) -> Float[Tensor, " row"]:
+    """The smallest pre-activation of every row; infinite where it has none."""
+    none = code.pre.new_full((len(code.starts) - 1,), torch.inf)
+    return none.scatter_reduce_(0, code.row.long(), code.pre, "amin")

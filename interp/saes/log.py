@@ -1,0 +1,50 @@
+"""Where metrics of training go besides `metrics.jsonl`: to TensorBoard and to Weights & Biases, if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from interp.errors import UserError
+
+Sink = Callable[[Mapping[str, Any]], None]  # one line of metrics
+
+
+@contextmanager
+def sinks_of(names: Sequence[str], run: str) -> Iterator[list[Sink]]:
+    """Where else metrics go: "tensorboard" writes to `runs/` here, "wandb" to the project interp-probes."""
+    with ExitStack() as stack:
+        yield [stack.enter_context({"tensorboard": _tensorboard, "wandb": _wandb}[name](run)) for name in names]
+
+
+@contextmanager
+def _tensorboard(run: str) -> Iterator[Sink]:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("--log tensorboard needs the package tensorboard; pip install tensorboard") from error
+    writer = SummaryWriter(f"runs/tensorboard/{run}")
+    try:
+        yield lambda line: [
+            writer.add_scalar(f"{line['sae']}/{key}", value, line["step"]) for key, value in _numbers(line)
+        ].clear()
+    finally:
+        writer.close()
+
+
+@contextmanager
+def _wandb(run: str) -> Iterator[Sink]:
+    import wandb
+
+    began = wandb.init(project="interp-probes", name=run)
+    try:
+        yield lambda line: began.log({f"{line['sae']}/{k}": v for k, v in _numbers(line)}, step=line["step"])
+    finally:
+        began.finish()
+
+
+def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for key, value in line.items():
+        if isinstance(value, int | float) and key != "step":
+            yield key, value

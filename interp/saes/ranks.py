@@ -1,0 +1,53 @@
+"""The processes that train one SAE together: each takes its share of every batch, and sums go over all of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Ranks:
+    """One process alone, which has nobody to ask. `Together` is for several."""
+
+    rank, count = 0, 1
+
+    def add(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over all processes, in place."""
+
+    def gather(self, values: Float[Tensor, " n"]) -> Float[Tensor, " all"]:
+        """The values of all processes, in the order of their ranks."""
+        return values
+
+    def largest(self, value: float) -> float:
+        """The largest of all processes' values."""
+        return value
+
+
+class Together(Ranks):
+    """The processes of a `torch.distributed` group that is up."""
+
+    def __init__(self) -> None:
+        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+
+    def add(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over all processes, in place."""
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+    def gather(self, values: Float[Tensor, " n"]) -> Float[Tensor, " all"]:
+        """The values of all processes, in the order of their ranks."""
+        counts = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(self.count)]
+        dist.all_gather(counts, torch.tensor([len(values)], device=values.device))
+        longest = int(torch.cat(counts).max())
+        padded = torch.cat([values, values.new_zeros(longest - len(values))])
+        found = [torch.empty_like(padded) for _ in range(self.count)]
+        dist.all_gather(found, padded)
+        return torch.cat([some[: int(n)] for some, n in zip(found, counts, strict=True)])
+
+    def largest(self, value: float) -> float:
+        """The largest of all processes' values."""
+        told = torch.tensor([value], dtype=torch.float64)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return float(told)
