@@ -24,7 +24,9 @@ What could fool us:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,60 +38,64 @@ from interp.errors import UserError
 from interp.features.examples import interesting, strip_rows, top_examples
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab, probe
-from interp.saes.default import ensure_default_sae, split_corpus
+from interp.model.fresh import fresh_model
+from interp.saes.default import default_plan, ensure_default_sae, split_corpus
 from interp.saes.evaluate import Interval, SAEReport, evaluate_saes, random_sae_like
 from interp.saes.load import SAE, load_sae, site_of
+from interp.saes.plan import plan_sae
 
 FITTED = 2000  # tokens of training text for the one number that is fitted to random directions
 PART = "The sparse autoencoder on held-out text"
+RECOVERED = "share of loss recovered"
 
 
 @probe(paper="arXiv:2406.04093")
-def dictionary(lab: Lab, *, tokens: int = 8000, shown: int = 8) -> Iterator[Finding]:
+def dictionary(
+    lab: Lab, *, tokens: int = 8000, shown: int = 8, beside: tuple[Path, ...] = (), random_model: bool = False
+) -> Iterator[Finding]:
     """Measure an SAE and show what its features fire on.
 
     Args:
         tokens: how many tokens of held-out text to measure on
         shown: how many features to show with examples
+        beside: folders of other SAEs to measure on the same text
+        random_model: train an SAE as wide and sparse on the model with random weights, and compare (minutes)
     """
     for name, value in (("tokens", tokens), ("shown", shown)):
         if value < 1:
             raise UserError(f"--{name} {value}; expected 1 or more")
     folder = lab.sae_folder or ensure_default_sae(lab.model, lab.progress)
     sae = load_sae(folder, lab.model)
+    others = {name: load_sae(path, lab.model) for name, path in _names(beside, folder).items()}
     site = site_of(sae)
     training, held_out = split_corpus()
     tokens = tokens // 4 if lab.quick else tokens
-    ours, blind = evaluate_saes(
-        [sae, random_sae_like(sae, lab.seed, capture_rows(lab.model, training, site, max_tokens=FITTED))],
-        lab.model,
-        held_out,
-        max_tokens=tokens,
-        progress=lab.tell("measuring the SAE and random directions"),
-    )
-    table = [_row("trained", ours), _row("random directions", blind)]
+    blind = random_sae_like(sae, lab.seed, capture_rows(lab.model, training, site, max_tokens=FITTED))
+    ours, null, *rest = _measure(lab, [sae, blind, *others.values()], held_out, tokens)
+    name = "trained" if not beside else folder.name
+    reports = {name: ours, "random directions": null, **dict(zip(others, rest, strict=True))}
+    table = [_row(label, report) for label, report in reports.items()]
     yield Finding(
         claim=f"The SAE at {site} explains over 20 points more of the variance than random directions do.",
         estimate=_share(ours.explained_variance, ours.n_documents, "share of variance"),
-        control=Control("random directions", _share(blind.explained_variance, blind.n_documents, "share of variance")),
+        control=Control("random directions", _share(null.explained_variance, null.n_documents, "share of variance")),
         expects="greater",
         margin=0.2,
         part=PART,
         measure="One minus the squared error of the rewriting over the squared distance from the mean, over all tokens "
         "but attention sinks (the table has the number with them).",
         caveat="A rewriting can explain much and still lose what the model uses: read the next finding beside it."
-        if ours.ce_recovered and blind.ce_recovered
+        if ours.ce_recovered and null.ce_recovered
         else "What the model loses by the rewriting cannot be said: it loses nothing even by the mean in its place.",
         answers=True,
         table=table,
         figure=_dots("explained variance (share)", "ev"),
     )
-    if ours.ce_recovered and blind.ce_recovered:
-        unit = "share of loss recovered"
+    if ours.ce_recovered and null.ce_recovered:
         yield Finding(
             claim="Its rewriting recovers over 20 points more of the model's loss than random directions do.",
-            estimate=_share(ours.ce_recovered, ours.n_documents, unit),
-            control=Control("random directions", _share(blind.ce_recovered, blind.n_documents, unit)),
+            estimate=_share(ours.ce_recovered, ours.n_documents, RECOVERED),
+            control=Control("random directions", _share(null.ce_recovered, null.n_documents, RECOVERED)),
             expects="greater",
             margin=0.2,
             part=PART,
@@ -99,6 +105,11 @@ def dictionary(lab: Lab, *, tokens: int = 8000, shown: int = 8) -> Iterator[Find
             table=table,
             figure=_dots("loss recovered (share)", "ce"),
         )
+    for label, other in zip(others, rest, strict=True):
+        if ours.ce_recovered and other.ce_recovered:
+            yield _beside(name, ours.ce_recovered, label, other.ce_recovered, ours.n_documents, table)
+    if random_model:
+        yield _random_weights(lab, sae, ours, held_out, tokens)
     examples = _shown(sae, lab, held_out, tokens, shown)
     yield Finding(
         claim=f"At most one feature in ten fires on none of {ours.n_tokens:,} tokens.",
@@ -120,6 +131,67 @@ def dictionary(lab: Lab, *, tokens: int = 8000, shown: int = 8) -> Iterator[Find
         )
         if examples
         else None,
+    )
+
+
+def _names(beside: tuple[Path, ...], first: Path) -> dict[str, Path]:
+    """The folders by their names, by their whole paths where two are alike."""
+    names = [path.name for path in (first, *beside)]
+    return {path.name if names.count(path.name) == 1 else str(path): path for path in beside}
+
+
+def _measure(lab: Lab, saes: list[SAE[Any]], documents: list[str], tokens: int) -> list[SAEReport]:
+    """Each SAE on the same documents; those of one site share the passes without an SAE."""
+    found: dict[int, SAEReport] = {}
+    for site in dict.fromkeys(map(site_of, saes)):
+        here = [i for i, sae in enumerate(saes) if site_of(sae) == site]
+        tell = lab.tell(f"measuring {len(here)} SAEs at {site}")
+        reports = evaluate_saes([saes[i] for i in here], lab.model, documents, max_tokens=tokens, progress=tell)
+        found |= dict(zip(here, reports, strict=True))
+    return [found[i] for i in range(len(saes))]
+
+
+def _beside(name: str, ours: Interval, label: str, other: Interval, n: int, table: list[Row]) -> Finding:
+    return Finding(
+        claim=f"{name} recovers more of the model's loss than {label}.",
+        estimate=_share(ours, n, RECOVERED),
+        control=Control(label, _share(other, n, RECOVERED)),
+        expects="greater",
+        part="Beside other SAEs",
+        measure="The same documents for both; the intervals treat the two as if they were not, and are too wide.",
+        caveat="More active features recover more: compare SAEs that lie one above the other in the picture.",
+        table=table,
+        figure=Figure(
+            "points",
+            x="features active per token",
+            y="loss recovered (share)",
+            group="dictionary",
+            low="ce low",
+            high="ce high",
+            caption="Held-out documents; intervals over documents. Up and to the left is better.",
+        ),
+    )
+
+
+def _random_weights(lab: Lab, sae: SAE[Any], ours: SAEReport, documents: list[str], tokens: int) -> Finding:
+    """An SAE as wide and as sparse of the same architecture before training (Heap et al. 2501.17727)."""
+    blank = fresh_model(lab.model, lab.seed)
+    plan, training = default_plan(lab.model)
+    plan = plan_sae(site_of(sae), "topk", sae.cfg.d_sae, k=max(1, round(ours.l0)))
+    folder = ensure_default_sae(blank, lab.progress, (plan, training))
+    (report,) = _measure(dataclasses.replace(lab, model=blank), [load_sae(folder, blank)], documents, tokens)
+    return Finding(
+        claim="The SAE explains more of the variance than one of the same model with random weights.",
+        estimate=_share(ours.explained_variance, ours.n_documents, "share of variance"),
+        control=Control("random weights", _share(report.explained_variance, report.n_documents, "share of variance")),
+        expects="greater",
+        part=PART,
+        measure=f"The control is {plan.settings.k} of {plan.d_sae} features of a model that was never trained, learned "
+        f"from {training.steps * training.batch:,} rows.",
+        caveat="Random weights keep the structure of the tokens, which an SAE finds there too: that numbers are alike "
+        "says that they do not measure what the model learned.",
+        table=[_row("trained", ours), _row("random weights", report)],
+        figure=_dots("explained variance (share)", "ev"),
     )
 
 

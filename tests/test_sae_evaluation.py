@@ -158,9 +158,10 @@ def test_a_random_control_has_the_same_shape_and_other_directions(word_rows: Row
     assert error(1.0) < min(error(0.9), error(1.1)), "no other gain fits better"
     assert "random" in describe_sae(one)["lineage"]["control"]
     assert "control" not in describe_sae(sae)["lineage"]
-    standard = sae_lens.StandardSAE(sae_lens.StandardSAEConfig(d_in=4, d_sae=8))
-    with pytest.raises(UserError, match="expected a TopK SAE"):
-        random_sae_like(standard, 0, word_rows)
+    standard = sae_lens.StandardSAE(sae_lens.StandardSAEConfig(d_in=32, d_sae=80))
+    with torch.no_grad():
+        active = float((standard.encode(x) != 0).sum(1).float().mean())
+    assert random_sae_like(standard, 0, word_rows).cfg.k == round(active), "as sparse as one without k"
 
 
 def test_evaluation_keeps_to_the_token_limit_and_tells_progress(word_model: Model, word_sae: Path):

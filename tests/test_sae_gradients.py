@@ -41,7 +41,7 @@ def theirs(
 ) -> tuple[Any, Any]:
     """sae-lens' class with random weights, after a backward pass, and what its forward gave."""
     cls, config = get_sae_training_class(name)
-    listed = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
+    listed: Any = {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}
     sae: Any = cls(config(d_in=D_IN, d_sae=D_SAE, dtype=str(dtype).removeprefix("torch."), **listed))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,13 +133,16 @@ def _flat(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, st
 def sae_evaluate(arguments: list[str]) -> int:
     """Explained variance, loss recovered, dead features, top examples (the probe dictionary)"""
     if arguments[:1] in (["-h"], ["--help"]):
-        print("interp sae evaluate FOLDER: the probe dictionary on that SAE. Further flags are the probe's:\n")
+        print("interp sae evaluate FOLDER…: the probe dictionary on the first SAE, the others beside it.")
+        print("Further flags are the probe's:\n")
         return probe(["dictionary", *arguments])
-    if not arguments or arguments[0].startswith("-"):
+    folders = list(takewhile(lambda one: not one.startswith("-"), arguments))
+    if not folders:
         raise UserError(
-            "no SAE came; expected a folder: interp sae evaluate FOLDER [flags of `interp probe dictionary`]"
+            "no SAE came; expected a folder: interp sae evaluate FOLDER… [flags of `interp probe dictionary`]"
         )
-    return probe(["dictionary", "--sae", *arguments])
+    beside = ["--beside", *folders[1:]] if folders[1:] else []
+    return probe(["dictionary", "--sae", folders[0], *beside, *arguments[len(folders) :]])
 
 
 def sae(arguments: list[str]) -> int:

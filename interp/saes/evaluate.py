@@ -18,13 +18,14 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from sae_lens import SAE
+from sae_lens import SAE, TopKSAE, TopKSAEConfig
+from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
 
 from interp.activations.rows import SINK_RULE, Progress, Rows, capture_rows, median_norm
@@ -37,7 +38,6 @@ from interp.saes.load import BLOCK, site_of
 
 LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MB in fp32; a batch of 16 x 128 x 49,152 would take 400
 CONTEXT = 128  # tokens of a document, where the SAE does not say at what length it was trained
-_S = TypeVar("_S", bound=SAE[Any])
 
 
 class Interval(NamedTuple):
@@ -139,34 +139,28 @@ def evaluate_saes(
     return [_report(sae, base, loss(reconstruct(sae, typical_norm=typical))) for sae in saes]
 
 
-def random_sae_like(sae: _S, seed: int, rows: Rows) -> _S:
-    """The null of every metric: a TopK SAE of the same width, k and decoder bias whose directions are random.
+@torch.no_grad()
+def random_sae_like(sae: SAE[Any], seed: int, rows: Rows) -> TopKSAE:
+    """The null of every metric: a TopK SAE as wide and as sparse, with the same decoder bias, of random directions.
 
-    Directions are uniform on the sphere, the encoder reads along the same ones. What it writes is multiplied by the one
-    gain that fits `rows` best: the k chosen directions overlap, so their plain sum is too long, the more so the larger
-    k. Raises UserError for an architecture without k: its threshold would set another sparsity.
+    Directions are uniform on the sphere, the encoder reads along the same ones. k is the SAE's, or for another
+    architecture the mean number of its features that fire at a row. What it writes is multiplied by the one gain that
+    fits `rows` best: the k chosen directions overlap, so their plain sum is too long, the more so the larger k.
     """
-    if not hasattr(sae.cfg, "k"):
-        raise UserError(
-            f"a random control of a {sae.cfg.architecture()} SAE would differ in sparsity; expected a TopK SAE"
-        )
-    control = copy.deepcopy(sae)
+    sample = rows.clean[:BLOCK].to(sae.device, sae.dtype)
+    fires = float((sae.encode(sample) != 0).sum(-1).double().mean())
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(sae.W_dec.shape, generator=generator)
     directions = (directions / directions.norm(dim=-1, keepdim=True)).to(sae.device, sae.dtype)
-    with torch.no_grad():
-        for name, parameter in control.named_parameters():
-            if name == "W_dec":
-                parameter.copy_(directions)
-            elif name == "W_enc":
-                parameter.copy_(directions.T)
-            elif name == "b_enc":
-                parameter.zero_()
-        sample = rows.clean[:BLOCK].to(sae.device, sae.dtype)
-        written, wanted = control.decode(control.encode(sample)) - control.b_dec, sample - control.b_dec
-        control.W_dec.mul_((written * wanted).sum() / written.square().sum().clamp(min=1e-12))
-    control.cfg.metadata.control = f"random directions, seed {seed}"
-    return control
+    metadata = SAEMetadata(**copy.deepcopy(sae.cfg.metadata.to_dict()), control=f"random directions, seed {seed}")
+    sizes = {"d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae, "k": getattr(sae.cfg, "k", max(1, round(fires)))}
+    as_it = {"dtype": sae.cfg.dtype, "normalize_activations": sae.cfg.normalize_activations}
+    control = TopKSAE(TopKSAEConfig(**sizes, **as_it, metadata=metadata)).to(sae.device)
+    weights = {"W_enc": directions.T.contiguous(), "W_dec": directions, "b_dec": sae.b_dec.detach().clone()}
+    control.load_state_dict(weights | {"b_enc": torch.zeros_like(directions[:, 0])})
+    written, wanted = control.decode(control.encode(sample)) - control.b_dec, sample - control.b_dec
+    control.W_dec.mul_((written * wanted).sum() / written.square().sum().clamp(min=1e-12))
+    return control.eval()
 
 
 class _Base(NamedTuple):

@@ -14,12 +14,12 @@ import plotly.graph_objects as go
 from interp.errors import UserError, unknown
 from interp.lab import findings
 from interp.lab.findings import Finding, Row, Scalar
-from interp.views import heat, style, tokens
+from interp.views import heat, points, style, tokens
 from interp.views.kinds import KINDS, Picture, kind
 from interp.views.panels import NARROW, chance_line, panels, panels_across, room_below
 from interp.views.tables import hover, numbers, shortened, slots, split, title, wrapped
 
-REGISTERED = (heat, tokens)  # by being imported
+REGISTERED = (heat, points, tokens)  # by being imported
 
 
 def draw(finding: Finding) -> Picture:

@@ -1,7 +1,8 @@
 """BatchTopK: the k x rows largest pre-activations of a batch fire, whatever token they are of.
 
 Bussmann et al. 2412.06410. Tokens that need more features get them. Outside training a token stands alone, so that a
-threshold takes the batch's place: the running mean of the smallest value that fired. It is saved as a JumpReLU SAE, as sae-lens does.
+threshold takes the batch's place: the running mean of the smallest value that fired. It is saved as a JumpReLU SAE,
+as sae-lens does.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Gated: one half of the encoder says whether a latent fires, the other how strongly.
 
 Rajamanoharan et al. 2404.16014. Both halves share their directions: the magnitude's pre-activation is the gate's
-without its bias, times exp(r_mag), plus a bias of its own. So one product gives both, where sae-lens makes three. As there, the loss of the gate's own
-reconstruction reaches the decoder too.
+without its bias, times exp(r_mag), plus a bias of its own. So one product gives both, where sae-lens makes three. As
+there, the loss of the gate's own reconstruction reaches the decoder too.
 """
 
 from __future__ import annotations
