@@ -39,6 +39,7 @@ from interp.features.examples import interesting, strip_rows, top_examples
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab, probe
 from interp.model.fresh import fresh_model
+from interp.saes.attach import attach_sae
 from interp.saes.default import default_plan, ensure_default_sae, split_corpus
 from interp.saes.evaluate import Interval, SAEReport, evaluate_saes, random_sae_like
 from interp.saes.load import SAE, load_sae, site_of
@@ -51,7 +52,13 @@ RECOVERED = "share of loss recovered"
 
 @probe(paper="arXiv:2406.04093")
 def dictionary(
-    lab: Lab, *, tokens: int = 8000, shown: int = 8, beside: tuple[Path, ...] = (), random_model: bool = False
+    lab: Lab,
+    *,
+    tokens: int = 8000,
+    shown: int = 8,
+    beside: tuple[Path, ...] = (),
+    random_model: bool = False,
+    force: bool = False,
 ) -> Iterator[Finding]:
     """Measure an SAE and show what its features fire on.
 
@@ -59,14 +66,15 @@ def dictionary(
         tokens: how many tokens of held-out text to measure on
         shown: how many features to show with examples
         beside: folders of other SAEs to measure on the same text
+        force: measure SAEs that do not fit the model, too
         random_model: train an SAE as wide and sparse on the model with random weights, and compare (minutes)
     """
     for name, value in (("tokens", tokens), ("shown", shown)):
         if value < 1:
             raise UserError(f"--{name} {value}; expected 1 or more")
     folder = lab.sae_folder or ensure_default_sae(lab.model, lab.progress)
-    sae = load_sae(folder, lab.model)
-    others = {name: load_sae(path, lab.model) for name, path in _names(beside, folder).items()}
+    sae = attach_sae(folder, lab.model, force=force)
+    others = {name: attach_sae(path, lab.model, force=force) for name, path in _names(beside, folder).items()}
     site = site_of(sae)
     training, held_out = split_corpus()
     tokens = tokens // 4 if lab.quick else tokens

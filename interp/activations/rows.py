@@ -73,7 +73,7 @@ def capture_rows(
             f"site {site!r} has no single vector a token (its axes are {', '.join(axes)}); "
             "choose one that has, such as 'blocks.0.hook_resid_post'"
         )
-    chosen = _cut(model.encode(documents), context, max_tokens)
+    chosen = _cut(model.encode(documents, cut=context), max_tokens)
     position = torch.cat([torch.arange(len(ids)) for ids in chosen])
     values = torch.empty(0)
     done = 0
@@ -134,13 +134,13 @@ def find_sinks(
     return (position == 0) | (values.norm(dim=-1) > SINK_FACTOR * (median_norm(values) if typical is None else typical))
 
 
-def _cut(encoded: list[list[int]], context: int, max_tokens: int | None) -> list[list[int]]:
-    """Each document's first `context` ids, until there are `max_tokens`; the last document is cut to fit."""
+def _cut(encoded: list[list[int]], max_tokens: int | None) -> list[list[int]]:
+    """Documents until there are `max_tokens`; the last one is cut to fit."""
     chosen: list[list[int]] = []
     room = max_tokens if max_tokens is not None else sum(map(len, encoded))
     for ids in encoded:
         if room == 0:
             break
-        chosen.append(ids[: min(context, room)])
+        chosen.append(ids[:room])
         room -= len(chosen[-1])
     return chosen

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class SAEShowOptions:
     """What an SAE's features are: which fire on a prompt of yours, or what one of them fires on."""
 
-    folder: Positional[Path]
-    """The SAE."""
+    folder: Positional[str]
+    """The SAE: a folder, or a name such as gpt2-small-res-jb:blocks.8.hook_resid_pre."""
     prompt: str | None = None
     """Text to read: shows the features that fire on each of its tokens."""
     feature: int | None = None
@@ -38,6 +38,8 @@ class SAEShowOptions:
     """How many tokens of the corpus to read."""
     n: int = 5
     """Features to show per token, or examples to show of the feature."""
+    force: bool = False
+    """Use an SAE that does not fit the model."""
 
 
 def sae_show(arguments: list[str]) -> int:
@@ -50,10 +52,10 @@ def sae_show(arguments: list[str]) -> int:
     if options.n < 1 or options.tokens < 1:
         raise UserError(f"--n {options.n}, --tokens {options.tokens}; expected 1 or more")
     from interp.model.load import load_model
-    from interp.saes.load import load_sae
+    from interp.saes.attach import attach_sae
 
     model = load_model(options.model)
-    sae = load_sae(options.folder, model)
+    sae = attach_sae(options.folder, model, force=options.force)
     if options.prompt is None:
         _show_feature(options, sae, model)
     else:
@@ -101,8 +103,8 @@ def _show_prompt(prompt: str, n: int, sae: SAE[Any], model: Model) -> None:
 class SAEInfoOptions:
     """What an SAE is and where it comes from."""
 
-    folder: Positional[Path]
-    """The SAE."""
+    folder: Positional[str]
+    """The SAE: a folder, or a name such as gpt2-small-res-jb:blocks.8.hook_resid_pre."""
     json: bool = False
     """Print JSON, for another program."""
 

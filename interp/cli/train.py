@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -64,6 +64,10 @@ class SAETrainOptions:
     lr_warm_up: Annotated[int, tyro.conf.arg(help="Steps over which the learning rate rises.")] = 0
     sparsity_warm_up: Annotated[int, tyro.conf.arg(help="Steps over which a sparsity penalty rises.")] = 0
     dead_after: Annotated[int, tyro.conf.arg(help="Steps without firing after which a feature is dead.")] = 1000
+    split: Annotated[
+        Literal["batch", "saes"],
+        tyro.conf.arg(help="Under torchrun: what the processes share, each batch or the SAEs."),
+    ] = "batch"
     resample_every: Annotated[
         int | None, tyro.conf.arg(help="Steps between resamplings of dead features (standard, gated).")
     ] = None
@@ -87,14 +91,29 @@ def sae_train(arguments: list[str]) -> int:
     _check(options)
     from interp.saes.trainer import check_new
 
-    check_new(options.out)
+    if options.split == "batch":
+        check_new(options.out)
     with _together() as ranks, shown_progress() as say:
         source, sites = _open_store(options) if options.store else _open_model(options, say)
         plans = [
             _plan(options, site, width, k)
             for site, width, k in product(sites, options.width, options.k or _default_k(options.arch))
         ]
+        if options.split == "saes" and ranks.count > 1:
+            return _train_share(options, plans[ranks.rank :: ranks.count], source, say)
         return _train(options, plans, source, ranks, say)
+
+
+def _train_share(options: SAETrainOptions, plans: list[SAEPlan], source: Source, say: Say) -> int:
+    """Train this process' SAEs one after the other, each towards a folder of its own; nobody waits for anybody."""
+    from interp.saes.ranks import Ranks
+
+    for plan in plans:
+        if not (target := options.out / plan.name).exists():  # one that was done before a stop
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if code := _train(replace(options, out=target), [plan], source, Ranks(), say):
+                return code
+    return 0
 
 
 def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks: Ranks, say: Say) -> int:

@@ -93,12 +93,12 @@ class Model:
         """Names of the sites that match `pattern` (`*` matches anything), by TransformerLens hook name."""
         return self.site_table.match(pattern)
 
-    def encode(self, prompts: Prompts) -> list[list[int]]:
-        """Token ids per prompt under this model's BOS policy.
+    def encode(self, prompts: Prompts, *, cut: int | None = None) -> list[list[int]]:
+        """Token ids per prompt under this model's BOS policy; with `cut`, the first so many of each.
 
         Raises UserError for prompts that `tokens.encode` refuses, that do not fit the context or the embedding matrix.
         """
-        rows = encode(self.tokenizer, prompts, self.bos)
+        rows = [row[:cut] for row in encode(self.tokenizer, prompts, self.bos)]
         context = getattr(self.hf.config, "max_position_embeddings", None)
         embedded = int(self.hf.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr,arg-type]
         for i, row in enumerate(rows):

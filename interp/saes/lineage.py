@@ -45,13 +45,22 @@ def puts_bos_by(bos: Mapping[str, Any]) -> bool:
     return bos["policy"] == "always" or (bos["policy"] == "tokenizer" and bool(bos["tokenizer_adds"]))
 
 
-def refuse_misfit(cfg: SAEConfig, model: Model, where: str) -> None:
+def refuse_misfit(cfg: SAEConfig, model: Model, where: str, *, force: bool = False) -> None:
     """Raise UserError unless an SAE with these settings belongs to `model`; `where` opens the message.
 
     Of an SAE without our lineage keys, checks site, width, model name, weight processing and BOS, and says on stderr
-    what could not be checked.
+    what could not be checked. `force`: what is only recorded otherwise is said on stderr; site and width must fit.
     """
     _check_site(cfg, model, where)
+    try:
+        _check_record(cfg, model, where)
+    except UserError as error:
+        if not force:
+            raise
+        print(f"forced: {error}", file=sys.stderr)
+
+
+def _check_record(cfg: SAEConfig, model: Model, where: str) -> None:
     metadata = cfg.metadata.to_dict()
     if not any(key in metadata for key in LINEAGE):
         _check_foreign(metadata, model, where)
