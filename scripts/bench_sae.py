@@ -8,9 +8,6 @@ they take turns, and the best of the rounds counts. The limit is the encoder's p
 
     pip install --target peers --no-deps eai-sparsify dictionary-learning natsort simple-parsing schedulefree nnsight …
     PYTHONPATH=peers python scripts/bench_sae.py
-
-`--quality` trains ours and sae-lens' trainer on the same rows of the bundled model instead, with the same settings, and
-compares explained variance and loss recovered on held-out text (20 minutes).
 """
 
 from __future__ import annotations
@@ -55,8 +52,6 @@ class Settings:
     """Threads."""
     kinds: tuple[Kind, ...] = ("topk", "batchtopk", "jumprelu", "standard", "gated")
     """Architectures."""
-    quality: bool = False
-    """Compare what is learned instead of how fast."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +160,9 @@ def sae_lens(problem: Problem, kind: Kind, autocast: bool) -> Contender:
 
 def dictionary_learning(problem: Problem, kind: Kind) -> Contender | None:
     """dictionary_learning's trainer. Its JumpReLU penalty is another, so only the squared error is compared there."""
-    from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
-    from dictionary_learning.trainers.jumprelu import JumpReluTrainer
-    from dictionary_learning.trainers.top_k import TopKTrainer
+    from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer  # pyright: ignore[reportMissingImports]
+    from dictionary_learning.trainers.jumprelu import JumpReluTrainer  # pyright: ignore[reportMissingImports]
+    from dictionary_learning.trainers.top_k import TopKTrainer  # pyright: ignore[reportMissingImports]
 
     s = problem.settings
     common: dict[str, Any] = {
@@ -213,8 +208,8 @@ def dictionary_learning(problem: Problem, kind: Kind) -> Contender | None:
 
 def sparsify(problem: Problem) -> Contender:
     """Sparsify's coder, with fused Adam and clipping; its loss is divided by the variance, which is undone."""
-    from sparsify.config import SparseCoderConfig
-    from sparsify.sparse_coder import SparseCoder
+    from sparsify.config import SparseCoderConfig  # pyright: ignore[reportMissingImports]
+    from sparsify.sparse_coder import SparseCoder  # pyright: ignore[reportMissingImports]
 
     s = problem.settings
     coder = SparseCoder(s.d_in, SparseCoderConfig(num_latents=s.d_sae, k=s.k, normalize_decoder=False))
@@ -287,11 +282,6 @@ def best_of(rounds: int, steps: dict[str, Callable[[], object]]) -> dict[str, fl
 def main(settings: Settings) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(settings.threads)
-    if settings.quality:
-        from bench_sae_quality import compare_quality
-
-        compare_quality()
-        return
     problem = pose(settings)
     low, W_low = problem.x.bfloat16(), problem.W.bfloat16()
     products: dict[str, Callable[[], object]] = {

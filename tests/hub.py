@@ -93,6 +93,7 @@ class LocalHub:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.gated: set[str] = set()  # repos that list their files and refuse their content
         self._repos: dict[str, Repo] = {}
         self._moved: dict[str, str] = {}
         # The CDN is a second port: huggingface_hub treats a redirect to another origin differently from one at home.
@@ -155,6 +156,8 @@ class LocalHub:
     def _resolve(self, repo: str, revision: str, path: str) -> Reply:
         home = self._repo(repo, revision)
         commit = {"X-Repo-Commit": home.commit}
+        if repo in self.gated:
+            raise RefusedError(401, "GatedRepo", commit)
         if path not in home.files:
             raise RefusedError(404, "EntryNotFound", commit)
         file = home.files[path]

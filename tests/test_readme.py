@@ -77,6 +77,17 @@ def test_every_command_that_the_readme_names_exists() -> None:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
+def test_the_guide_to_saes_runs_from_the_first_block_to_the_last(
+    smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks("interp/saes/README.md"):
+        exec(block, names)
+    assert {"cfg.json", "sae_weights.safetensors", "metrics.jsonl"} < {path.name for path in Path("sae").iterdir()}
+    assert names["report"].n_documents == 20
+
+
 def test_the_hook_guide_runs_from_the_first_block_to_the_last(
     smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

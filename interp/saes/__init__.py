@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interp.saes.attach import attach_sae
     from interp.saes.evaluate import evaluate_sae, evaluate_saes
     from interp.saes.load import load_sae
     from interp.saes.plan import SAEPlan, Training, plan_sae
@@ -22,6 +23,7 @@ _HOMES = {
     "SAEPlan": "plan",
     "StoreRows": "sources",
     "Training": "plan",
+    "attach_sae": "attach",
     "evaluate_sae": "evaluate",
     "evaluate_saes": "evaluate",
     "load_sae": "load",
@@ -36,6 +38,7 @@ __all__ = [
     "SAEPlan",
     "StoreRows",
     "Training",
+    "attach_sae",
     "evaluate_sae",
     "evaluate_saes",
     "load_sae",
