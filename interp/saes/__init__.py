@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interp.saes.attach import attach_sae
     from interp.saes.evaluate import evaluate_sae, evaluate_saes
-    from interp.saes.load import load_sae
+    from interp.saes.load import load_sae, load_transcoder
     from interp.saes.plan import SAEPlan, Training, plan_sae
     from interp.saes.sources import MemoryRows, ModelRows, StoreRows
     from interp.saes.trainer import save_sae, train
@@ -27,6 +27,7 @@ _HOMES = {
     "evaluate_sae": "evaluate",
     "evaluate_saes": "evaluate",
     "load_sae": "load",
+    "load_transcoder": "load",
     "plan_sae": "plan",
     "save_sae": "trainer",
     "train": "trainer",
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate_sae",
     "evaluate_saes",
     "load_sae",
+    "load_transcoder",
     "plan_sae",
     "save_sae",
     "train",

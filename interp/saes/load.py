@@ -1,15 +1,18 @@
-"""Load a sparse autoencoder in SAELens' format, and refuse one that does not belong to the model.
+"""Load a sparse autoencoder or a transcoder, and refuse one that does not belong to the model.
 
 An SAE at the wrong site, on other weights or under another BOS policy still gives numbers (SAELens #553, #410, #333),
 and a misspelt key in `cfg.json` silently becomes a default or None. So what is read is checked first, and its lineage
-is compared with the model's. Weights come from safetensors only: a pickle can run code.
+is compared with the model's. Weights come from safetensors, or from a pickle that torch restricts to tensors: a pickle
+can run code (`releases.py` and `foreign.py` say which formats have one).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +22,54 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from sae_lens import SAE
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
-from sae_lens.loading.pretrained_sae_loaders import LLM_METADATA_KEYS
+from sae_lens.loading.pretrained_sae_loaders import LLM_METADATA_KEYS, sae_lens_disk_loader
 from sae_lens.registry import SAE_CLASS_REGISTRY
 from torch import Tensor
 
 from interp.errors import UserError, unknown
 from interp.model.cache import MANIFEST, is_intact
 from interp.model.model import Model
+from interp.saes.foreign import choose_site, convert, reader_of
 from interp.saes.lineage import LINEAGE, refuse_misfit
+from interp.saes.releases import EXAMPLE, OWN_FORMAT, Named, convert_release, fetch_folder, find_named, read_settings
 
-__all__ = ["SAE", "describe_sae", "encode_features", "load_sae", "site_of"]
+__all__ = ["SAE", "describe_sae", "encode_features", "load_sae", "load_transcoder", "site_of"]
 
 EXPECTED = f"a folder in SAELens' format, with {SAE_CFG_FILENAME} and {SAE_WEIGHTS_FILENAME}"
 BLOCK = 1024  # rows encoded at once: memory stays flat however many there are
 # decode(encode(x)) of these is no reconstruction of x
-_OTHER_KINDS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder", "temporal")
+TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+SAES = tuple(name for name in SAE_CLASS_REGISTRY if name not in {*TRANSCODERS, "temporal"})
 
 
-def load_sae(folder: Path, model: Model | None = None) -> SAE[Any]:
-    """The SAE in `folder`, for inference, on the model's device (the CPU without a model).
+def load_sae(source: Path | str, model: Model | None = None, *, site: str | None = None) -> SAE[Any]:
+    """The SAE at `source`, for inference, on the model's device (the CPU without a model).
+
+    `source` is a folder that SAELens, EleutherAI's sparsify or saprmarks' dictionary_learning wrote; or the name of an
+    SAE on the hub: `RELEASE:SAE_ID` of sae-lens' list (`gpt2-small-res-jb:blocks.8.hook_resid_pre`), or
+    `OWNER/NAME:FOLDER`. A path that exists wins over a name. `site` names the site of an SAE that does not say its own.
 
     With `model`, refuses an SAE of another site, width, model, tokenizer, numerics or BOS policy. Of an SAE made
     elsewhere, what cannot be checked is said on stderr.
-    Raises UserError, in one line, for anything that is not a whole, finite SAE in SAELens' format.
+    Raises UserError, in one line, for anything that is not a whole, finite SAE.
     """
-    cfg = _read_cfg(Path(folder))
-    _check_cfg(cfg, str(folder))
-    _check_files(Path(folder))
-    sae = _read_weights(Path(folder), cfg, "cpu" if model is None else str(model.device))
-    site_of(sae)
+    sae = _load(source, model, SAES, site)
     if model is not None:
-        refuse_misfit(sae.cfg, model, str(folder))
+        refuse_misfit(sae.cfg, model, str(source))
     return sae
+
+
+def load_transcoder(source: Path | str, model: Model | None = None) -> SAE[Any]:
+    """The transcoder at `source`, in SAELens' format or of a release: it reads one site and writes another.
+
+    Its sites are `cfg.metadata.hook_name` and `hook_name_out`, its widths `cfg.d_in` and `d_out`. The checks are those
+    of `load_sae`, of both sites. Call it, `transcoder(x)`: decode(encode(x)) leaves out what a skip connection adds.
+    """
+    transcoder = _load(source, model, TRANSCODERS, None)
+    if model is not None:
+        refuse_misfit(transcoder.cfg, model, str(source))
+        _check_output(transcoder, model, str(source))
+    return transcoder
 
 
 def site_of(sae: SAE[Any]) -> str:
@@ -67,7 +86,8 @@ def describe_sae(sae: SAE[Any]) -> dict[str, Any]:
     for name, tensor in sorted(sae.state_dict().items()):
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + raw.tobytes())
-    sizes = {name: getattr(sae.cfg, name) for name in ("d_in", "d_sae", "k", "dtype") if hasattr(sae.cfg, name)}
+    names = ("d_in", "d_out", "d_sae", "k", "dtype")
+    sizes = {name: getattr(sae.cfg, name) for name in names if hasattr(sae.cfg, name)}
     lineage = json.loads(json.dumps(sae.cfg.metadata.to_dict(), default=str))
     kind = sae.cfg.architecture()
     return {"site": site_of(sae), "kind": kind, **sizes, "tensors": f"sha256:{digest.hexdigest()}", "lineage": lineage}
@@ -83,9 +103,51 @@ def encode_features(sae: SAE[Any], activations: Float[Tensor, "row d_model"]) ->
     return torch.cat(blocks).double().numpy()
 
 
+def _load(source: Path | str, model: Model | None, kinds: tuple[str, ...], site: str | None) -> SAE[Any]:
+    """The SAE of one of these kinds, whole and finite, with its site in its metadata."""
+    where, device = str(source), "cpu" if model is None else str(model.device)
+    named = find_named(source)
+    if named is not None and named.loader != OWN_FORMAT:
+        cfg = read_settings(named)
+        _refuse_kind(cfg.get("architecture"), kinds, where)
+        _refuse_heads(cfg.get("reshape_activations"), where)
+        sae = convert_release(named, device)
+    elif (read := reader_of(folder := Path(source) if named is None else fetch_folder(named))) is not None:
+        if kinds is not SAES:
+            raise UserError(f"{where} was not written by SAELens; expected a transcoder in its format")
+        foreign = read(folder, where)
+        site = choose_site(foreign, where, site, model)
+        sae = convert(foreign, site, device)
+    else:
+        cfg = {**_read_cfg(folder), **(named.overrides if named else {})}
+        _check_cfg(cfg, kinds, where)
+        _check_files(folder)
+        sae = _read_weights(folder, cfg, device, named)
+    _check_weights(sae, where)
+    if site is not None and site_of(sae) != site:
+        raise UserError(f"{where} reads {site_of(sae)}, as it says itself, not site={site!r}; leave site out")
+    return sae.eval()
+
+
+def _check_output(transcoder: SAE[Any], model: Model, where: str) -> None:
+    site = str(transcoder.cfg.metadata.hook_name_out)
+    try:
+        width = model.capture([[0]], model.site_table.match(site)[0])[site].shape[-1]
+    except UserError as error:
+        raise UserError(f"{where} writes to {site!r}: {error}") from error
+    if width != transcoder.cfg.d_out:
+        raise UserError(
+            f"{where} has d_out={transcoder.cfg.d_out}, but {site} of {model.provenance.name} is {width} wide; "
+            "load the model that it was trained on"
+        )
+
+
 def _read_cfg(folder: Path) -> dict[str, Any]:
     if not folder.exists():
-        raise UserError(f"no folder {folder}; expected {EXPECTED}; check the path or train one with `interp sae train`")
+        raise UserError(
+            f"no folder {folder}; expected {EXPECTED}, or a name such as {EXAMPLE}; "
+            "check it or train one with `interp sae train`"
+        )
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; expected {EXPECTED}; give the folder that holds it")
     path = folder / SAE_CFG_FILENAME
@@ -101,7 +163,24 @@ def _read_cfg(folder: Path) -> dict[str, Any]:
     return cfg
 
 
-def _check_cfg(cfg: dict[str, Any], where: str) -> None:
+def _refuse_kind(architecture: Any, kinds: tuple[str, ...], where: str) -> None:
+    if not isinstance(architecture, str) or architecture not in SAE_CLASS_REGISTRY:
+        raise unknown("architecture", str(architecture), kinds, f"in {where}/cfg.json")
+    if architecture not in kinds:
+        wanted, hint = (
+            ("an SAE that reconstructs the site it reads", "load_transcoder reads transcoders")
+            if kinds is SAES
+            else ("a transcoder, from one site to another", "load_sae reads SAEs")
+        )
+        raise UserError(f"{where} is a {architecture}; expected {wanted}; {hint}")
+
+
+def _refuse_heads(reshape: Any, where: str) -> None:
+    if reshape not in (None, "none"):
+        raise UserError(f"{where} reads heads ({reshape}); expected a site of one vector a token; use another SAE")
+
+
+def _check_cfg(cfg: dict[str, Any], kinds: tuple[str, ...], where: str) -> None:
     """Refuse settings that sae_lens would fill with a default or None. Files of SAELens before 6 are flat."""
     _refuse_misspelt(cfg, {"architecture", "metadata"}, f"{where}/cfg.json")
     metadata = cfg.get("metadata", cfg)
@@ -113,23 +192,22 @@ def _check_cfg(cfg: dict[str, Any], where: str) -> None:
             "for one from before 6 and drops the metadata, the site with it"
         )
     architecture = cfg.get("architecture", "standard" if metadata is cfg else None)
-    if architecture in _OTHER_KINDS:
-        raise UserError(f"{where} is a {architecture}; expected an SAE that reconstructs the site it reads")
-    if not isinstance(architecture, str) or architecture not in SAE_CLASS_REGISTRY:
-        known = [name for name in SAE_CLASS_REGISTRY if name not in _OTHER_KINDS]
-        raise unknown("architecture", str(architecture), known, f"in {where}/cfg.json")
-    allowed = {field.name for field in fields(SAE_CLASS_REGISTRY[architecture][1])}
+    _refuse_kind(architecture, kinds, where)
+    allowed = {field.name for field in fields(SAE_CLASS_REGISTRY[str(architecture)][1])}
     _refuse_misspelt(cfg, allowed, f"{where}/cfg.json")
     _refuse_misspelt(metadata, LLM_METADATA_KEYS | set(LINEAGE), f"{where}/cfg.json, metadata")
-    wanted = ["d_in", "d_sae", *(["k"] if "k" in allowed and "activation_fn_kwargs" not in cfg else [])]
+    wanted = ["d_in", "d_sae", *(["d_out"] if "d_out" in allowed else [])]
+    wanted += ["k"] if "k" in allowed and "activation_fn_kwargs" not in cfg else []
     for name in wanted:
         if isinstance(cfg.get(name), bool) or not isinstance(cfg.get(name), int) or cfg[name] < 1:
             raise UserError(f"{where}/cfg.json says {name}={cfg.get(name)!r}; expected a whole number above 0")
     if "k" in wanted and cfg["k"] > cfg["d_sae"]:
         raise UserError(f"{where}/cfg.json says k={cfg['k']} of d_sae={cfg['d_sae']} features; expected k below d_sae")
-    hook = metadata.get("hook_name", cfg.get("hook_point"))
-    if not isinstance(hook, str) or not hook:
-        raise UserError(f"{where}/cfg.json says hook_name={hook!r}; expected the site that the SAE reads, in metadata")
+    sites = {"hook_name": metadata.get("hook_name", cfg.get("hook_point"))}
+    sites |= {"hook_name_out": metadata.get("hook_name_out")} if "d_out" in allowed else {}
+    for key, hook in sites.items():
+        if not isinstance(hook, str) or not hook:
+            raise UserError(f"{where}/cfg.json says {key}={hook!r}; expected a site's name there, in metadata")
 
 
 def _refuse_misspelt(found: dict[str, Any], known: set[str], where: str) -> None:
@@ -165,12 +243,13 @@ def _check_files(folder: Path) -> None:
         raise UserError(f"{folder} is damaged: its files no longer match {MANIFEST}; train or fetch the SAE again")
 
 
-def _read_weights(folder: Path, cfg: dict[str, Any], device: str) -> SAE[Any]:
+def _read_weights(folder: Path, cfg: dict[str, Any], device: str, named: Named | None) -> SAE[Any]:
+    known = dict(named.overrides) if named else {}
     try:
-        sae = SAE.load_from_disk(folder, device=device)
+        sae = SAE.load_from_disk(folder, device=device, converter=partial(_read_disk, overrides=known))
     except Exception as error:  # sae_lens and safetensors raise many kinds, safetensors one of its own
-        known = (KeyError, ValueError, TypeError, RuntimeError, OSError, AttributeError)
-        if not isinstance(error, known) and type(error).__name__ != "SafetensorError":
+        kinds = (KeyError, ValueError, TypeError, RuntimeError, OSError, AttributeError)
+        if not isinstance(error, kinds) and type(error).__name__ != "SafetensorError":
             raise
         lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
         detail = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]
@@ -178,14 +257,23 @@ def _read_weights(folder: Path, cfg: dict[str, Any], device: str) -> SAE[Any]:
             f"{folder}: the weights cannot be read as cfg.json says, d_in={cfg['d_in']} and d_sae={cfg['d_sae']} "
             f"({type(error).__name__}: {detail[:200]}); fetch or train the SAE again"
         ) from error
+    if named and named.scaling and sae.cfg.normalize_activations == "expected_average_only_in":
+        sae.fold_activation_norm_scaling_factor(named.scaling)
+    return sae
+
+
+def _read_disk(path: Path | str, device: str, cfg_overrides: Any, overrides: Mapping[str, Any]) -> Any:
+    """sae-lens' own reader, with what its list of releases says of the SAE in place of its cfg.json."""
+    return sae_lens_disk_loader(path, device, {**overrides, **(cfg_overrides or {})})
+
+
+def _check_weights(sae: SAE[Any], where: str) -> None:
     for name, tensor in sae.state_dict().items():
         if bad := int((~torch.isfinite(tensor)).sum()):
-            raise UserError(f"{folder}: {name} holds {bad} numbers that are NaN or infinite; train or fetch it again")
+            raise UserError(f"{where}: {name} holds {bad} numbers that are NaN or infinite; train or fetch it again")
     if sae.cfg.normalize_activations in ("expected_average_only_in", "covariance_whitening"):
         raise UserError(
-            f"{folder} wants activations scaled ({sae.cfg.normalize_activations}) by numbers that it does not hold; "
+            f"{where} wants activations scaled ({sae.cfg.normalize_activations}) by numbers that it does not hold; "
             "expected them folded into the weights; save it again after fold_activation_norm_scaling_factor"
         )
-    if sae.cfg.reshape_activations != "none":
-        raise UserError(f"{folder} reads heads ({sae.cfg.reshape_activations}); expected a site of one vector a token")
-    return sae.eval()
+    _refuse_heads(sae.cfg.reshape_activations, where)
