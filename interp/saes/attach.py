@@ -38,15 +38,20 @@ class Fit:
 
 
 def attach_sae(
-    source: str | Path, model: Model, *, force: bool = False, sample: Sequence[str] | None = None
+    source: str | Path,
+    model: Model,
+    *,
+    force: bool = False,
+    sample: Sequence[str] | None = None,
+    site: str | None = None,
 ) -> SAE[Any]:
     """Load an SAE for `model` and check that it works there: record first, then numbers on a sample of text.
 
-    `source` is what `load_sae` takes. `sample`: documents; by default held-out ones of the bundled sample. `force` lets
-    everything through that can be computed, and says on stderr what does not fit.
+    `source` and `site` are what `load_sae` takes. `sample`: documents; by default held-out ones of the bundled sample.
+    `force` lets everything through that can be computed, and says on stderr what does not fit.
     Raises UserError with the reason where something does not fit.
     """
-    sae = load_sae(source)
+    sae = load_sae(source, site=site).to(device=model.device)
     refuse_misfit(sae.cfg, model, str(source), force=force)
     fit = measure_fit(sae, model, split_corpus()[1] if sample is None else sample)
     if faults := find_faults(sae, fit):

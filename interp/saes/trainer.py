@@ -149,7 +149,6 @@ class _Run:
         report = max(1, training.steps // REPORTS)
         tenth = max(1, training.steps // 10)
         saved = began = time.monotonic()
-        reported = done
         for step in range(done, training.steps):
             rows = self._share(self.batches.next())
             is_last = step + 1 == training.steps
@@ -158,10 +157,8 @@ class _Run:
             for index, learner in enumerate(self.learners):
                 outcome, batch, told = learner.learn(rows, step)
                 if is_report:
-                    speed = (step + 1 - reported) * training.batch / max(1e-9, time.monotonic() - began)
+                    speed = (step + 1 - done) * training.batch / max(1e-9, time.monotonic() - began)
                     self._report(index, step + 1, outcome, batch, told, speed, is_tenth)
-            if is_report:
-                began, reported = time.monotonic(), step + 1
             if self.telling.progress is not None:
                 self.telling.progress("training", step + 1, training.steps)
             stopping = bool(self.ranks.largest(float(stop())))
