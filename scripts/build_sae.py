@@ -59,11 +59,9 @@ class Settings:
     """Features active at a token."""
     epochs: float = 6
     """How often each row is read."""
-    batch: int = 4096
+    batch: int = 1024
     """Rows of a step."""
-    lr: float = 1e-3
-    """Adam's learning rate."""
-    dead_after: int = 300
+    dead_after: int = 500
     """Steps without firing after which a feature counts as dead."""
     seed: int = 0
     """Seed."""
@@ -76,7 +74,6 @@ def main(settings: Settings) -> None:
     training = Training(
         steps=round(settings.epochs * rows / settings.batch),
         batch=settings.batch,
-        lr=settings.lr,
         lr_warm_up=50,
         dead_after=settings.dead_after,
         seed=settings.seed,
@@ -154,7 +151,8 @@ def card(
         f"temperature 1, up to 128 tokens), {cfg.corpus['tokens']:,} tokens, {rows:,} of them no "
         f"attention sinks.",
         f"- Training: {training.steps:,} steps of {training.batch:,} rows, so that each row was read "
-        f"{settings.epochs:g} times; Adam at {training.lr:g}, seed {training.seed}. {minutes:.0f} minutes on two CPU cores.",
+        f"{settings.epochs:g} times; Adam at {training.lr_at(training.steps // 2):.2g}, seed {training.seed}. "
+        f"{minutes:.0f} minutes on two CPU cores.",
         "",
         f"## On held-out text ({ours.n_tokens:,} tokens of {ours.n_documents} documents)",
         "",

@@ -59,8 +59,10 @@ class SAETrainOptions:
     tokens: Annotated[
         int | None, tyro.conf.arg(help="Rows to train on, repeated where there are fewer; by default each once.")
     ] = None
-    batch: Annotated[int, tyro.conf.arg(help="Rows of a step.")] = 4096
-    lr: Annotated[float, tyro.conf.arg(help="Adam's learning rate.")] = 3e-4
+    batch: Annotated[int, tyro.conf.arg(help="Rows of a step.")] = 1024
+    lr: Annotated[
+        float | None, tyro.conf.arg(help="Adam's learning rate: by default .035 / sqrt(steps), 3e-3 at most.")
+    ] = None
     lr_warm_up: Annotated[int, tyro.conf.arg(help="Steps over which the learning rate rises.")] = 0
     sparsity_warm_up: Annotated[int, tyro.conf.arg(help="Steps over which a sparsity penalty rises.")] = 0
     dead_after: Annotated[int, tyro.conf.arg(help="Steps without firing after which a feature is dead.")] = 1000

@@ -1,7 +1,7 @@
-"""The SAE that `interp demo` uses: trained here once, on text sampled from the model, and kept in the cache.
+"""The SAE of a model where none is named: the one that ships with the package, or one trained here in a minute.
 
-First cut: 32,000 tokens and 200 steps, about a minute on two cores. Enough to look at features; the model card of a
-real one would speak of millions of tokens.
+The bundled model has a shipped SAE (`data/saes/`, with its card). For any other, 32,000 tokens and 200 steps on text
+that the bundled model wrote are enough to look at features and not to believe one; it is kept in the cache.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from interp.activations.rows import capture_rows
 from interp.model.cache import cache_dir, is_intact
 from interp.model.model import Model
 from interp.model.provenance import hash_files
+from interp.saes.lineage import LINEAGE, lineage_of
 from interp.saes.plan import SAEPlan, Training, plan_sae
 from interp.saes.sources import MemoryRows
 from interp.saes.trainer import train
@@ -41,14 +42,29 @@ def split_corpus() -> tuple[list[str], list[str]]:
     return [d for i, d in enumerate(documents) if i % HELD_OUT], held_out
 
 
+def shipped_sae(model: Model) -> Path | None:
+    """The folder of the SAE in `data/saes/` that was trained on this very model, None where there is none."""
+    ours = lineage_of(model, "")
+    for cfg in sorted((data(CORPUS).parents[1] / "saes").glob("*/cfg.json")):
+        metadata = json.loads(cfg.read_text(encoding="utf-8"))["metadata"]
+        if all(metadata.get(key) == ours[key] for key in LINEAGE):
+            return cfg.parent
+    return None
+
+
 def default_plan(model: Model) -> tuple[SAEPlan, Training]:
     """What the default SAE of a model is, and how it is trained: a minute's work."""
-    steps = Training(steps=200, batch=1024, lr=3e-3, dead_after=100)
+    steps = Training(steps=200, lr=3e-3, dead_after=100)
     return plan_sae(default_site(model), "topk", 2304, k=32), steps
 
 
 def ensure_default_sae(model: Model, say: Say, chosen: tuple[SAEPlan, Training] | None = None) -> Path:
-    """The folder of this model's default SAE; trains it when the cache has none. Same inputs, same folder."""
+    """The folder of this model's default SAE: shipped, in the cache, or trained now. Same inputs, same folder.
+
+    `chosen`: another plan and training than the default ones; then it is trained where the cache has none.
+    """
+    if chosen is None and (shipped := shipped_sae(model)):
+        return shipped
     plan, training = chosen or default_plan(model)
     key = {
         "weights": model.provenance.weights,

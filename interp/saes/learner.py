@@ -72,7 +72,7 @@ class Learner:
         weights = {name: tensor.clone().to(device) for name, tensor in start.weights.items()}
         self.parameters = {n: torch.nn.Parameter(t, requires_grad=False) for n, t in weights.items()}
         self.buffers = {n: torch.zeros((), dtype=torch.float64, device=device) for n in plan.kind.buffers}
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=training.lr, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters.values(), fused=True)  # `learn` sets the rate
         for parameter in self.parameters.values():
             moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
             self.optimizer.state[parameter] = moments | {"step": torch.tensor(0.0, device=device)}
