@@ -37,7 +37,7 @@ demo: $(STAMP)  ## the main job, end to end, on the bundled model
 	$(BIN)/interp demo
 
 test: $(STAMP)  ## the tests (without the slow ones)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from interp.model.cache import is_intact
 from interp.model.model import Model
 from interp.saes.checkpoint import FILE, METRICS, folder_of
 from interp.saes.load import load_sae
+from interp.saes.log import sinks_of
 from interp.saes.plan import SAEPlan, Training, plan_sae, read_settings
 from interp.saes.sources import Batches, MemoryRows, ModelRows, StoreRows
 from interp.saes.trainer import train
@@ -304,3 +306,34 @@ def test_an_sae_is_written_whole_or_not_at_all(store: Store, tmp_path: Path, mon
     assert weights(again) == weights(alone)
     assert metrics(again) == metrics(alone)
     assert is_intact(again)
+
+
+# --- metrics elsewhere ---
+
+
+def test_metrics_go_to_weights_and_biases_too(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    logged: list[tuple[int, dict[str, float]]] = []
+
+    class Run:
+        def log(self, numbers: dict[str, float], step: int) -> None:
+            logged.append((step, numbers))
+
+        def finish(self) -> None:
+            logged.append((-1, {}))
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Run())
+    plan = plan_sae(LAST, "topk", 64, k=4)
+    with sinks_of(["wandb"], "run") as sinks:
+        (path,) = train(plan, StoreRows(store), tmp_path / "sae", STEPS, sinks=sinks) or []
+    assert [step for step, _ in logged] == [*(line["step"] for line in metrics(path)), -1]
+    assert logged[0][1][f"{plan.name}/explained_variance"] == metrics(path)[0]["explained_variance"]
+
+
+def test_tensorboard_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard"), sinks_of(["tensorboard"], "run"):
+        pass

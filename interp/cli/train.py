@@ -53,9 +53,7 @@ class SAETrainOptions:
     set: Annotated[
         list[str], tyro.conf.arg(help="Other settings of the architecture: l1_coefficient=2 target_l0=32 …")
     ] = field(default_factory=list)
-    normalize: Annotated[
-        Literal["none", "expected_average_only_in"], tyro.conf.arg(help="Scale rows to a mean norm of sqrt(d).")
-    ] = "expected_average_only_in"
+    raw: Annotated[bool, tyro.conf.arg(help="Leave rows unscaled; else their mean norm is sqrt(d).")] = False
     tokens: Annotated[
         int | None, tyro.conf.arg(help="Rows to train on, repeated where there are fewer; by default each once.")
     ] = None
@@ -77,9 +75,7 @@ class SAETrainOptions:
         Literal["auto", "fp32", "bf16"], tyro.conf.arg(help="In what latents are looked for; results are fp32's.")
     ] = "auto"
     checkpoint_minutes: Annotated[float, tyro.conf.arg(help="Minutes between checkpoints.")] = 5.0
-    log: Annotated[
-        list[Literal["tensorboard", "wandb"]], tyro.conf.arg(help="Where metrics go besides metrics.jsonl.")
-    ] = field(default_factory=list)
+    log: Annotated[list[str], tyro.conf.arg(help="Metrics also to: tensorboard, wandb.")] = field(default_factory=list)
     loss_tokens: Annotated[
         int,
         tyro.conf.arg(help="With a model: tokens of held-out text that the loss recovered is measured on, 10 times."),
@@ -201,7 +197,14 @@ def _plan(options: SAETrainOptions, site: str, width: int, k: float | None) -> S
     settings = read_settings(options.arch, options.set)
     if k is not None:
         settings["k"] = int(k) if k == int(k) else k
-    return plan_sae(site, options.arch, width, site_out=options.site_out, normalize=options.normalize, **settings)
+    return plan_sae(
+        site,
+        options.arch,
+        width,
+        site_out=options.site_out,
+        normalize="none" if options.raw else "expected_average_only_in",
+        **settings,
+    )
 
 
 def _training(options: SAETrainOptions, rows: int) -> Training:

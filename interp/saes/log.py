@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from interp.errors import UserError
+from interp.errors import UserError, unknown
 
 Sink = Callable[[Mapping[str, Any]], None]  # one line of metrics
 
@@ -14,8 +14,11 @@ Sink = Callable[[Mapping[str, Any]], None]  # one line of metrics
 @contextmanager
 def sinks_of(names: Sequence[str], run: str) -> Iterator[list[Sink]]:
     """Where else metrics go: "tensorboard" writes to `runs/` here, "wandb" to the project interp-probes."""
+    known = {"tensorboard": _tensorboard, "wandb": _wandb}
+    if wrong := [name for name in names if name not in known]:
+        raise unknown("log", wrong[0], known)
     with ExitStack() as stack:
-        yield [stack.enter_context({"tensorboard": _tensorboard, "wandb": _wandb}[name](run)) for name in names]
+        yield [stack.enter_context(known[name](run)) for name in names]
 
 
 @contextmanager
