@@ -14,13 +14,16 @@ import torch
 from interp import Model, UserError, ablate, load_model, patch
 from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
-from interp.activations.rows import capture_rows
+from interp.activations.rows import Rows, capture_rows
 from interp.activations.shards import ShardWriter
 from interp.analysis.answers import score_answers
 from interp.analysis.lens import answer_lead
 from interp.model.parity import check_parity
 from interp.saes.evaluate import evaluate_sae
+from interp.saes.learner import Learner, fresh
 from interp.saes.load import load_sae
+from interp.saes.plan import Training, plan_sae
+from interp.saes.ranks import Ranks
 
 pytestmark = pytest.mark.gpu
 PROMPTS = ["Here is a fact. The capital of France is", "Once upon a time", "def add(a, b):\n    return a"]
@@ -128,3 +131,22 @@ def test_half_precision_stays_what_was_asked_for(dtype: str) -> None:
     acts = model.capture(PROMPTS, "blocks.0.hook_resid_post")
     assert acts["blocks.0.hook_resid_post"].dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     assert model.provenance.dtype == {"bf16": "bfloat16", "fp16": "float16"}[dtype]
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("topk", {"k": 4}), ("batchtopk", {"k": 4}), ("standard", {})])
+def test_an_sae_trains_alike(word_rows: Rows, kind: str, settings: dict[str, Any]) -> None:
+    """Twenty steps on both devices, in both precisions: within 1e-3, and twice on the GPU to the same bits."""
+    from word_sae import SITE
+
+    plan = plan_sae(SITE, kind, 64, **settings)
+    rows = {SITE: word_rows.clean}
+    found = []
+    for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "fp32"), ("cuda", "bf16")):
+        training = Training(steps=20, batch=128, lr=1e-3)
+        learner = Learner(plan, training, fresh(plan, rows, 0), torch.device(device), precision, Ranks())  # type: ignore[arg-type]
+        for step in range(20):
+            learner.learn({SITE: word_rows.clean[:128]}, step)
+        found.append(learner.weights["W_dec"].cpu())
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-3, atol=1e-4)
+    assert torch.equal(found[1], found[2])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sae_lens
 import torch
 from refusals import the_line
 from stores import SITES, captured
@@ -24,7 +25,7 @@ from interp.errors import UserError
 from interp.model.cache import is_intact
 from interp.model.model import Model
 from interp.saes.checkpoint import FILE, METRICS, folder_of
-from interp.saes.load import load_sae
+from interp.saes.load import load_sae, load_transcoder
 from interp.saes.log import sinks_of
 from interp.saes.plan import SAEPlan, Training, plan_sae, read_settings
 from interp.saes.sources import Batches, MemoryRows, ModelRows, StoreRows
@@ -337,3 +338,29 @@ def test_tensorboard_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="pip install tensorboard"), sinks_of(["tensorboard"], "run"):
         pass
+
+
+# --- transcoders ---
+
+
+@pytest.mark.parametrize(("kind", "settings"), [KINDS[1], KINDS[3], KINDS[4]])
+def test_a_transcoder_is_saved_as_saelens_own_and_computes_what_training_does(
+    store: Store, tmp_path: Path, kind: str, settings: dict[str, Any]
+) -> None:
+    plan = plan_sae(LAST, kind, 64, site_out=MLP, **settings)
+    training = dataclasses.replace(STEPS, steps=60)
+    (path,) = stopped_and_resumed(plan, StoreRows(store), tmp_path / "sae", training, [7])
+    theirs, ours = sae_lens.SAE.load_from_disk(path), load_transcoder(path)
+    kept = ~(store.is_sink(LAST) | store.is_sink(MLP))
+    x, y = store.rows(LAST)[kept].float(), store.rows(MLP)[kept].float()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
+        error, spread = (ours(x) - y).square().sum(), (y - y.mean(0)).square().sum()
+        wrong = (ours(y) - y).square().sum() if x.shape == y.shape else spread
+    assert float(error / spread) < 0.7, "it reconstructs the other site"
+    assert float(wrong) > float(error), "and from this one: the control reads the wrong rows"
+    cfg = json.loads((path / "cfg.json").read_text())
+    assert (cfg["metadata"]["hook_name"], cfg["metadata"]["hook_name_out"]) == (LAST, MLP)
+    assert metrics(path)[-1]["explained_variance"] == pytest.approx(1 - float(error / spread), abs=0.2)
+    with pytest.raises(UserError, match="transcoder"):
+        load_sae(path)
