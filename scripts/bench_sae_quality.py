@@ -107,11 +107,12 @@ def learn_theirs(plan: SAEPlan, source: MemoryRows, training: Training) -> SAE[A
     sae: Any = cls(
         config(d_in=d_in, d_sae=plan.d_sae, metadata=SAEMetadata(**source.lineage(plan.site)), **OWN[plan.architecture])
     )
+    lr = training.lr or 1e-3
     cfg = SAETrainerConfig(
         total_training_samples=training.steps * training.batch,
         train_batch_size_samples=training.batch,
-        lr=training.lr,
-        lr_end=training.lr / 10,
+        lr=lr,
+        lr_end=lr / 10,
         lr_decay_steps=training.steps // 5,
         dead_feature_window=training.dead_after,
     )

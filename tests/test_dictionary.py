@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
@@ -41,8 +42,9 @@ def test_several_are_measured_on_the_same_text(
     assert [row["dictionary"] for row in beside.table] == ["sae", "random directions", "weaker"]
     figure = draw(beside)
     assert isinstance(figure, go.Figure)
-    assert [trace.name for trace in figure.data] == ["sae", "random directions", "weaker"]
-    assert all(trace.error_y.array is not None for trace in figure.data)
+    traces: tuple[Any, ...] = figure.data  # type: ignore[assignment]
+    assert [trace.name for trace in traces] == ["sae", "random directions", "weaker"]
+    assert all(trace.error_y.array is not None for trace in traces)
 
 
 @pytest.mark.usefixtures("words")
