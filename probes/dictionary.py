@@ -48,6 +48,7 @@ from interp.saes.plan import plan_sae
 FITTED = 2000  # tokens of training text for the one number that is fitted to random directions
 PART = "The sparse autoencoder on held-out text"
 RECOVERED = "share of loss recovered"
+RANDOM = "random directions"
 
 
 @probe(paper="arXiv:2406.04093")
@@ -74,14 +75,14 @@ def dictionary(
             raise UserError(f"--{name} {value}; expected 1 or more")
     folder = lab.sae_folder or ensure_default_sae(lab.model, lab.progress)
     sae = attach_sae(folder, lab.model, force=force)
-    others = {name: attach_sae(path, lab.model, force=force) for name, path in _names(beside, folder).items()}
+    name, *labels = _names((folder, *beside)) if beside else ["trained"]
+    others = {label: attach_sae(path, lab.model, force=force) for label, path in zip(labels, beside, strict=True)}
     site = site_of(sae)
     training, held_out = split_corpus()
     tokens = tokens // 4 if lab.quick else tokens
     blind = random_sae_like(sae, lab.seed, capture_rows(lab.model, training, site, max_tokens=FITTED))
     ours, null, *rest = _measure(lab, [sae, blind, *others.values()], held_out, tokens)
-    name = "trained" if not beside else folder.name
-    reports = {name: ours, "random directions": null, **dict(zip(others, rest, strict=True))}
+    reports = {name: ours, RANDOM: null, **dict(zip(others, rest, strict=True))}
     table = [_row(label, report) for label, report in reports.items()]
     yield Finding(
         claim=f"The SAE at {site} explains over 20 points more of the variance than random directions do.",
@@ -142,10 +143,12 @@ def dictionary(
     )
 
 
-def _names(beside: tuple[Path, ...], first: Path) -> dict[str, Path]:
-    """The folders by their names, by their whole paths where two are alike."""
-    names = [path.name for path in (first, *beside)]
-    return {path.name if names.count(path.name) == 1 else str(path): path for path in beside}
+def _names(folders: tuple[Path, ...]) -> list[str]:
+    """The folders' names; where two are alike, or one is that of the control, numbered as they came."""
+    names = [path.name for path in folders]
+    return [
+        name if names.count(name) == 1 and name != RANDOM else f"{name} ({i})" for i, name in enumerate(names, start=1)
+    ]
 
 
 def _measure(lab: Lab, saes: list[SAE[Any]], documents: list[str], tokens: int) -> list[SAEReport]:

@@ -154,8 +154,9 @@ def probe(arguments: list[str]) -> int:
 
     check_out(out)
     for name, value in own.items():
-        if isinstance(value, Path) and not value.exists():
-            raise UserError(f"--{name.replace('_', '-')} {value}: no such file; check the path")
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path) and not path.exists():
+                raise UserError(f"--{name.replace('_', '-')} {path}: no such file; check the path")
     model = load_model(options.model, options.device, options.dtype)
     lab = Lab(model, seed=options.seed, sae_folder=options.sae, quick=options.quick)
     run = _run(chosen, lab, own, out, shlex.join(["interp", "probe", *_without_out(arguments)]))

@@ -87,16 +87,15 @@ def sae_train(arguments: list[str]) -> int:
     """Train one, or several at once, from a store or straight from a model"""
     options: SAETrainOptions = parse(SAETrainOptions, arguments, "sae train")
     _check(options)
-    from interp.saes.trainer import check_new
+    from interp.saes.trainer import check_names
 
-    if options.split == "batch":
-        check_new(options.out)
     with _together() as ranks, shown_progress() as say:
         source, sites = _open_store(options) if options.store else _open_model(options, say)
         plans = [
             _plan(options, site, width, k)
             for site, width, k in product(sites, options.width, options.k or _default_k(options.arch))
         ]
+        check_names(plans)
         if options.split == "saes" and ranks.count > 1:
             return _train_share(options, plans[ranks.rank :: ranks.count], source, say)
         return _train(options, plans, source, ranks, say)
@@ -107,10 +106,8 @@ def _train_share(options: SAETrainOptions, plans: list[SAEPlan], source: Source,
     from interp.saes.ranks import Ranks
 
     for plan in plans:
-        if not (target := options.out / plan.name).exists():  # one that was done before a stop
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if code := _train(replace(options, out=target), [plan], source, Ranks(), say):
-                return code
+        if code := _train(replace(options, out=options.out / plan.name), [plan], source, Ranks(), say):
+            return code
     return 0
 
 
@@ -126,7 +123,7 @@ def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks
             source,
             options.out,
             training,
-            device=options.device or _device(),
+            device=options.device,
             checkpoint_seconds=60 * options.checkpoint_minutes,
             watch=_watch(options, source),
             sinks=sinks,
@@ -146,6 +143,12 @@ def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks
 
 
 def _check(options: SAETrainOptions) -> None:
+    if wrong := [k for k in options.k if not 0 < k < float("inf")]:
+        raise UserError(f"--k {wrong[0]}; expected a number above 0")
+    if not 0 <= options.checkpoint_minutes < float("inf"):
+        raise UserError(f"--checkpoint-minutes {options.checkpoint_minutes}; expected 0 or more")
+    if options.loss_tokens and options.loss_tokens < 256:
+        raise UserError(f"--loss-tokens {options.loss_tokens}; expected 256 or more, or 0 for no such measurement")
     if options.store and (options.model or options.corpus):
         raise UserError("--store and --model or --corpus came; expected rows from one or the other")
     if options.store and options.loss_tokens:
@@ -238,12 +241,6 @@ def _watch(options: SAETrainOptions, source: Source) -> Callable[[Any], dict[str
         }
 
     return measure
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager

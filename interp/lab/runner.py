@@ -88,8 +88,15 @@ def _put(writer: RunWriter, finding: Finding) -> None:
         raise UserError(f"cannot write to {writer.folder}: {error.strerror}") from error
 
 
+def _shown(value: Any) -> Any:
+    """An argument ready for JSON."""
+    if isinstance(value, list | tuple):
+        return [_shown(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def _info(probe: Probe, lab: Lab, arguments: dict[str, Any], command: str, extra: dict[str, Any]) -> RunInfo:
-    shown = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+    shown = {name: _shown(value) for name, value in arguments.items()}
     return RunInfo(
         probe=probe.name,
         method=probe.method,

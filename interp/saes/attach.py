@@ -76,7 +76,8 @@ def measure_fit(sae: SAE[Any], model: Model, documents: Sequence[str]) -> Fit:
 def find_faults(sae: SAE[Any], fit: Fit) -> list[str]:
     """What of `fit` is far from what the SAE's training wrote down; without a record, only what no SAE does."""
     record, faults = sae.cfg.metadata, []
-    norm, explained, l0 = record.mean_norm, record.explained_variance, record.l0
+    numbers = (record.mean_norm, record.explained_variance, record.l0)
+    norm, explained, l0 = (n if isinstance(n, int | float) else None for n in numbers)
     if norm and not 1 / SCALE_OFF < fit.mean_norm / norm < SCALE_OFF:
         faults.append(f"activations have a mean norm of {fit.mean_norm:.3g}, {norm:.3g} in training")
     if explained is not None:

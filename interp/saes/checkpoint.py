@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,10 @@ from torch import Tensor
 from interp.activations.create import differences
 from interp.activations.tensor_file import read_tensors, write_tensors
 from interp.errors import UserError
+from interp.model.cache import is_intact
 from interp.saes.learner import Learner
 from interp.saes.plan import SAEPlan, Training
+from interp.saes.ranks import Ranks
 from interp.saes.sources import Batches
 
 FILE, METRICS = "checkpoint.safetensors", "metrics.jsonl"
@@ -24,6 +30,50 @@ FILE, METRICS = "checkpoint.safetensors", "metrics.jsonl"
 def folder_of(out: Path) -> Path:
     """Where training towards `out` keeps itself until it is done."""
     return out.with_name(f"{out.name}.training")
+
+
+@contextmanager
+def training_folder(out: Path, ranks: Ranks) -> Iterator[Path]:
+    """That folder, this training's alone; it vanishes again when the block fails before there is a checkpoint.
+
+    Raises UserError where it cannot be made, and where another process trains towards `out`.
+    """
+    folder = folder_of(out)
+    if ranks.rank:
+        yield folder
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                yield folder
+            except BaseException:
+                if not (folder / FILE).exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+    except BlockingIOError as error:
+        raise UserError(f"another process trains towards {out}; wait for it, or choose another --out") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write {error.filename or folder}: {error.strerror or error}; what was checkpointed is kept; free "
+            "some space, or choose another --out"
+        ) from error
+
+
+def plan_hash(record: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides the weights."""
+    return f"sha256:{hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}"
+
+
+def was_made_by(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Is there a whole SAE in the folder that training of this record made?"""
+    try:
+        cfg = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
+        return cfg["metadata"]["training_plan"] == plan_hash(record) and is_intact(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def describe(
@@ -48,9 +98,14 @@ def kernels(device: torch.device) -> dict[str, Any]:
 
 
 def save_checkpoint(
-    folder: Path, record: dict[str, Any], learners: Sequence[Learner], batches: Batches, step: int
+    folder: Path,
+    record: dict[str, Any],
+    learners: Sequence[Learner],
+    batches: Batches,
+    step: int,
+    last: Mapping[str, Any],
 ) -> None:
-    """Replace the checkpoint in `folder` by one after `step` steps."""
+    """Replace the checkpoint in `folder` by one after `step` steps; `last`: each SAE's last line of metrics."""
     metrics = folder / METRICS
     tensors: dict[str, Tensor] = {f"left.{site}": rows for site, rows in batches.left.items()}
     for i, learner in enumerate(learners):
@@ -63,6 +118,7 @@ def save_checkpoint(
         "learners": [learner.numbers() for learner in learners],
         "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
         "kernels": kernels(learners[0].device),
+        "last": dict(last),
     }
     write_tensors(folder / FILE, tensors, note)
 
@@ -74,7 +130,10 @@ def read_checkpoint(folder: Path, record: dict[str, Any]) -> tuple[dict[str, Ten
     """
     if not (folder / FILE).exists():
         return None
-    tensors, note = read_tensors(folder / FILE)
+    try:
+        tensors, note = read_tensors(folder / FILE)
+    except UserError as error:
+        raise UserError(f"{error}: remove {folder} to begin anew") from error
     if note.get("record") != record:
         told = "; ".join(differences(note.get("record"), record))
         raise UserError(
@@ -97,7 +156,7 @@ def restore(
     batches.source.memory.update(note["memory"])
     batches.left = {name.removeprefix("left."): t.clone() for name, t in tensors.items() if name.startswith("left.")}
     batches.epoch, batches.chunk, batches.at = (note["place"][key] for key in ("epoch", "chunk", "at"))
-    if (folder / METRICS).exists() and learners[0].ranks.rank == 0:
+    if learners[0].ranks.rank == 0 and (folder / METRICS).exists():
         with (folder / METRICS).open("r+b") as file:
-            file.truncate(note["metrics_bytes"])
+            file.truncate(min(note["metrics_bytes"], (folder / METRICS).stat().st_size))
     return int(note["step"])

@@ -6,9 +6,9 @@ as whole numbers, and comparing those is faster.
 
 With `bf16` the product is made in bfloat16, several times as fast where the processor multiplies it, and gives
 candidates only: all whose value in fp32 could count. They are scored again in fp32, so that what counts, and every
-number that leaves here, is fp32's. That is proven, row by row: a product of bfloat16s is off by 2^-8 |x| |w| at most
-(each factor is rounded by 2^-9, Cauchy and Schwarz do the rest), and where the candidates do not reach that far below
-what counts, the batch is done again with more.
+number that leaves here, is fp32's. That is proven, row by row. Write x' for the rounded x and x = x' + dx: the product
+x.w is off by dx.w + x'.dw, and so by |dx| |w| + |x'| |dw| at most (Cauchy and Schwarz), with the norms of what rounding
+really took away. Where the candidates do not reach that far below what counts, the batch is done again with more.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ Precision = Literal["fp32", "bf16"]
 ROWS = {"cpu": 256, "cuda": 8192}  # a chunk; on a CPU its pre-activations stay in the cache
 DENSE = 0.08  # share of latents above which dense products are faster (0.6 us a pair against 0.08 us an entry)
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float64: torch.int64}
-ROUNDING = 2.0**-8  # of a bfloat16 that is stored, relative, twice over
-OFF = 2.0**-8 * 1.02  # of a product of bfloat16s, of what it could be; the rest is for the sums in fp32
+ROUNDING = 2.0**-8 * 1.02  # of a bfloat16 that is stored, relative
+SUMS = 1e-4  # of |x| |w|: what summing in fp32, in some order, may be off by
+TRIES = 8  # with ever more candidates; then fp32
 BLOCK = 512  # rows of W at once
 SAMPLE = 256  # rows that the first guess of a batch's threshold is made from
 Take = Callable[[Tensor, slice], Tensor]  # pre-activations of a chunk, its rows -> flat places of what may count
@@ -55,32 +56,20 @@ class Weights(NamedTuple):
     b: Float[Tensor, " d_sae"]
     scale: Float[Tensor, " d_sae"] | None = None
 
-    def folded(
-        self, dtype: torch.dtype, lift: float = 0.0
-    ) -> tuple[Float[Tensor, "d_sae d_in"], Float[Tensor, " d_sae"]]:
-        """W and b with the scale and a `lift` in them, in blocks: a matrix that is made in passing would cost more."""
-        if self.scale is None:
-            return self.W.to(dtype), (self.b + lift).to(dtype)
-        W = torch.empty_like(self.W, dtype=dtype)
-        for first in range(0, len(W), BLOCK):
-            some = slice(first, first + BLOCK)
-            W[some] = self.W[some] * self.scale[some, None]
-        return W, (self.b * self.scale + lift).to(dtype)
-
-    def norms(self) -> Float[Tensor, " d_sae"]:
-        """How much each latent can make of a row of length 1."""
-        norms = self.W.norm(dim=1)
-        return norms if self.scale is None else norms * self.scale
-
-    def largest_scale(self) -> float:
-        """The largest factor that a latent is scaled by."""
-        return 1.0 if self.scale is None else float(self.scale.max())
+    def bias(self) -> Float[Tensor, " d_sae"]:
+        """What is added to the product with the scaled W."""
+        return self.b if self.scale is None else self.b * self.scale
 
 
-class _Room(NamedTuple):
-    """What bfloat16 needs: how far a row's pre-activations may be `off`, the `lift` that keeps what may be above zero
-    there, and what lifted values are at `least` if they may be."""
+class _Product(NamedTuple):
+    """Rows and encoder ready to be multiplied: `x @ W.T + b`, with how far a row's results may be `off`.
 
+    In bfloat16 `lift` was added to b, so that whatever may be above zero is; it is at `least` then.
+    """
+
+    x: Float[Tensor, "row d_in"]
+    W: Float[Tensor, "d_sae d_in"]
+    b: Float[Tensor, " d_sae"]
     off: Float[Tensor, " row"]
     lift: float
     least: Float[Tensor, " row"]
@@ -90,7 +79,7 @@ class Encoder:
     """Finds the pre-activations that count. Between batches it remembers where to look, never what to find.
 
     `reach`: how far bfloat16's candidates go below what counts, in units of what a product may be off by. `hint`: the
-    threshold of the last batch.
+    threshold of the last batch. Raises UserError for rows or weights that are not finite.
     """
 
     def __init__(self, precision: Precision = "fp32") -> None:
@@ -100,77 +89,101 @@ class Encoder:
 
     def top_k(self, x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Pairs:
         """The `k` largest of every row, of those above zero (the others leave a ReLU as zero)."""
-        room = self._room(x, weights)
-        while True:
+        ready = self._ready(x, weights)
+        for _ in range(TRIES):
             floors: list[Tensor] = []
 
             def take(pre: Tensor, rows: slice, floors: list[Tensor] = floors) -> Tensor:
-                floors.append(self._below(_lower_bound(pre, k), room, rows))
+                floors.append(self._below(_lower_bound(pre, k), ready, rows))
                 return _at_least(pre, floors[-1])
 
-            found = self._exact(x, weights, *self._scan(x, weights, take, room.lift))
+            found = self._exact(x, weights, *self._scan(ready, take))
             found = found.chosen(found.pre > 0)
             code = found.chosen(_strongest(found, k))
-            if self._reached(_smallest(code), torch.cat(floors), room):
+            if self._reached(_smallest(code), torch.cat(floors), ready):
                 return code
+        return Encoder("fp32").top_k(x, weights, k)
 
     def batch_top_k(self, x: Float[Tensor, "row d_in"], weights: Weights, k: float, ranks: Ranks) -> Pairs:
         """The k x rows largest of the whole batch, over all `ranks`, of those above zero. Ties at the end all count."""
-        room, wanted = self._room(x, weights), int(k * len(x) * ranks.count)
+        ready, wanted = self._ready(x, weights), int(k * len(x) * ranks.count)
         hint = -ranks.largest(-self._guess(x, weights, k)) if self.hint is None else 0.95 * self.hint
-        while True:
-            floor = self._below(x.new_full((len(x),), hint) + room.lift, room)
-            lowest = ranks.largest(float((floor - room.least).max()))  # zero: all that can count is a candidate
-            places = self._scan(x, weights, lambda pre, rows, floor=floor: _at_least(pre, floor[rows]), room.lift)
-            found = self._exact(x, weights, *places)
+        for attempt in range(2 * TRIES):
+            hint = hint if attempt < TRIES else 0.0  # all above zero are candidates then
+            floor = self._below(x.new_full((len(x),), hint) + ready.lift, ready)
+            lowest = ranks.largest(float((floor - ready.least).max()))  # zero: all that can count is a candidate
+            found = self._exact(
+                x, weights, *self._scan(ready, lambda pre, rows, floor=floor: _at_least(pre, floor[rows]))
+            )
             found = found.chosen(found.pre > 0)
             values = ranks.gather(found.pre)
             if len(values) < wanted and lowest > 0:
-                hint = 0.8 * hint if hint > 1e-30 else 0.0
+                hint = 0.8 * hint
                 continue
             enough = len(values) >= wanted > 0
             threshold = values.topk(wanted, sorted=False).values.min() if enough else x.new_tensor(0.0)
-            if ranks.largest(float(not self._reached(threshold, floor, room))) == 0:
+            if ranks.largest(float(not self._reached(threshold, floor, ready))) == 0:
                 self.hint = float(threshold)
                 return found.chosen(found.pre >= threshold if wanted else torch.zeros_like(found.pre, dtype=torch.bool))
             hint = min(hint, float(threshold))
+        return Encoder("fp32").batch_top_k(x, weights, k, ranks)
 
     def above(self, x: Float[Tensor, "row d_in"], weights: Weights, floor: Float[Tensor, " d_sae"]) -> Code:
         """All above their feature's `floor`: pairs, or a grid where so many are that dense products are faster."""
-        shifted = Weights(weights.W, weights.b - floor)  # so that what is looked for is above zero
-        room = self._room(x, shifted)
+        ready = self._ready(x, Weights(weights.W, weights.b - floor))  # so that what is looked for is above zero
 
         def take(pre: Tensor, rows: slice) -> Tensor:
-            return _at_least(pre, room.least[rows])
+            return _at_least(pre, ready.least[rows])
 
-        if self._is_dense(x, shifted, take, room.lift):
+        some = ready._replace(x=ready.x[:SAMPLE])
+        if len(self._scan(some, take)[0]) > DENSE * len(some.x) * len(weights.W):
             pre = torch.addmm(weights.b, x, weights.W.T)
             return Grid(pre, pre > floor)
-        flat, low = self._scan(x, shifted, take, room.lift)
+        flat, low = self._scan(ready, take)
         found = self._exact(x, weights, flat, low + floor[flat % len(floor)])
         return found.chosen(found.pre > floor[found.feature])
 
-    def _room(self, x: Tensor, weights: Weights) -> _Room:
-        """The room that bfloat16 needs; none in fp32."""
-        off = x.new_zeros(len(x))
-        if self.precision == "bf16":
-            off = OFF * (x.norm(dim=1) * weights.norms().max() + weights.b.abs().max() * weights.largest_scale())
-        lift = 1.05 * off.max()
-        return _Room(off, float(lift), ((lift - off) * (1 - ROUNDING)).clamp(min=0))
-
-    def _scan(self, x: Tensor, weights: Weights, take: Take, lift: float) -> tuple[Tensor, Tensor]:
-        """Flat places of what `take` finds in the pre-activations plus `lift`, chunk by chunk, and what it found."""
+    def _ready(self, x: Tensor, weights: Weights) -> _Product:
+        """What is multiplied, in blocks: a large matrix that is made in passing would cost more."""
         dtype = torch.bfloat16 if self.precision == "bf16" else x.dtype
-        (W, b), low = weights.folded(dtype, lift), x.to(dtype)
-        size = ROWS.get(x.device.type, 256)
-        buffer = torch.empty(min(size, len(x)), len(W), dtype=dtype, device=x.device)
+        plain = weights.scale is None and self.precision == "fp32"
+        W = weights.W if plain else torch.empty_like(weights.W, dtype=dtype)
+        longest = lost = 0.0
+        for first in range(0, len(W), BLOCK):
+            some = slice(first, first + BLOCK)
+            exact = weights.W[some] if weights.scale is None else weights.W[some] * weights.scale[some, None]
+            if not plain:
+                W[some] = exact
+            if self.precision == "bf16":
+                longest = max(longest, float(exact.norm(dim=1).max()))
+                lost = max(lost, float((exact - W[some]).norm(dim=1).max()))
+        bias, norms = weights.bias(), x.norm(dim=1)
+        if not bool(torch.isfinite(norms.sum() + bias.abs().sum() + weights.W.sum())):
+            raise UserError(
+                "rows or encoder hold numbers that are NaN, infinite or too large to square; training has diverged, or "
+                "its rows are damaged: choose a lower learning rate, or capture them again"
+            )
+        if self.precision == "fp32":
+            return _Product(x, W, bias, torch.zeros_like(norms), 0.0, torch.zeros_like(norms))
+        low = x.to(dtype)
+        off = (x - low).norm(dim=1) * longest + norms * (1 + ROUNDING) * lost + SUMS * norms * longest
+        off = (off + ROUNDING * bias.abs().max()).clamp(min=1e-30)
+        lift = 1.05 * float(off.max())
+        off = off + ROUNDING * lift
+        return _Product(low, W, (bias + lift).to(dtype), off, lift, ((lift - off) * (1 - ROUNDING)).clamp(min=0))
+
+    def _scan(self, ready: _Product, take: Take) -> tuple[Tensor, Tensor]:
+        """Flat places of what `take` finds in the pre-activations, chunk by chunk, and their values as computed."""
+        size = ROWS.get(ready.x.device.type, 256)
+        buffer = torch.empty(min(size, len(ready.x)), len(ready.W), dtype=ready.x.dtype, device=ready.x.device)
         places, values = [], []
-        for first in range(0, len(x), size):
-            chunk = low[first : first + size]
-            pre = torch.addmm(b, chunk, W.T, out=buffer[: len(chunk)])
+        for first in range(0, len(ready.x), size):
+            chunk = ready.x[first : first + size]
+            pre = torch.addmm(ready.b, chunk, ready.W.T, out=buffer[: len(chunk)])
             flat = take(pre, slice(first, first + len(chunk)))
-            places.append(flat + first * len(W))
-            values.append(pre.view(-1)[flat].to(x.dtype))
+            places.append(flat + first * len(ready.W))
+            found = pre.view(-1)[flat]
+            values.append(found.float() if found.dtype == torch.bfloat16 else found)
         return torch.cat(places), torch.cat(values)
 
     def _exact(self, x: Tensor, weights: Weights, flat: Tensor, low: Tensor) -> Pairs:
@@ -181,15 +194,15 @@ class Encoder:
         exact = found.along(x, weights.W) + found.of_feature(weights.b)
         return replace(found, pre=exact if weights.scale is None else exact * found.of_feature(weights.scale))
 
-    def _below(self, bound: Tensor, room: _Room, rows: slice = slice(None)) -> Tensor:
+    def _below(self, bound: Tensor, ready: _Product, rows: slice = slice(None)) -> Tensor:
         """Down to where candidates are taken, if what counts reaches `bound` by the product's own rounding."""
         if self.precision == "fp32":
             return bound.clamp(min=0)
-        return torch.maximum(bound * (1 - ROUNDING) - self.reach * room.off[rows], room.least[rows])
+        return torch.maximum(bound * (1 - ROUNDING) - self.reach * ready.off[rows], ready.least[rows])
 
-    def _reached(self, lowest: Tensor, floor: Tensor, room: _Room) -> bool:
+    def _reached(self, lowest: Tensor, floor: Tensor, ready: _Product) -> bool:
         """Can nothing that lay below `floor` come up to `lowest`, the smallest that counts? Else reach further."""
-        proven = (floor <= room.least) | (lowest + room.lift >= floor * (1 + ROUNDING) + room.off)
+        proven = (floor <= ready.least) | (lowest + ready.lift >= floor * (1 + ROUNDING) + ready.off)
         if self.precision == "fp32" or bool(proven.all()):
             return True
         self.reach = 1.2 * self.reach if self.reach > 0.5 else 1.1
@@ -198,15 +211,10 @@ class Encoder:
     def _guess(self, x: Tensor, weights: Weights, k: float) -> float:
         """A little below the threshold of the batch, by some rows of it."""
         some = x[:: max(1, len(x) // SAMPLE)]
-        W, b = weights.folded(x.dtype)
-        pre = torch.addmm(b, some, W.T).flatten()
+        pre = torch.addmm(weights.b, some, weights.W.T)
+        pre = (pre if weights.scale is None else pre * weights.scale).flatten()
         n = min(len(pre), max(1, round(1.2 * k * len(some))))
         return float(pre.topk(n, sorted=False).values.min().clamp(min=0))
-
-    def _is_dense(self, x: Tensor, weights: Weights, take: Take, lift: float) -> bool:
-        """Do so many of a few rows' latents count that a grid is faster?"""
-        some = x[:SAMPLE]
-        return len(self._scan(some, weights, take, lift)[0]) > DENSE * len(some) * len(weights.W)
 
 
 def _lower_bound(pre: Float[Tensor, "row d_sae"], k: int) -> Float[Tensor, " row"]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.errors import UserError
 from interp.saes.architectures.base import Batch, Step
 from interp.saes.encoder import Encoder, Precision
 from interp.saes.plan import SAEPlan, Training
@@ -33,12 +34,13 @@ class Told:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training of one SAE begins: weights by name, and what rows are multiplied by before they are read and
-    reconstructed."""
+    """Where training of one SAE begins: weights by name, what rows are multiplied by before they are read and
+    reconstructed, and the mean norm of the rows that it reads."""
 
     weights: dict[str, Tensor]
     scale: float = 1.0
     scale_out: float = 1.0
+    mean_norm: float | None = None
 
 
 def fresh(plan: SAEPlan, first: SiteRows, seed: int) -> Start:
@@ -58,7 +60,8 @@ def fresh(plan: SAEPlan, first: SiteRows, seed: int) -> Start:
     W_dec = directions(wanted.shape[1])
     W_enc = W_dec.clone() if plan.site_out is None else directions(read.shape[1])
     each = {n: torch.full((plan.d_sae,), start) for n, start in plan.kind.per_feature(plan.settings).items()}
-    return Start({"W_enc": W_enc, "W_dec": W_dec, "b_dec": wanted.mean(0) * scale_out} | each, scale, scale_out)
+    weights = {"W_enc": W_enc, "W_dec": W_dec, "b_dec": wanted.mean(0) * scale_out} | each
+    return Start(weights, scale, scale_out, _mean_norm(read))
 
 
 class Learner:
@@ -68,7 +71,7 @@ class Learner:
         self, plan: SAEPlan, training: Training, start: Start, device: torch.device, precision: Precision, ranks: Ranks
     ) -> None:
         self.plan, self.training, self.device, self.ranks = plan, training, device, ranks
-        self.scale, self.scale_out = start.scale, start.scale_out
+        self.scale, self.scale_out, self.mean_norm = start.scale, start.scale_out, start.mean_norm
         weights = {name: tensor.clone().to(device) for name, tensor in start.weights.items()}
         self.parameters = {n: torch.nn.Parameter(t, requires_grad=False) for n, t in weights.items()}
         self.buffers = {n: torch.zeros((), dtype=torch.float64, device=device) for n in plan.kind.buffers}
@@ -148,9 +151,8 @@ class Learner:
         ids = self.dead.nonzero().flatten()
         if not len(ids):
             return
-        errors = self.ranks.gather((done.out - batch.y).square().sum(1)).double().square().cpu()
-        x, y = batch.inputs(self.weights), batch.y - self.weights["b_dec"]
-        reads, writes = (self.ranks.gather(some.flatten()).view(-1, some.shape[1]) for some in (x, y))
+        errors = self._whole((done.out - batch.y).square().sum(1, keepdim=True)).flatten().double().square().cpu()
+        reads, writes = map(self._whole, (batch.inputs(self.weights), batch.y - self.weights["b_dec"]))
         generator = torch.Generator().manual_seed(self.training.seed + 1_000_003 * (step + 1))
         chosen = torch.multinomial(
             errors, len(ids), replacement=len(ids) > int((errors > 0).sum()), generator=generator
@@ -168,6 +170,11 @@ class Learner:
                 for moment in MOMENTS:
                     self.optimizer.state[parameter][moment][ids] = 0.0
         self.silent[ids] = 0
+
+    def _whole(self, rows: Float[Tensor, "row d"]) -> Float[Tensor, "all d"]:
+        """The rows of the whole batch in its order, of which rank r of n has every n-th, beginning with r."""
+        parts = self.ranks.gather(rows.flatten()).view(self.ranks.count, len(rows), rows.shape[1])
+        return parts.transpose(0, 1).reshape(-1, rows.shape[1])
 
     def report(self) -> dict[str, Any]:
         """What features did since the last report: the share dead, and how many fire how often."""
@@ -193,7 +200,8 @@ class Learner:
     def numbers(self) -> dict[str, Any]:
         """The rest of it, ready for JSON."""
         encoder = {"reach": self.encoder.reach, "hint": self.encoder.hint}
-        return {"scale": self.scale, "scale_out": self.scale_out, "seen": self.seen, "encoder": encoder}
+        scales = {"scale": self.scale, "scale_out": self.scale_out, "mean_norm": self.mean_norm}
+        return {**scales, "seen": self.seen, "encoder": encoder}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], step: int) -> None:
         """Continue from what `tensors` and `numbers` gave after `step` steps; the weights are there already."""
@@ -210,9 +218,15 @@ class Learner:
 def start_of(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Start:
     """The start that a learner's `tensors` and `numbers` hold."""
     weights = {name.removeprefix("weight."): t for name, t in tensors.items() if name.startswith("weight.")}
-    return Start(weights, numbers["scale"], numbers["scale_out"])
+    return Start(weights, numbers["scale"], numbers["scale_out"], numbers["mean_norm"])
 
 
 def _scale(rows: Float[Tensor, "row d"]) -> float:
     """What makes the mean norm sqrt(d)."""
-    return sqrt(rows.shape[1]) / float(rows.norm(dim=1).double().mean())
+    if not (norm := _mean_norm(rows)):
+        raise UserError("all rows are zero; expected activations; choose another site")
+    return sqrt(rows.shape[1]) / norm
+
+
+def _mean_norm(rows: Float[Tensor, "row d"]) -> float:
+    return float(rows.norm(dim=1).double().mean())

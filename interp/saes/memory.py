@@ -10,15 +10,18 @@ import torch
 
 from interp.errors import UserError
 from interp.saes.plan import SAEPlan
+from interp.saes.sources import CHUNK
 
 
 def bytes_needed(plan: SAEPlan, d_in: int, d_out: int, batch: int) -> int:
     """Bytes that training takes at its peak: weights, their gradients, Adam's two moments and what a step makes.
 
-    fp32 throughout, a copy of the encoder in the precision of the product, and the batch with a few others of its size.
+    fp32 throughout: a copy of the encoder, the batch with a few others of its size, rows that wait to be mixed, and the
+    matrices [row, d_sae] of a step in which many latents fire or are dead.
     """
     weights = plan.d_sae * (d_in + d_out + 4)
-    return 4 * (4 * weights + plan.d_sae * d_in + 6 * batch * (d_in + d_out))
+    rows = (6 * batch + 3 * CHUNK) * (d_in + d_out)
+    return 4 * (4 * weights + plan.d_sae * d_in + rows + plan.kind.matrices * batch * plan.d_sae)
 
 
 def check_memory(plans: Sequence[SAEPlan], sizes: Mapping[str, int], batch: int, device: torch.device) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from math import sqrt
+from math import inf, sqrt
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from interp.errors import UserError, unknown
@@ -40,8 +40,15 @@ class SAEPlan:
             )
         if self.d_sae < 1:
             raise UserError(f"width {self.d_sae}; expected 1 or more")
+        for name, value in vars(self.settings).items():
+            if isinstance(value, float) and not 0 <= value < inf:
+                raise UserError(f"{name}={value}; expected a number of 0 or more")
+            if name in ("topk_threshold_lr", "jumprelu_bandwidth", "jumprelu_tanh_scale") and value == 0:
+                raise UserError(f"{name}=0; expected a number above 0")
+        if getattr(self.settings, "topk_threshold_lr", 0.5) > 1:
+            raise UserError(f"topk_threshold_lr={self.settings.topk_threshold_lr}; expected at most 1")
         k = getattr(self.settings, "k", 1)
-        if not 0 < k <= self.d_sae:
+        if not (1 if self.architecture == "topk" else 0.01) <= k <= self.d_sae:
             raise UserError(f"k={k} of {self.d_sae} features; expected k above 0 and far below the width")
         if self.architecture == "topk" and k != int(k):
             raise UserError(f"k={k}; expected a whole number (batchtopk takes others)")
@@ -107,6 +114,8 @@ def read_settings(architecture: str, texts: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in texts:
         name, _, value = text.partition("=")
+        if name == "k":
+            raise UserError(f"--set {text}; expected k by its own flag; write --k {value}")
         if name not in hints:
             raise unknown("setting", name, hints, f"of {architecture}, which has {', '.join(hints)}")
         try:
@@ -169,6 +178,8 @@ class Training:
                 raise UserError(f"{name}={getattr(self, name)}; expected {least} or more")
         if self.lr is not None and not 0 < self.lr < 1:
             raise UserError(f"lr={self.lr}; expected a number between 0 and 1")
+        if not 0 <= self.seed < 1 << 62:
+            raise UserError(f"seed={self.seed}; expected 0 to 2**62 - 1")
         if self.resample_every is not None and self.resample_every < 1:
             raise UserError(f"resample_every={self.resample_every}; expected 1 or more")
 

@@ -30,6 +30,7 @@ class Together(Ranks):
 
     def __init__(self) -> None:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
+        self.device = "cuda" if dist.get_backend() == "nccl" else "cpu"
 
     def add(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all processes, in place."""
@@ -48,6 +49,6 @@ class Together(Ranks):
 
     def largest(self, value: float) -> float:
         """The largest of all processes' values."""
-        told = torch.tensor([value], dtype=torch.float64)
+        told = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return float(told)

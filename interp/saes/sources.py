@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import xxhash
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -191,7 +192,8 @@ class MemoryRows:
 
     def lineage(self, site: str) -> dict[str, Any]:
         """What an SAE's metadata says of model, site and text."""
-        return lineage_of(self.model, site) | {"context_size": int(self.rows.position.max()) + 1}
+        digest = xxhash.xxh3_128(self.rows.values.contiguous().numpy().data).hexdigest()
+        return lineage_of(self.model, site) | {"context_size": int(self.rows.position.max()) + 1, "rows_hash": digest}
 
 
 def _lineage_of_plan(plan: Plan, site: str) -> dict[str, Any]:

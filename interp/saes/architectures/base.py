@@ -67,7 +67,7 @@ class Architecture:
     `per_feature`: the weights that have one number a feature, and what they start at. `buffers`: numbers that are kept
     and not trained, from 0. `not_below`: weights that training may not push under a value. `transcodes`: SAELens' name
     where one site is read and another reconstructed, None where it has no such class. `revives`: what brings back dead
-    features.
+    features. `matrices`: how many matrices [row, d_sae] a step may hold at once, where many latents fire or are dead.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Architecture:
     per_feature: Callable[[Any], dict[str, float]]
     revives: Literal["aux-k", "resampling", "pre-act loss"]
     paper: str
+    matrices: int
     transcodes: str | None = None
     buffers: tuple[str, ...] = ()
     not_below: Mapping[str, float] = field(default_factory=dict)

@@ -58,5 +58,6 @@ ARCHITECTURE = Architecture(
     buffers=BUFFERS,
     transcodes="jumprelu_transcoder",
     revives="aux-k",
+    matrices=6,
     paper="Bussmann et al. 2024, arXiv:2412.06410",
 )

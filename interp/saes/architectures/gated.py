@@ -71,5 +71,6 @@ ARCHITECTURE = Architecture(
     step=gated_step,
     per_feature=lambda settings: {"b_gate": 0.0, "b_mag": 0.0, "r_mag": 0.0},
     revives="resampling",
+    matrices=11,
     paper="Rajamanoharan et al. 2024, arXiv:2404.16014",
 )

@@ -119,5 +119,6 @@ ARCHITECTURE = Architecture(
     not_below={"threshold": 0.0},
     transcodes="jumprelu_transcoder",
     revives="pre-act loss",
+    matrices=11,
     paper="Rajamanoharan et al. 2024, arXiv:2407.14435",
 )

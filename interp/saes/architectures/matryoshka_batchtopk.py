@@ -75,5 +75,6 @@ ARCHITECTURE = Architecture(
     buffers=BUFFERS,
     transcodes="jumprelu_transcoder",
     revives="aux-k",
+    matrices=6,
     paper="Bussmann et al. 2025, arXiv:2503.17547",
 )

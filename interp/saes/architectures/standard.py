@@ -54,5 +54,6 @@ ARCHITECTURE = Architecture(
     per_feature=lambda settings: {"b_enc": 0.0},
     transcodes="transcoder",
     revives="resampling",
+    matrices=7,
     paper="Bricken et al. 2023, Towards Monosemanticity",
 )

@@ -61,5 +61,6 @@ ARCHITECTURE = Architecture(
     step=topk_step,
     per_feature=lambda settings: {"b_enc": 0.0},
     revives="aux-k",
+    matrices=6,
     paper="Gao et al. 2024, arXiv:2406.04093",
 )
