@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from interp.errors import UserError
 from interp.model.model import Model
 from interp.saes.attach import attach_sae, find_faults, measure_fit
 from interp.saes.load import load_sae
+from interp.text.data import data
 
 HELD_OUT = SENTENCES[1::2]
 
@@ -62,6 +64,17 @@ def test_what_was_planted_wrong_is_refused_unless_forced(
     assert "--force" in str(raised.value)
     attach_sae(sae_copy, word_model, sample=HELD_OUT, force=True)
     assert capsys.readouterr().err.startswith("forced: ")
+
+
+def test_an_sae_that_names_the_layer_next_to_its_own_is_found_out(smol: Model, tmp_path: Path) -> None:
+    """By the shipped SAE: numbers alone would let it pass at the layers beside its own."""
+    folder = shutil.copytree(data("saes/smollm2-135m"), tmp_path / "sae")
+    (folder / "manifest.json").unlink()
+    attach_sae(folder, smol)
+    for layer in (13, 15):
+        change_cfg(lambda cfg, n=layer: cfg["metadata"].update(hook_name=f"blocks.{n}.hook_resid_post"))(folder)
+        with pytest.raises(UserError, match=r"of the variance at blocks\.14\.hook_resid_post"):
+            attach_sae(folder, smol)
 
 
 def test_a_record_that_differs_can_be_forced_and_a_site_that_is_not_there_cannot(

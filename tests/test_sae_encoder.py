@@ -153,3 +153,47 @@ def test_precision_is_what_was_asked_for() -> None:
     assert choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
     with pytest.raises(UserError, match="precision 'fp8'; expected fp32, bf16 or auto"):
         choose_precision("fp8", torch.device("cpu"))
+
+
+def test_the_worst_rounding_that_bfloat16_has_picks_no_other_latent() -> None:
+    """Every factor just beside a midpoint between two bfloat16s, all errors of one sign: the sum is off by 2^-7."""
+    down, up = 1 + 2**-8 * (1 - 2**-8), 1 + 2**-8 * (1 + 2**-8)
+    x = torch.tensor([[down] * 384 + [up] * 384 + [1.0]])
+    W = torch.zeros(4, 769)
+    W[0, :384], W[0, 384:768] = down, -up
+    W[0, 768], W[1, 768] = 1.921875, 0.9609375
+    weights = Weights(W, torch.zeros(4))
+    rough = (x.bfloat16() @ W.bfloat16().T).float()[0]
+    assert rough[0] < 0 < rough[1], "the control: bfloat16 alone has them the wrong way round"
+    for k, wanted in ((1, [0]), (3, [0, 1])):
+        for precision in ("fp32", "bf16"):
+            assert Encoder(precision).top_k(x, weights, k).feature.tolist() == wanted  # type: ignore[arg-type]
+    assert Encoder("bf16").batch_top_k(x, weights, 1, Ranks()).feature.tolist() == [0]
+    assert as_matrix(Encoder("bf16").above(x, weights, torch.zeros(4)), 1)[0, 0] > 0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("where", ["x", "W", "b"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_numbers_that_are_not_finite_are_refused_and_not_searched_for_ever(
+    where: str, bad: float, precision: Precision
+) -> None:
+    x, weights = problem(8, 16, 64, 0)
+    if bad == 1e30 and where != "x":
+        return  # large, and no harm
+    {"x": x, "W": weights.W, "b": weights.b}[where].view(-1)[3] = bad
+    for call in (
+        lambda e: e.top_k(x, weights, 4),
+        lambda e: e.batch_top_k(x, weights, 4, Ranks()),
+        lambda e: e.above(x, Weights(weights.W, weights.b), torch.zeros(64)),
+    ):
+        with pytest.raises(UserError, match="NaN, infinite or too large"):
+            call(Encoder(precision))
+
+
+def test_tiny_rows_are_found_too() -> None:
+    x, weights = problem(8, 16, 512, 0)
+    weights = Weights(weights.W, torch.zeros(512))
+    for factor in (1e-25, 1e-30):
+        code = Encoder("bf16").top_k(x * factor, weights, 4)
+        assert code.feature.tolist() == Encoder("fp32").top_k(x * factor, weights, 4).feature.tolist()

@@ -24,12 +24,15 @@ from interp.activations.store import Store
 from interp.errors import UserError
 from interp.model.cache import is_intact
 from interp.model.model import Model
-from interp.saes.checkpoint import FILE, METRICS, folder_of
+from interp.saes import trainer
+from interp.saes.checkpoint import FILE, METRICS, folder_of, training_folder
+from interp.saes.learner import Learner, fresh
 from interp.saes.load import load_sae, load_transcoder
 from interp.saes.log import sinks_of
 from interp.saes.plan import SAEPlan, Training, plan_sae, read_settings
+from interp.saes.ranks import Ranks
 from interp.saes.sources import Batches, MemoryRows, ModelRows, StoreRows
-from interp.saes.trainer import train
+from interp.saes.trainer import save_sae, train
 
 LAST, MLP = "blocks.1.hook_resid_post", "blocks.1.hook_mlp_out"
 STEPS = Training(steps=24, batch=64, lr=3e-3, dead_after=5)
@@ -209,9 +212,6 @@ def test_it_learns_directions_that_were_planted(word_model: Model, word_rows: Ro
 
 def test_dead_features_come_back_by_resampling(word_model: Model, word_rows: Rows, tmp_path: Path) -> None:
     """Features that a bias silenced: with resampling some fire again, without it none does."""
-    from interp.saes.learner import Learner, fresh
-    from interp.saes.ranks import Ranks
-
     plan, training = plan_sae(SITE, "standard", 64, l1_coefficient=0.01), Training(200, 128, 1e-3, dead_after=3)
     alive = {}
     for every in (10, 10_000):
@@ -364,3 +364,98 @@ def test_a_transcoder_is_saved_as_saelens_own_and_computes_what_training_does(
     assert metrics(path)[-1]["explained_variance"] == pytest.approx(1 - float(error / spread), abs=0.2)
     with pytest.raises(UserError, match="transcoder"):
         load_sae(path)
+
+
+# --- what a reviewer broke ---
+
+
+def test_asked_again_what_is_done_stays_and_other_settings_are_refused(store: Store, tmp_path: Path) -> None:
+    plan, said = plan_sae(LAST, "topk", 64, k=4), []
+    (path,) = train(plan, StoreRows(store), tmp_path / "sae", STEPS) or []
+    before = weights(path)
+    assert train(plan, StoreRows(store), tmp_path / "sae", STEPS, say=said.append) == [path]
+    assert said == ["it is there already, made with these settings"]
+    with pytest.raises(UserError, match="exists already"):
+        train(plan, StoreRows(store), tmp_path / "sae", dataclasses.replace(STEPS, seed=3))
+    assert weights(path) == before
+
+
+def test_an_end_while_several_are_written_loses_none(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, saved = [plan_sae(LAST, "topk", width, k=4) for width in (32, 64)], []
+
+    def interrupted(*arguments: Any, **more: Any) -> Path:
+        saved.append(arguments)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        return save_sae(*arguments, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "save_sae", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(plans, StoreRows(store), tmp_path / "all", STEPS)
+    assert not (tmp_path / "all").exists()
+    both = train(plans, StoreRows(store), tmp_path / "all", STEPS) or []
+    for plan, path in zip(plans, both, strict=True):
+        (alone,) = train(plan, StoreRows(store), tmp_path / plan.name, STEPS) or []
+        assert weights(alone) == weights(path)
+        assert json.loads((path / "cfg.json").read_text())["metadata"]["l0"] == pytest.approx(4, abs=0.1)
+
+
+@pytest.mark.parametrize("normalize", ["none", "expected_average_only_in"])
+def test_the_record_has_the_rows_own_norm(store: Store, tmp_path: Path, normalize: Any) -> None:
+    plan = plan_sae(LAST, "topk", 64, k=4, normalize=normalize)
+    (path,) = train(plan, StoreRows(store), tmp_path / "sae", STEPS) or []
+    rows = store.rows(LAST)[~store.is_sink(LAST)]
+    recorded = json.loads((path / "cfg.json").read_text())["metadata"]["mean_norm"]
+    assert recorded == pytest.approx(float(rows.norm(dim=1).mean()), rel=1e-5)
+
+
+def test_a_second_process_is_refused_and_the_first_goes_on(store: Store, tmp_path: Path) -> None:
+    plan = plan_sae(LAST, "topk", 64, k=4)
+    with training_folder(tmp_path / "sae", Ranks()), pytest.raises(UserError, match="another process trains towards"):
+        train(plan, StoreRows(store), tmp_path / "sae", STEPS)
+    assert train(plan, StoreRows(store), tmp_path / "sae", STEPS)
+
+
+def test_metrics_that_were_cut_short_are_not_filled_with_nothing(store: Store, tmp_path: Path) -> None:
+    plan = plan_sae(LAST, "topk", 64, k=4)
+    assert train(plan, StoreRows(store), tmp_path / "sae", STEPS, stop=StopAt(9)) is None
+    file = folder_of(tmp_path / "sae") / METRICS
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
+    (path,) = train(plan, StoreRows(store), tmp_path / "sae", STEPS) or []
+    assert [line["step"] for line in metrics(path)] == [1, 2, 3, *range(10, 25)]
+
+
+def test_ranks_gather_rows_in_the_order_of_the_batch(word_rows: Rows) -> None:
+    """Two ranks resample the very rows that one would: what is gathered is put back in the batch's order."""
+    whole = word_rows.clean[:12]
+    plan = plan_sae(SITE, "standard", 64)
+
+    class Two(Ranks):
+        count = 2
+
+        def gather(self, values: torch.Tensor) -> torch.Tensor:
+            return torch.cat([whole[0::2].flatten(), whole[1::2].flatten()])
+
+    start = fresh(plan, {SITE: word_rows.clean}, 0)
+    learner = Learner(plan, Training(batch=12), start, torch.device("cpu"), "fp32", Two())
+    assert torch.equal(learner._whole(whole[0::2]), whole)
+
+
+def test_a_batch_without_variance_and_one_that_diverges(word_model: Model, word_rows: Rows, tmp_path: Path) -> None:
+    same = dataclasses.replace(word_rows, values=word_rows.values[5].expand_as(word_rows.values).contiguous())
+    plan = plan_sae(SITE, "topk", 64, k=4)
+    (path,) = train(plan, MemoryRows(same, word_model), tmp_path / "same", STEPS) or []
+    assert metrics(path)[0]["explained_variance"] is None
+    nothing = dataclasses.replace(word_rows, values=torch.zeros_like(word_rows.values))
+    with pytest.raises(UserError, match="all rows are zero"):
+        train(plan, MemoryRows(nothing, word_model), tmp_path / "zero", STEPS)
+    for name in ("l1_coefficient=nan", "l1_coefficient=-5", "l1_coefficient=inf"):
+        with pytest.raises(UserError, match="expected a number of 0 or more"):
+            plan_sae(SITE, "standard", 64, **read_settings("standard", [name]))
+    with pytest.raises(UserError, match="jumprelu_bandwidth=0"):
+        plan_sae(SITE, "jumprelu", 64, jumprelu_bandwidth=0.0)
+    with pytest.raises(UserError, match="write --k 4"):
+        read_settings("topk", ["k=4"])

@@ -19,13 +19,16 @@ from sae_lens import SAE
 from interp.activations.rows import capture_rows
 from interp.errors import UserError
 from interp.model.model import Model
+from interp.model.sites import layer_of
 from interp.saes.default import split_corpus
 from interp.saes.lineage import refuse_misfit
 from interp.saes.load import load_sae, site_of
 
 TOKENS, CONTEXT = 600, 64  # of the sample: two seconds on a laptop
-# Other text than the training's moves all three; a wrong site, scale or bias moves them by more.
+# Other text than the training's moves all three; a wrong scale or bias moves them by more. A neighbouring layer does
+# not, hence the comparison with them.
 SCALE_OFF, VARIANCE_OFF, SPARSITY_OFF = 1.5, 0.25, 3.0
+CLEARLY = 0.01  # of the variance: what a neighbouring layer may be better by
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ def attach_sae(
     """
     sae = load_sae(source, site=site).to(device=model.device)
     refuse_misfit(sae.cfg, model, str(source), force=force)
-    fit = measure_fit(sae, model, split_corpus()[1] if sample is None else sample)
-    if faults := find_faults(sae, fit):
+    documents = split_corpus()[1] if sample is None else sample
+    fit = measure_fit(sae, model, documents)
+    if faults := [*find_faults(sae, fit), *_better_neighbour(sae, model, documents, fit)]:
         told = f"{source} does not fit {model.provenance.name} on a sample of text: {'; '.join(faults)}"
         if not force:
             raise UserError(f"{told}; check model, site and dtype, or use it all the same with --force (force=True)")
@@ -62,10 +66,25 @@ def attach_sae(
     return sae
 
 
+def _better_neighbour(sae: SAE[Any], model: Model, documents: Sequence[str], fit: Fit) -> list[str]:
+    """Does it explain more one layer up or down? Layers are alike: an SAE of the next one would pass by its numbers."""
+    site = site_of(sae)
+    layer, faults = layer_of(site), []
+    for other in () if layer is None else (layer - 1, layer + 1):
+        name = site.replace(f"blocks.{layer}.", f"blocks.{other}.")
+        if name in model.site_table.axes:
+            there = measure_fit(sae, model, documents, name).explained_variance
+            if there > max(0.3, fit.explained_variance + CLEARLY):
+                faults.append(
+                    f"it explains {there:.2f} of the variance at {name}, {fit.explained_variance:.2f} at {site}"
+                )
+    return faults
+
+
 @torch.no_grad()
-def measure_fit(sae: SAE[Any], model: Model, documents: Sequence[str]) -> Fit:
-    """What the SAE does on the first tokens of `documents`; attention sinks are left out."""
-    x = capture_rows(model, documents, site_of(sae), max_tokens=TOKENS, context=CONTEXT).clean
+def measure_fit(sae: SAE[Any], model: Model, documents: Sequence[str], site: str | None = None) -> Fit:
+    """What the SAE does on the first tokens of `documents`, at its own site or another; sinks are left out."""
+    x = capture_rows(model, documents, site or site_of(sae), max_tokens=TOKENS, context=CONTEXT).clean
     features = sae.encode(x.to(sae.device, sae.dtype))
     error = (sae.decode(features).cpu().double() - x.double()).square().sum()
     variance = (x.double() - x.double().mean(0)).square().sum()
