@@ -25,7 +25,7 @@ def test_one_command_ends_in_a_report(tmp_path: Path) -> None:
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=new_user, timeout=BUDGET)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(f"report: {out / 'report.html'}")
-    for stage in ("unpacking", "capturing activations", "training the SAE", "small GPT-2s", "patching"):
+    for stage in ("unpacking", "measuring", "small GPT-2s", "patching"):
         assert stage in done.stderr, "progress throughout"
     curse = read_run(out / "reversal-curse").findings
     assert [f.verdict for f in curse[:3]] == ["yes", "yes", "yes"]
