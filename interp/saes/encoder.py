@@ -98,8 +98,7 @@ class Encoder:
                 return _at_least(pre, floors[-1])
 
             found = self._exact(x, weights, *self._scan(ready, take))
-            found = found.chosen(found.pre > 0)
-            code = found.chosen(_strongest(found, k))
+            code = found.chosen(_strongest(found, k) & (found.pre > 0))
             if self._reached(_smallest(code), torch.cat(floors), ready):
                 return code
         return Encoder("fp32").top_k(x, weights, k)
@@ -149,14 +148,13 @@ class Encoder:
         plain = weights.scale is None and self.precision == "fp32"
         W = weights.W if plain else torch.empty_like(weights.W, dtype=dtype)
         longest = lost = 0.0
-        for first in range(0, len(W), BLOCK):
+        for first in range(0, 0 if plain else len(W), BLOCK):
             some = slice(first, first + BLOCK)
-            exact = weights.W[some] if weights.scale is None else weights.W[some] * weights.scale[some, None]
-            if not plain:
-                W[some] = exact
+            exact = weights.W[some].clone() if weights.scale is None else weights.W[some] * weights.scale[some, None]
+            W[some] = exact
             if self.precision == "bf16":
                 longest = max(longest, float(exact.norm(dim=1).max()))
-                lost = max(lost, float((exact - W[some]).norm(dim=1).max()))
+                lost = max(lost, float(exact.sub_(W[some]).norm(dim=1).max()))
         bias, norms = weights.bias(), x.norm(dim=1)
         if not bool(torch.isfinite(norms.sum() + bias.abs().sum() + weights.W.sum())):
             raise UserError(
