@@ -1,4 +1,4 @@
-"""15 findings in 3 parts as a probe would yield them: every figure kind, labels long enough to hurt."""
+"""16 findings in 3 parts as a probe would yield them: every figure kind, labels long enough to hurt."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 
 from fake_rows import (
     contexts_rows,
+    dictionaries_rows,
     effects_rows,
     groups_rows,
     heads_rows,
@@ -23,7 +24,7 @@ from interp.lab.findings import Control, Estimate, Expects, Figure, Finding, Row
 
 
 def fake_findings() -> list[Finding]:
-    """Fifteen findings over three parts."""
+    """Sixteen findings over three parts."""
     rng = random.Random(0)
     part = "Does it happen, and how strongly?"
     where = "Where in the model is the answer written?"
@@ -269,6 +270,24 @@ def fake_findings() -> list[Finding]:
             "trained direction",
             expects="less",
             table=[{"note": "no picture", "share": 0.0}],
+        ),
+        _finding(
+            "The dictionary recovers more of the loss than others of its sparsity",
+            which,
+            (0.96, 0.95, 0.97),
+            (0.91, 0.89, 0.93),
+            "share of loss recovered",
+            "batchtopk-4608-k32-trained-on-the-first-half",
+            table=dictionaries_rows(rng),
+            figure=Figure(
+                "points",
+                x="features active per token",
+                y="loss recovered (share)",
+                group="dictionary",
+                low="low",
+                high="high",
+                caption="Held-out documents. Up and to the left is better.",
+            ),
         ),
         _finding(
             "Steering with it brings the name back",

@@ -29,6 +29,7 @@ from interp.saes.architectures.base import Batch, Step
 from interp.saes.checkpoint import (
     METRICS,
     describe,
+    folder_of,
     kernels,
     part_of,
     plan_hash,
@@ -89,6 +90,8 @@ def train(
     record = describe(plans, training, lineages, precision, ranks.count)
     if all(was_made_by(target, record) for target in targets):  # killed after the last step, or simply asked again
         say("it is there already, made with these settings")
+        if ranks.rank == 0:
+            shutil.rmtree(folder_of(out), ignore_errors=True)
         return targets
     check_new(out)
 
