@@ -144,6 +144,7 @@ def card(
         f"{sae.cfg.d_sae:,} features, {settings.k} active at a token. Weights in fp16, SAELens' format. Apache-2.0, as "
         "the model that wrote the text. Made by `scripts/build_sae.py`; `metrics.jsonl` has its training, "
         "`evaluation.json` every number below.",
+        f'To look at it: `interp sae show {settings.out} --prompt "The capital of France is"`.',
         "",
         "## How it was made",
         "",
@@ -156,19 +157,27 @@ def card(
         "",
         f"## On held-out text ({ours.n_tokens:,} tokens of {ours.n_documents} documents)",
         "",
+        "The documents were sampled in the same way with another seed, and no step was taken on them. *Explained "
+        "variance* is one minus the squared error over the squared distance from the mean. *Loss recovered* is 1 where "
+        "the model predicts as well with the rewritten activations as with its own, and 0 where it predicts as badly "
+        "as with their mean in their place.",
+        "",
         "| | explained variance | loss recovered | loss (nats) | active a token | never fire |",
         "|---|---|---|---|---|---|",
         f"| this SAE | {told(ours)} |",
         f"| random directions | {told(null)} |",
         "",
-        f"The model's own loss is {ours.ce_clean:.3f}; with the mean instead of the site {ours.ce_mean_ablation:.3f}. "
+        f"The model's own loss is {ours.ce_clean:.3f} nats a token; with the mean in place of every activation it is "
+        f"{ours.ce_mean_ablation:.3f}. "
         f"With attention sinks, which it was not trained on, the explained variance is "
         f"{ours.explained_variance_with_sinks:.3f}. In the last {settings.dead_after} steps of training "
-        f"{cfg.dead_share:.1%} of the features fired on nothing.",
+        f"{cfg.dead_share:.1%} of the features were silent.",
         "",
         "## What its features look like",
         "",
-        "Not chosen for being clear: among those firing on 0.1 to 5 % of tokens, the most strongly active.",
+        "The token in brackets is where the feature fires most; ⏎ is a line break. The text was sampled at temperature "
+        "1 and reads like it. Not chosen for being clear: among those firing on 0.1 to 5 % of tokens, the most strongly "
+        "active.",
         "",
         *examples,
         "",

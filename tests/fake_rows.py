@@ -38,7 +38,7 @@ def templates_rows(rng: random.Random) -> list[Row]:
 
 
 def dictionaries_rows(rng: random.Random) -> list[Row]:
-    names = {"topk-4608-k32": 32.0, "batchtopk-4608-k32-trained-on-the-first-half": 31.4, "random directions": 32.0}
+    names = {"topk-4608-k32": 32, "batchtopk-4608-k32-trained-on-the-first-half": 31, "random directions": 32}
     return [
         cell({"dictionary": name, "features active per token": l0}, "loss recovered (share)", spread(rng, mean, 0.01))
         for (name, l0), mean in zip(names.items(), (0.96, 0.91, 0.5), strict=True)

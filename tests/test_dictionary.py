@@ -37,7 +37,7 @@ def test_several_are_measured_on_the_same_text(
     lab = Lab(word_model, sae_folder=word_sae)
     found = list(dictionary.dictionary(lab, tokens=400, beside=(weaker,), force=True))
     beside = next(finding for finding in found if finding.part == "Beside other SAEs")
-    assert beside.claim == "sae recovers more of the model's loss than weaker."
+    assert beside.claim == "SAE sae recovers more of the model's loss than SAE weaker."
     assert beside.estimate.mean > beside.control.estimate.mean
     assert [row["dictionary"] for row in beside.table] == ["sae", "random directions", "weaker"]
     figure = draw(beside)

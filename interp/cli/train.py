@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from interp.saes.sources import Source
 
 Say = Callable[[str, int, int], None]
+SPARSITY = "l1_coefficient=… (standard, gated), l0_coefficient=… or target_l0=… (jumprelu)"
 
 
 @dataclass
@@ -169,7 +170,7 @@ def _open_store(options: SAETrainOptions) -> tuple[Source, list[str]]:
     sites = options.site or store.sites
     for site in [*sites, *([options.site_out] if options.site_out else [])]:
         if site not in store.sites:
-            raise unknown("site", site, store.sites, f"in {options.store}; `interp store info` lists what is")
+            raise unknown("site", site, store.sites, f"`interp store info {options.store}` lists what it holds")
     return StoreRows(store), sites
 
 
@@ -198,6 +199,8 @@ def _plan(options: SAETrainOptions, site: str, width: int, k: float | None) -> S
     from interp.saes.plan import plan_sae, read_settings
 
     settings = read_settings(options.arch, options.set)
+    if k is not None and _default_k(options.arch) == [None]:
+        raise UserError(f"--k came with --arch {options.arch}, whose sparsity is set otherwise: by --set {SPARSITY}")
     if k is not None:
         settings["k"] = int(k) if k == int(k) else k
     return plan_sae(

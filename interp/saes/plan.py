@@ -183,14 +183,18 @@ class Training:
         if self.resample_every is not None and self.resample_every < 1:
             raise UserError(f"resample_every={self.resample_every}; expected 1 or more")
 
+    @property
+    def rate(self) -> float:
+        """The learning rate at its highest."""
+        return min(3e-3, 0.035 / sqrt(self.steps)) if self.lr is None else self.lr
+
     def lr_at(self, step: int) -> float:
         """The learning rate of a step, counting from 0."""
         decay = self.steps // 5
         left = self.steps - step
         falling = 1.0 if left > decay else 0.1 + 0.9 * left / (decay + 1)
         rising = min(1.0, (step + 1) / self.lr_warm_up) if self.lr_warm_up else 1.0
-        lr = min(3e-3, 0.035 / sqrt(self.steps)) if self.lr is None else self.lr
-        return lr * falling * rising
+        return self.rate * falling * rising
 
     def warm_at(self, step: int) -> float:
         """By what a sparsity penalty is multiplied."""

@@ -246,7 +246,12 @@ class _Run:
             **({"hook_name_out": plan.site_out} if plan.site_out else {}),
             "sinks_excluded": True,
             "training_plan": plan_hash(self.record),
-            "training": {**self.record["training"], "ranks": self.ranks.count, "normalize": plan.normalize},
+            "training": {
+                **self.record["training"],
+                "lr": learner.training.rate,
+                "ranks": self.ranks.count,
+                "normalize": plan.normalize,
+            },
             "training_rows": line.get("rows"),
             "mean_norm": learner.mean_norm,
             "explained_variance": line.get("explained_variance"),
@@ -309,7 +314,9 @@ def check_names(plans: Sequence[SAEPlan]) -> None:
 
 def _check_counts(rows: int, training: Training, ranks: Ranks) -> None:
     if rows < training.batch:
-        raise UserError(f"{rows:,} rows came, fewer than a batch of {training.batch:,}; capture more tokens")
+        raise UserError(
+            f"{rows:,} rows came, fewer than a batch of {training.batch:,}; give more tokens or a smaller batch"
+        )
     if training.batch % ranks.count:
         raise UserError(f"a batch of {training.batch} rows for {ranks.count} processes; expected a multiple of those")
 

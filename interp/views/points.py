@@ -39,6 +39,6 @@ def points(rows: list[Row], spec: findings.Figure) -> go.Figure:
                 panel.row,
                 panel.col,
             )
-    figure.update_xaxes(title_text=title(spec.x), rangemode="tozero")
+    figure.update_xaxes(title_text=title(spec.x), zeroline=False)
     figure.update_yaxes(title_text=title(spec.y))
     return figure
