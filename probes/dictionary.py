@@ -130,8 +130,8 @@ def dictionary(
         expects="less",
         part=PART,
         measure=f"The share of features that fire on none of {len(rows.clean):,} tokens, enough for {FIRINGS} firings "
-        "of a feature on average where the text lasts. The interval takes the features as a sample of such features; it "
-        "does not say what other text would give.",
+        "of a feature on average where the text lasts. The interval takes the features as a sample of such features; "
+        "it does not say what other text would give.",
         caveat="A rare feature may need more text, and one that fires may still mean nothing: read the examples.",
         table=examples,
         figure=Figure(

@@ -176,8 +176,8 @@ def card(
         "## What its features look like",
         "",
         "The token in brackets is where the feature fires most; ⏎ is a line break. The text was sampled at temperature "
-        "1 and reads like it. Not chosen for being clear: among those firing on 0.1 to 5 % of tokens, the most strongly "
-        "active.",
+        "1 and reads like it. Not chosen for being clear: among those firing on 0.1 to 5 % of tokens, the most "
+        "strongly active.",
         "",
         *examples,
         "",
