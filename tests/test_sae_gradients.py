@@ -91,7 +91,7 @@ def test_losses_and_gradients_are_those_of_autograd(
         off = (step.gradients[parameter_name] - wanted).norm() / wanted.norm()
         # sae-lens keeps thresholds in fp32, and their gradients too
         assert float(off) < (1e-6 if parameter_name == "threshold" else limit), f"{parameter_name}: {float(off):.1e}"
-    torch.testing.assert_close(step.out, out.sae_out.detach(), rtol=limit, atol=10 * limit)
+    torch.testing.assert_close(step.error + out.sae_in, out.sae_out.detach(), rtol=limit, atol=10 * limit)
     assert step.code.fired(step.values).tolist() == (out.feature_acts != 0).sum(0).tolist()
 
 

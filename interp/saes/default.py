@@ -45,7 +45,7 @@ def split_corpus() -> tuple[list[str], list[str]]:
 def shipped_sae(model: Model) -> Path | None:
     """The folder of the SAE in `data/saes/` that was trained on this very model, None where there is none."""
     ours = lineage_of(model, "")
-    for cfg in sorted((data(CORPUS).parents[1] / "saes").glob("*/cfg.json")):
+    for cfg in sorted(data("saes").glob("*/cfg.json")):
         metadata = json.loads(cfg.read_text(encoding="utf-8"))["metadata"]
         if all(metadata.get(key) == ours[key] for key in LINEAGE):
             return cfg.parent

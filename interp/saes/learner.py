@@ -25,7 +25,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Told:
-    """What a step was like, over all ranks: losses by name, the squared error a row, active features a row."""
+    """What a step was like, over all ranks: losses by name, the norm of the gradients, active features a row."""
 
     losses: dict[str, float]
     gradient_norm: float
@@ -151,7 +151,7 @@ class Learner:
         ids = self.dead.nonzero().flatten()
         if not len(ids):
             return
-        errors = self._whole((done.out - batch.y).square().sum(1, keepdim=True)).flatten().double().square().cpu()
+        errors = self._whole(done.error.square().sum(1, keepdim=True)).flatten().double().square().cpu()
         reads, writes = map(self._whole, (batch.inputs(self.weights), batch.y - self.weights["b_dec"]))
         generator = torch.Generator().manual_seed(self.training.seed + 1_000_003 * (step + 1))
         chosen = torch.multinomial(

@@ -198,7 +198,7 @@ class _Run:
     ) -> None:
         """One line of metrics of one SAE."""
         learner = self.learners[index]
-        error, variance = (outcome.out - batch.y).double().square().sum(), _variance(batch, self.ranks)
+        error, variance = outcome.error.double().square().sum(), _variance(batch, self.ranks)
         if not isfinite(sum(told.losses.values())):
             raise UserError(
                 f"training diverged: the loss is {sum(told.losses.values())} at step {step}; choose a lower --lr or a "

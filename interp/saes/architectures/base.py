@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,15 +48,15 @@ class Batch:
 class Step:
     """What a step gives: losses (sums over this rank's rows, divided by all ranks' rows) and their gradients.
 
-    `code` with `values`: the activations that the decoder read. `out`: the reconstruction. `buffers`: new values of
-    what is kept and not trained.
+    `code` with `values`: the activations that the decoder read. `error`: the reconstruction less what it is to be.
+    `buffers`: new values of what is kept and not trained.
     """
 
     losses: Tensors
     gradients: Tensors
     code: Code
     values: Tensor
-    out: Float[Tensor, "row d_out"]
+    error: Float[Tensor, "row d_out"]
     buffers: Tensors = field(default_factory=dict)
 
 
@@ -82,10 +82,25 @@ class Architecture:
     not_below: Mapping[str, float] = field(default_factory=dict)
 
 
-def error_of(out: Tensor, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "row d_out"]]:
-    """The squared error, and its slope at the reconstruction."""
-    difference = out - batch.y
-    return difference.square().sum() / batch.rows, difference * (2 / batch.rows)
+def squared(error: Float[Tensor, "row d_out"], batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "row d_out"]]:
+    """The loss of a reconstruction with this error, and its slope there."""
+    return error.square().sum() / batch.rows, error * (2 / batch.rows)
+
+
+class Fit(NamedTuple):
+    """A reconstruction: its loss, its `error`, and the loss's slopes at it and, along the decoder, at the values."""
+
+    loss: Float[Tensor, ""]
+    error: Float[Tensor, "row d_out"]
+    slope: Float[Tensor, "row d_out"]
+    to_values: Tensor
+
+
+def reconstruct(code: Code, values: Tensor, weights: Tensors, batch: Batch) -> Fit:
+    """What the decoder makes of `values` on the code."""
+    error, along = code.fit(values, weights["W_dec"], weights["b_dec"], batch.y)
+    loss, slope = squared(error, batch)
+    return Fit(loss, error, slope, along * (2 / batch.rows))
 
 
 def decoder_norm(weights: Tensors) -> Float[Tensor, " d_sae"]:

@@ -19,7 +19,7 @@ from interp.saes.architectures.base import (
     along_norm,
     decoder_norm,
     encoder_weights,
-    error_of,
+    reconstruct,
     total,
 )
 
@@ -34,20 +34,18 @@ class Gated:
 
 def gated_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: Gated) -> Step:
     """Loss and gradients on a batch."""
-    inputs, norm, W_dec = batch.inputs(weights), decoder_norm(weights), weights["W_dec"]
+    inputs, norm = batch.inputs(weights), decoder_norm(weights)
     code = batch.encoder.above(inputs, encoder_weights(weights, "b_gate"), torch.zeros_like(weights["b_gate"]))
     gate = code.keep(code.pre)
     scale = code.of_feature(weights["r_mag"].exp())
     plain = gate - code.keep(code.of_feature(weights["b_gate"]))  # x @ W
     magnitude = code.keep(plain * scale + code.of_feature(weights["b_mag"]))
     values = magnitude.clamp(min=0)
-    out, via_gate = (code.decode(some, W_dec) + weights["b_dec"] for some in (values, gate))
-    mse, slope = error_of(out, batch)
-    aux, aux_slope = error_of(via_gate, batch)
+    fit, via_gate = (reconstruct(code, some, weights, batch) for some in (values, gate))
     weight = batch.warm * settings.l1_coefficient / batch.rows
     summed = code.per_feature(gate)
-    to_magnitude = code.along(slope, W_dec) * (magnitude > 0)
-    to_gate = code.along(aux_slope, W_dec) + code.keep(code.of_feature(weight * norm))
+    to_magnitude = fit.to_values * (magnitude > 0)
+    to_gate = via_gate.to_values + code.keep(code.of_feature(weight * norm))
     to_product = to_gate + to_magnitude * scale
     gate_bias, magnitude_bias = code.per_feature(to_gate), code.per_feature(to_magnitude)
     gradients = total(
@@ -56,13 +54,16 @@ def gated_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: Gated
             "b_gate": gate_bias,
             "b_mag": magnitude_bias,
             "r_mag": code.per_feature(to_magnitude * plain) * weights["r_mag"].exp(),
-            "W_dec": code.outer(values, slope) + code.outer(gate, aux_slope) + along_norm(weights, weight * summed),
-            "b_dec": slope.sum(0) + aux_slope.sum(0),
+            "W_dec": code.outer(values, fit.slope)
+            + code.outer(gate, via_gate.slope)
+            + along_norm(weights, weight * summed),
+            "b_dec": fit.slope.sum(0) + via_gate.slope.sum(0),
         },
         {"b_dec": -(code.per_feature(to_product) @ weights["W_enc"])} if batch.centred else {},
     )
-    losses = {"mse_loss": mse, "l1_loss": weight * (summed * norm).sum(), "auxiliary_reconstruction_loss": aux}
-    return Step(losses, gradients, code, values, out)
+    losses = {"mse_loss": fit.loss, "l1_loss": weight * (summed * norm).sum()}
+    losses["auxiliary_reconstruction_loss"] = via_gate.loss
+    return Step(losses, gradients, code, values, fit.error)
 
 
 ARCHITECTURE = Architecture(

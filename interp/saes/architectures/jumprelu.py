@@ -23,7 +23,7 @@ from interp.saes.architectures.base import (
     decoder_norm,
     encoder_gradients,
     encoder_weights,
-    error_of,
+    reconstruct,
     total,
 )
 from interp.saes.architectures.revival import pre_act
@@ -60,30 +60,29 @@ def jumprelu_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: Ju
     """Loss and gradients on a batch."""
     weights = weights | {"threshold": weights["threshold"].clamp(min=0)}  # below zero it would let all through
     inputs, norm, threshold = batch.inputs(weights), decoder_norm(weights), weights["threshold"]
-    bandwidth, W_dec = settings.jumprelu_bandwidth, weights["W_dec"]
+    bandwidth = settings.jumprelu_bandwidth
     # the code holds the window below each threshold as well
     code = batch.encoder.above(inputs, encoder_weights(weights), threshold - bandwidth / 2)
     height = code.of_feature(threshold)
     on = code.keep((code.pre > height).to(inputs.dtype))
     window = code.keep((((code.pre - height) / bandwidth).abs() < 0.5).to(inputs.dtype))
     values = code.pre * on
-    out = code.decode(values, W_dec) + weights["b_dec"]
-    mse, slope = error_of(out, batch)
+    fit = reconstruct(code, values, weights, batch)
     sparsity, to_count, to_values, to_norm = _penalty(code, on, values, norm, batch, settings)
-    to_active = code.along(slope, W_dec) + to_values
+    to_active = fit.to_values + to_values
     through = window * (height * to_active + to_count) / bandwidth
     to_pre = on * to_active + (through if settings.jumprelu_ste_to_input else 0)
     revival, reviving = pre_act(weights, inputs, batch, settings.pre_act_loss_coefficient)
     gradients = total(
-        {"W_dec": code.outer(values, slope), "b_dec": slope.sum(0), "threshold": -code.per_feature(through)},
+        {"W_dec": code.outer(values, fit.slope), "b_dec": fit.slope.sum(0), "threshold": -code.per_feature(through)},
         {} if to_norm is None else {"W_dec": along_norm(weights, to_norm)},
         encoder_gradients(code, to_pre, inputs, weights, batch),
         reviving,
     )
-    losses = {"mse_loss": mse, "l0_loss": sparsity}
+    losses = {"mse_loss": fit.loss, "l0_loss": sparsity}
     if settings.pre_act_loss_coefficient is not None:
         losses["pre_act_loss"] = revival
-    return Step(losses, gradients, code, values, out)
+    return Step(losses, gradients, code, values, fit.error)
 
 
 def _penalty(

@@ -6,15 +6,15 @@ General features then stay general instead of being absorbed by special ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from interp.errors import UserError
-from interp.saes.architectures.base import Architecture, Batch, Step, Tensors, encoder_gradients, error_of, total
-from interp.saes.architectures.batchtopk import BUFFERS, BatchTopK, choose_in_batch
+from interp.saes.architectures import batchtopk
+from interp.saes.architectures.base import Batch, Step, Tensors, encoder_gradients, squared, total
+from interp.saes.architectures.batchtopk import BatchTopK, choose_in_batch
 from interp.saes.architectures.revival import aux_k
 
 
@@ -42,39 +42,34 @@ def matryoshka_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: 
     inputs, levels = batch.inputs(weights), list(pairwise((0, *settings.matryoshka_widths)))
     which = [code.between(first, stop) for first, stop in levels]
     parts = [code.chosen(some) for some in which]
-    out, errors, slopes = weights["b_dec"].expand_as(batch.y), [], []
+    error, losses, slopes = weights["b_dec"] - batch.y, [], []
     for part in parts:
-        out = out + part.decode(part.pre, weights["W_dec"])
-        error, slope = error_of(out, batch)
-        errors.append(error)
+        error = error + part.decode(part.pre, weights["W_dec"])
+        loss, slope = squared(error, batch)
+        losses.append(loss)
         slopes.append(slope)
     # a feature is in its own level and all wider ones: its slope is the sum of theirs
-    to_pre, to_decoder, beyond = torch.zeros_like(code.pre), torch.zeros_like(weights["W_dec"]), torch.zeros_like(out)
+    to_pre, to_decoder, beyond = torch.zeros_like(code.pre), torch.zeros_like(weights["W_dec"]), torch.zeros_like(error)
     for (first, stop), part, some, slope in reversed(list(zip(levels, parts, which, slopes, strict=True))):
         beyond = beyond + slope
         to_pre[some] = part.along(beyond, weights["W_dec"])
         to_decoder[first:stop] = part.outer(part.pre, beyond)[first:stop]
-    aux_loss, aux_gradients = aux_k(weights, inputs, batch.y - out, batch, settings.aux_loss_coefficient)
+    aux_loss, aux_gradients = aux_k(weights, inputs, -error, batch, settings.aux_loss_coefficient)
     gradients = total(
         {"W_dec": to_decoder, "b_dec": beyond.sum(0)},
         encoder_gradients(code, to_pre, inputs, weights, batch),
         aux_gradients,
     )
-    inner = {
-        f"inner_mse_loss_{width}": error for width, error in zip(settings.matryoshka_widths[:-1], errors, strict=False)
-    }
-    losses: dict[str, Tensor] = {"mse_loss": errors[-1], "auxiliary_reconstruction_loss": aux_loss, **inner}
-    return Step(losses, gradients, code, code.pre, out, kept)
+    *inner, whole = losses
+    named = {f"inner_mse_loss_{width}": loss for width, loss in zip(settings.matryoshka_widths, inner, strict=False)}
+    told = {"mse_loss": whole, "auxiliary_reconstruction_loss": aux_loss, **named}
+    return Step(told, gradients, code, code.pre, error, kept)
 
 
-ARCHITECTURE = Architecture(
+ARCHITECTURE = replace(
+    batchtopk.ARCHITECTURE,
     name="matryoshka_batchtopk",
     settings=Matryoshka,
     step=matryoshka_step,
-    per_feature=lambda settings: {"b_enc": 0.0},
-    buffers=BUFFERS,
-    transcodes="jumprelu_transcoder",
-    revives="aux-k",
-    matrices=6,
     paper="Bussmann et al. 2025, arXiv:2503.17547",
 )

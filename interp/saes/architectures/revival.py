@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.saes.architectures.base import Batch, Tensors, along_norm, decoder_norm, no_loss
@@ -15,16 +15,14 @@ def aux_k(
     residual: Float[Tensor, "row d_out"],
     batch: Batch,
     coefficient: float,
-    dead: Bool[Tensor, " d_sae"] | None = None,
 ) -> tuple[Float[Tensor, ""], Tensors]:
     """Dead features reconstruct what the living ones leave: Gao et al. 2406.04093, A.2, as sae-lens has it.
 
     At every row the d_in / 2 dead features of largest pre-activation take part (without a ReLU), and the loss is scaled
     down where fewer are dead. Costs a dense product of the dead features alone.
     """
-    dead = batch.dead if dead is None else dead
-    ids = dead.nonzero().flatten() if dead is not None and coefficient else torch.empty(0, dtype=torch.long)
-    if not len(ids):
+    ids = _dead_ids(batch)
+    if not len(ids) or not coefficient:
         return no_loss(residual), {}
     W_enc, W_dec, b_enc = weights["W_enc"][ids], weights["W_dec"][ids], weights["b_enc"][ids]
     k = residual.shape[1] // 2
@@ -39,10 +37,10 @@ def aux_k(
     difference = z @ W_dec - residual
     slope = difference * (2 * weight / batch.rows)
     to_pre = (slope @ W_dec.T) * chosen
-    found = {"W_dec": (W_dec, z.T @ slope), "W_enc": (W_enc, to_pre.T @ inputs), "b_enc": (b_enc, to_pre.sum(0))}
-    gradients = {name: torch.zeros_like(weights[name]).index_copy_(0, ids, value) for name, (_, value) in found.items()}
+    found = {"W_dec": z.T @ slope, "W_enc": to_pre.T @ inputs, "b_enc": to_pre.sum(0)}
+    gradients = {name: _spread(weights[name], ids, value) for name, value in found.items()}
     if batch.centred:
-        gradients["b_dec"] = -(found["b_enc"][1] @ W_enc)
+        gradients["b_dec"] = -(found["b_enc"] @ W_enc)
     return difference.square().sum() * (weight / batch.rows), gradients
 
 
@@ -50,7 +48,7 @@ def pre_act(
     weights: Tensors, inputs: Float[Tensor, "row d_in"], batch: Batch, coefficient: float | None
 ) -> tuple[Float[Tensor, ""], Tensors]:
     """Dead features are drawn up towards their thresholds: Anthropic, January 2025; dead ones alone, as in sae-lens."""
-    ids = batch.dead.nonzero().flatten() if batch.dead is not None and coefficient else torch.empty(0, dtype=torch.long)
+    ids = _dead_ids(batch)
     if not len(ids) or not coefficient:
         return no_loss(inputs), {}
     W_enc, threshold, norm = weights["W_enc"][ids], weights["threshold"][ids], decoder_norm(weights)[ids]
@@ -58,16 +56,18 @@ def pre_act(
     weight = coefficient / batch.rows
     slope = -(short > 0).to(inputs.dtype) * norm * weight  # at the pre-activations
     summed = slope.sum(0)
-
-    def spread(name: str, value: Tensor) -> Tensor:
-        return torch.zeros_like(weights[name]).index_copy_(0, ids, value)
-
-    gradients = {
-        "W_enc": spread("W_enc", slope.T @ inputs),
-        "b_enc": spread("b_enc", summed),
-        "threshold": spread("threshold", -summed),
-        "W_dec": along_norm(weights, spread("b_enc", short.sum(0) * weight)),
-    }
+    found = {"W_enc": slope.T @ inputs, "b_enc": summed, "threshold": -summed}
+    gradients = {name: _spread(weights[name], ids, value) for name, value in found.items()}
+    gradients["W_dec"] = along_norm(weights, _spread(weights["b_enc"], ids, short.sum(0) * weight))
     if batch.centred:
         gradients["b_dec"] = -(summed @ W_enc)
     return (short * norm).sum() * weight, gradients
+
+
+def _dead_ids(batch: Batch) -> Int[Tensor, " dead"]:
+    return torch.empty(0, dtype=torch.long) if batch.dead is None else batch.dead.nonzero().flatten()
+
+
+def _spread(like: Tensor, ids: Int[Tensor, " dead"], values: Tensor) -> Tensor:
+    """Zeros like the whole weight, with the dead features' `values` in their places."""
+    return torch.zeros_like(like).index_copy_(0, ids, values)

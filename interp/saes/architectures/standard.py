@@ -16,7 +16,7 @@ from interp.saes.architectures.base import (
     decoder_norm,
     encoder_gradients,
     encoder_weights,
-    error_of,
+    reconstruct,
     total,
 )
 
@@ -34,17 +34,16 @@ def standard_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: St
     inputs, norm = batch.inputs(weights), decoder_norm(weights)
     code = batch.encoder.above(inputs, encoder_weights(weights), torch.zeros_like(weights["b_enc"]))
     values = code.keep(code.pre)
-    out = code.decode(values, weights["W_dec"]) + weights["b_dec"]
-    mse, slope = error_of(out, batch)
+    fit = reconstruct(code, values, weights, batch)
     weight = batch.warm * settings.l1_coefficient / batch.rows
     summed = code.per_feature(values)
-    to_pre = code.along(slope, weights["W_dec"]) + code.keep(code.of_feature(weight * norm))
+    to_pre = fit.to_values + code.keep(code.of_feature(weight * norm))
     gradients = total(
-        {"W_dec": code.outer(values, slope) + along_norm(weights, weight * summed), "b_dec": slope.sum(0)},
+        {"W_dec": code.outer(values, fit.slope) + along_norm(weights, weight * summed), "b_dec": fit.slope.sum(0)},
         encoder_gradients(code, to_pre, inputs, weights, batch),
     )
-    losses = {"mse_loss": mse, "l1_loss": weight * (summed * norm).sum()}
-    return Step(losses, gradients, code, values, out)
+    losses = {"mse_loss": fit.loss, "l1_loss": weight * (summed * norm).sum()}
+    return Step(losses, gradients, code, values, fit.error)
 
 
 ARCHITECTURE = Architecture(

@@ -14,6 +14,7 @@ from interp.saes.architectures.base import (
     Step,
     Tensors,
     encoder_gradients,
+    reconstruct,
     scaled_encoder,
     total,
 )
@@ -41,18 +42,15 @@ def topk_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: TopK) 
 def step_of_chosen(code: Pairs, weights: Tensors, batch: Batch, settings: TopK) -> Step:
     """Loss and gradients once the latents are chosen; their pre-activations are above zero."""
     inputs = batch.inputs(weights)
-    error, along = code.fit(code.pre, weights["W_dec"], weights["b_dec"], batch.y)
-    mse = error.square().sum() / batch.rows
-    aux_loss, aux_gradients = aux_k(weights, inputs, -error, batch, settings.aux_loss_coefficient)
-    per = 2 / batch.rows  # the slope of the mean of squares
+    fit = reconstruct(code, code.pre, weights, batch)
+    aux_loss, aux_gradients = aux_k(weights, inputs, -fit.error, batch, settings.aux_loss_coefficient)
     gradients = total(
-        {"W_dec": code.outer(per * code.pre, error), "b_dec": per * error.sum(0)},
-        encoder_gradients(code, per * along, inputs, weights, batch),
+        {"W_dec": code.outer(code.pre, fit.slope), "b_dec": fit.slope.sum(0)},
+        encoder_gradients(code, fit.to_values, inputs, weights, batch),
         aux_gradients,
     )
-    out = error + batch.y
-    losses = {"mse_loss": mse, "auxiliary_reconstruction_loss": aux_loss}
-    return Step(losses, gradients, code, code.pre, out)
+    losses = {"mse_loss": fit.loss, "auxiliary_reconstruction_loss": aux_loss}
+    return Step(losses, gradients, code, code.pre, fit.error)
 
 
 ARCHITECTURE = Architecture(
