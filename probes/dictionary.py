@@ -39,8 +39,8 @@ from interp.lab.probe import Lab, probe
 from interp.model.fresh import fresh_model
 from interp.saes.attach import attach_sae
 from interp.saes.default import default_plan, ensure_default_sae, split_corpus
-from interp.saes.evaluate import Interval, SAEReport, evaluate_saes, random_sae_like
-from interp.saes.load import SAE, encode_features, load_sae, site_of
+from interp.saes.evaluate import Interval, SAEReport, evaluate_saes, random_sae_like, silent_features
+from interp.saes.load import SAE, load_sae, site_of
 from interp.saes.plan import plan_sae
 
 FIRINGS = 40  # of a feature, on average, before it is said to be dead
@@ -122,10 +122,9 @@ def dictionary(
     enough = max(tokens, round(FIRINGS * sae.cfg.d_sae / max(ours.l0, 1.0)))
     rows = capture_rows(lab.model, held_out, site, max_tokens=enough)
     examples = _shown(sae, lab, rows, shown)
-    fired = (encode_features(sae, rows.clean) != 0).any(0)
     yield Finding(
         claim=f"At most one feature in ten fires on none of {len(rows.clean):,} tokens.",
-        estimate=proportion(~fired, unit="share of features", over="feature"),
+        estimate=proportion(silent_features(sae, rows), unit="share of features", over="feature"),
         control=Control("a limit set beforehand", known(0.1, unit="share of features", why="1 feature in 10")),
         expects="less",
         part=PART,

@@ -77,6 +77,12 @@ class Problem:
         """What JumpReLU starts at, with a bias of zero."""
         return -self.bias
 
+    def settings_of(self, kind: Kind) -> dict[str, Any]:
+        """An architecture's settings, by the names that sae-lens has for them."""
+        if kind == "jumprelu":
+            return {"jumprelu_init_threshold": self.threshold, "jumprelu_bandwidth": 0.05, "l0_coefficient": 0.01}
+        return {"k": self.settings.k} if kind in ("topk", "batchtopk") else {"l1_coefficient": 0.01}
+
 
 def pose(settings: Settings) -> Problem:
     """Rows that are sums of a few directions and noise, as activations are; a bias at which k features are active."""
@@ -92,12 +98,7 @@ def pose(settings: Settings) -> Problem:
 def ours(problem: Problem, kind: Kind, precision: Precision) -> Contender:
     """A learner's step."""
     s = problem.settings
-    settings: dict[str, Any] = {"k": s.k} if kind in ("topk", "batchtopk") else {}
-    if kind == "jumprelu":
-        settings = {"jumprelu_init_threshold": problem.threshold, "jumprelu_bandwidth": 0.05, "l0_coefficient": 0.01}
-    if kind in ("standard", "gated"):
-        settings = {"l1_coefficient": 0.01}
-    plan = plan_sae(SITE, kind, s.d_sae, normalize="none", **settings)
+    plan = plan_sae(SITE, kind, s.d_sae, normalize="none", **problem.settings_of(kind))
     weights = {"W_enc": problem.W.clone(), "W_dec": problem.W.clone(), "b_dec": torch.zeros(s.d_in)}
     for name, value in plan.kind.per_feature(plan.settings).items():
         weights[name] = torch.full((s.d_sae,), value)
@@ -124,13 +125,8 @@ def sae_lens(problem: Problem, kind: Kind, autocast: bool) -> Contender:
     from sae_lens.training.sae_trainer import SAETrainer
 
     s = problem.settings
-    extra: dict[str, Any] = {"k": s.k} if kind in ("topk", "batchtopk") else {}
-    if kind == "jumprelu":
-        extra = {"jumprelu_init_threshold": problem.threshold, "jumprelu_bandwidth": 0.05, "l0_coefficient": 0.01}
-    if kind in ("standard", "gated"):
-        extra = {"l1_coefficient": 0.01}
     cls, config = get_sae_training_class(kind)
-    sae: Any = cls(config(d_in=s.d_in, d_sae=s.d_sae, **extra))
+    sae: Any = cls(config(d_in=s.d_in, d_sae=s.d_sae, **problem.settings_of(kind)))
     with torch.no_grad():
         sae.W_enc.copy_(problem.W.T)
         sae.W_dec.copy_(problem.W)

@@ -32,6 +32,7 @@ from interp.saes.default import split_corpus
 from interp.saes.evaluate import SAEReport, evaluate_saes, random_sae_like
 from interp.saes.load import SAE, load_sae, site_of
 from interp.saes.plan import Training, plan_sae
+from interp.saes.report import Telling
 from interp.saes.sources import StoreRows
 from interp.saes.trainer import train
 from interp.text.corpus import load_corpus
@@ -83,7 +84,8 @@ def main(settings: Settings) -> None:
     if not work.exists():
         with shown_progress() as say:
             plan = plan_sae(site, settings.arch, settings.width, k=settings.k)
-            train(plan, source, work, training, progress=say, say=lambda line: print(line, file=sys.stderr, flush=True))
+            telling = Telling(progress=say, say=lambda line: print(line, file=sys.stderr, flush=True))
+            train(plan, source, work, training, telling=telling)
     minutes = (time.monotonic() - began) / 60
     model = load_model(settings.model)
     with new_folder(settings.out) as folder:

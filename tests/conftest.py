@@ -148,3 +148,15 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Model) -> Pat
 
     hf = tiny_hf("llama", len(tiny_gpt2.tokenizer))
     return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", hf, tiny_gpt2.tokenizer)
+
+
+@pytest.fixture
+def as_sparsify(word_sae: Path, tmp_path: Path) -> Path:
+    """The trained SAE of the words as sparsify would have written it."""
+    from foreign_saes import write_sparsify
+    from safetensors.torch import load_file
+
+    w = load_file(word_sae / "sae_weights.safetensors")
+    tensors = {"encoder.weight": w["W_enc"].T.contiguous(), "encoder.bias": w["b_enc"]}
+    tensors |= {name: w[name] for name in ("W_dec", "b_dec")}
+    return write_sparsify(tmp_path / "run" / "h.0", tensors, d_in=32, num_latents=64, k=4)

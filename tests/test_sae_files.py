@@ -22,6 +22,7 @@ from word_sae import PLAN, SITE, TRAINING, change_cfg
 from interp.activations.rows import Rows
 from interp.errors import UserError
 from interp.model.model import Model
+from interp.saes.convert import as_sae_lens, save_sae
 from interp.saes.evaluate import random_sae_like
 from interp.saes.learner import Learner, fresh
 from interp.saes.lineage import lineage_of
@@ -29,7 +30,7 @@ from interp.saes.load import describe_sae, encode_features, load_sae, site_of
 from interp.saes.plan import plan_sae
 from interp.saes.ranks import Ranks
 from interp.saes.sources import Batches, MemoryRows
-from interp.saes.trainer import finished, save_sae, train
+from interp.saes.trainer import train
 
 # --- format ---
 
@@ -62,7 +63,8 @@ def test_plain_sae_lens_loads_what_was_saved_and_computes_the_same(
         active = pre.relu() * (pre * w["W_dec"].norm(dim=1) > threshold)
         assert float((active > 0).sum(1).float().mean()) == pytest.approx(4, abs=1.8), "k, not twice as many"
         expected = (active @ w["W_dec"] + w["b_dec"]) / learner.scale
-    save_sae(finished(learner, {"hook_name": SITE, **lineage_of(word_model, SITE)}), tmp_path / "sae")
+    scales, metadata = (learner.scale, learner.scale_out), lineage_of(word_model, SITE)
+    save_sae(as_sae_lens(plan, learner.weights, learner.buffers, scales, metadata), tmp_path / "sae")
     theirs = sae_lens.SAE.load_from_disk(tmp_path / "sae")
     ours = load_sae(tmp_path / "sae", word_model)
     with torch.no_grad():

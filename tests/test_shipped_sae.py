@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def folder() -> Path:
 def test_it_is_whole_and_small(folder: Path) -> None:
     assert is_intact(folder)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 16e6
+    digest = hashlib.sha256((folder / "sae_weights.safetensors").read_bytes()).hexdigest()
+    assert digest in data("README.md").read_text(encoding="utf-8"), "data/README.md has its hash"
 
 
 def test_it_is_the_default_of_the_bundled_model_and_of_no_other(smol: Model, tiny_gpt2: Model, folder: Path) -> None:

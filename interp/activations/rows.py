@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.tokens import batches, pad
-from interp.model.trunk import find_taps, read_trunk
+from interp.model.trunk import Tap, find_taps, read_trunk
 
 SINK_FACTOR = 10.0
 SINK_RULE = f"position 0, and every token whose norm exceeds {SINK_FACTOR:g} times the median norm at the site"
@@ -78,8 +78,9 @@ def capture_rows(
     values = torch.empty(0)
     done = 0
     many = SORTED * batch_size  # sorted by length inside, so that little is padded
+    taps = taps_of(model, name)
     for start in range(0, len(chosen), many):
-        piece = read_rows(model, chosen[start : start + many], name, batch_size)[name[0]].float().cpu()
+        piece = read_rows(model, chosen[start : start + many], name, batch_size, taps)[name[0]].float().cpu()
         if not done:  # one block from the start: joining pieces at the end would need the memory twice
             values = torch.empty(len(position), piece.shape[1])
         values[done : done + len(piece)] = piece
@@ -96,14 +97,23 @@ def capture_rows(
     )
 
 
+def taps_of(model: Model, sites: Sequence[str]) -> dict[str, Tap]:
+    """Where the plain trunk shows these sites; none while it would not show what the hooked tree does."""
+    return {} if model.is_edited or model.hf.training else find_taps(model, sites)
+
+
 def read_rows(
-    model: Model, sequences: list[list[int]], sites: Sequence[str], batch_size: int = 16
+    model: Model,
+    sequences: list[list[int]],
+    sites: Sequence[str],
+    batch_size: int = 16,
+    taps: dict[str, Tap] | None = None,
 ) -> dict[str, Float[Tensor, "row d"]]:
     """Activations of token sequences at several sites (full names), sequence by sequence, on the model's device.
 
-    From the plain trunk, which is faster, where it has every one of the sites.
+    From the plain trunk, which is faster, where `taps` (`taps_of`, found here unless given) has every site.
     """
-    taps = {} if model.is_edited or model.hf.training else find_taps(model, sites)
+    taps = taps_of(model, sites) if taps is None else taps
     if len(taps) < len(sites):
         acts = model.capture(sequences, list(sites), batch_size=batch_size)
         return {site: acts.rows(site) for site in sites}

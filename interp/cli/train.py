@@ -115,6 +115,7 @@ def _train_share(options: SAETrainOptions, plans: list[SAEPlan], source: Source,
 def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks: Ranks, say: Say) -> int:
     from interp.saes.checkpoint import folder_of
     from interp.saes.log import sinks_of
+    from interp.saes.report import Telling
     from interp.saes.trainer import train
 
     training = _training(options, source.count(list(dict.fromkeys(s for plan in plans for s in plan.sites))))
@@ -126,10 +127,7 @@ def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks
             training,
             device=options.device,
             checkpoint_seconds=60 * options.checkpoint_minutes,
-            watch=_watch(options, source),
-            sinks=sinks,
-            progress=say,
-            say=lambda line: print(f"interp: {line}", file=sys.stderr, flush=True) if ranks.rank == 0 else None,
+            telling=Telling(_watch(options, source), sinks, say, _say_once(ranks)),
             stop=lambda: bool(asked()),
             ranks=ranks,
         )
@@ -141,6 +139,11 @@ def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks
     if ranks.rank == 0:
         print("\n".join(str(path.resolve()) for path in written))
     return 0
+
+
+def _say_once(ranks: Ranks) -> Callable[[str], None]:
+    """To stderr, by one of the processes."""
+    return lambda line: print(f"interp: {line}", file=sys.stderr, flush=True) if ranks.rank == 0 else None
 
 
 def _check(options: SAETrainOptions) -> None:

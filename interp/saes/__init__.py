@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interp.saes.attach import attach_sae
+    from interp.saes.convert import save_sae
     from interp.saes.evaluate import evaluate_sae, evaluate_saes
     from interp.saes.load import load_sae, load_transcoder
     from interp.saes.plan import SAEPlan, Training, plan_sae
+    from interp.saes.report import Telling
     from interp.saes.sources import MemoryRows, ModelRows, StoreRows
-    from interp.saes.trainer import save_sae, train
+    from interp.saes.trainer import train
 
 _HOMES = {
     "MemoryRows": "sources",
     "ModelRows": "sources",
     "SAEPlan": "plan",
     "StoreRows": "sources",
+    "Telling": "report",
     "Training": "plan",
     "attach_sae": "attach",
     "evaluate_sae": "evaluate",
@@ -29,7 +32,7 @@ _HOMES = {
     "load_sae": "load",
     "load_transcoder": "load",
     "plan_sae": "plan",
-    "save_sae": "trainer",
+    "save_sae": "convert",
     "train": "trainer",
 }
 
@@ -38,6 +41,7 @@ __all__ = [
     "ModelRows",
     "SAEPlan",
     "StoreRows",
+    "Telling",
     "Training",
     "attach_sae",
     "evaluate_sae",

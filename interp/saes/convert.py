@@ -1,8 +1,10 @@
-"""Trained weights as SAELens' own classes: what is saved, evaluated and loaded."""
+"""Trained weights as SAELens' own classes, and these in a folder: what is saved, evaluated and loaded."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,8 @@ from sae_lens.registry import get_sae_class
 from sae_lens.saes.sae import SAE, SAEMetadata
 from torch import Tensor
 
+from interp.errors import UserError
+from interp.model.cache import check_place, new_folder
 from interp.saes.plan import SAEPlan
 
 
@@ -57,3 +61,24 @@ def saved_as(plan: SAEPlan) -> str:
     if plan.site_out is not None:
         return str(plan.kind.transcodes)
     return "jumprelu" if plan.kind.buffers else plan.architecture
+
+
+def save_sae(sae: SAE[Any], folder: Path, *, metrics: Path | None = None) -> Path:
+    """Write the SAE in SAELens' format (`cfg.json`, `sae_weights.safetensors`, and `metrics`), whole or not at all."""
+    check_new(folder)
+    with new_folder(folder, needs_bytes=4 * sum(p.numel() for p in sae.parameters())) as temporary:
+        sae.save_model(temporary)
+        if metrics is not None:
+            shutil.copy(metrics, temporary / metrics.name)
+    return folder
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that is there already or cannot be made; ask before training for hours."""
+    try:
+        there = folder.exists() or folder.is_symlink()
+    except OSError as error:
+        raise UserError(f"--out {str(folder)[:80]}…: {error.strerror}; choose another path") from error
+    if there:
+        raise UserError(f"{folder} exists already; expected a new folder for the SAE; choose another or remove it")
+    check_place(folder, "--out")

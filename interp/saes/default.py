@@ -19,6 +19,7 @@ from interp.model.model import Model
 from interp.model.provenance import hash_files
 from interp.saes.lineage import LINEAGE, lineage_of
 from interp.saes.plan import SAEPlan, Training, plan_sae
+from interp.saes.report import Telling
 from interp.saes.sources import MemoryRows
 from interp.saes.trainer import train
 from interp.text.corpus import load_corpus
@@ -90,5 +91,6 @@ def ensure_default_sae(model: Model, say: Say, chosen: tuple[SAEPlan, Training] 
     )
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
     folder.parent.mkdir(parents=True, exist_ok=True)
-    train(plan, MemoryRows(rows, model), folder, training, progress=lambda _, n, of: say("training the SAE", n, of))
+    telling = Telling(progress=lambda _, n, of: say("training the SAE", n, of))
+    train(plan, MemoryRows(rows, model), folder, training, telling=telling)
     return folder

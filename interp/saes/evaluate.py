@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from sae_lens import SAE, TopKSAE, TopKSAEConfig
 from sae_lens.saes.sae import SAEMetadata
@@ -139,6 +139,11 @@ def evaluate_saes(
     return [_report(sae, base, loss(reconstruct(sae, typical_norm=typical))) for sae in saes]
 
 
+def silent_features(sae: SAE[Any], rows: Rows) -> NDArray[np.bool_]:
+    """Which features [d_sae] fire at none of the rows that are no sinks."""
+    return (~_fit(sae, rows).fired).numpy()
+
+
 @torch.no_grad()
 def random_sae_like(sae: SAE[Any], seed: int, rows: Rows) -> TopKSAE:
     """The null of every metric: a TopK SAE as wide and as sparse, with the same decoder bias, of random directions.
@@ -181,7 +186,7 @@ def _report(sae: SAE[Any], base: _Base, ours: NDArray[np.float64]) -> SAEReport:
         explained_variance=_explained(rows, fit.error, ~rows.is_sink, base.weights),
         explained_variance_with_sinks=_explained(rows, fit.error, torch.ones_like(rows.is_sink), base.weights[:1]).mean,
         l0=fit.l0,
-        dead_share=fit.dead_share,
+        dead_share=float((~fit.fired).float().mean()),
         ce_clean=float(base.clean.sum()) / base.predictions,
         ce_reconstruction=float(ours.sum()) / base.predictions,
         ce_mean_ablation=float(base.mean.sum()) / base.predictions,
@@ -212,7 +217,7 @@ class _Passes:
 class _Fit(NamedTuple):
     error: Float[Tensor, " row"]  # ||x - x̂||², sinks included
     l0: float
-    dead_share: float
+    fired: Bool[Tensor, " d_sae"]  # at any row that is no sink
 
 
 @torch.no_grad()
@@ -225,7 +230,7 @@ def _fit(sae: SAE[Any], rows: Rows) -> _Fit:
         fired |= ordinary.any(0)
         active += int(ordinary.sum())
     n = int((~rows.is_sink).sum())
-    return _Fit(torch.cat(errors), active / n, float((~fired).float().mean()))
+    return _Fit(torch.cat(errors), active / n, fired)
 
 
 def _losses(model: Model, texts: list[list[int]], edits: Mapping[str, Edit], passes: _Passes) -> NDArray[np.float64]:

@@ -24,9 +24,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a step was like, over all ranks: losses by name, the norm of the gradients, active features a row."""
+class Outcome:
+    """What a step on a batch was like. Losses by name, the norm of the gradients and the active features a row are over
+    all ranks; `step` and `batch` are this one's."""
 
+    step: Step
+    batch: Batch
     losses: dict[str, float]
     gradient_norm: float
     l0: float
@@ -90,7 +93,7 @@ class Learner:
         return {name: parameter.data for name, parameter in self.parameters.items()}
 
     @torch.no_grad()
-    def learn(self, rows: SiteRows, step: int) -> tuple[Step, Batch, Told]:
+    def learn(self, rows: SiteRows, step: int) -> Outcome:
         """One step of training on this rank's `rows`."""
         batch = self._batch(rows, step)
         done = self._step(batch)
@@ -113,7 +116,7 @@ class Learner:
         if self.plan.kind.revives == "resampling" and self.training.resamples_at(step):
             self.resample(batch, done, step)
         told = dict(zip(done.losses, losses.tolist(), strict=True))
-        return done, batch, Told(told, float(norm), float(fired.sum()) / batch.rows)
+        return Outcome(done, batch, told, float(norm), float(fired.sum()) / batch.rows)
 
     @torch.no_grad()
     def step_on(self, rows: SiteRows, step: int) -> Step:

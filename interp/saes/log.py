@@ -28,10 +28,13 @@ def _tensorboard(run: str) -> Iterator[Sink]:
     except ImportError as error:
         raise UserError("--log tensorboard needs the package tensorboard; pip install tensorboard") from error
     writer = SummaryWriter(f"runs/tensorboard/{run}")
+
+    def write(line: Mapping[str, Any]) -> None:
+        for name, value in _numbers(line).items():
+            writer.add_scalar(name, value, line["step"])
+
     try:
-        yield lambda line: [
-            writer.add_scalar(f"{line['sae']}/{key}", value, line["step"]) for key, value in _numbers(line)
-        ].clear()
+        yield write
     finally:
         writer.close()
 
@@ -42,12 +45,12 @@ def _wandb(run: str) -> Iterator[Sink]:
 
     began = wandb.init(project="interp-probes", name=run)
     try:
-        yield lambda line: began.log({f"{line['sae']}/{k}": v for k, v in _numbers(line)}, step=line["step"])
+        yield lambda line: began.log(_numbers(line), step=line["step"])
     finally:
         began.finish()
 
 
-def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for key, value in line.items():
-        if isinstance(value, int | float) and key != "step":
-            yield key, value
+def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """What can be drawn, by names that tell several SAEs apart."""
+    numbers = {key: value for key, value in line.items() if isinstance(value, int | float) and key != "step"}
+    return {f"{line['sae']}/{key}": value for key, value in numbers.items()}
