@@ -82,25 +82,31 @@ class Architecture:
     not_below: Mapping[str, float] = field(default_factory=dict)
 
 
-def squared(error: Float[Tensor, "row d_out"], batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, "row d_out"]]:
-    """The loss of a reconstruction with this error, and its slope there."""
-    return error.square().sum() / batch.rows, error * (2 / batch.rows)
-
-
 class Fit(NamedTuple):
-    """A reconstruction: its loss, its `error`, and the loss's slopes at it and, along the decoder, at the values."""
+    """A reconstruction: its loss, its `error`, and the loss's slope at the values.
+
+    The slope at the reconstruction is the error times `per`, a matrix as large as the batch that nobody has to make.
+    """
 
     loss: Float[Tensor, ""]
     error: Float[Tensor, "row d_out"]
-    slope: Float[Tensor, "row d_out"]
     to_values: Tensor
+    per: float
+
+    def to_decoder(self, code: Code, values: Tensor) -> Float[Tensor, "d_sae d_out"]:
+        """The slope at W_dec, which read `values`."""
+        return code.outer(values * self.per, self.error)
+
+    def to_bias(self) -> Float[Tensor, " d_out"]:
+        """The slope at the decoder's bias."""
+        return self.error.sum(0) * self.per
 
 
 def reconstruct(code: Code, values: Tensor, weights: Tensors, batch: Batch) -> Fit:
     """What the decoder makes of `values` on the code."""
     error, along = code.fit(values, weights["W_dec"], weights["b_dec"], batch.y)
-    loss, slope = squared(error, batch)
-    return Fit(loss, error, slope, along * (2 / batch.rows))
+    per = 2 / batch.rows
+    return Fit(error.square().sum() / batch.rows, error, along * per, per)
 
 
 def decoder_norm(weights: Tensors) -> Float[Tensor, " d_sae"]:

@@ -32,16 +32,17 @@ class BatchTopK(TopK):
 
 def batch_topk_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: BatchTopK) -> Step:
     """Loss and gradients on a batch."""
-    code, kept = choose_in_batch(weights, buffers, batch, settings)
-    return replace(step_of_chosen(code, weights, batch, settings), buffers=kept)
+    inputs = batch.inputs(weights)
+    code, kept = choose_in_batch(inputs, weights, buffers, batch, settings)
+    return replace(step_of_chosen(code, inputs, weights, batch, settings), buffers=kept)
 
 
 def choose_in_batch(
-    weights: Tensors, buffers: Tensors, batch: Batch, settings: BatchTopK
+    inputs: Tensor, weights: Tensors, buffers: Tensors, batch: Batch, settings: BatchTopK
 ) -> tuple[Pairs, dict[str, Tensor]]:
     """The latents that fire, and the threshold's new running mean."""
     scaled, norm = scaled_encoder(weights)
-    code = batch.encoder.batch_top_k(batch.inputs(weights), scaled, settings.k, batch.ranks)
+    code = batch.encoder.batch_top_k(inputs, scaled, settings.k, batch.ranks)
     lowest = -batch.ranks.largest(-float(code.pre.min()) if len(code.pre) else -float("inf"))
     if lowest == float("inf"):
         return code, dict(buffers)

@@ -54,10 +54,10 @@ def gated_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: Gated
             "b_gate": gate_bias,
             "b_mag": magnitude_bias,
             "r_mag": code.per_feature(to_magnitude * plain) * weights["r_mag"].exp(),
-            "W_dec": code.outer(values, fit.slope)
-            + code.outer(gate, via_gate.slope)
+            "W_dec": fit.to_decoder(code, values)
+            + via_gate.to_decoder(code, gate)
             + along_norm(weights, weight * summed),
-            "b_dec": fit.slope.sum(0) + via_gate.slope.sum(0),
+            "b_dec": fit.to_bias() + via_gate.to_bias(),
         },
         {"b_dec": -(code.per_feature(to_product) @ weights["W_enc"])} if batch.centred else {},
     )

@@ -74,7 +74,7 @@ def jumprelu_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: Ju
     to_pre = on * to_active + (through if settings.jumprelu_ste_to_input else 0)
     revival, reviving = pre_act(weights, inputs, batch, settings.pre_act_loss_coefficient)
     gradients = total(
-        {"W_dec": code.outer(values, fit.slope), "b_dec": fit.slope.sum(0), "threshold": -code.per_feature(through)},
+        {"W_dec": fit.to_decoder(code, values), "b_dec": fit.to_bias(), "threshold": -code.per_feature(through)},
         {} if to_norm is None else {"W_dec": along_norm(weights, to_norm)},
         encoder_gradients(code, to_pre, inputs, weights, batch),
         reviving,

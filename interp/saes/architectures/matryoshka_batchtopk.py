@@ -7,13 +7,13 @@ General features then stay general instead of being absorbed by special ones.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 
 from interp.errors import UserError
 from interp.saes.architectures import batchtopk
-from interp.saes.architectures.base import Batch, Step, Tensors, encoder_gradients, squared, total
+from interp.saes.architectures.base import Batch, Step, Tensors, encoder_gradients, total
 from interp.saes.architectures.batchtopk import BatchTopK, choose_in_batch
 from interp.saes.architectures.revival import aux_k
 
@@ -38,23 +38,25 @@ class Matryoshka(BatchTopK):
 def matryoshka_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: Matryoshka) -> Step:
     """Loss and gradients on a batch."""
     settings.check_width(len(weights["W_enc"]))
-    code, kept = choose_in_batch(weights, buffers, batch, settings)
     inputs, levels = batch.inputs(weights), list(pairwise((0, *settings.matryoshka_widths)))
+    code, kept = choose_in_batch(inputs, weights, buffers, batch, settings)
     which = [code.between(first, stop) for first, stop in levels]
     parts = [code.chosen(some) for some in which]
-    error, losses, slopes = weights["b_dec"] - batch.y, [], []
-    for part in parts:
-        error = error + part.decode(part.pre, weights["W_dec"])
-        loss, slope = squared(error, batch)
-        losses.append(loss)
-        slopes.append(slope)
+    errors = list(accumulate((p.decode(p.pre, weights["W_dec"]) for p in parts), initial=weights["b_dec"] - batch.y))[
+        1:
+    ]
+    losses = [error.square().sum() / batch.rows for error in errors]
     # a feature is in its own level and all wider ones: its slope is the sum of theirs
-    to_pre, to_decoder, beyond = torch.zeros_like(code.pre), torch.zeros_like(weights["W_dec"]), torch.zeros_like(error)
-    for (first, stop), part, some, slope in reversed(list(zip(levels, parts, which, slopes, strict=True))):
-        beyond = beyond + slope
+    to_pre, to_decoder, beyond = (
+        torch.zeros_like(code.pre),
+        torch.zeros_like(weights["W_dec"]),
+        torch.zeros_like(batch.y),
+    )
+    for (first, stop), part, some, error in reversed(list(zip(levels, parts, which, errors, strict=True))):
+        beyond = beyond + error * (2 / batch.rows)
         to_pre[some] = part.along(beyond, weights["W_dec"])
         to_decoder[first:stop] = part.outer(part.pre, beyond)[first:stop]
-    aux_loss, aux_gradients = aux_k(weights, inputs, -error, batch, settings.aux_loss_coefficient)
+    aux_loss, aux_gradients = aux_k(weights, inputs, errors[-1], batch, settings.aux_loss_coefficient)
     gradients = total(
         {"W_dec": to_decoder, "b_dec": beyond.sum(0)},
         encoder_gradients(code, to_pre, inputs, weights, batch),
@@ -63,7 +65,7 @@ def matryoshka_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: 
     *inner, whole = losses
     named = {f"inner_mse_loss_{width}": loss for width, loss in zip(settings.matryoshka_widths, inner, strict=False)}
     told = {"mse_loss": whole, "auxiliary_reconstruction_loss": aux_loss, **named}
-    return Step(told, gradients, code, code.pre, error, kept)
+    return Step(told, gradients, code, code.pre, errors[-1], kept)
 
 
 ARCHITECTURE = replace(

@@ -12,20 +12,21 @@ from interp.saes.architectures.base import Batch, Tensors, along_norm, decoder_n
 def aux_k(
     weights: Tensors,
     inputs: Float[Tensor, "row d_in"],
-    residual: Float[Tensor, "row d_out"],
+    error: Float[Tensor, "row d_out"],
     batch: Batch,
     coefficient: float,
 ) -> tuple[Float[Tensor, ""], Tensors]:
     """Dead features reconstruct what the living ones leave: Gao et al. 2406.04093, A.2, as sae-lens has it.
 
+    What they leave is their `error` turned round.
     At every row the d_in / 2 dead features of largest pre-activation take part (without a ReLU), and the loss is scaled
     down where fewer are dead. Costs a dense product of the dead features alone.
     """
     ids = _dead_ids(batch)
     if not len(ids) or not coefficient:
-        return no_loss(residual), {}
+        return no_loss(error), {}
     W_enc, W_dec, b_enc = weights["W_enc"][ids], weights["W_dec"][ids], weights["b_enc"][ids]
-    k = residual.shape[1] // 2
+    k = error.shape[1] // 2
     weight = coefficient * min(len(ids) / k, 1.0)
     pre = torch.addmm(b_enc, inputs, W_enc.T)
     if len(ids) > k:
@@ -34,7 +35,7 @@ def aux_k(
     else:
         chosen = torch.ones_like(pre, dtype=torch.bool)
     z = pre * chosen
-    difference = z @ W_dec - residual
+    difference = z @ W_dec + error
     slope = difference * (2 * weight / batch.rows)
     to_pre = (slope @ W_dec.T) * chosen
     found = {"W_dec": z.T @ slope, "W_enc": to_pre.T @ inputs, "b_enc": to_pre.sum(0)}

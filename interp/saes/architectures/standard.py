@@ -39,7 +39,7 @@ def standard_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: St
     summed = code.per_feature(values)
     to_pre = fit.to_values + code.keep(code.of_feature(weight * norm))
     gradients = total(
-        {"W_dec": code.outer(values, fit.slope) + along_norm(weights, weight * summed), "b_dec": fit.slope.sum(0)},
+        {"W_dec": fit.to_decoder(code, values) + along_norm(weights, weight * summed), "b_dec": fit.to_bias()},
         encoder_gradients(code, to_pre, inputs, weights, batch),
     )
     losses = {"mse_loss": fit.loss, "l1_loss": weight * (summed * norm).sum()}

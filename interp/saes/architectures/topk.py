@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from interp.saes.architectures.base import (
     Architecture,
     Batch,
@@ -35,17 +37,17 @@ class TopK:
 def topk_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: TopK) -> Step:
     """Loss and gradients on a batch."""
     scaled, norm = scaled_encoder(weights)
-    code = batch.encoder.top_k(batch.inputs(weights), scaled, settings.k)
-    return step_of_chosen(replace(code, pre=code.pre / norm[code.feature]), weights, batch, settings)
-
-
-def step_of_chosen(code: Pairs, weights: Tensors, batch: Batch, settings: TopK) -> Step:
-    """Loss and gradients once the latents are chosen; their pre-activations are above zero."""
     inputs = batch.inputs(weights)
+    code = batch.encoder.top_k(inputs, scaled, settings.k)
+    return step_of_chosen(replace(code, pre=code.pre / norm[code.feature]), inputs, weights, batch, settings)
+
+
+def step_of_chosen(code: Pairs, inputs: Tensor, weights: Tensors, batch: Batch, settings: TopK) -> Step:
+    """Loss and gradients once the latents are chosen; their pre-activations are above zero."""
     fit = reconstruct(code, code.pre, weights, batch)
-    aux_loss, aux_gradients = aux_k(weights, inputs, -fit.error, batch, settings.aux_loss_coefficient)
+    aux_loss, aux_gradients = aux_k(weights, inputs, fit.error, batch, settings.aux_loss_coefficient)
     gradients = total(
-        {"W_dec": code.outer(code.pre, fit.slope), "b_dec": fit.slope.sum(0)},
+        {"W_dec": fit.to_decoder(code, code.pre), "b_dec": fit.to_bias()},
         encoder_gradients(code, fit.to_values, inputs, weights, batch),
         aux_gradients,
     )
