@@ -42,16 +42,12 @@ def matryoshka_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: 
     code, kept = choose_in_batch(inputs, weights, buffers, batch, settings)
     which = [code.between(first, stop) for first, stop in levels]
     parts = [code.chosen(some) for some in which]
-    errors = list(accumulate((p.decode(p.pre, weights["W_dec"]) for p in parts), initial=weights["b_dec"] - batch.y))[
-        1:
-    ]
+    decoded = (part.decode(part.pre, weights["W_dec"]) for part in parts)
+    _, *errors = accumulate(decoded, initial=weights["b_dec"] - batch.y)
     losses = [error.square().sum() / batch.rows for error in errors]
     # a feature is in its own level and all wider ones: its slope is the sum of theirs
-    to_pre, to_decoder, beyond = (
-        torch.zeros_like(code.pre),
-        torch.zeros_like(weights["W_dec"]),
-        torch.zeros_like(batch.y),
-    )
+    to_pre, to_decoder = torch.zeros_like(code.pre), torch.zeros_like(weights["W_dec"])
+    beyond = torch.zeros_like(batch.y)
     for (first, stop), part, some, error in reversed(list(zip(levels, parts, which, errors, strict=True))):
         beyond = beyond + error * (2 / batch.rows)
         to_pre[some] = part.along(beyond, weights["W_dec"])
