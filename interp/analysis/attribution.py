@@ -21,6 +21,7 @@ from interp.errors import UserError
 from interp.model.captured import Activations
 from interp.model.model import Model
 from interp.model.plain import plain_module
+from interp.model.read_out import read_norm
 from interp.model.tokens import Prompts
 
 Unit = Literal["component", "head", "neuron"]
@@ -179,24 +180,12 @@ def _shares(
 def _read_out(
     model: Model, final: Float[Tensor, "prompt d_model"], unembedding: tuple[Tensor, Tensor]
 ) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
-    """(d logit difference / d residual with the norm's scale held, what it adds whatever the residual is).
-
-    The norm is asked: a vector of ±1 is so far from zero that its epsilon does not matter and tells the norm's weights,
-    zero tells its bias, and adding a constant tells whether it takes the mean away.
-    """
+    """(d logit difference / d residual with the norm's scale held, what it adds whatever the residual is)."""
     norm = plain_module(model, "ln_final")
     if norm is None:
         raise UserError(f"{type(model.hf).__name__} has no final norm; attribute with patching instead")
     matrix, bias = unembedding
-    signs = torch.ones_like(final[0])
-    signs[1::2] = -1
-    signs = signs if len(signs) % 2 == 0 else torch.cat([signs[:-1], signs.new_zeros(1)])
-    shift = norm(torch.zeros_like(signs)).double()
-    weight = torch.zeros_like(shift)
-    for probe in (signs, signs.roll(1)):  # of an odd number of dimensions, one stays out each time
-        read = (norm(1e4 * probe).double() - shift) * probe.double() * probe.double().square().mean().sqrt()
-        weight = torch.where(probe == 0, weight, read)
-    centres = torch.allclose(norm(1e4 * signs), norm(1e4 * (signs + 1)), rtol=1e-3, atol=1e-4)
+    weight, shift, centres = read_norm(norm, final[0])
     x = final.double()
     x = x - x.mean(-1, keepdim=True) if centres else x
     scaled = x * weight

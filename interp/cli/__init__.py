@@ -8,7 +8,7 @@ from collections.abc import Callable
 from io import TextIOWrapper
 
 from interp import __version__
-from interp.cli import models, probes, saes, store
+from interp.cli import features, models, probes, saes, store
 from interp.errors import UserError, unknown
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -18,6 +18,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "capture": store.capture,
     "store": store.store,
     "sae": saes.sae,
+    "features": features.features,
     "models": models.models,
     "doctor": models.doctor,
     "parity": models.parity,

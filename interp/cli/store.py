@@ -85,7 +85,7 @@ def capture(arguments: list[str]) -> int:
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; expected a folder to create; choose another path")
     check_place(options.out, "--out")
-    worker = _worker(options.shard)
+    worker = choose_worker(options.shard)
     cut = Cut(options.context, options.packing, options.max_tokens)
     corpus = open_corpus(options.corpus, skip_empty=options.skip_empty)
     if corpus.ignored:
@@ -145,7 +145,7 @@ def _tell_what_is_there(folder: Path, plan: Plan) -> None:
             print(f"interp: going on: {done} of {len(plan.shards)} shards are there", file=sys.stderr)
 
 
-def _worker(shard: str | None) -> Worker:
+def choose_worker(shard: str | None) -> Worker:
     """From --shard, else from what torchrun or SLURM say."""
     from interp.activations.capture import Worker
 

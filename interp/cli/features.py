@@ -1,0 +1,368 @@
+"""`interp features`: build an index of what a dictionary's features do, look at it, search it, give it away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import tyro
+
+from interp.cli.store import choose_worker
+from interp.cli.terminal import Positional, parse, print_table, shown_progress, stoppable
+from interp.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from interp.activations.store import Store
+    from interp.features.build import Building
+    from interp.features.index import Example, Feature, Index
+    from interp.model.model import Model
+
+
+@dataclass
+class BuildOptions:
+    """An index of what each feature fires on and does. Run it again to go on where it stopped."""
+
+    out: Annotated[Path, tyro.conf.arg(help="The index: a folder to create, or one to go on with.")]
+    sae: Annotated[
+        str | None,
+        tyro.conf.arg(help="The SAE: a folder or a name on the hub; by default the one that ships with the model."),
+    ] = None
+    basis: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="Instead of an SAE, the coordinates at a site, as a baseline: blocks.14.mlp.hook_post for neurons."
+        ),
+    ] = None
+    k: Annotated[int, tyro.conf.arg(help="With --basis: how many coordinates fire at a token.")] = 32
+    model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = "smollm2-135m"
+    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda …; by default CUDA when there is one.")] = None
+    corpus: Annotated[
+        str | None,
+        tyro.conf.arg(help="Text, .jsonl, .parquet, a folder, hf:NAME; by default the bundled sample."),
+    ] = None
+    store: Annotated[
+        Path | None, tyro.conf.arg(help="Instead of a corpus, activations that `interp capture` wrote.")
+    ] = None
+    context: Annotated[int, tyro.conf.arg(help="Tokens of a sequence, at most.")] = 128
+    max_tokens: Annotated[int | None, tyro.conf.arg(help="Stop after so many tokens; by default at the end.")] = None
+    top: Annotated[int, tyro.conf.arg(help="Strongest examples of a feature.")] = 20
+    effects: Annotated[
+        int, tyro.conf.arg(help="Firings of a feature that are ablated, to measure its effect on the loss; 0: none.")
+    ] = 8
+    batch_tokens: Annotated[int | None, tyro.conf.arg(help="Tokens of a forward, at most.")] = None
+    shard: Annotated[
+        str | None, tyro.conf.arg(help="I/N: only every Nth piece from I on, beside other workers; as in capture.")
+    ] = None
+    force: Annotated[bool, tyro.conf.arg(help="Use an SAE that does not fit the model.")] = False
+
+
+def build(arguments: list[str]) -> int:
+    """What every feature fires on, with what, and what it does: one pass over a corpus"""
+    options: BuildOptions = parse(BuildOptions, arguments, "features build")
+    from interp.features.build import build_index, missing_pieces
+    from interp.model.cache import check_place
+
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out {options.out} is a file; expected a folder to create; choose another path")
+    for one, other in (("sae", "basis"), ("corpus", "store")):
+        if getattr(options, one) is not None and getattr(options, other) is not None:
+            raise UserError(f"both --{one} and --{other} came; expected one of them")
+    check_place(options.out, "--out")
+    worker = choose_worker(options.shard)
+    with shown_progress() as say, stoppable("finishing the piece in hand") as asked_to_stop:
+        building = _building(options, say, lambda: bool(asked_to_stop()))
+        index = build_index(building, worker)
+        stopped = asked_to_stop()
+    if index is not None:
+        print(f"{len(index):,} features over {index.tokens_counted:,} tokens: {options.out.resolve()}")
+        print(f"look at it: interp explore {options.out}")
+        return 0
+    missing = missing_pieces(options.out, building.plan)
+    whole = len(building.plan.pieces) - len(missing)
+    if stopped:
+        kept = f"{whole} of {len(building.plan.pieces)} pieces and what was ablated are kept in {options.out}"
+        print(f"interp: stopped; {kept}; the same command goes on")
+        return 128 + stopped
+    print(f"{whole} of {len(building.plan.pieces)} pieces are there; the last of the other workers finishes the index")
+    return 0
+
+
+def _building(options: BuildOptions, say: Callable[[str, int, int], None], stop: Callable[[], bool]) -> Building:
+    """Load what a build needs, and plan it."""
+    from interp.activations.plan import plan_capture
+    from interp.activations.store import open_store
+    from interp.activations.token_table import Cut
+    from interp.features.build import Building
+    from interp.features.plan import Settings, plan_index
+    from interp.model.load import load_model
+    from interp.text.corpus import open_corpus
+    from interp.text.data import data
+
+    settings = Settings(top=options.top, effects=options.effects)
+    model = load_model(options.model, options.device)
+    store = None if options.store is None else open_store(options.store)
+    if store is not None:
+        _check_store(store, model)
+        plan, tokens = store.plan, store.tokens
+        sae = _dictionary(options, model, lambda site: store.rows(site, 0, min(len(store), SAMPLE_ROWS)).float())
+    else:
+        from interp.activations.rows import capture_rows
+
+        corpus = open_corpus(options.corpus or data("corpus/smollm2_sample.jsonl"))
+
+        def sample(site: str) -> Any:
+            texts = [document.text for _, document in zip(range(SAMPLE_DOCUMENTS), corpus.read(), strict=False)]
+            return capture_rows(model, texts, site, max_tokens=SAMPLE_ROWS, context=options.context).clean
+
+        sae = _dictionary(options, model, sample)
+        cut = Cut(options.context, max_tokens=options.max_tokens)
+        site = str(sae.cfg.metadata.hook_name)
+        plan, tokens = plan_capture(model, corpus, [site], cut=cut, batch_tokens=options.batch_tokens, progress=say)
+    return Building(model, sae, options.out, plan_index(sae, plan, tokens, settings), tokens, store, say, stop)
+
+
+SAMPLE_ROWS, SAMPLE_DOCUMENTS = 8192, 256  # that tell a coordinate's mean and spread
+
+
+def _dictionary(options: BuildOptions, model: Model, sample: Callable[[str], Any]) -> Any:
+    from interp.features.basis import coordinates_as_sae
+    from interp.saes.attach import attach_sae
+    from interp.saes.default import shipped_sae
+
+    if options.basis is not None:
+        (site, *more) = model.sites(options.basis)
+        if more:
+            raise UserError(f"--basis {options.basis} matches {len(more) + 1} sites; expected one, such as {site}")
+        return coordinates_as_sae(model, site, sample(site), options.k)
+    source = options.sae or shipped_sae(model)
+    if source is None:
+        raise UserError(
+            f"no SAE ships for {model.provenance.name}; expected --sae FOLDER (train one: interp sae train), or "
+            "--basis SITE for its plain coordinates"
+        )
+    return attach_sae(source, model, force=options.force)
+
+
+def _check_store(store: Store, model: Model) -> None:
+    for key, word in (("weights", "model weights"), ("tokenizer", "tokenizer")):
+        theirs, ours = store.plan.model[key], getattr(model.provenance, key)
+        if theirs != ours:
+            raise UserError(
+                f"{store.folder} was captured from {store.plan.model['name']} ({word} {theirs[:20]}…), not from "
+                f"{model.provenance.name} ({ours[:20]}…); name its model with --model"
+            )
+    if store.missing:
+        raise UserError(f"{store.folder} lacks {len(store.missing)} shards; finish it with the same `interp capture`")
+
+
+@dataclass
+class ShowOptions:
+    """What an index holds, or one feature of it."""
+
+    index: Positional[Path]
+    """The index: a folder that `interp features build` wrote."""
+    feature: Positional[str] = ""
+    """Number of a feature, or error for what the dictionary misses; without it, what the index is of."""
+    n: int = 5
+    """Examples to show."""
+    json: bool = False
+    """Print JSON, for another program."""
+
+
+def show(arguments: list[str]) -> int:
+    """An index, or one feature of it: examples, neighbours, logits, effect"""
+    options: ShowOptions = parse(ShowOptions, arguments, "features show")
+    if options.n < 1:
+        raise UserError(f"--n {options.n}; expected 1 or more")
+    from interp.features.index import ERROR, open_index
+
+    index = open_index(options.index)
+    if not options.feature:
+        told = describe(index)
+        print(json.dumps(told, indent=1)) if options.json else print_table(("", ""), _flat(told))
+    elif options.feature == ERROR:
+        rows = [(f"{share:.0%}", marked(example)) for share, example in index.errors()[: options.n]]
+        mean, low, high = (float(v) for v in index["error_effect"])
+        print(f"where the dictionary misses most, as a share of the activation's norm; in all it misses "
+              f"{index.record['summary']['missed']:.1%} of the squared norm")  # fmt: skip
+        if not np.isnan(mean):
+            print(f"without what it misses, the loss at a token rises by {mean:.3f} nats [{low:.3f}, {high:.3f}]")
+        print_table(("missed", "at the token in brackets"), rows)
+    else:
+        feature = index.feature(index.check(options.feature))
+        print(json.dumps(_jsonable(feature), indent=1)) if options.json else print_feature(index, feature, options.n)
+    return 0
+
+
+def describe(index: Index) -> dict[str, str]:
+    """What an index is of, in a few lines."""
+    plan, sizes, summary = index.record["plan"], index.sizes, index.record["summary"]
+    measured = int(np.count_nonzero(index["effect_n"]))
+    return {
+        "dictionary": f"{plan['sae']['kind']}, {len(index):,} features at {plan['sae']['site']}",
+        "model": str(plan["capture"]["model"]["name"]),
+        "text": f"{sizes['row']:,} tokens of {sizes['document']:,} documents, {summary['sinks']:,} attention sinks out",
+        "active at a token": f"{summary['l0']:.1f} features",
+        "never fire here": f"{summary['silent']:,} features",
+        "missed": f"{summary['missed']:.1%} of the activations' squared norm",
+        "effects": f"measured for {measured:,} features",
+    }
+
+
+def _flat(told: dict[str, str]) -> list[tuple[str, ...]]:
+    return list(told.items())
+
+
+def marked(example: Example) -> str:
+    """An example as one line, its token in brackets."""
+    pieces = [f"[{t}]" if i == example.peak else t for i, t in enumerate(example.tokens)]
+    return printable("".join(pieces))
+
+
+def printable(text: str) -> str:
+    """Text from a corpus as a terminal may show it: no control characters, line breaks as ⏎."""
+    return "".join("⏎" if c == "\n" else c if c.isprintable() else "�" for c in text)
+
+
+def print_feature(index: Index, feature: Feature, n: int) -> None:
+    """One feature on the terminal."""
+    label, effect = feature.label, feature.effect
+    print(f"feature {feature.number}: {printable(label.text)}")
+    rows = [
+        ("label's score", f"{label.score:.2f}: how well it predicts firing on held-out text (0 chance, 1 always)"),
+        ("fires on", f"{feature.rate:.3%} of tokens, up to {feature.maximum:.3g}, {feature.mean:.3g} on average"),
+        ("its tokens", ", ".join(f"{printable(repr(t))} {share:.0%}" for t, share in feature.typical[:5])),
+        ("explained by", f"the token {feature.by_token:.0%} of its variance; correlation with the place in the text "
+         f"{feature.by_position:+.2f}, with being a later piece of a word {feature.by_word:+.2f}"),
+        ("raises", ", ".join(f"{printable(repr(t))} {v:+.2f}" for t, v in feature.raises[:6]) or "not known here"),
+        ("lowers", ", ".join(f"{printable(repr(t))} {v:+.2f}" for t, v in feature.lowers[:6]) or "not known here"),
+        ("fires with", _listed(index, feature.fires_with, "phi")),
+        ("points like", _listed(index, feature.near, "cosine")),
+    ]  # fmt: skip
+    if effect.n:
+        told = f"loss rises by {effect.mean:+.3f} nats [{effect.low:+.3f}, {effect.high:+.3f}] over {effect.n} firings"
+        rows.append(("ablated", f"{told}; a random direction of that length: {effect.random:+.3f}"))
+    print_table(("", ""), rows)
+    print_table(
+        ("activation", "at the token in brackets"),
+        [(f"{one.activations[one.peak]:.2f}", marked(one)) for one in feature.top[:n]],
+    )
+
+
+def _listed(index: Index, neighbours: Any, unit: str) -> str:
+    told = [
+        f"{one.feature} ({unit} {one.closeness:.2f}, {index.labels[one.feature].text:.40})" for one in neighbours[:3]
+    ]
+    return printable(", ".join(told)) or "none"
+
+
+def _jsonable(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {k: _jsonable(v) for k, v in asdict(value).items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {k: _jsonable(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_jsonable(v) for v in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+@dataclass
+class SearchOptions:
+    """Features by words: in their labels, their tokens, and the text around their strongest examples."""
+
+    index: Positional[Path]
+    """The index: a folder that `interp features build` wrote."""
+    query: Positional[str]
+    """Words to look for, such as: "capital cities"."""
+    n: int = 10
+    """Features to list."""
+    json: bool = False
+    """Print JSON, for another program."""
+
+
+def search(arguments: list[str]) -> int:
+    """Features by words, exact and alike"""
+    options: SearchOptions = parse(SearchOptions, arguments, "features search")
+    if options.n < 1:
+        raise UserError(f"--n {options.n}; expected 1 or more")
+    from interp.features.index import open_index
+    from interp.features.search import search as find
+
+    index = open_index(options.index)
+    hits = find(index, options.query, options.n)
+    if options.json:
+        print(json.dumps([hit._asdict() for hit in hits], indent=1))
+        return 0
+    if not hits:
+        print(f"nothing like {options.query!r} in labels, tokens or examples; try one word, or another spelling")
+        return 1
+    labels = index.labels
+    rows = [
+        (str(h.feature), f"{h.score:.1f}", f"{labels[h.feature].score:.2f}", printable(f"{labels[h.feature].text:.48}"),
+         printable(f"{h.where:.60}"))
+        for h in hits
+    ]  # fmt: skip
+    print_table(("feature", "fit", "label's score", "label", "found in"), rows)
+    return 0
+
+
+@dataclass
+class ExportOptions:
+    """Give an index away: one HTML file that opens without a network, or Neuronpedia's JSON."""
+
+    index: Positional[Path]
+    """The index: a folder that `interp features build` wrote."""
+    html: Path | None = None
+    """The file to write: table, map and every feature's page in one."""
+    neuronpedia: Path | None = None
+    """The folder to write: batches of features in Neuronpedia's format."""
+    features: tuple[int, ...] = ()
+    """Only these features; by default all."""
+
+
+def export(arguments: list[str]) -> int:
+    """One HTML file for everybody, or Neuronpedia's JSON"""
+    options: ExportOptions = parse(ExportOptions, arguments, "features export")
+    if (options.html is None) == (options.neuronpedia is None):
+        raise UserError("expected --html FILE or --neuronpedia FOLDER, one of the two")
+    from interp.features.index import open_index
+
+    index = open_index(options.index)
+    chosen = [index.check(one) for one in options.features] or None
+    if options.html is not None:
+        from interp.views.feature_page import write_page
+
+        print(write_page(index, options.html, chosen).resolve())
+    else:
+        from interp.features.neuronpedia import write_neuronpedia
+
+        assert options.neuronpedia is not None
+        with shown_progress() as say:
+            written = write_neuronpedia(index, options.neuronpedia, chosen, progress=say)
+        print(f"{len(written)} files: {options.neuronpedia.resolve()}")
+    return 0
+
+
+FEATURE_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "build": build,
+    "show": show,
+    "search": search,
+    "export": export,
+}
+
+
+def features(arguments: list[str]) -> int:
+    """What every feature fires on and does: build an index, show, search and export it"""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("An index of a dictionary's features: what each fires on, with what, and what it does.\n")
+        print("\n".join(f"  interp features {name:<8} {f.__doc__}" for name, f in FEATURE_COMMANDS.items()))
+        return 0
+    if arguments[0] not in FEATURE_COMMANDS:
+        raise unknown("features command", arguments[0], FEATURE_COMMANDS)
+    return FEATURE_COMMANDS[arguments[0]](arguments[1:])

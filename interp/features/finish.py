@@ -1,0 +1,252 @@
+"""From the pieces of a pass to an index: everything that is worked out from the firings, and the files themselves."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interp.activations.files import new_file, write_at, write_sealed
+from interp.activations.rows import taps_of
+from interp.activations.tensor_file import map_tensors
+from interp.errors import UserError
+from interp.features.build import coder_of, find_sinks_of
+from interp.features.effects import Ablation, choose_firings, measure_effects, summarise_effects
+from interp.features.firings import Firings, piece_path
+from interp.features.index import Label
+from interp.features.labels import Namer
+from interp.features.layout import ARRAYS, FIXED, LABELS, RECORD, SCHEMA, VOCABULARY, WORDS
+from interp.features.neighbours import count_together, find_near, read_logits_of
+from interp.features.statistics import RowFacts, row_facts, summarise
+from interp.features.words import words_of
+from interp.model.model import Model
+from interp.model.provenance import library_versions
+from interp.saes.load import site_of
+
+if TYPE_CHECKING:
+    from interp.features.build import Building
+
+FIRINGS_AT_ONCE = 1 << 21  # 16 MB
+Arrays = dict[str, NDArray[Any]]
+
+
+class _Files:
+    """Writes the files of an index, each whole or not at all, and remembers their hashes and sizes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hashes: dict[str, str] = {}
+
+    def text(self, name: str, text: str) -> None:
+        with new_file(self.folder / name) as file:
+            write_at(file.descriptor, memoryview(text.encode("utf-8", errors="replace")), 0)
+        self.hashes[name] = file.hash
+
+    def array(self, name: str, values: NDArray[Any]) -> None:
+        with self.stream(name, values.shape) as put:
+            put(values)
+
+    def stream(self, name: str, shape: tuple[int, ...]) -> _Stream:
+        return _Stream(self, name, shape)
+
+
+class _Stream:
+    """An array that is written in parts."""
+
+    def __init__(self, files: _Files, name: str, shape: tuple[int, ...]) -> None:
+        self.files, self.name, self.dtype, self.shape = files, name, np.dtype(ARRAYS[name].dtype), shape
+
+    def __enter__(self) -> _Stream:
+        self.context = new_file(self.files.folder / f"{self.name}.npy")
+        self.file = self.context.__enter__()
+        header = BytesIO()
+        told = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(header, told)
+        write_at(self.file.descriptor, header.getbuffer(), 0)
+        self.at = header.tell()
+        return self
+
+    def __call__(self, values: NDArray[Any]) -> None:
+        part = np.ascontiguousarray(values, self.dtype)
+        if part.nbytes:
+            write_at(self.file.descriptor, part.reshape(-1).view(np.uint8).data, self.at)
+        self.at += part.nbytes
+
+    def __exit__(self, *problem: Any) -> None:
+        self.context.__exit__(*problem)
+        self.files.hashes[f"{self.name}.npy"] = self.file.hash
+
+
+def finish(building: Building) -> bool:
+    """Write the index of all pieces; False when it was stopped: then what is measured by then is kept.
+
+    Raises UserError for a model whose effects cannot be measured.
+    """
+    plan, tokens, files = building.plan, building.tokens, _Files(building.folder)
+    vocabulary = read_vocabulary(building.model)
+    norm, error = (_per_row(building, name) for name in ("norm", "error"))
+    facts = row_facts(tokens.ids, tokens.starts, find_sinks_of(norm, tokens.starts), vocabulary)
+    firings = Firings(building.folder, len(plan.pieces), plan.sae["d_sae"], facts.is_sink)
+    found, chosen, labels = _per_feature(building, files, firings, facts, vocabulary)
+    rows_in = [stop - first for *_, first, stop in plan.pieces]
+    n = plan.settings["neighbours"]
+    found |= count_together(
+        firings, rows_in, n, facts.counted, lambda done, total: building.tell("counting co-firings", done, total)
+    )
+    coder = coder_of(building)
+    found |= find_near(coder.directions, n)
+    found |= read_logits_of(building.model, site_of(building.sae), coder.directions, plan.settings["logits"])
+    found["map"] = _plane(coder.directions)
+    effects = _effects(building, coder, chosen)
+    if effects is None:
+        return False
+    found |= effects
+    relative = np.where(facts.is_sink, -1.0, error / np.maximum(norm, 1e-30))
+    found["error_row"] = np.argsort(-relative, kind="stable")[: plan.settings["top"]]
+    found["error_row"][relative[found["error_row"]] < 0] = -1
+    found["error_row"] = _filled(found["error_row"], plan.settings["top"])
+    found |= {
+        "token": tokens.ids,
+        "document": tokens.document,
+        "position": tokens.position,
+        "is_sink": facts.is_sink,
+        "sequence_start": tokens.starts,
+        "norm": norm,
+        "error": error,
+        "file": tokens.file,
+        "file_row": tokens.row,
+    }
+    for name, values in found.items():
+        files.array(name, values)
+    files.text(VOCABULARY, json.dumps(vocabulary))
+    files.text(LABELS, json.dumps([[one.text, *map(_number, one[1:4]), one.by] for one in labels]))
+    files.text(WORDS, words_of(labels, found, vocabulary))
+    write_sealed(building.folder / RECORD, _record(building, files, firings, facts, norm, error))
+    return True
+
+
+def _record(
+    building: Building, files: _Files, firings: Firings, facts: RowFacts, norm: Any, error: Any
+) -> dict[str, Any]:
+    plan, tokens = building.plan, building.tokens
+    sizes = {
+        "row": len(tokens),
+        "sequence": len(tokens.starts) - 1,
+        "document": len(tokens.row),
+        "feature": firings.d_sae,
+        "firing": int(firings.counts.sum()),
+        "top": plan.settings["top"],
+        "band": plan.settings["bands"],
+        "example": plan.settings["examples"],
+        "typical": plan.settings["typical"],
+        "neighbour": plan.settings["neighbours"],
+        "logit": plan.settings["logits"],
+    }
+    kept = ~facts.is_sink
+    missed = float(np.square(error[kept], dtype=np.float64).sum() / np.square(norm[kept], dtype=np.float64).sum())
+    summary = {
+        "l0": sizes["firing"] / max(1, facts.counted),
+        "silent": int(np.count_nonzero(firings.counts == 0)),
+        "sinks": int(facts.is_sink.sum()),
+        "missed": missed,
+    }
+    from dataclasses import asdict
+
+    return {
+        "schema": SCHEMA,
+        "sizes": sizes,
+        "files": list(tokens.files),
+        "hashes": files.hashes,
+        "plan": asdict(plan),
+        "summary": summary,
+        "libraries": library_versions(),
+    }
+
+
+def _per_row(building: Building, name: str) -> NDArray[np.float32]:
+    parts = [map_tensors(piece_path(building.folder, i))[name].numpy() for i in range(len(building.plan.pieces))]
+    return np.concatenate(parts)
+
+
+def _per_feature(
+    building: Building, files: _Files, firings: Firings, facts: RowFacts, vocabulary: list[str]
+) -> tuple[Arrays, list[Ablation], list[Label]]:
+    """Everything that is worked out from one feature's firings, which are written on the way, feature by feature."""
+    settings, total = building.plan.settings, int(firings.counts.sum())
+    kept = {name: settings[name] for name in ("top", "bands", "examples", "typical")}
+    namer = Namer(facts, building.tokens.document, vocabulary)
+    found: list[dict[str, Any]] = []
+    chosen: list[Ablation] = []
+    labels: list[Label] = []
+    with files.stream("firing_row", (total,)) as put_row, files.stream("firing_value", (total,)) as put_value:
+        for run, starts, rows, values in firings.blocks(FIRINGS_AT_ONCE):
+            put_row(rows)
+            put_value(values)
+            for i, feature in enumerate(run):
+                some = slice(int(starts[i]), int(starts[i + 1]))
+                found.append(summarise(feature, rows[some], values[some], facts, **kept))
+                labels.append(namer.name(rows[some]))
+                picked = choose_firings(feature, rows[some], facts.sequence_start, settings["effects"])
+                chosen += [Ablation(feature, int(rows[some][at]), float(values[some][at])) for at in picked]
+            building.tell("summing up the features", run.stop, firings.d_sae)
+    columns = {name: np.stack([one[name] for one in found]) for name in found[0]}
+    columns["firing_start"] = np.concatenate([[0], np.cumsum(firings.counts)])
+    columns["label_score"] = np.array([one.score for one in labels])
+    return columns, chosen, labels
+
+
+def _effects(building: Building, coder: Any, chosen: list[Ablation]) -> Arrays | None:
+    d_sae, site = building.plan.sae["d_sae"], site_of(building.sae)
+    if not building.plan.settings["effects"]:
+        nothing = np.full((d_sae, FIXED["interval"]), np.nan)
+        return {
+            "effect": nothing,
+            "effect_random": nothing[:, 0],
+            "effect_n": np.zeros(d_sae),
+            "error_effect": nothing[0],
+        }
+    taps = taps_of(building.model, [site])
+    if site not in taps:
+        raise UserError(f"the plain model does not show {site}, where features would be ablated; use --effects 0")
+    measured = measure_effects(
+        building.model,
+        coder,
+        taps[site],
+        building.folder,
+        building.plan.hash,
+        chosen,
+        building.tokens.ids,
+        building.tokens.starts,
+        stop=building.stop,
+        tell=lambda done, total: building.tell("ablating features", done, total),
+    )
+    return None if measured is None else summarise_effects(measured, d_sae)
+
+
+def read_vocabulary(model: Model) -> list[str]:
+    """The text of every token id."""
+    return [str(text) for text in model.tokenizer.batch_decode([[i] for i in range(len(model.tokenizer))])]
+
+
+def _plane(directions: torch.Tensor) -> NDArray[np.float32]:
+    """First two principal components of the directions at unit length; of each the sign that makes its sum positive."""
+    unit = directions.float().cpu()
+    unit = unit / unit.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    unit = unit - unit.mean(0)
+    vectors = torch.linalg.eigh(unit.T.double() @ unit.double()).eigenvectors[:, -2:].flip(1)
+    vectors = vectors * torch.where(vectors.sum(0) < 0, -1.0, 1.0)
+    return (unit.double() @ vectors).float().numpy()
+
+
+def _filled(rows: NDArray[Any], n: int) -> NDArray[Any]:
+    return np.concatenate([rows, np.full(n - len(rows), -1, rows.dtype)])
+
+
+def _number(value: float) -> float | None:
+    """As JSON can hold it."""
+    return None if np.isnan(value) else value

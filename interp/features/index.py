@@ -1,0 +1,355 @@
+"""Read an index of features: what each fires on, with what, and what it does. Needs neither torch nor a model.
+
+`open_index(folder)` maps the arrays into memory; `index.feature(7)` gathers what is known of one feature,
+`index.context(row, …)` shows a token with its neighbours, `index.document(…)` a whole document.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from interp.activations.files import hash_file, read_sealed
+from interp.errors import UserError, nearest
+from interp.features.layout import ARRAYS, FIXED, LABELS, RECORD, SCHEMA, TEXTS, VOCABULARY, WORDS
+
+ERROR = "error"  # the name under which the SAE's error term is asked for
+
+
+@dataclass(frozen=True)
+class Example:
+    """A token on which a feature is strong, with its neighbours: `tokens[peak]`, at `position` of `document`.
+
+    `activations` are the feature's, one per token.
+    """
+
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+    peak: int
+    document: int
+    position: int
+
+
+class Label(NamedTuple):
+    """A feature's name and how well it predicts the feature's firing on text that it was not made from.
+
+    `score`: correlation of prediction and firing, 0 by chance, 1 always right; NaN where that text has no firing.
+    `precision`: share of predicted tokens on which it fires; `recall`: share of its firings that are predicted.
+    `by`: who named it.
+    """
+
+    text: str
+    score: float
+    precision: float
+    recall: float
+    by: str
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another feature and how close it is; `count` is the number of tokens on which both fire."""
+
+    feature: int
+    closeness: float
+    count: int = 0
+
+
+class Effect(NamedTuple):
+    """What ablating at a firing does to the loss there, in nats: mean and 95 % interval over `n` firings.
+
+    `random`: the mean for a random direction of the same length at the same tokens.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    random: float
+
+
+@dataclass(frozen=True)
+class Feature:
+    """All that an index holds of one feature; see `interp.features.layout` for what each number is."""
+
+    number: int
+    label: Label
+    rate: float
+    mean: float
+    maximum: float
+    firings: int
+    histogram: NDArray[np.int32]
+    by_token: float
+    by_position: float
+    by_word: float
+    typical: tuple[tuple[str, float], ...]
+    fires_with: tuple[Neighbour, ...]
+    near: tuple[Neighbour, ...]
+    raises: tuple[tuple[str, float], ...]
+    lowers: tuple[tuple[str, float], ...]
+    effect: Effect
+    top: tuple[Example, ...]
+    bands: tuple[tuple[Example, ...], ...]
+    """Examples drawn from equal parts of the firings, strongest part first."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index that is open. `len(index)` is its number of features."""
+
+    folder: Path
+    record: dict[str, Any]
+    arrays: dict[str, NDArray[Any]] = field(repr=False)
+
+    def __len__(self) -> int:
+        return int(self.record["sizes"]["feature"])
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """One of the arrays of `layout.ARRAYS`, mapped into memory."""
+        return self.arrays[name]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many rows, documents, features, firings … there are."""
+        return self.record["sizes"]
+
+    @cached_property
+    def tokens_counted(self) -> int:
+        """Tokens that statistics are over: all that are no sinks."""
+        return int(self.sizes["row"] - np.count_nonzero(self["is_sink"]))
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """The text of every token id."""
+        return _read_strings(self.folder / VOCABULARY)
+
+    @cached_property
+    def labels(self) -> list[Label]:
+        """A label for every feature."""
+        rows = _read_json(self.folder / LABELS)
+        try:
+            found = [
+                Label(str(text), _number(score), _number(precision), _number(recall), str(by))
+                for text, score, precision, recall, by in rows
+            ]
+        except (TypeError, ValueError) as error:
+            raise _damaged(self.folder / LABELS, f"{type(error).__name__}: {error}") from error
+        if len(found) != len(self):
+            raise _damaged(self.folder / LABELS, f"{len(found)} labels for {len(self)} features")
+        return found
+
+    @cached_property
+    def words(self) -> list[str]:
+        """A line a feature, in small letters: what it is searched by."""
+        try:
+            lines = (self.folder / WORDS).read_text(encoding="utf-8").split("\n")[:-1]
+        except (OSError, UnicodeDecodeError) as error:
+            raise _damaged(self.folder / WORDS, str(error)) from error
+        if len(lines) != len(self):
+            raise _damaged(self.folder / WORDS, f"{len(lines)} lines for {len(self)} features")
+        return lines
+
+    def text(self, token: int) -> str:
+        """The text of a token id."""
+        return self.vocabulary[token] if 0 <= token < len(self.vocabulary) else f"<{token}>"
+
+    def check(self, feature: int | str) -> int:
+        """`feature` as a number. Raises UserError for one that the index does not have."""
+        try:
+            number = int(feature)
+        except ValueError as error:
+            raise UserError(f"feature {feature!r}; expected a number from 0 to {len(self) - 1}, or {ERROR}") from error
+        if not 0 <= number < len(self):
+            raise UserError(f"feature {number}; this index has features 0 to {len(self) - 1}")
+        return number
+
+    def firings(self, feature: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The rows on which a feature fires, ascending, and its activation there. Sinks are left out."""
+        start, stop = (int(n) for n in self["firing_start"][feature : feature + 2])
+        return self["firing_row"][start:stop], self["firing_value"][start:stop]
+
+    def feature(self, number: int, *, window: int = 12, top: int | None = None) -> Feature:
+        """All that is known of one feature, examples with `window` tokens on either side."""
+        number = self.check(number)
+        fired = self.firings(number)
+        low, high = tuple(float(v) for v in self["effect"][number][1:3])
+        return Feature(
+            number=number,
+            label=self.labels[number],
+            rate=float(self["rate"][number]),
+            mean=float(self["mean"][number]),
+            maximum=float(self["maximum"][number]),
+            firings=len(fired[0]),
+            histogram=np.array(self["histogram"][number]),
+            by_token=float(self["by_token"][number]),
+            by_position=float(self["by_position"][number]),
+            by_word=float(self["by_word"][number]),
+            typical=self._pairs(number, "typical_token", "typical_share"),
+            fires_with=self._neighbours(number, "with_feature", "with_phi", "with_count"),
+            near=self._neighbours(number, "near_feature", "near_cosine"),
+            raises=self._pairs(number, "up_token", "up_logit"),
+            lowers=self._pairs(number, "down_token", "down_logit"),
+            effect=Effect(
+                float(self["effect"][number][0]),
+                low,
+                high,
+                int(self["effect_n"][number]),
+                float(self["effect_random"][number]),
+            ),
+            top=tuple(self._examples(self["top_row"][number][:top], fired, window)),
+            bands=tuple(tuple(self._examples(rows, fired, window)) for rows in self["band_row"][number]),
+        )
+
+    def _pairs(self, number: int, tokens: str, values: str) -> tuple[tuple[str, float], ...]:
+        both = zip(self[tokens][number].tolist(), self[values][number].tolist(), strict=True)
+        return tuple((self.text(token), value) for token, value in both if token >= 0)
+
+    def _neighbours(self, number: int, features: str, closeness: str, count: str = "") -> tuple[Neighbour, ...]:
+        counts = self[count][number].tolist() if count else [0] * self.sizes["neighbour"]
+        found = zip(self[features][number].tolist(), self[closeness][number].tolist(), counts, strict=True)
+        return tuple(Neighbour(*one) for one in found if 0 <= one[0] < len(self))
+
+    def _examples(
+        self, rows: NDArray[Any], fired: tuple[NDArray[np.int32], NDArray[np.float32]], window: int
+    ) -> list[Example]:
+        return [self.context(int(row), window, fired) for row in rows if 0 <= row < self.sizes["row"]]
+
+    def context(
+        self, row: int, window: int, fired: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
+    ) -> Example:
+        """The token at `row` with `window` tokens on either side, within its sequence; `fired` are `firings`."""
+        starts = self["sequence_start"]
+        sequence = int(np.searchsorted(starts, row, side="right")) - 1
+        low, high = max(int(starts[sequence]), row - window), min(int(starts[sequence + 1]), row + window + 1)
+        return self._example(low, high, row, fired)
+
+    def document(self, number: int, fired: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None) -> Example:
+        """A whole document, `peak` at the largest activation. Raises UserError for one that there is not."""
+        if not 0 <= number < self.sizes["document"]:
+            raise UserError(f"document {number}; this index has documents 0 to {self.sizes['document'] - 1}")
+        low, high = (int(np.searchsorted(self["document"], number, side=side)) for side in ("left", "right"))
+        shown = self._example(low, high, low, fired)
+        peak = int(np.argmax(shown.activations)) if shown.activations else 0
+        return Example(shown.tokens, shown.activations, peak, number, int(self["position"][low + peak]))
+
+    def _example(
+        self, low: int, high: int, row: int, fired: tuple[NDArray[np.int32], NDArray[np.float32]] | None
+    ) -> Example:
+        shown = np.zeros(high - low, np.float32)
+        if fired is not None:
+            first, stop = np.searchsorted(fired[0], [low, high])
+            shown[fired[0][first:stop] - low] = fired[1][first:stop]
+        return Example(
+            tokens=tuple(self.text(token) for token in self["token"][low:high].tolist()),
+            activations=tuple(shown.tolist()),
+            peak=row - low,
+            document=int(self["document"][row]),
+            position=int(self["position"][row]),
+        )
+
+    def errors(self, window: int = 12) -> list[tuple[float, Example]]:
+        """Where the dictionary misses most: error relative to the activation's norm, and the token."""
+        rows = [int(row) for row in self["error_row"] if 0 <= row < self.sizes["row"]]
+        return [(float(self["error"][row] / self["norm"][row]), self.context(row, window)) for row in rows]
+
+    def source(self, document: int) -> tuple[str, int]:
+        """The file of a document, and its row there."""
+        files = self.record["files"]
+        number = int(self["file"][document])
+        return (str(files[number]) if 0 <= number < len(files) else "?"), int(self["file_row"][document])
+
+    def verify(self) -> list[str]:
+        """The files whose bytes are not those that were written; reads all of them."""
+        return [name for name, hash_ in self.record["hashes"].items() if hash_file(self.folder / name) != hash_]
+
+
+def open_index(folder: str | Path) -> Index:
+    """Open an index, memory-mapped.
+
+    Raises UserError, in one line, for a folder that is none, another version's, an unfinished or a damaged one.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).exists():
+        raise UserError(_why_none(folder))
+    record = read_sealed(folder / RECORD)
+    if record is None:
+        raise _damaged(folder / RECORD, "its seal does not fit its bytes")
+    schema = record.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        todo = "update interp-probes" if newer else "build it again"
+        raise UserError(f"{folder} has schema {schema}; this version reads {SCHEMA}; {todo}")
+    try:
+        sizes = {str(k): int(v) for k, v in record["sizes"].items()} | FIXED
+        hashes = {name: str(record["hashes"][name]) for name in (*TEXTS, *(f"{name}.npy" for name in ARRAYS))}
+        record = {**record, "sizes": sizes, "hashes": hashes, "files": [str(f) for f in record["files"]]}
+        arrays = {name: _map(folder, name, sizes) for name in ARRAYS}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(folder / RECORD, f"{type(error).__name__}: {error}") from error
+    for name in TEXTS:
+        _inside(folder, name)
+    return Index(folder, record, arrays)
+
+
+def _why_none(folder: Path) -> str:
+    if (folder / "plan.json").exists() or any(folder.glob("firings-*")):
+        return f"{folder} is an index that is not finished; run the same `interp features build` again: it goes on"
+    if (folder / "cfg.json").exists():
+        return f"{folder} is an SAE; build its index first: interp features build --sae {folder} --out INDEX"
+    there = (
+        [path.name for path in folder.parent.glob("*/") if (path / RECORD).exists()] if folder.parent.is_dir() else []
+    )
+    near = f"; nearest: {', '.join(nearest(folder.name, there))}" if there else ""
+    return f"{folder} is no index: it has no {RECORD}; expected a folder that `interp features build` wrote{near}"
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The path of a file of the index, which must lie in its folder: a link could show any file of this machine."""
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{folder} lacks {name}; build the index again")
+    if path.is_symlink():
+        raise UserError(f"{path} is a link; expected a file of the index itself; copy the index with its files")
+    return path
+
+
+def _map(folder: Path, name: str, sizes: dict[str, int]) -> NDArray[Any]:
+    path = _inside(folder, f"{name}.npy")
+    kind = ARRAYS[name]
+    shape = tuple(sizes[axis.removesuffix("+1")] + axis.endswith("+1") for axis in kind.axes)
+    try:
+        mapped = (
+            np.load(path, mmap_mode="r", allow_pickle=False) if np.prod(shape) else np.load(path, allow_pickle=False)
+        )
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise _damaged(path, str(error)) from error
+    if mapped.dtype.str != kind.dtype or mapped.shape != shape:
+        raise _damaged(path, f"{mapped.dtype} {mapped.shape} instead of {np.dtype(kind.dtype)} {shape}")
+    return mapped
+
+
+def _read_json(path: Path) -> list[Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(found, list):
+        raise _damaged(path, "no list")
+    return found
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _read_strings(path: Path) -> list[str]:
+    return [str(one) for one in _read_json(path)]
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} is damaged ({why}); build the index again with the same command")

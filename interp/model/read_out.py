@@ -1,0 +1,26 @@
+"""What a model's final norm does to a vector, found by asking it."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@torch.no_grad()
+def read_norm(norm: torch.nn.Module, like: Float[Tensor, " d_model"]) -> tuple[Tensor, Tensor, bool]:
+    """(weights, bias, does it take the mean away?) of a layer norm or an RMS norm of vectors like this one, in fp64.
+
+    A vector of ±1 is so far from zero that its epsilon does not matter and tells the norm's weights, zero tells its
+    bias, and adding a constant tells whether it takes the mean away.
+    """
+    signs = torch.ones_like(like)
+    signs[1::2] = -1
+    signs = signs if len(signs) % 2 == 0 else torch.cat([signs[:-1], signs.new_zeros(1)])
+    shift = norm(torch.zeros_like(signs)).double()
+    weight = torch.zeros_like(shift)
+    for probe in (signs, signs.roll(1)):  # of an odd number of dimensions, one stays out each time
+        read = (norm(1e4 * probe).double() - shift) * probe.double() * probe.double().square().mean().sqrt()
+        weight = torch.where(probe == 0, weight, read)
+    centres = torch.allclose(norm(1e4 * signs), norm(1e4 * (signs + 1)), rtol=1e-3, atol=1e-4)
+    return weight, shift, centres
