@@ -349,11 +349,48 @@ def export(arguments: list[str]) -> int:
     return 0
 
 
+@dataclass
+class LabelOptions:
+    """Let a language model of yours name features; each label is scored on text that it was not made from."""
+
+    index: Positional[Path]
+    """The index: a folder that `interp features build` wrote."""
+    ask: str
+    """FILE.py:NAME of a function that takes a question and returns the answer, from a local model or a remote one."""
+    features: tuple[int, ...] = ()
+    """Features to name; by default all, the most frequent first."""
+    n: int | None = None
+    """Only so many."""
+
+
+def label(arguments: list[str]) -> int:
+    """Names by a language model of yours, each with its score"""
+    options: LabelOptions = parse(LabelOptions, arguments, "features label")
+    from interp.features.ask import label_features, load_ask
+    from interp.features.index import open_index
+
+    index, ask = open_index(options.index), load_ask(options.ask)
+    chosen = [index.check(one) for one in options.features] or np.argsort(-index["rate"], kind="stable").tolist()
+    chosen = chosen[: options.n]
+    before = [index.labels[one] for one in chosen]
+    with shown_progress() as say:
+        made = label_features(
+            options.index, ask, chosen, options.ask, tell=lambda done, total: say("naming features", done, total)
+        )
+    rows = [
+        (str(one), f"{new.score:.2f}", printable(new.text), f"{old.score:.2f}", printable(f"{old.text:.40}"))
+        for one, new, old in zip(chosen, made, before, strict=True)
+    ]
+    print_table(("feature", "score", "label", "before", ""), rows[:40])
+    return 0
+
+
 FEATURE_COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "build": build,
     "show": show,
     "search": search,
     "export": export,
+    "label": label,
 }
 
 

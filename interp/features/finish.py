@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from io import BytesIO
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp.activations.files import new_file, write_at, write_sealed
+from interp.activations.files import write_sealed
 from interp.activations.rows import taps_of
 from interp.activations.tensor_file import map_tensors
 from interp.errors import UserError
@@ -20,10 +19,11 @@ from interp.features.effects import Ablation, choose_firings, measure_effects, s
 from interp.features.firings import Firings, piece_path
 from interp.features.index import Label
 from interp.features.labels import Namer
-from interp.features.layout import ARRAYS, FIXED, LABELS, RECORD, SCHEMA, VOCABULARY, WORDS
+from interp.features.layout import FIXED, RECORD, SCHEMA, VOCABULARY, WORDS
 from interp.features.neighbours import count_together, find_near, read_logits_of
 from interp.features.statistics import RowFacts, row_facts, summarise
 from interp.features.words import words_of
+from interp.features.write import IndexFiles
 from interp.model.model import Model
 from interp.model.provenance import library_versions
 from interp.saes.load import site_of
@@ -35,59 +35,12 @@ FIRINGS_AT_ONCE = 1 << 21  # 16 MB
 Arrays = dict[str, NDArray[Any]]
 
 
-class _Files:
-    """Writes the files of an index, each whole or not at all, and remembers their hashes and sizes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.hashes: dict[str, str] = {}
-
-    def text(self, name: str, text: str) -> None:
-        with new_file(self.folder / name) as file:
-            write_at(file.descriptor, memoryview(text.encode("utf-8", errors="replace")), 0)
-        self.hashes[name] = file.hash
-
-    def array(self, name: str, values: NDArray[Any]) -> None:
-        with self.stream(name, values.shape) as put:
-            put(values)
-
-    def stream(self, name: str, shape: tuple[int, ...]) -> _Stream:
-        return _Stream(self, name, shape)
-
-
-class _Stream:
-    """An array that is written in parts."""
-
-    def __init__(self, files: _Files, name: str, shape: tuple[int, ...]) -> None:
-        self.files, self.name, self.dtype, self.shape = files, name, np.dtype(ARRAYS[name].dtype), shape
-
-    def __enter__(self) -> _Stream:
-        self.context = new_file(self.files.folder / f"{self.name}.npy")
-        self.file = self.context.__enter__()
-        header = BytesIO()
-        told = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(header, told)
-        write_at(self.file.descriptor, header.getbuffer(), 0)
-        self.at = header.tell()
-        return self
-
-    def __call__(self, values: NDArray[Any]) -> None:
-        part = np.ascontiguousarray(values, self.dtype)
-        if part.nbytes:
-            write_at(self.file.descriptor, part.reshape(-1).view(np.uint8).data, self.at)
-        self.at += part.nbytes
-
-    def __exit__(self, *problem: Any) -> None:
-        self.context.__exit__(*problem)
-        self.files.hashes[f"{self.name}.npy"] = self.file.hash
-
-
 def finish(building: Building) -> bool:
     """Write the index of all pieces; False when it was stopped: then what is measured by then is kept.
 
     Raises UserError for a model whose effects cannot be measured.
     """
-    plan, tokens, files = building.plan, building.tokens, _Files(building.folder)
+    plan, tokens, files = building.plan, building.tokens, IndexFiles(building.folder)
     vocabulary = read_vocabulary(building.model)
     norm, error = (_per_row(building, name) for name in ("norm", "error"))
     facts = row_facts(tokens.ids, tokens.starts, find_sinks_of(norm, tokens.starts), vocabulary)
@@ -124,14 +77,14 @@ def finish(building: Building) -> bool:
     for name, values in found.items():
         files.array(name, values)
     files.text(VOCABULARY, json.dumps(vocabulary))
-    files.text(LABELS, json.dumps([[one.text, *map(_number, one[1:4]), one.by] for one in labels]))
+    files.labels(labels)
     files.text(WORDS, words_of(labels, found, vocabulary))
     write_sealed(building.folder / RECORD, _record(building, files, firings, facts, norm, error))
     return True
 
 
 def _record(
-    building: Building, files: _Files, firings: Firings, facts: RowFacts, norm: Any, error: Any
+    building: Building, files: IndexFiles, firings: Firings, facts: RowFacts, norm: Any, error: Any
 ) -> dict[str, Any]:
     plan, tokens = building.plan, building.tokens
     sizes = {
@@ -155,8 +108,6 @@ def _record(
         "sinks": int(facts.is_sink.sum()),
         "missed": missed,
     }
-    from dataclasses import asdict
-
     return {
         "schema": SCHEMA,
         "sizes": sizes,
@@ -174,7 +125,7 @@ def _per_row(building: Building, name: str) -> NDArray[np.float32]:
 
 
 def _per_feature(
-    building: Building, files: _Files, firings: Firings, facts: RowFacts, vocabulary: list[str]
+    building: Building, files: IndexFiles, firings: Firings, facts: RowFacts, vocabulary: list[str]
 ) -> tuple[Arrays, list[Ablation], list[Label]]:
     """Everything that is worked out from one feature's firings, which are written on the way, feature by feature."""
     settings, total = building.plan.settings, int(firings.counts.sum())
@@ -196,7 +147,6 @@ def _per_feature(
             building.tell("summing up the features", run.stop, firings.d_sae)
     columns = {name: np.stack([one[name] for one in found]) for name in found[0]}
     columns["firing_start"] = np.concatenate([[0], np.cumsum(firings.counts)])
-    columns["label_score"] = np.array([one.score for one in labels])
     return columns, chosen, labels
 
 
@@ -245,8 +195,3 @@ def _plane(directions: torch.Tensor) -> NDArray[np.float32]:
 
 def _filled(rows: NDArray[Any], n: int) -> NDArray[Any]:
     return np.concatenate([rows, np.full(n - len(rows), -1, rows.dtype)])
-
-
-def _number(value: float) -> float | None:
-    """As JSON can hold it."""
-    return None if np.isnan(value) else value

@@ -80,7 +80,7 @@ class Namer:
             return Label(text, float("nan"), float("nan"), float("nan"), BY)
         _, reading, keys, totals = best
         hits = int(np.isin(reading.key[theirs], keys).sum())
-        score = _score(hits, int(_totals_of(totals, keys).sum()), len(theirs), self.sizes[1])
+        score = match_score(hits, int(_totals_of(totals, keys).sum()), len(theirs), self.sizes[1])
         told = [reading.told(int(key)) for key in keys[:SHOWN]]
         more = f" (+{len(keys) - SHOWN})" if len(keys) > SHOWN else ""
         return Label(f"{reading.before}{', '.join(told)}{more}", *score, BY)
@@ -190,7 +190,8 @@ def _phi(hits: Any, predicted: Any, fires: int, n: int) -> NDArray[np.float64]:
     return np.where(spread > 0, (n * hits - predicted * fires) / np.sqrt(np.maximum(spread, 1)), 0.0)
 
 
-def _score(hits: int, predicted: int, fires: int, n: int) -> Score:
+def match_score(hits: int, predicted: int, fires: int, n: int) -> Score:
+    """Of `n` tokens `predicted` were named, `fires` fire, and `hits` are both."""
     if fires == 0:
         return Score(float("nan"), float("nan"), float("nan"))
     return Score(float(_phi(hits, predicted, fires, n)), hits / predicted if predicted else float("nan"), hits / fires)

@@ -26,14 +26,16 @@ class NextToken(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A feature's share of a token's logit less the mean logit, at the last position, in nats.
+    """What speaks for a next token: by how many nats its log-probability falls when this is taken away, everywhere.
 
-    `feature` is None for what is no feature: `name` says what it is then (`sae error`, `sae bias`, `12.attn`, …).
+    `feature` is None for what the SAE misses, and `name` says so then. `estimate` is the same to first order (gradient
+    times activation), by which the parts were chosen.
     """
 
     feature: int | None
     name: str
     effect: float
+    estimate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Live(Protocol):
         ...
 
     def attribute(self, prompt: str, token: int, n: int = 20) -> tuple[Part, ...]:
-        """What speaks for `token` (an id) as the next one, the largest `n` parts by size, largest first."""
+        """What speaks for `token` (an id) as the next one, the `n` largest parts by size of effect, largest first."""
         ...
 
     def change(self, prompt: str, changes: Mapping[int, float], *, new_tokens: int = 20) -> tuple[Continuation, ...]:

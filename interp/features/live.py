@@ -1,0 +1,278 @@
+"""A loaded model with the SAE of an index: prompts of the user's, read, explained and changed on the spot.
+
+Everything runs the plain model with one function at the SAE's site, on top of attention's cache where tokens follow
+each other. Changes leave the error term alone, x + decode(changed) - decode(features), and attention sinks too; the
+control beside each change is a random direction, at every token as long as the change there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.activations.rows import find_sinks, taps_of
+from interp.errors import UserError
+from interp.features.index import Index
+from interp.features.prompts import Active, Continuation, NextToken, Part, PromptReading
+from interp.model.load import load_model
+from interp.model.model import Model
+from interp.model.taps import Tap, tapped
+from interp.saes.attach import attach_sae
+from interp.saes.default import shipped_sae
+from interp.saes.load import SAE, describe_sae, site_of
+
+NEXT = 10  # likeliest next tokens shown
+LONGEST = 512  # tokens of a prompt
+ERROR = "what the SAE misses"
+SEED = 0
+
+
+def attach_live(
+    index: Index, model_name: str, sae: str | Path | None = None, *, model: Model | None = None
+) -> LiveModel:
+    """The model and SAE that `index` was built from, loaded. `sae`: by default the one that ships with the model.
+
+    `model`: one that is loaded already. Raises UserError where either is not what the index says.
+    """
+    model = model or load_model(model_name)
+    theirs = index.record["plan"]["capture"]["model"]
+    for key, word in (("weights", "weights"), ("tokenizer", "tokenizer")):
+        if theirs[key] != getattr(model.provenance, key):
+            raise UserError(
+                f"the index was built with {theirs['name']} ({word} {theirs[key][:19]}…), the loaded model is "
+                f"{model.provenance.name} ({getattr(model.provenance, key)[:19]}…); name that one with --model"
+            )
+    source = sae or shipped_sae(model)
+    if source is None:
+        raise UserError("no SAE ships with this model; name the folder of the index' SAE: --sae FOLDER")
+    loaded = attach_sae(source, model)
+    wanted, there = index.record["plan"]["sae"], describe_sae(loaded)
+    if wanted["tensors"] != there["tensors"]:
+        raise UserError(
+            f"the index is of another SAE ({wanted['kind']}, {wanted['d_sae']} features at {wanted['site']}) than "
+            f"{source} ({there['kind']}, {there['d_sae']} features at {there['site']}); name its folder: --sae FOLDER"
+        )
+    return LiveModel(model, loaded, float(np.median(index["norm"])))
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """`interp.features.prompts.Live` with a model. `typical_norm`: the median norm at the site, that sinks exceed."""
+
+    model: Model
+    sae: SAE[Any]
+    typical_norm: float
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.model.provenance.name
+
+    @cached_property
+    def tap(self) -> Tap:
+        """Where the plain model shows the SAE's site."""
+        site = site_of(self.sae)
+        taps = taps_of(self.model, [site])
+        if site not in taps:
+            raise UserError(f"the plain model does not show {site}; prompts can only be read at sites that it shows")
+        return taps[site]
+
+    def token_id(self, text: str) -> int:
+        """The id of a text that is one token. Raises UserError for another, with its pieces."""
+        ids = self.model.tokenizer(text, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            pieces = ", ".join(repr(str(self.model.tokenizer.decode([i]))) for i in ids) or "nothing"
+            raise UserError(f"{text!r} is {len(ids)} tokens ({pieces}); expected one; words mostly begin with a blank")
+        return int(ids[0])
+
+    @torch.no_grad()
+    def read(self, prompt: str) -> PromptReading:
+        """What fires where, and the likeliest next tokens. Sinks are left out."""
+        ids = self._encode(prompt)
+        seen: list[Tensor] = []
+        with tapped(self.tap, lambda value: seen.append(value[0].clone())):
+            logits = self.model.hf(ids[None]).logits[0, -1]
+        x = seen[0]
+        features, missed = self._coded(x)
+        sinks = self._sinks(x)
+        error = (missed.norm(dim=1) / x.norm(dim=1).clamp(min=1e-30)).tolist()
+        return PromptReading(
+            tokens=tuple(str(self.model.tokenizer.decode([i])) for i in ids.tolist()),
+            is_sink=tuple(sinks.tolist()),
+            features=tuple(() if s else _active(row) for row, s in zip(features, sinks.tolist(), strict=True)),
+            error=tuple(0.0 if s else e for e, s in zip(error, sinks.tolist(), strict=True)),
+            next=self._next(logits),
+        )
+
+    def attribute(self, prompt: str, token: int, n: int = 20) -> tuple[Part, ...]:
+        """What speaks for `token` as the next one: features taken away one by one at all their tokens, in one batch.
+
+        The `n` that gradient times activation says are largest, and what the SAE misses (Marks et al. 2403.19647).
+        """
+        if not 0 <= token < len(self.model.tokenizer) or n < 1:
+            raise UserError(
+                f"token {token}, n={n}; expected an id from 0 to {len(self.model.tokenizer) - 1}, and 1 part"
+            )
+        ids = self._encode(prompt)
+        x, slope = self._slope(ids, token)
+        sinks = self._sinks(x)
+        with torch.no_grad():
+            features, missed = self._coded(x)
+        features, missed = features.masked_fill(sinks[:, None], 0.0), missed.masked_fill(sinks[:, None], 0.0)
+        estimates = self._estimates(x, features, slope)
+        fired = (features > 0).any(0)
+        order = estimates.abs().masked_fill(~fired, -1.0).sort(descending=True, stable=True).indices
+        chosen = order[: min(n, int(fired.sum()))].tolist()
+        with torch.no_grad():
+            away = [self._without(x, features, feature) for feature in chosen] + [missed]
+            effects = self._fall(ids, token, torch.stack(away))
+        told = [(feature, f"feature {feature}", float(estimates[feature])) for feature in chosen]
+        told.append((None, ERROR, float((missed * slope).sum().detach())))
+        parts = [Part(f, name, effect, guess) for (f, name, guess), effect in zip(told, effects, strict=True)]
+        return tuple(sorted(parts, key=lambda part: -abs(part.effect))[:n])
+
+    @torch.no_grad()
+    def change(self, prompt: str, changes: Mapping[int, float], *, new_tokens: int = 20) -> tuple[Continuation, ...]:
+        """As it is, with features set to activations at every token, and with random directions in their place."""
+        if not changes or new_tokens < 1:
+            raise UserError(f"{len(changes)} features, {new_tokens} new tokens; expected one of each, or more")
+        for feature, value in changes.items():
+            if not 0 <= feature < self.sae.cfg.d_sae or not np.isfinite(value):
+                raise UserError(f"feature {feature} at {value}; expected 0 to {self.sae.cfg.d_sae - 1}, and a number")
+        ids = self._encode(prompt, room=new_tokens)
+        random = torch.randn(self.sae.cfg.d_in, generator=torch.Generator().manual_seed(SEED)).to(self.model.device)
+        random = random / random.norm()
+        first = True
+
+        def edit(value: Tensor) -> Tensor:
+            """Row 0 stays, row 1 is changed, row 2 moved as far along a random direction."""
+            nonlocal first
+            delta, beside = (self._delta(value[i].float(), changes, first) for i in (1, 2))
+            first = False
+            moved = torch.stack([torch.zeros_like(delta), delta, beside.norm(dim=-1, keepdim=True) * random])
+            return value + moved.to(value)
+
+        texts, logits = self._continue(ids, edit, new_tokens)
+        told = ", ".join(f"{feature} at {value:g}" for feature, value in changes.items())
+        names = (
+            "as it is",
+            f"with {'feature' if len(changes) == 1 else 'features'} {told}",
+            "a random direction instead",
+        )
+        return tuple(
+            Continuation(name, text, self._next(row)) for name, text, row in zip(names, texts, logits, strict=True)
+        )
+
+    def _encode(self, prompt: str, room: int = 0) -> Tensor:
+        if not prompt:
+            raise UserError("no prompt came; expected some text")
+        (ids,) = self.model.encode([prompt])
+        context = getattr(self.model.hf.config, "max_position_embeddings", None) or LONGEST
+        if len(ids) > (most := min(LONGEST, context - room)):
+            raise UserError(f"the prompt has {len(ids)} tokens; expected {most} at most; shorten it")
+        return torch.tensor(ids, device=self.model.device)
+
+    def _sinks(self, x: Float[Tensor, "pos d"], first: bool = True) -> Bool[Tensor, " pos"]:
+        place = torch.arange(len(x), device=x.device) + (not first)
+        return find_sinks(x.float(), place, self.typical_norm)
+
+    def _coded(self, x: Float[Tensor, "pos d"]) -> tuple[Tensor, Tensor]:
+        """(features, what the SAE misses), as numbers of the model's own kind."""
+        rows = x.to(self.sae.device, self.sae.dtype)
+        features = self.sae.encode(rows)
+        return features.float(), (rows - self.sae.decode(features)).to(x)
+
+    def _delta(self, x: Tensor, changes: Mapping[int, float], first: bool) -> Tensor:
+        """What setting features to numbers adds to the activations; nothing at sinks."""
+        rows = x.to(self.sae.device, self.sae.dtype)
+        features = self.sae.encode(rows)
+        before = self.sae.decode(features)
+        changed = features.clone()
+        changed[:, list(changes)] = torch.tensor(list(changes.values())).to(changed)
+        self.sae.encode(rows)  # an SAE that normalises keeps what its decoder undoes, and once
+        return (self.sae.decode(changed) - before).to(x).masked_fill(self._sinks(x, first)[:, None], 0.0)
+
+    def _without(self, x: Tensor, features: Tensor, feature: int) -> Tensor:
+        """What a feature adds to the reconstruction, at every token."""
+        rows, fewer = x.to(self.sae.device, self.sae.dtype), features.to(self.sae.dtype).clone()
+        fewer[:, feature] = 0.0
+        parts = []
+        for some in (features.to(self.sae.dtype), fewer):
+            self.sae.encode(rows)
+            parts.append(self.sae.decode(some))
+        return (parts[0] - parts[1]).to(x)
+
+    def _estimates(self, x: Tensor, features: Tensor, slope: Tensor) -> Float[Tensor, " d_sae"]:
+        """To first order, what each feature's share adds to the log-probability: its activation times a slope."""
+        start = features.to(self.sae.dtype).requires_grad_(True)
+        with torch.no_grad():
+            self.sae.encode(x.to(self.sae.device, self.sae.dtype))
+        with torch.enable_grad():
+            read = (self.sae.decode(start) * slope.to(self.sae.dtype)).sum()
+            (by,) = torch.autograd.grad(read, start)
+        return (features * by.float()).sum(0).detach()
+
+    def _slope(self, ids: Tensor, token: int) -> tuple[Tensor, Tensor]:
+        """(activations at the site, slope of the token's log-probability there)."""
+        kept: list[Tensor] = []
+
+        def watch(value: Tensor) -> Tensor:
+            kept.append(value.detach().requires_grad_(True))
+            return kept[0]
+
+        with torch.enable_grad(), tapped(self.tap, watch):
+            logits = self.model.hf(ids[None]).logits[0, -1]
+            (slope,) = torch.autograd.grad(logits.float().log_softmax(-1)[token], kept[0])
+        return kept[0].detach()[0], slope[0]
+
+    def _fall(self, ids: Tensor, token: int, away: Float[Tensor, "part pos d"]) -> list[float]:
+        """By how much the token's log-probability falls when each of `away` is subtracted."""
+        some = torch.cat([torch.zeros_like(away[:1]), away])
+        with tapped(self.tap, lambda value: value - some.to(value)):
+            logits = self.model.hf(ids.expand(len(some), -1)).logits[:, -1]
+        scores = logits.float().log_softmax(-1)[:, token]
+        return (scores[0] - scores[1:]).tolist()
+
+    def _continue(
+        self, ids: Tensor, edit: Callable[[Tensor], Tensor], new_tokens: int
+    ) -> tuple[list[str], Sequence[Tensor]]:
+        """Three copies of a prompt continued greedily under `edit`: texts, and the logits at the prompt's end."""
+        hf, end = self.model.hf, self.model.tokenizer.eos_token_id
+        now, cache, first = ids.expand(3, -1), None, None
+        written: list[Tensor] = []
+        with tapped(self.tap, edit):
+            for step in range(new_tokens):
+                settings: dict[str, Any] = {}
+                if step:
+                    at = torch.full((3, 1), len(ids) + step - 1, device=ids.device)
+                    settings = {"past_key_values": cache, "position_ids": at}
+                out = hf(now, use_cache=True, **settings)
+                cache, logits = out.past_key_values, out.logits[:, -1].float()
+                first = logits if first is None else first
+                now = logits.argmax(-1, keepdim=True)
+                written.append(now[:, 0])
+        texts = []
+        for row in torch.stack(written, 1).tolist():
+            row = row[: row.index(end)] if end in row else row
+            texts.append(str(self.model.tokenizer.decode(row)))
+        assert first is not None
+        return texts, list(first)
+
+    def _next(self, logits: Tensor) -> tuple[NextToken, ...]:
+        probabilities = logits.float().softmax(-1)
+        order = probabilities.sort(descending=True, stable=True).indices[:NEXT].tolist()
+        return tuple(NextToken(i, str(self.model.tokenizer.decode([i])), float(probabilities[i])) for i in order)
+
+
+def _active(row: Float[Tensor, " d_sae"]) -> tuple[Active, ...]:
+    fired = (row > 0).nonzero().flatten()
+    order = fired[row[fired].sort(descending=True, stable=True).indices]
+    return tuple(Active(int(i), float(row[i])) for i in order)
