@@ -8,7 +8,7 @@ from collections.abc import Callable
 from io import TextIOWrapper
 
 from interp import __version__
-from interp.cli import features, models, probes, saes, store
+from interp.cli import explore, features, models, probes, saes, store
 from interp.errors import UserError, unknown
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -19,6 +19,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "store": store.store,
     "sae": saes.sae,
     "features": features.features,
+    "explore": explore.explore,
     "models": models.models,
     "doctor": models.doctor,
     "parity": models.parity,

@@ -154,6 +154,14 @@ class Index:
             raise _damaged(self.folder / WORDS, f"{len(lines)} lines for {len(self)} features")
         return lines
 
+    @cached_property
+    def by_row(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The firings row by row: where each row's begin in the second array, and the features. Sorted when asked."""
+        feature = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self["firing_start"]))
+        order = np.argsort(self["firing_row"], kind="stable")
+        counts = np.bincount(self["firing_row"], minlength=self.sizes["row"])
+        return np.concatenate([[0], np.cumsum(counts)]), feature[order]
+
     def text(self, token: int) -> str:
         """The text of a token id."""
         return self.vocabulary[token] if 0 <= token < len(self.vocabulary) else f"<{token}>"

@@ -1,0 +1,76 @@
+"""`interp explore`: an index of features in the browser, on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interp.cli.terminal import Positional, parse
+from interp.errors import UserError
+
+if TYPE_CHECKING:
+    from interp.features.index import Index
+    from interp.features.live import LiveModel
+
+
+@dataclass
+class ExploreOptions:
+    """See the features of an index in the browser; with a model also prompts of yours, read, explained and steered."""
+
+    index: Positional[Path]
+    """The index: a folder that `interp features build` wrote."""
+    model: str | None = None
+    """The model it was built with, for prompts; without it no torch is loaded."""
+    sae: str | None = None
+    """Its SAE, with --model; by default the one that ships with the model."""
+    beside: Path | None = None
+    """A second index, of the same text, to compare with."""
+    runs: Path = Path("runs")
+    """Folder of saved runs of probes to show."""
+    host: str = "127.0.0.1"
+    """Address to serve at; on any but this machine's own a token is demanded."""
+    port: int = 8050
+    """Port to serve at; 0 takes a free one."""
+
+
+def explore(arguments: list[str]) -> int:
+    """An index of features in the browser: table, map, examples, prompts of yours"""
+    options: ExploreOptions = parse(ExploreOptions, arguments, "explore")
+    from interp.features.index import open_index
+    from interp.views.explorer.context import Context
+    from interp.views.explorer.serve import prepare
+
+    if options.sae is not None and options.model is None:
+        raise UserError("--sae came without --model; expected both, to read prompts")
+    index = open_index(options.index)
+    beside = None if options.beside is None else _beside(index, options.beside)
+    context = Context(index, beside, _live(index, options), options.runs)
+    server, address = prepare(context, options.host, options.port)
+    print(f"exploring {options.index} at {address} (Ctrl-C ends it)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print("the explorer is closed")
+    finally:
+        server.server_close()
+    return 0
+
+
+def _beside(index: Index, folder: Path) -> Index:
+    from interp.features.compare import check_same_text
+    from interp.features.index import open_index
+
+    other = open_index(folder)
+    check_same_text(index, other)
+    return other
+
+
+def _live(index: Index, options: ExploreOptions) -> LiveModel | None:
+    if options.model is None:
+        return None
+    from interp.features.live import attach_live
+
+    live = attach_live(index, options.model, options.sae)
+    _ = live.tap  # refused now and not at the first prompt
+    return live

@@ -1,0 +1,1 @@
+"""The explorer: an index of features in the browser. The address is the state: every page is a function of it."""

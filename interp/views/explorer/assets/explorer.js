@@ -1,0 +1,109 @@
+"use strict";
+// What a page does without asking the server: keys, and an address that follows the table. The address is changed in
+// place where the page itself shows the change already, so that the server does not draw it again.
+(() => {
+  const go = (href) => {
+    history.pushState({}, "", href);
+    dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+    scrollTo(0, 0);
+  };
+  const remember = (changes) => {
+    const address = new URL(location.href);
+    for (const [name, value] of Object.entries(changes)) {
+      if (value) address.searchParams.set(name, value);
+      else address.searchParams.delete(name);
+    }
+    history.replaceState(history.state, "", address);
+    for (const tab of document.querySelectorAll("main .tabs a.tab")) {
+      if (!("q" in changes)) continue;
+      const link = new URL(tab.href);
+      if (changes.q) link.searchParams.set("q", changes.q);
+      else link.searchParams.delete("q");
+      tab.setAttribute("href", link.pathname + link.search);
+    }
+  };
+  const grid = async () => {
+    try {
+      return await dash_ag_grid.getApiAsync("grid");
+    } catch {
+      return null;
+    }
+  };
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, {
+    explorer: {
+      searched: async (text, path) => {
+        if ((new URL(location.href).searchParams.get("q") || "") === (text || "")) return dash_clientside.no_update;
+        remember({ q: text });
+        const table = path === "/" || !path ? await grid() : null;
+        if (table) table.purgeInfiniteCache();
+        else go(location.pathname + location.search);
+        return "";
+      },
+      arranged: (columns, filters) => {
+        const sorted = (columns || []).filter((one) => one.sort).sort((a, b) => (a.sortIndex || 0) - (b.sortIndex || 0))[0];
+        const changes = {};
+        if (columns) changes.sort = sorted ? `${sorted.colId}:${sorted.sort}` : "";
+        if (filters) changes.filter = Object.keys(filters).length ? JSON.stringify(filters) : "";
+        remember(changes);
+        return dash_clientside.no_update;
+      },
+      examples: (data, id) => {
+        const place = document.getElementById(JSON.stringify(id, Object.keys(id).sort()));
+        if (place && data) interpExamples.draw(place, data);
+        return dash_clientside.no_update;
+      },
+      dot: (click) => {
+        const number = click && click.points && click.points[0] && click.points[0].customdata;
+        if (number !== undefined && number !== null) go(`/feature/${number}`);
+        return dash_clientside.no_update;
+      },
+    },
+  });
+
+  const rowOf = (target) => {
+    const row = target.closest && target.closest(".ag-center-cols-container .ag-row");
+    const cell = row && row.querySelector('[col-id="number"]');
+    const number = cell && Number.parseInt(cell.textContent, 10);
+    return Number.isInteger(number) ? number : null;
+  };
+  addEventListener("click", (event) => {
+    const inside = event.target.closest && event.target.closest(".drawn a");
+    if (inside && !event.ctrlKey && !event.metaKey && !event.shiftKey && event.button === 0) {
+      event.preventDefault();
+      go(inside.getAttribute("href"));
+      return;
+    }
+    const number = rowOf(event.target);
+    if (number !== null && !getSelection().toString()) go(`/feature/${number}`);
+  });
+  addEventListener("keydown", (event) => {
+    const target = event.target;
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && target.matches && target.matches("textarea.prompt")) {
+      document.getElementById(target.id.replace("-text", "-go")).click();
+      return;
+    }
+    const writes = target.matches && target.matches("input, textarea, select, [contenteditable]");
+    if (writes || event.ctrlKey || event.metaKey || event.altKey) return;
+    const number = event.key === "Enter" ? rowOf(target) : null;
+    if (number !== null) {
+      event.preventDefault();
+      go(`/feature/${number}`);
+      return;
+    }
+    const search = document.getElementById("search");
+    if (event.key === "/") {
+      event.preventDefault();
+      if (search) search.focus();
+      else go("/");
+      return;
+    }
+    const inGrid = target.closest && target.closest(".ag-root");
+    const step = { j: "next", k: "previous", ArrowRight: "next", ArrowLeft: "previous" }[event.key];
+    const link = step && !inGrid && document.getElementById(step);
+    if (link) {
+      event.preventDefault();
+      go(link.getAttribute("href"));
+    }
+  });
+})();
