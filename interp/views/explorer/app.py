@@ -70,10 +70,10 @@ def page_at(context: Context, path: str, search: str) -> Component:
     try:
         if len(path) + len(search) > LONGEST:
             raise UserError(f"the address has over {LONGEST:,} characters; expected fewer; shorten the prompt")
-        word, *rest = _parts(path) or [""]
+        word, *rest = _parts(path) or [PAGES[0].word]
         page = next((page for page in PAGES if page.word == word), None)
         if page is None:
-            near = ", ".join(nearest(word, [p.word for p in PAGES if p.word], 2))
+            near = ", ".join(nearest(word, [p.word for p in PAGES], 2))
             raise UserError(f"there is no page {word!r}; expected one of the menu; nearest: {near}")
         if page.needs_model and context.live is None:
             return html.Div([html.H1(page.title), note(f"This page {HOW_TO_ADD_A_MODEL}.")])
@@ -98,7 +98,7 @@ def _told(context: Context) -> Component:
 
 
 def _menu(context: Context, parts: Sequence[str]) -> list[Component]:
-    here = parts[0] if parts else ""
+    here = parts[0] if parts else PAGES[0].word
     out: list[Component] = []
     for page in PAGES:
         if not page.in_menu:

@@ -28,17 +28,17 @@ class Column:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("number", "feature", "number of the feature", lambda i: np.arange(len(i)), "{:d}", 95),
+    Column("number", "feature", "number of the feature", lambda i: np.arange(len(i)), "{:d}", 92),
     Column("score", "label's score", "how well the label predicts firing on held-out text: 0 by chance, 1 always",
-           lambda i: i["label_score"], "{:.2f}", 125),
-    Column("rate", "fires on (%)", "share of tokens on which it fires, in percent", lambda i: 100 * i["rate"], "{:.3g}"),
-    Column("maximum", "strongest", "its largest activation", lambda i: i["maximum"], "{:.3g}", 110),
+           lambda i: i["label_score"], "{:.2f}", 92),
+    Column("rate", "fires on (%)", "share of tokens on which it fires, in percent", lambda i: 100 * i["rate"], "{:.3g}", 92),
+    Column("maximum", "strongest", "its largest activation", lambda i: i["maximum"], "{:.3g}", 102),
     Column("effect", "effect (nats)", "rise of the model's loss at a token when the feature is taken away there",
-           lambda i: i["effect"][:, 0], "{:+.3f}", 125),
+           lambda i: i["effect"][:, 0], "{:+.3f}", 92),
     Column("control", "control (nats)", "the same for a random direction as long: what any change costs",
-           lambda i: i["effect_random"], "{:+.3f}", 130),
+           lambda i: i["effect_random"], "{:+.3f}", 96),
     Column("token", "by token (%)", "share of its variance that the token alone explains, in percent",
-           lambda i: 100 * i["by_token"], "{:.0f}", 120),
+           lambda i: 100 * i["by_token"], "{:.0f}", 92),
 )  # fmt: skip
 BY_KEY = {column.key: column for column in COLUMNS}
 

@@ -14,7 +14,7 @@
       else address.searchParams.delete(name);
     }
     history.replaceState(history.state, "", address);
-    for (const tab of document.querySelectorAll("main .tabs a.tab")) {
+    for (const tab of document.querySelectorAll("main .choices a.choice")) {
       if (!("q" in changes)) continue;
       const link = new URL(tab.href);
       if (changes.q) link.searchParams.set("q", changes.q);
@@ -35,7 +35,7 @@
       searched: async (text, path) => {
         if ((new URL(location.href).searchParams.get("q") || "") === (text || "")) return dash_clientside.no_update;
         remember({ q: text });
-        const table = path === "/" || !path ? await grid() : null;
+        const table = !path || path === "/" || path === "/features" ? await grid() : null;
         if (table) table.purgeInfiniteCache();
         else go(location.pathname + location.search);
         return "";

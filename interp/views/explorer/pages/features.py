@@ -34,11 +34,11 @@ def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
     )  # fmt: skip
     tabs = html.Nav(
         [
-            dcc.Link(title, href=address("features", name, q=text) if name else address("", q=text),
-                     className="tab here" if name == view else "tab")
+            dcc.Link(title, href=address("features", name, q=text),
+                     className="choice here" if name == view else "choice")
             for name, title in VIEWS.items()
         ],
-        className="tabs",
+        className="choices",
     )  # fmt: skip
     body = _table(query) if view == "" else _map(context, view, text, query)
     return html.Div(
@@ -69,7 +69,7 @@ def _table(query: Query) -> Component:
     grid = AgGrid(
         id="grid",
         columnDefs=[heads[0], name, *heads[1:], typical],
-        defaultColDef={"sortable": True, "resizable": True, "suppressHeaderMenuButton": False},
+        defaultColDef={"sortable": True, "resizable": True, "wrapHeaderText": True, "autoHeaderHeight": True},
         rowModelType="infinite",
         filterModel=_filters(query),
         dashGridOptions={
@@ -108,10 +108,10 @@ def _map(context: Context, view: str, text: str, query: Query) -> Component:
     chooser = html.Div(
         [html.Span("colour: "), *(
             dcc.Link(kind.title, href=address("features", "map", q=text, colour=name),
-                     className="tab here" if name == colour else "tab")
+                     className="choice here" if name == colour else "choice")
             for name, kind in COLOURS.items()
         )],
-        className="tabs",
+        className="choices",
     )  # fmt: skip
     told = (
         "Each dot is a feature; click one to open it. Near dots point in like directions, as far as a plane can show."
@@ -170,4 +170,4 @@ def _counted(context: Context, chosen: np.ndarray[Any, Any], text: str, asked: d
     return told + (", best fit first" if text.strip() and not asked.get("sortModel") else "")
 
 
-PAGE = Page("", "features", layout, register)
+PAGE = Page("features", "features", layout, register)

@@ -99,7 +99,7 @@ def _chosen(live: Live, reading: PromptReading, query: Query) -> NextToken:
 def _choices(text: str, reading: PromptReading, chosen: NextToken) -> Component:
     links = [
         dcc.Link(visible(one.text).replace(" ", "␣"), href=address("prompt", text=text, next=one.text),
-                 className="tab here" if one.token == chosen.token else "tab")
+                 className="choice here" if one.token == chosen.token else "choice")
         for one in reading.next
     ]  # fmt: skip
     other = dcc.Input(
@@ -108,7 +108,7 @@ def _choices(text: str, reading: PromptReading, chosen: NextToken) -> Component:
         maxLength=80,
         className="short",
     )
-    return html.Div([*links, labelled("another next token", other)], className="tabs")
+    return html.Div([*links, labelled("another next token", other)], className="choices")
 
 
 def _speaks(context: Context, live: Live, text: str, chosen: NextToken) -> Component:
