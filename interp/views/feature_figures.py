@@ -114,10 +114,14 @@ def feature_map(index: Index, shown: NDArray[np.int64] | None = None, colour: st
     there = values[chosen][np.isfinite(values[chosen])]
     far = float(np.percentile(np.abs(there), 98)) if len(there) else 1.0  # one giant would leave the rest white
     scale = style.DIVERGING if kind.is_signed else [[0, "#9ecae1"], [0.5, "#4292c6"], [1, "#08306b"]]
-    bar: dict[str, Any] = {"title": {"text": kind.title, "side": "right"}, "thickness": 14, "outlinewidth": 0}
+    bar: dict[str, Any] = {
+        "title": {"text": kind.title, "side": "right", "font": {"size": 13}},
+        "thickness": 14,
+        "outlinewidth": 0,
+    }
     if kind.is_log and len(there):
         powers = range(math.floor(there.min()), math.ceil(there.max()) + 1)
-        bar |= {"tickvals": list(powers), "ticktext": [_share(10.0**p) for p in powers]}
+        bar |= {"tickvals": list(powers), "ticktext": [f"{_share(10.0**p)}   " for p in powers]}
     marker = {
         "color": [v if math.isfinite(v) else None for v in values[chosen].tolist()],
         "colorscale": scale,
@@ -279,10 +283,10 @@ def _lying(
     return figure
 
 
-def _dots(index: Index, chosen: NDArray[Any], marker: dict[str, Any], *, hover: bool = True) -> go.Scattergl:
+def _dots(index: Index, chosen: NDArray[Any], marker: dict[str, Any], *, hover: bool = True) -> go.Scatter:
     labels = index.labels
     texts = [f"{_named(f, {f: labels[f].text})}<br>fires on {_share(float(index['rate'][f]))}" for f in chosen.tolist()]
-    return go.Scattergl(
+    return go.Scatter(  # not WebGL: its code is made at run time, which a strict page forbids
         x=index["map"][chosen, 0].tolist(),
         y=index["map"][chosen, 1].tolist(),
         mode="markers",

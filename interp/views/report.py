@@ -6,14 +6,8 @@ A content security policy in the page forbids every request, and every script bu
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import os
-import tempfile
 import warnings
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +23,7 @@ from interp.lab.runs import Run, RunInfo, read_run
 from interp.views import strip, wording
 from interp.views.figures import draw
 from interp.views.glossary import glossary
+from interp.views.one_file import check_out, for_script, hash_of, write_html
 from interp.views.tables import columns, written
 
 SHOWN_ROWS = 200
@@ -72,33 +67,9 @@ def build_report(runs: list[Path], out: Path) -> Path:
         raise UserError(
             "a report got no runs; expected at least one run folder; name a folder that `interp probe` wrote"
         )
-    _check_out(out)
+    check_out(out)
     html = render([read_run(folder) for folder in runs])
-    made = [path for path in out.parents if not path.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(out, html)
-    except OSError as error:
-        with suppress(OSError):
-            for path in made:  # the nearest first, each empty by now
-                path.rmdir()
-        raise UserError(
-            f"cannot write {out} ({error.strerror}); expected a place to write to; choose another"
-        ) from error
-    return out
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a file that a report must not replace, such as a part of the run itself."""
-    try:
-        if out.is_dir():
-            raise UserError(
-                f"--out {out} is a folder; expected a file to write; add a name, such as {out / 'report.html'}"
-            )
-        if out.exists() and (not out.is_file() or out.suffix.lower() not in (".html", ".htm")):
-            raise UserError(f"--out {out} exists and is no HTML file; expected a new name or a report to replace")
-    except OSError as error:
-        raise UserError(f"cannot write {out!s:.80}… ({error.strerror}); choose another --out") from error
+    return write_html(out, html)
 
 
 def render(runs: list[Run]) -> str:
@@ -117,7 +88,7 @@ def render(runs: list[Run]) -> str:
         runs=[_run_view(run, f"run{i + 1}") for i, run in enumerate(runs)],
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
-        hashes=[_hash(script) for script in scripts],
+        hashes=[hash_of(script) for script in scripts],
         shown_rows=SHOWN_ROWS,
         words=glossary([text for run in runs for finding in run.findings for text in _texts(finding)]),
     )
@@ -174,7 +145,7 @@ def _finding_view(run: Run, index: int, name: str) -> FindingView:
     return FindingView(
         id=name,
         finding=finding,
-        figure=_for_script(picture) if isinstance(picture, go.Figure) else None,
+        figure=for_script(picture) if isinstance(picture, go.Figure) else None,
         height=int(picture.layout.height) if isinstance(picture, go.Figure) else 0,
         fragment=picture if isinstance(picture, Markup) else None,
         problem=problem,
@@ -189,27 +160,3 @@ def _model_name(provenance: dict[str, Any]) -> str:
     if isinstance(model, dict):
         model = next((model[key] for key in ("name", "model", "id", "path") if model.get(key)), None)
     return str(model) if model else "not recorded"
-
-
-def _for_script(figure: go.Figure) -> Markup:
-    """The figure's JSON for a script element: no `<`, so no text in it can end the element or open a comment."""
-    text = json.dumps(figure.to_plotly_json(), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
-def _hash(script: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _write_whole(out: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp's 0600 would keep colleagues from reading it
-        Path(temporary).replace(out)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

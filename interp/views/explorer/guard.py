@@ -36,7 +36,7 @@ def protect(app: Dash, hosts: Sequence[str] | None, token: str | None) -> None:
     policy = "; ".join(
         [
             "default-src 'none'",
-            f"script-src 'self' 'unsafe-eval' {scripts}",  # plotly compiles the shaders' callers of a large map
+            f"script-src 'self' {scripts}",
             "style-src 'self' 'unsafe-inline'",
             "img-src 'self' data: blob:",
             "font-src 'self' data:",

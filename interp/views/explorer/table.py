@@ -67,11 +67,16 @@ def row_of(index: Index, number: int) -> dict[str, Any]:
     label = index.labels[number]
     row: dict[str, Any] = {"number": number, "label": visible(label.text)}
     for column in COLUMNS[1:]:
-        value = float(column.values(index)[number]) if column.key != "rate" else 100 * float(index["rate"][number])
-        row[column.key] = "–" if np.isnan(value) else column.write.format(value).replace("-", "−")
+        value = float(column.values(index)[number])
+        row[column.key] = "–" if np.isnan(value) else _written(column, value)
     typical = [visible(index.text(t)) for t in index["typical_token"][number].tolist() if t >= 0]
     row["tokens"] = " · ".join(repr(text)[1:-1] if not text.strip() else text for text in typical[:5])
     return row
+
+
+def _written(column: Column, value: float) -> str:
+    text = column.write.format(value)
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
 def _column(key: str) -> Column:
