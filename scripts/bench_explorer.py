@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from fake_index import write_fake_index
+from fake_index import write_fake_index  # pyright: ignore[reportMissingImports]
 
 from interp.cli.terminal import print_table
 from interp.features.index import open_index

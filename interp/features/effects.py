@@ -4,8 +4,9 @@ Only that token changes, so only that token is run again, on top of what attenti
 ablations of a sequence go through the model side by side, each seeing the tokens before its own and no other ablation.
 Beside each goes a random direction of the same length: any change of the activation costs something.
 
-On the first sequence the way is tried without an ablation, and must give the plain forward's logits: a model whose
-attention does not take such a mask is refused.
+On the first sequence that way is tried without an ablation, and must give the plain forward's logits. Where it does not
+(a model without a cache, or whose attention does not take such a mask), every ablation runs its whole sequence: slower,
+and right for any model.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from interp.saes.evaluate import students_t
 PIECES = "effects-*.safetensors"
 SEQUENCES = 16  # of a piece: what a kill can cost
 AT_ONCE = 256  # ablations of one forward
+LOGITS_AT_ONCE = 1 << 25  # numbers: 128 MB
 ERRORS = 2  # rows of a sequence at which the error is taken away
 AGREE = 1e-3  # of the largest logit
 SEED = 0
@@ -83,7 +85,7 @@ def measure_effects(
 ) -> Effects | None:
     """Ablate all `chosen`, piece by piece; pieces in `folder` are used again. None when stopped before the end.
 
-    Raises UserError for a model that cannot be run that way.
+    Raises UserError while an edit is active.
     """
     model.check_plain("measuring effects")
     by_sequence: dict[int, list[Ablation]] = {}
@@ -127,20 +129,22 @@ def _kept(path: Path, note: dict[str, Any]) -> dict[str, Tensor] | None:
 
 
 class _Run:
-    """Runs the tokens of a sequence again, each with its change, on top of the sequence's own keys and values."""
+    """Runs the tokens of a sequence again, each with its change."""
 
     def __init__(self, model: Model, coder: Coder, tap: Tap) -> None:
-        self.model, self.coder, self.tap, self.tried = model, coder, tap, False
+        self.model, self.coder, self.tap = model, coder, tap
+        self.shares_past: bool | None = None  # does running single tokens on top of the cache give the same logits?
 
     @torch.no_grad()
     def sequence(self, ids: Tensor, ablations: Sequence[Ablation], number: int) -> dict[str, Tensor]:
-        model, device = self.model, self.model.device
+        """The rise of the loss for every ablation of a sequence, for as many random directions, and for the error."""
+        device = self.model.device
         seen: list[Tensor] = []
         with tapped(self.tap, lambda value: seen.append(value[0].clone())):
-            out = model.hf.base_model(ids[None], use_cache=True)
-        cache, x = out.past_key_values, seen[0]
-        if not self.tried:
-            self._try(ids, cache, x)
+            out = self.model.hf.base_model(ids[None], use_cache=True)
+        cache, x = getattr(out, "past_key_values", None), seen[0]
+        if self.shares_past is None:
+            self.shares_past = self._try(ids, cache, x)
         at = torch.tensor([a.row for a in ablations], device=device)
         feature = torch.tensor([a.feature for a in ablations], device=device)
         value = torch.tensor([a.value for a in ablations], device=device)
@@ -152,7 +156,7 @@ class _Run:
         where, clean = torch.unique(torch.cat([at, some]), return_inverse=True)
         rows = torch.cat([where, at, at, some])
         change = torch.cat([torch.zeros(len(where), x.shape[1]).to(x), -away, -random, -missed])
-        loss = self._losses(ids, cache, rows, change)
+        loss = self._losses(ids, cache if self.shares_past else None, rows, change)
         base, rise, by_chance, error = loss.split([len(where), len(at), len(at), len(some)])
         before = base[clean].split([len(at), len(some)])
         return {
@@ -172,9 +176,10 @@ class _Run:
         return (rows - sae.decode(sae.encode(rows))).to(x)
 
     def _losses(self, ids: Tensor, cache: Any, rows: Tensor, change: Tensor) -> Float[Tensor, " change"]:
+        size = AT_ONCE if cache is not None else max(1, LOGITS_AT_ONCE // (len(ids) * self.model.hf.config.vocab_size))
         losses = []
-        for some, by in zip(rows.split(AT_ONCE), change.split(AT_ONCE), strict=True):
-            logits = self._again(ids, cache, some, by)
+        for some, by in zip(rows.split(size), change.split(size), strict=True):
+            logits = self._alone(ids, some, by) if cache is None else self._again(ids, cache, some, by)
             losses.append(cross_entropy(logits.float(), ids[some + 1], reduction="none"))
         return torch.cat(losses)
 
@@ -192,25 +197,29 @@ class _Run:
         cache.crop(-n)
         return out.logits[0]
 
-    def _try(self, ids: Tensor, cache: Any, x: Tensor) -> None:
-        """Refuse a model in which running tokens again without a change changes their logits."""
+    def _alone(self, ids: Tensor, rows: Tensor, change: Tensor) -> Float[Tensor, "row d_vocab"]:
+        """The same, the whole sequence once for every change."""
+        copies = torch.arange(len(rows), device=ids.device)
+
+        def edit(value: Tensor) -> Tensor:
+            value = value.clone()
+            value[copies, rows] += change
+            return value
+
+        with tapped(self.tap, edit):
+            logits = self.model.hf(ids.expand(len(rows), -1), use_cache=False).logits
+        return logits[copies, rows]
+
+    def _try(self, ids: Tensor, cache: Any, x: Tensor) -> bool:
+        """Does running tokens again on top of the cache, without a change, leave their logits as they were?"""
         rows = torch.arange(len(ids), device=ids.device)[:AT_ONCE]
-        plain = self.model.hf(ids[None]).logits[0, : len(rows)]
+        plain = self.model.hf(ids[None], use_cache=False).logits[0, : len(rows)]
         try:
             again = self._again(ids, cache, rows, torch.zeros(len(rows), x.shape[1]).to(x))
-            off = float((again - plain).abs().max() / plain.abs().max())
-        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
-            raise UserError(_cannot(self.model, str(error))) from error
-        if not off < AGREE * (1 if self.model.hf.dtype == torch.float32 else 30):
-            raise UserError(_cannot(self.model, f"running a token again changes its logits by {off:.2%}"))
-        self.tried = True
-
-
-def _cannot(model: Model, why: str) -> str:
-    return (
-        f"the effect of ablations cannot be measured on {type(model.hf).__name__} ({why:.200}); build the index "
-        "without: --effects 0"
-    )
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+            return False
+        off = float((again - plain).abs().max() / plain.abs().max())
+        return off < AGREE * (1 if self.model.hf.dtype == torch.float32 else 30)
 
 
 def summarise_effects(effects: Effects, d_sae: int) -> dict[str, NDArray[Any]]:

@@ -38,7 +38,7 @@ Arrays = dict[str, NDArray[Any]]
 def finish(building: Building) -> bool:
     """Write the index of all pieces; False when it was stopped: then what is measured by then is kept.
 
-    Raises UserError for a model whose effects cannot be measured.
+    Raises UserError for a site that the plain model does not show, where features would be ablated.
     """
     plan, tokens, files = building.plan, building.tokens, IndexFiles(building.folder)
     vocabulary = read_vocabulary(building.model)
