@@ -468,6 +468,35 @@ def test_two_servers_have_two_tokens(context: Context):
         assert urlsplit(one).query != urlsplit(other).query
 
 
+def test_two_servers_of_one_host_keep_their_cookies_apart(context: Context):
+    """Browsers give a cookie to every port of a host: under one name, the second server would shut the first out."""
+    with served(context, "127.0.0.2") as one, served(context, "127.0.0.2") as other:
+        cookies = [
+            ask(there, f"/?{urlsplit(there).query}").headers["Set-Cookie"].split(";")[0] for there in (one, other)
+        ]
+        for there in (one, other):
+            assert ask(there, headers={"Cookie": "; ".join(cookies)}).status == 200
+
+
+def test_an_ipv6_address_is_served_and_printed_as_one(context: Context):
+    try:
+        with socket.socket(socket.AF_INET6) as there:
+            there.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with served(context, "::1") as address:
+        assert re.fullmatch(r"http://\[::1\]:\d+/", address)
+        assert ask(address).status == 200
+        assert ask(address, headers={"Host": "[::2]:80"}).status == 403
+
+
+def test_a_closed_server_listens_no_more(context: Context):
+    with served(context) as address:
+        assert ask(address).status == 200
+    with pytest.raises(ConnectionRefusedError):
+        ask(address)
+
+
 def test_on_this_machine_no_token_is_asked_for(address: str):
     assert "token" not in address
 

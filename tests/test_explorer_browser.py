@@ -18,11 +18,14 @@ from explorer_browser import FILLED, ROWS, Watch, chromium, column, flaws, missi
 from fake_findings import fake_findings
 from fake_index import write_fake_index
 from fake_run import write_run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from interp.features.index import Index, open_index
 from interp.features.search import search
 from interp.views.explorer.context import Context
 from interp.views.explorer.serve import prepare
+from interp.views.token_text import visible
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -452,6 +455,9 @@ def test_text_that_means_harm_is_only_text(browser: Browser, tmp_path: Path):
     with served(Context(open_index(folder))) as there, opened(browser, there) as (page, watch):
         open_table(page, there)
         assert "<script>window.hacked = 1</script> 0" in column(page, "label", 30)
+        page.hover(f'{ROWS}[row-index="1"] [col-id="label"]')
+        page.wait_for_timeout(700)  # a tooltip, where there is one, is text as well
+        assert page.locator(".ag-tooltip *").count() == 0
         assert flaws(page) == []
         for number in range(12):
             page.goto(f"{there}feature/{number}")
@@ -467,9 +473,43 @@ def test_text_that_means_harm_is_only_text(browser: Browser, tmp_path: Path):
             assert flaws(page) == [], path
         told = page.goto(there + "nowhere/%3Cimg%20src=x%20onerror=window.hacked=1%3E")
         assert told
-        page.wait_for_selector(".problem")
+        page.wait_for_selector("main .problem")
         assert flaws(page) == []
         assert watch.take() == []
+
+
+_DRAWN = """
+(tokens) => {
+  const place = document.createElement("div"), title = `title ${tokens[0]}`;
+  document.querySelector("main").append(place);
+  const one = { tokens, activations: tokens.map((_, i) => i), peak: 0, value: tokens[0], link: "" };
+  interpExamples.draw(place, { top: 1, groups: [{ level: 2, title, hint: "", empty: "", examples: [one] }] });
+  const parts = [...place.querySelectorAll(".token, h2, .value")];
+  const drawn = parts.map((part) => [part.textContent, part.childElementCount]);
+  const width = document.documentElement.scrollWidth;
+  place.remove();
+  return [drawn, width];
+}
+"""
+MARKUP = st.text("<>/\"'&;=a", max_size=9)
+
+
+def test_whatever_a_token_is_it_is_drawn_as_text(page: Page, address: str):
+    page.goto(address + "feature/3")
+    page.wait_for_selector(".token")
+
+    @given(
+        st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=40), st.text("<>/\"'&;=", max_size=9)), min_size=1)
+    )
+    @settings(deadline=None, max_examples=40)
+    def check(texts: list[str]) -> None:
+        shown = [visible(text) for text in texts]
+        drawn, width = page.evaluate(_DRAWN, shown)
+        assert drawn == [[text, 0] for text in [f"title {shown[0]}", shown[0], *shown]]
+        assert width <= 1280, "the longest token wraps"
+        assert not page.evaluate("window.hacked")
+
+    check()
 
 
 def _point_at_bars(page: Page) -> None:
@@ -549,16 +589,50 @@ def test_an_error_while_the_table_is_used_is_told(browser: Browser, tmp_path: Pa
         page.wait_for_function("() => /damaged/.test(document.querySelector('main').innerText)")
 
 
+def wait_for_line_in_sight(page: Page, pattern: str) -> None:
+    """Until the window, not only the page, shows a line like that."""
+    page.wait_for_function(
+        """(pattern) => [...document.querySelectorAll("p")].some((one) => {
+          const box = one.getBoundingClientRect(), shown = getComputedStyle(one).visibility === "visible";
+          const inside = box.width > 0 && box.top >= 0 && box.bottom <= innerHeight;
+          return shown && inside && new RegExp(pattern, "i").test(one.textContent);
+        })""",
+        arg=pattern,
+        timeout=8000,
+    )
+
+
+def test_a_slow_answer_is_told_where_one_looks(page: Page, address: str):
+    page.goto(address + "feature/3")
+    page.wait_for_selector("#logits .main-svg")
+    page.evaluate(
+        """() => {
+          const send = window.fetch, wait = () => new Promise((go) => setTimeout(go, 3000));
+          window.fetch = (...request) => wait().then(() => send(...request));
+        }"""
+    )
+    page.keyboard.press("j")
+    wait_for_line_in_sight(page, "moment|loading|reading")
+    page.wait_for_selector("h1:has-text('feature 4 ')")
+
+
 def test_a_server_that_is_gone_is_told(browser: Browser, index: Index):
     with opened(browser, "http://127.0.0.1/") as (page, _):
         with served(Context(index)) as there:
             open_table(page, there)
             page.click(f'{ROWS}[row-index="0"] [col-id="label"]')
-            page.wait_for_selector("#next")
-        page.click("#next")
-        page.wait_for_function(
-            "() => /not answer|stopped|gone|closed|no longer|cannot reach/i.test(document.body.innerText)", timeout=8000
-        )
+            page.wait_for_selector("#logits .main-svg")
+        page.keyboard.press("j")
+        wait_for_line_in_sight(page, "does not answer")
+
+
+def test_a_callback_that_fails_is_told(browser: Browser, index: Index, monkeypatch: pytest.MonkeyPatch):
+    """A fault of ours, in the callback that fills the table."""
+    with served(Context(index)) as there, opened(browser, there) as (page, _):
+        open_table(page, there)
+        monkeypatch.setattr("interp.views.explorer.pages.features.find_rows", lambda *_: 1 / 0)
+        page.fill("#search", "paris")
+        wait_for_line_in_sight(page, "failed|could not")
 
 
 def test_a_token_opens_the_page_and_leaves_the_address(browser: Browser, index: Index):

@@ -118,7 +118,7 @@ def test_every_statistic_is_that_of_a_loop_over_all_tokens(index: Index):
             expected = [r for r in members if r in drawn]
             assert [r for r in index["band_row"][f, band].tolist() if r >= 0] == expected
         column = values[kept, f]
-        assert index["by_position"][f] == pytest.approx(pearsonr(column, [place[r] for r in kept])[0], abs=1e-5)
+        assert index["by_position"][f] == pytest.approx(pearsonr(column, [place[int(r)] for r in kept])[0], abs=1e-5)
         assert index["by_token"][f] == pytest.approx(_explained(column, token[kept]), abs=1e-5)
         mass = {t: sum(values[r, f] for r in rows if token[r] == t) for t in sorted({int(token[r]) for r in rows})}
         best = sorted(mass, key=lambda t: (-mass[t], t))[: SETTINGS.typical]
@@ -146,7 +146,7 @@ def test_what_fires_together_is_counted_pair_by_pair(index: Index):
                 scored.append(((n * both - a * b) / spread if spread else 0.0, g, both))
         scored.sort(key=lambda one: (-round(one[0], 9), one[1]))
         found = [g for g in index["with_feature"][f].tolist() if g >= 0]
-        phi = dict((g, p) for p, g, _ in scored)
+        phi = {g: p for p, g, _ in scored}
         assert [phi[g] for g in found] == pytest.approx([p for p, _, _ in scored[:5]], abs=1e-6)
         assert index["with_phi"][f][: len(found)] == pytest.approx([phi[g] for g in found], abs=1e-6)
         counts = {g: both for _, g, both in scored}
@@ -159,7 +159,8 @@ def test_neighbours_and_logits_are_those_of_the_decoder(index: Index, word_model
     assert np.allclose(index["near_cosine"], cosine.topk(5).values.numpy(), atol=1e-5)
     assert (index["near_feature"] == cosine.topk(5).indices.numpy()).mean() > 0.99
     # the same by asking the model: what a small step along the direction does to the logits, the norm's scale held
-    norm, head = word_model.hf.transformer.ln_f, word_model.hf.get_output_embeddings().weight.detach().double()
+    hf: Any = word_model.hf
+    norm, head = hf.transformer.ln_f, hf.get_output_embeddings().weight.detach().double()
     inner = (unit - unit.mean(1, keepdim=True)) * norm.weight.detach().double()
     logits = inner @ head.T
     logits = logits - logits.mean(1, keepdim=True)
@@ -207,7 +208,7 @@ def test_effects_are_those_of_an_edit_at_that_token(index: Index, word_model: Mo
     "more", [{"batch_tokens": 10}, {"batch_tokens": 500}, {"piece_rows": 7}, {"piece_rows": 10**6}], ids=str
 )
 def test_neither_batch_nor_pieces_change_what_is_worked_out(
-    index: Index, word_model: Model, sae: SAE[Any], tmp_path: Path, more: dict[str, int]
+    index: Index, word_model: Model, sae: SAE[Any], tmp_path: Path, more: dict[str, Any]
 ):
     again = built(word_model, sae, tmp_path / "index", **more)
     if "piece_rows" in more:  # the forwards are the same, and so is every byte

@@ -170,12 +170,12 @@ def copy(whole: Index, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def _cut(name: str) -> Callable[[Path], None]:
+def _cut(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-3])
 
 
-def _rewrite(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+def _rewrite(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
 
 
 def _schema(number: int) -> Callable[[Path], None]:
@@ -216,7 +216,7 @@ def _seal(folder: Path) -> None:
     ],
     ids=str,
 )
-def test_a_damaged_index_is_refused_in_one_line(copy: Path, damage: Callable[[Path], None], line: str):
+def test_a_damaged_index_is_refused_in_one_line(copy: Path, damage: Callable[[Path], object], line: str):
     damage(copy)
     assert line in refusal(open_index, copy)
 

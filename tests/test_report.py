@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from interp.errors import UserError
 from interp.lab.findings import Control, Estimate, Figure, Finding, Row
 from interp.lab.runs import Run, Status, read_run
-from interp.views import figures, report, wording
+from interp.views import figures, one_file, report, wording
 from interp.views.report import build_report, render
 
 
@@ -198,7 +198,7 @@ def test_a_failing_write_leaves_the_old_report(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(report.os, "fsync", full)
+    monkeypatch.setattr(one_file.os, "fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         build_report([run_folder], out)
     assert out.read_text(encoding="utf-8") == "old"

@@ -45,7 +45,7 @@ def explore(arguments: list[str]) -> int:
         raise UserError("--sae came without --model; expected both, to read prompts")
     index = open_index(options.index)
     beside = None if options.beside is None else _beside(index, options.beside)
-    context = Context(index, beside, _live(index, options), options.runs)
+    context = Context(index, beside, _live(index, options), runs=options.runs)
     server, address = prepare(context, options.host, options.port)
     print(f"exploring {options.index} at {address} (Ctrl-C ends it)", flush=True)
     try:

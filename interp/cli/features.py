@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from interp.features.build import Building
     from interp.features.index import Example, Feature, Index
     from interp.model.model import Model
+    from interp.saes.load import SAE
+
+
+SAMPLE, SAMPLE_ROWS = 256, 8192  # sequences that an SAE is tried on, rows that tell a coordinate's mean and spread
 
 
 @dataclass
@@ -99,52 +104,48 @@ def _building(options: BuildOptions, say: Callable[[str, int, int], None], stop:
     from interp.features.build import Building
     from interp.features.plan import Settings, plan_index
     from interp.model.load import load_model
+    from interp.saes.load import site_of
     from interp.text.corpus import open_corpus
     from interp.text.data import data
 
     settings = Settings(top=options.top, effects=options.effects)
     model = load_model(options.model, options.device)
-    store = None if options.store is None else open_store(options.store)
-    if store is not None:
+    if options.store is not None:
+        store = open_store(options.store)
         _check_store(store, model)
-        plan, tokens = store.plan, store.tokens
-        sae = _dictionary(options, model, lambda site: store.rows(site, 0, min(len(store), SAMPLE_ROWS)).float())
-    else:
-        from interp.activations.rows import capture_rows
-
-        corpus = open_corpus(options.corpus or data("corpus/smollm2_sample.jsonl"))
-
-        def sample(site: str) -> Any:
-            texts = [document.text for _, document in zip(range(SAMPLE_DOCUMENTS), corpus.read(), strict=False)]
-            return capture_rows(model, texts, site, max_tokens=SAMPLE_ROWS, context=options.context).clean
-
+        sample = [store.tokens.sequence(i).tolist() for i in range(min(SAMPLE, len(store.tokens.starts) - 1))]
         sae = _dictionary(options, model, sample)
-        cut = Cut(options.context, max_tokens=options.max_tokens)
-        site = str(sae.cfg.metadata.hook_name)
-        plan, tokens = plan_capture(model, corpus, [site], cut=cut, batch_tokens=options.batch_tokens, progress=say)
-    return Building(model, sae, options.out, plan_index(sae, plan, tokens, settings), tokens, store, say, stop)
+        return Building(
+            model, sae, options.out, plan_index(sae, store.plan, store.tokens, settings), store.tokens, store, say, stop
+        )
+    corpus = open_corpus(options.corpus or data("corpus/smollm2_sample.jsonl"))
+    texts = [document.text for document in islice(corpus.read(), SAMPLE) if document.text.strip()]
+    sae = _dictionary(options, model, model.encode(texts, cut=options.context))
+    cut = Cut(options.context, max_tokens=options.max_tokens)
+    plan, tokens = plan_capture(model, corpus, [site_of(sae)], cut=cut, batch_tokens=options.batch_tokens, progress=say)
+    return Building(model, sae, options.out, plan_index(sae, plan, tokens, settings), tokens, None, say, stop)
 
 
-SAMPLE_ROWS, SAMPLE_DOCUMENTS = 8192, 256  # that tell a coordinate's mean and spread
-
-
-def _dictionary(options: BuildOptions, model: Model, sample: Callable[[str], Any]) -> Any:
+def _dictionary(options: BuildOptions, model: Model, sample: list[list[int]]) -> SAE[Any]:
+    """The SAE that the options name, checked on the sample, or the coordinates at a site."""
+    from interp.activations.rows import capture_rows
     from interp.features.basis import coordinates_as_sae
     from interp.saes.attach import attach_sae
     from interp.saes.default import shipped_sae
 
     if options.basis is not None:
-        (site, *more) = model.sites(options.basis)
+        site, *more = model.sites(options.basis)
         if more:
             raise UserError(f"--basis {options.basis} matches {len(more) + 1} sites; expected one, such as {site}")
-        return coordinates_as_sae(model, site, sample(site), options.k)
+        rows = capture_rows(model, sample, site, max_tokens=SAMPLE_ROWS, context=options.context)
+        return coordinates_as_sae(model, site, rows.clean, options.k)
     source = options.sae or shipped_sae(model)
     if source is None:
         raise UserError(
             f"no SAE ships for {model.provenance.name}; expected --sae FOLDER (train one: interp sae train), or "
             "--basis SITE for its plain coordinates"
         )
-    return attach_sae(source, model, force=options.force)
+    return attach_sae(source, model, force=options.force, sample=sample)
 
 
 def _check_store(store: Store, model: Model) -> None:

@@ -14,8 +14,8 @@ def check_same_text(ours: Index, other: Index) -> None:
     """Raise UserError unless both indexes are of the same tokens."""
     if ours.sizes["row"] != other.sizes["row"] or not np.array_equal(ours["token"], other["token"]):
         raise UserError(
-            f"{other.folder} is of another text than {ours.folder} ({other.sizes['row']:,} and {ours.sizes['row']:,} tokens); "
-            "build both from the same corpus, with the same --context and --max-tokens"
+            f"{other.folder} is of another text than {ours.folder} ({other.sizes['row']:,} and {ours.sizes['row']:,} "
+            "tokens); build both from the same corpus, with the same --context and --max-tokens"
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ NEXT = 10  # likeliest next tokens shown
 LONGEST = 512  # tokens of a prompt
 ERROR = "what the SAE misses"
 SEED = 0
+SAMPLE = 24  # sequences
 
 
 def attach_live(
@@ -53,7 +55,7 @@ def attach_live(
     source = sae or shipped_sae(model)
     if source is None:
         raise UserError("no SAE ships with this model; name the folder of the index' SAE: --sae FOLDER")
-    loaded = attach_sae(source, model)
+    loaded = attach_sae(source, model, sample=_sample(index))
     wanted, there = index.record["plan"]["sae"], describe_sae(loaded)
     if wanted["tensors"] != there["tensors"]:
         raise UserError(
@@ -61,6 +63,12 @@ def attach_live(
             f"{source} ({there['kind']}, {there['d_sae']} features at {there['site']}); name its folder: --sae FOLDER"
         )
     return LiveModel(model, loaded, float(np.median(index["norm"])))
+
+
+def _sample(index: Index) -> list[list[int]]:
+    """Some of the index' own text, to try the SAE on."""
+    starts = index["sequence_start"]
+    return [index["token"][a:b].tolist() for a, b in pairwise(starts[: SAMPLE + 1].tolist())]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from interp.saes.default import split_corpus
 from interp.saes.lineage import refuse_misfit
 from interp.saes.load import load_sae, site_of
 
+Documents = Sequence[str] | Sequence[list[int]]
 TOKENS, CONTEXT = 600, 64  # of the sample: two seconds on a laptop
 # Other text than the training's moves all three; a wrong scale or bias moves them by more. A neighbouring layer does
 # not, hence the comparison with them.
@@ -45,12 +46,13 @@ def attach_sae(
     model: Model,
     *,
     force: bool = False,
-    sample: Sequence[str] | None = None,
+    sample: Documents | None = None,
     site: str | None = None,
 ) -> SAE[Any]:
     """Load an SAE for `model` and check that it works there: record first, then numbers on a sample of text.
 
-    `source` and `site` are what `load_sae` takes. `sample`: documents; by default held-out ones of the bundled sample.
+    `source` and `site` are what `load_sae` takes. `sample`: documents, as text or token ids; by default held-out ones
+    of the bundled sample.
     `force` lets everything through that can be computed, and says on stderr what does not fit.
     Raises UserError with the reason where something does not fit.
     """
@@ -66,7 +68,7 @@ def attach_sae(
     return sae
 
 
-def _better_neighbour(sae: SAE[Any], model: Model, documents: Sequence[str], fit: Fit) -> list[str]:
+def _better_neighbour(sae: SAE[Any], model: Model, documents: Documents, fit: Fit) -> list[str]:
     """Does it explain more one layer up or down? Layers are alike: an SAE of the next one would pass by its numbers."""
     site = site_of(sae)
     layer, faults = layer_of(site), []
@@ -82,7 +84,7 @@ def _better_neighbour(sae: SAE[Any], model: Model, documents: Sequence[str], fit
 
 
 @torch.no_grad()
-def measure_fit(sae: SAE[Any], model: Model, documents: Sequence[str], site: str | None = None) -> Fit:
+def measure_fit(sae: SAE[Any], model: Model, documents: Documents, site: str | None = None) -> Fit:
     """What the SAE does on the first tokens of `documents`, at its own site or another; sinks are left out."""
     x = capture_rows(model, documents, site or site_of(sae), max_tokens=TOKENS, context=CONTEXT).clean
     features = sae.encode(x.to(sae.device, sae.dtype))

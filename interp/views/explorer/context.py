@@ -17,7 +17,6 @@ class Context:
     index: Index
     beside: Index | None = None
     live: Live | None = None
-    live_beside: Live | None = None
     runs: Path | None = None
 
     @cached_property

@@ -16,7 +16,7 @@ from interp.views.style import faded
 from interp.views.token_text import visible
 
 SHADE = "#E69F00"  # dark text on it keeps a contrast above 7
-GRAPH = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": "", "responsive": True}
+GRAPH: Any = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": "", "responsive": True}
 GRAPH |= {"modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]}
 
 
@@ -68,13 +68,11 @@ def _told(group: Group) -> dict[str, Any]:
     return texts | {"examples": shown}
 
 
-def feature_link(number: int, label: Label | None, more: str = "", *, page: str = "feature") -> Component:
-    """A link to a feature: its number and its name."""
-    name = visible(label.text) if label else ""
-    return html.Span(
-        [dcc.Link(str(number), href=address(page, number), className="number"), " ", html.Span(name), html.Span(more, className="unit")],
-        className="feature-link",
-    )  # fmt: skip
+def feature_link(number: int, label: Label, more: str = "") -> Component:
+    """A link to a feature: its number, its name, and what stands behind them."""
+    link = dcc.Link(str(number), href=address("feature", number), className="number")
+    pieces = [link, " ", html.Span(visible(label.text)), html.Span(more, className="unit")]
+    return html.Span(pieces, className="feature-link")
 
 
 def explained(term: str, meaning: str) -> Component:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, NoUpdate, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from interp.features.compare import match_features
@@ -28,14 +28,12 @@ NEEDS = (
 
 def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
     """Prompts side by side with a model, dictionaries side by side with a second index."""
-    shown = [html.H1("Compare")]
+    shown: list[Component] = [html.H1("Compare")]
     if context.live is None and context.beside is None:
         return html.Div(
             [
                 *shown,
-                note(
-                    "Two prompts need a model: start the explorer with --model NAME. Two SAEs need a second index of the same text: --beside INDEX."
-                ),
+                note(NEEDS),
             ]
         )
     if context.beside is not None:
@@ -62,8 +60,11 @@ def _prompts(context: Context, query: Query) -> Component:
     gap = {f: most[0].get(f, 0.0) - most[1].get(f, 0.0) for f in {*most[0], *most[1]}}
     order = sorted(gap, key=lambda f: (-abs(gap[f]), f))[:MOST]
     labels = context.index.labels
-    rows = [html.Tr([html.Td(feature_link(f, labels[f])), *(html.Td(f"{m.get(f, 0.0):.3g}", className="figure") for m in most),
-                     html.Td(f"{gap[f]:+.3g}".replace("-", "−"), className="figure")]) for f in order]  # fmt: skip
+    rows = [
+        html.Tr([html.Td(feature_link(f, labels[f])), *(html.Td(number, className="figure") for number in numbers)])
+        for f in order
+        for numbers in [[*(f"{m.get(f, 0.0):.3g}" for m in most), f"{gap[f]:+.3g}".replace("-", "−")]]
+    ]
     head = html.Tr([html.Th("feature"), html.Th("first prompt"), html.Th("second prompt"), html.Th("difference")])
     heats = [graph(prompt_heat(reading, order, context.names), f"heat-{i}") for i, reading in enumerate(readings)]
     both = [(visible(text)[-40:], reading.next) for text, reading in zip((one, other), readings, strict=True)]
@@ -96,7 +97,7 @@ def _dictionaries(context: Context, beside: Index, query: Query) -> Component:
         inputMode="numeric",
         className="short",
     )
-    found = match_features(ours, number, beside, MOST)
+    found, sae = match_features(ours, number, beside, MOST), beside.record["plan"]["sae"]
     labels = beside.labels
     rows = [
         html.Li(
@@ -130,8 +131,8 @@ def _dictionaries(context: Context, beside: Index, query: Query) -> Component:
         labelled(f"feature of {len(ours):,}", box),
         html.Ol(rows, className="links") if rows else told,
         html.Div(columns, className="two"),
-        hint=f"The {len(beside):,} features of the second index ({beside.record['plan']['sae']['kind']} at {beside.record['plan']['sae']['site']}) "
-        "by the correlation of their firing with this one's, on the same tokens.",
+        hint=f"The {len(beside):,} features of the second index ({sae['kind']} at {sae['site']}) by the correlation of "
+        "their firing with this one's, on the same tokens.",
     )
 
 
@@ -152,7 +153,9 @@ def register(app: Dash, context: Context) -> None:
         State("compare-feature", "value", allow_optional=True),
         prevent_initial_call=True,
     )
-    def compare(first: int | None, second: int | None, one: str | None, other: str | None, feature: str | None) -> str:
+    def compare(
+        first: int | None, second: int | None, one: str | None, other: str | None, feature: str | None
+    ) -> str | NoUpdate:
         return search_of(a=one, b=other, feature=feature) if first or second else no_update
 
     @app.callback(
@@ -163,7 +166,7 @@ def register(app: Dash, context: Context) -> None:
         State("second-text", "value", allow_optional=True),
         prevent_initial_call=True,
     )
-    def choose(times: int | None, feature: str | None, one: str | None, other: str | None) -> str:
+    def choose(times: int | None, feature: str | None, one: str | None, other: str | None) -> str | NoUpdate:
         return search_of(a=one, b=other, feature=feature) if times else no_update
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, NoUpdate, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from interp.features.prompts import Live, NextToken, PromptReading
@@ -19,6 +19,11 @@ ROWS = 14  # features in the heat map
 EACH = 4  # features listed at a token
 ATTRIBUTED = 14
 LONGEST = 4000  # characters
+HINTS = {
+    "fires": "Darker tokens have a stronger feature; point at one to see which. Attention sinks are left out: their "
+    "vectors are a hundred times longer and say little.",
+    "next": "Choose a token to see what speaks for it.",
+}
 
 
 def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
@@ -36,19 +41,17 @@ def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
         )
     reading = live.read(text)
     chosen = _chosen(live, reading, query)
-    wanted = strongest(reading, ROWS)
+    heat = graph(prompt_heat(reading, strongest(reading, ROWS), context.names), "heat")
+    likely = graph(next_token_bars([("", reading.next)]), "next")
     return html.Div(
         [
             *head,
-            section("What fires where", _tokens(context, reading), graph(prompt_heat(reading, wanted, context.names), "heat"),
-                    hint="Darker tokens have a stronger feature; point at one to see which. Attention sinks are left out: "
-                         "their vectors are a hundred times longer and say little."),
-            section("What comes next", graph(next_token_bars([("", reading.next)]), "next"), _choices(text, reading, chosen),
-                    hint="Choose a token to see what speaks for it."),
+            section("What fires where", _tokens(context, reading), heat, hint=HINTS["fires"]),
+            section("What comes next", likely, _choices(text, reading, chosen), hint=HINTS["next"]),
             _speaks(context, live, text, chosen),
             html.P(dcc.Link("steer this prompt", href=address("steer", text=text))),
         ]
-    )  # fmt: skip
+    )
 
 
 def prompt_box(name: str, text: str, button: str, label: str = "prompt") -> Component:
@@ -137,7 +140,7 @@ def register(app: Dash, context: Context) -> None:
         State("prompt-text", "value"),
         prevent_initial_call=True,
     )
-    def ask(clicks: int | None, text: str | None) -> str:
+    def ask(clicks: int | None, text: str | None) -> str | NoUpdate:
         return search_of(text=text) if clicks and text else no_update
 
     @app.callback(
@@ -147,7 +150,7 @@ def register(app: Dash, context: Context) -> None:
         State("prompt-text", "value"),
         prevent_initial_call=True,
     )
-    def other(times: int | None, token_text: str | None, text: str | None) -> str:
+    def other(times: int | None, token_text: str | None, text: str | None) -> str | NoUpdate:
         return search_of(text=text, next=token_text) if times and token_text else no_update
 
 

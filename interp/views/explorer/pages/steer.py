@@ -6,10 +6,11 @@ import math
 import re
 from collections.abc import Sequence
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import Dash, Input, NoUpdate, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from interp.errors import UserError
+from interp.features.prompts import Continuation
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address, search_of, whole_number
 from interp.views.explorer.pages.prompt import EXAMPLE, prompt_box
@@ -19,6 +20,12 @@ from interp.views.token_text import visible
 
 MOST = 8  # features at once
 NEW, NEW_MOST = 20, 60
+HINTS = {
+    "empty": "Write a prompt, and which features to hold at which activation.",
+    "changed": "At every token but attention sinks; what the SAE misses is left as it is.",
+    "writes": "The likeliest token each time. The random direction is, at every token, as long as the change there: "
+    "any push of that size does something.",
+}
 
 
 def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
@@ -42,43 +49,32 @@ def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
     )
     head = [html.H1("Steer"), form]
     if not text or not told:
-        example = address("steer", text=text or EXAMPLE, set=_suggestion(context))
-        return html.Div([*head, note("Write a prompt, and which features to hold at which activation."),
-                         html.P(["for example: ", dcc.Link(f"{_suggestion(context)} on “{visible(text or EXAMPLE)[:60]}”", href=example)])])  # fmt: skip
+        suggestion = _suggestion(context)
+        href = address("steer", text=text or EXAMPLE, set=suggestion)
+        example = dcc.Link(f"{suggestion} on “{visible(text or EXAMPLE)[:60]}”", href=href)
+        return html.Div([*head, note(HINTS["empty"]), html.P(["for example: ", example])])
     changes = read_changes(told, len(context.index))
-    new = whole_number(query, "new", NEW, 1, NEW_MOST)
-    found = live.change(text, changes, new_tokens=new)
-    labels = context.index.labels
+    found = live.change(text, changes, new_tokens=whole_number(query, "new", NEW, 1, NEW_MOST))
+    labels, strongest = context.index.labels, context.index["maximum"]
     what = [
-        html.Li(
-            feature_link(
-                feature,
-                labels[feature],
-                f" held at {value:g}; its strongest here is {context.index['maximum'][feature]:.3g}",
-            )
-        )
-        for feature, value in changes.items()
+        html.Li(feature_link(f, labels[f], f" held at {value:g}; its strongest on this text is {strongest[f]:.3g}"))
+        for f, value in changes.items()
     ]
-    said = [
-        html.Div(
-            [
-                html.H3(one.condition),
-                html.P([html.Span(visible(text), className="given"), html.Span(visible(one.text))], className="tokens"),
-            ],
-            className="said",
-        )
-        for one in found
-    ]
+    said = html.Div([_said(text, one) for one in found], className="three")
     return html.Div(
         [
             *head,
-            section("Changed", html.Ul(what, className="links"), hint="At every token but attention sinks; what the SAE misses is left as it is."),
-            section("What the model writes", html.Div(said, className="three"),
-                    hint="The likeliest token each time. The random direction is, at every token, as long as the change "
-                         "there: any push of that size does something."),
+            section("Changed", html.Ul(what, className="links"), hint=HINTS["changed"]),
+            section("What the model writes", said, hint=HINTS["writes"]),
             section("What comes next", graph(next_token_bars([(one.condition, one.next) for one in found]), "steered")),
         ]
-    )  # fmt: skip
+    )
+
+
+def _said(prompt: str, one: Continuation) -> Component:
+    """The prompt in grey, and what one condition made of it."""
+    text = [html.Span(visible(prompt), className="given"), html.Span(visible(one.text))]
+    return html.Div([html.H3(one.condition), html.P(text, className="tokens")], className="said")
 
 
 def _suggestion(context: Context) -> str:
@@ -114,7 +110,7 @@ def register(app: Dash, context: Context) -> None:
         State("steer-set", "value"),
         prevent_initial_call=True,
     )
-    def change(clicks: int | None, times: int | None, text: str | None, told: str | None) -> str:
+    def change(clicks: int | None, times: int | None, text: str | None, told: str | None) -> str | NoUpdate:
         return search_of(text=text, set=told) if clicks or times else no_update
 
 
