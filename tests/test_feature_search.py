@@ -15,12 +15,12 @@ from refusals import the_line
 
 from interp.cli import dispatch
 from interp.errors import UserError
-from interp.features.basis import coordinates_as_sae
 from interp.features.compare import match_features
 from interp.features.index import Index, open_index
 from interp.features.neuronpedia import BATCH, write_neuronpedia
 from interp.features.search import search
 from interp.model.model import Model
+from interp.saes.coordinates import coordinates_as_sae
 from interp.saes.load import load_sae
 
 TEXTS = (" the", " capital", " of", " France", " tower", " towering", " café", ".")

@@ -25,11 +25,11 @@ from interp.activations.plan import plan_capture
 from interp.activations.rows import find_sinks
 from interp.activations.token_table import Cut
 from interp.features import build, neighbours
-from interp.features.basis import coordinates_as_sae
 from interp.features.coder import Coder
 from interp.features.index import Index
 from interp.features.statistics import RowFacts, first_by, priority, row_facts, summarise
 from interp.model.model import Model
+from interp.saes.coordinates import coordinates_as_sae
 from interp.saes.lineage import lineage_of
 from interp.saes.load import load_sae
 

@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy
 
 from interp.activations.rows import capture_rows
 from interp.errors import UserError
-from interp.features.basis import coordinates_as_sae
 from interp.features.effects import choose_firings
 from interp.features.index import Index
 from interp.model.model import Model
+from interp.saes.coordinates import coordinates_as_sae
 from interp.saes.load import SAE
 
 SITE = "blocks.0.hook_resid_post"

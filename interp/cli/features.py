@@ -129,8 +129,8 @@ def _building(options: BuildOptions, say: Callable[[str, int, int], None], stop:
 def _dictionary(options: BuildOptions, model: Model, sample: list[list[int]]) -> SAE[Any]:
     """The SAE that the options name, checked on the sample, or the coordinates at a site."""
     from interp.activations.rows import capture_rows
-    from interp.features.basis import coordinates_as_sae
     from interp.saes.attach import attach_sae
+    from interp.saes.coordinates import coordinates_as_sae
     from interp.saes.default import shipped_sae
 
     if options.basis is not None:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.saes.codes import Grid, Pairs, from_flat
-from interp.saes.encoder import Encoder, Weights
+from interp.saes.encoder import Encoder, Weights, choose_precision
 from interp.saes.load import BLOCK, SAE
 
 CLOSE = 1e-4  # of the largest number: how far the short way may be from the SAE's own
@@ -42,7 +42,7 @@ class Coder:
     """Codes rows with one SAE. `directions` [d_sae, d_in]: what an activation of 1 adds to the reconstruction."""
 
     def __init__(self, sae: SAE[Any], sample: Float[Tensor, "row d_in"]) -> None:
-        self.sae, self.encoder = sae, Encoder("fp32")
+        self.sae, self.encoder = sae, Encoder(choose_precision("auto", sae.device))
         self.directions: Tensor = sae.W_dec.detach()
         self._short = _short_way(sae)
         if self._short is not None:

@@ -46,6 +46,8 @@ def choose_firings(feature: int, rows: Ints, starts: Ints, n: int) -> Ints:
     Sequences are taken in one random order, the same for all features, so that few are run. The last token of a
     sequence has no next one and is left out.
     """
+    if n == 0:
+        return np.empty(0, np.int64)
     sequence = np.searchsorted(starts, rows, side="right") - 1
     inside = np.flatnonzero(rows + 1 < starts[sequence + 1])
     order = np.lexsort((priority(rows[inside], feature), priority(sequence[inside], -1)))

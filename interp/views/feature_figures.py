@@ -18,7 +18,7 @@ from interp.errors import unknown
 from interp.features.index import Feature, Index
 from interp.features.prompts import NextToken, Part, PromptReading
 from interp.views import style
-from interp.views.tables import shortened
+from interp.views.tables import shortened, wrapped
 from interp.views.token_text import visible
 
 BLUE, ORANGE, GREEN = style.PALETTE[0], style.PALETTE[1], style.PALETTE[2]
@@ -123,7 +123,7 @@ def feature_map(index: Index, shown: NDArray[np.int64] | None = None, colour: st
         powers = range(math.floor(there.min()), math.ceil(there.max()) + 1)
         bar |= {"tickvals": list(powers), "ticktext": [f"{_share(10.0**p)}   " for p in powers]}
     marker = {
-        "color": [v if math.isfinite(v) else None for v in values[chosen].tolist()],
+        "color": values[chosen],  # an array: plotly takes one with NaN, and refuses a list with None
         "colorscale": scale,
         "colorbar": bar,
         "size": 6,
@@ -267,7 +267,7 @@ def _lying(
     labels: Sequence[str], values: Sequence[float], colours: Sequence[str], title: str, more: Sequence[str] = ()
 ) -> go.Figure:
     """Lying bars from the top, one a label."""
-    figure = _figure(96 + ROW * max(len(labels), 1))
+    figure = _figure(114 + ROW * max(len(labels), 1))
     told = [f"{label}: {value:+.3f}" for label, value in zip(labels, values, strict=True)]
     if more:
         told = [f"{one}<br>{besides}" for one, besides in zip(told, more, strict=True)]
@@ -275,7 +275,7 @@ def _lying(
         x=list(values), y=list(range(len(labels))), orientation="h", marker_color=list(colours), hovertext=told,
         hoverinfo="text",
     )  # fmt: skip
-    figure.update_xaxes(title_text=title)
+    figure.update_xaxes(title_text=wrapped(title, 36))  # long labels leave it little room
     figure.update_yaxes(
         tickvals=list(range(len(labels))), ticktext=list(labels), range=[len(labels) - 0.5, -0.5], showgrid=False,
         zeroline=False,

@@ -18,7 +18,7 @@ from interp.views.explorer.parts import aria, note, problem
 
 PAGES: tuple[Page, ...] = (features.PAGE, feature.PAGE, prompt.PAGE, steer.PAGE, compare.PAGE, runs.PAGE)
 HOW_TO_ADD_A_MODEL = "needs a model: start the explorer with --model NAME"
-HELP = "keys: / search, j and k next and previous feature, Enter opens a row, Tab and arrows move"
+HELP = "keys: / searches, j or → the next feature, k or ← the previous one, Tab and arrows move, Enter opens a row"
 OFF: Any = {"aria-disabled": "true"}
 LONGEST = 20_000  # characters of an address
 
@@ -40,7 +40,14 @@ def build_app(context: Context) -> Dash:
             dcc.Location(id="address", refresh="callback-nav"),
             html.A("to the content", href="#page", className="skip"),
             html.Header([_told(context), html.Nav(id="menu", **aria("pages"))]),
-            dcc.Loading(html.Main(id="page", tabIndex=-1), id="loading", delay_show=250, type="dot"),
+            html.P(id="trouble", className="problem", role="alert", hidden=True),  # filled in by explorer.js
+            dcc.Loading(
+                html.Main(id="page", tabIndex=-1),
+                id="loading",
+                delay_show=250,
+                overlay_style={"visibility": "visible", "opacity": 0.4},
+                custom_spinner=html.P("one moment …", role="status"),
+            ),
             html.Footer(HELP),
         ]
     )

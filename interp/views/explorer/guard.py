@@ -26,8 +26,13 @@ def is_local(host: str) -> bool:
 
 def hosts_of(host: str, port: int) -> list[str]:
     """What the Host header may say."""
-    names = [name for name in LOCAL if name != "::1"] if is_local(host) else [host]
+    names = [name for name in LOCAL if name != "::1"] if is_local(host) else [in_address(host)]
     return [f"{name}:{port}" for name in names] + ([*names] if port == 80 else [])
+
+
+def in_address(host: str) -> str:
+    """The host as an address has it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def protect(app: Dash, hosts: Sequence[str] | None, token: str | None) -> None:
@@ -52,7 +57,8 @@ def protect(app: Dash, hosts: Sequence[str] | None, token: str | None) -> None:
         if hosts is not None and request.host not in hosts:
             return _refused(f"this explorer answers at {hosts[0]}, not at {request.host[:80]}")
         site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-        typed = request.headers.get("Sec-Fetch-Mode") == "navigate" and request.method == "GET"
+        kind = tuple(request.headers.get(f"Sec-Fetch-{name}") for name in ("Mode", "Dest"))
+        typed = kind == ("navigate", "document") and request.method == "GET"  # a link in a mail, and no frame
         if site is not None and site not in OWN and not typed:
             return _refused("a page of another site asked; open the address yourself")
         if origin is not None and urlsplit(origin).netloc != request.host:
@@ -74,14 +80,19 @@ def protect(app: Dash, hosts: Sequence[str] | None, token: str | None) -> None:
     app.server.after_request(harden)
 
 
+def _cookie() -> str:
+    """A cookie of its own for each port: browsers give one to every port of a host."""
+    return f"{COOKIE}_{request.environ.get('SERVER_PORT', '')}"
+
+
 def _check_token(token: str) -> Response | None:
     given = request.args.get("token")
     if given is not None and secrets.compare_digest(given.encode(), token.encode()):
         rest = urlencode([(k, v) for k, v in request.args.items(multi=True) if k != "token"])
         answer = redirect(f"{request.path}?{rest}" if rest else request.path)
-        answer.set_cookie(COOKIE, token, httponly=True, samesite="Strict")
+        answer.set_cookie(_cookie(), token, httponly=True, samesite="Strict")
         return answer  # type: ignore[return-value]
-    if secrets.compare_digest(request.cookies.get(COOKIE, "").encode(), token.encode()):
+    if secrets.compare_digest(request.cookies.get(_cookie(), "").encode(), token.encode()):
         return None
     return _refused("this explorer wants its token; open the address that it printed when it started")
 

@@ -11,7 +11,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from interp.errors import UserError
 from interp.views.explorer.app import build_app
 from interp.views.explorer.context import Context
-from interp.views.explorer.guard import hosts_of, is_local, protect
+from interp.views.explorer.guard import hosts_of, in_address, is_local, protect
 
 ANY = ("0.0.0.0", "::")  # every address of this machine: which name is used is not known beforehand
 
@@ -26,9 +26,10 @@ def prepare(context: Context, host: str, port: int) -> tuple[BaseWSGIServer, str
     app = build_app(context)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     port = int(listening.getsockname()[1])
-    server = make_server(host.strip("[]"), port, app.server, threaded=True, fd=listening.detach())
+    server = make_server(host.strip("[]"), port, app.server, threaded=True, fd=listening.fileno())
+    listening.close()  # werkzeug made a copy of it; this one would go on listening when the server is closed
     protect(app, None if host in ANY else hosts_of(host, port), token)
-    shown = f"http://{host if host not in ANY else socket.gethostname()}:{port}/"
+    shown = f"http://{in_address(host) if host not in ANY else socket.gethostname()}:{port}/"
     return server, shown + (f"?token={token}" if token else "")
 
 

@@ -30,6 +30,28 @@
     }
   };
 
+  // What Dash says of a failed request goes to the console alone: say it on the page.
+  const tell = (text) => {
+    const place = document.getElementById("trouble");
+    if (!place || place.textContent === text) return;
+    place.textContent = text;
+    place.hidden = !text;
+  };
+  const send = window.fetch;
+  window.fetch = async (...request) => {
+    try {
+      const answer = await send(...request);
+      if (answer.status < 400) tell("");
+      else if (answer.status === 403) tell((await answer.clone().text()).trim().slice(0, 200));
+      else tell(`The explorer failed at this (${answer.status}); the terminal it runs in says why. Reload the page to go on.`);
+      return answer;
+    } catch (error) {
+      if (error.name !== "AbortError")
+        tell("The explorer does not answer: it was closed, or is busy. Start it again with interp explore, then reload.");
+      throw error;
+    }
+  };
+
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     explorer: {
       searched: async (text, path) => {

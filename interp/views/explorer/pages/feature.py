@@ -71,6 +71,7 @@ def _head(context: Context, feature: Feature) -> Component:
                 [
                     dcc.Link("‹ previous", href=address("feature", before), id="previous"),
                     dcc.Link("next ›", href=address("feature", after), id="next"),
+                    dcc.Link("what no feature covers", href=address("feature", ERROR)),
                 ],
                 className="steps",
                 **aria("features"),

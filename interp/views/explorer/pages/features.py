@@ -61,11 +61,13 @@ def _table(query: Query) -> Component:
             "filter": "agNumberColumnFilter", "type": "rightAligned",
         }  # fmt: skip
         heads.append(one | ({"sort": "asc" if way == "asc" else "desc"} if sort == column.key else {}))
-    name = {"field": "label", "headerName": "label", "flex": 2, "minWidth": 220, "sortable": False,
+    name = {"field": "label", "headerName": "label", "tooltipField": "label", "flex": 2, "minWidth": 220,
+            "sortable": False,
             "filter": "agTextColumnFilter", "filterParams": {"filterOptions": ["contains"], "maxNumConditions": 1},
             "headerTooltip": "a rule that was made from the firings, or what a language model said"}  # fmt: skip
-    typical = {"field": "tokens", "headerName": "fires most on", "flex": 1, "minWidth": 160, "sortable": False,
-               "filter": False, "headerTooltip": "tokens with most of its activation"}  # fmt: skip
+    typical = {"field": "tokens", "headerName": "fires most on", "tooltipField": "tokens", "flex": 1,
+               "minWidth": 160, "sortable": False, "filter": False,
+               "headerTooltip": "tokens with most of its activation"}  # fmt: skip
     grid = AgGrid(
         id="grid",
         columnDefs=[heads[0], name, *heads[1:], typical],
