@@ -10,6 +10,7 @@ import pytest
 
 from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
+from interp.cli import dispatch
 from interp.lab.discover import load_probe
 from interp.lab.probe import Lab
 from interp.model.model import Model
@@ -86,6 +87,24 @@ def test_the_guide_to_saes_runs_from_the_first_block_to_the_last(
         exec(block, names)
     assert {"cfg.json", "sae_weights.safetensors", "metrics.jsonl"} < {path.name for path in Path("sae").iterdir()}
     assert names["report"].n_documents == 20
+
+
+def test_the_guide_to_features_runs_from_the_first_block_to_the_last(
+    smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dispatch(["features", "build", "--out", "index", "--max-tokens", "1200", "--effects", "0"]) == 0
+    names: dict[str, Any] = {}
+    for block in blocks("interp/features/README.md"):
+        exec(block, names)
+    assert "Index('index': 4,608 features, 1,200 tokens)" in capsys.readouterr().out
+    assert len(names["rows"]) == names["feature"].firings
+    assert len(names["figures"]) == 3
+    assert names["reading"].next[0].text == " Paris"
+    assert names["steered"].text != names["plain"].text
+    (tmp_path / "mine.py").write_text(blocks("interp/features/README.md")[-1], encoding="utf-8")
+    assert dispatch(["features", "label", "index", "--ask", "mine.py:ask", "--n", "2"]) == 0
+    assert "tokens about human beings" in capsys.readouterr().out
 
 
 def test_the_hook_guide_runs_from_the_first_block_to_the_last(

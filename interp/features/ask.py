@@ -22,6 +22,7 @@ from interp.features.index import Example, Index, Label, open_index
 from interp.features.labels import HELD_OUT, match_score
 from interp.features.layout import RECORD, WORDS
 from interp.features.statistics import priority
+from interp.features.words import searched
 from interp.features.write import IndexFiles
 
 Ask = Callable[[str], str]
@@ -143,7 +144,7 @@ def write_labels(index: Index, labels: dict[int, Label]) -> None:
     """
     rows = [labels.get(number, old) for number, old in enumerate(index.labels)]
     lines = [
-        "\t".join([one.text.casefold(), *line.split("\t")[1:]]) for one, line in zip(rows, index.words, strict=True)
+        "\t".join([searched(one.text), *line.split("\t")[1:]]) for one, line in zip(rows, index.words, strict=True)
     ]
     record = read_sealed(index.folder / RECORD) or {}
     files = IndexFiles(index.folder, record["hashes"])

@@ -106,6 +106,9 @@ class Index:
     record: dict[str, Any]
     arrays: dict[str, NDArray[Any]] = field(repr=False)
 
+    def __repr__(self) -> str:
+        return f"Index({str(self.folder)!r}: {len(self):,} features, {self.sizes['row']:,} tokens)"
+
     def __len__(self) -> int:
         return int(self.record["sizes"]["feature"])
 

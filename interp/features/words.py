@@ -13,6 +13,11 @@ from interp.features.index import Label
 AROUND, EXAMPLES = 8, 5  # tokens on either side, strongest examples
 
 
+def searched(text: str) -> str:
+    """Text as it is searched: on one line, in small letters."""
+    return " ".join(text.split()).casefold()
+
+
 def words_of(labels: Sequence[Label], arrays: Mapping[str, NDArray[Any]], vocabulary: list[str]) -> str:
     """A line a feature, in small letters, its parts parted by tabs: label, typical tokens, each example's text."""
     token, starts = arrays["token"], arrays["sequence_start"]
@@ -24,5 +29,5 @@ def words_of(labels: Sequence[Label], arrays: Mapping[str, NDArray[Any]], vocabu
                 sequence = int(np.searchsorted(starts, row, side="right")) - 1
                 low, high = max(int(starts[sequence]), row - AROUND), min(int(starts[sequence + 1]), row + AROUND + 1)
                 parts.append("".join(vocabulary[t] for t in token[low:high].tolist()))
-        lines.append("\t".join(" ".join(part.split()).casefold() for part in parts))
+        lines.append("\t".join(map(searched, parts)))
     return "\n".join(lines) + "\n"

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from interp.errors import UserError
 from interp.features.index import Example, Label
 from interp.views.explorer.page import address
 from interp.views.style import faded
@@ -103,6 +104,14 @@ def note(text: str, kind: str = "note") -> Component:
 def problem(text: str) -> Component:
     """A line that says what went wrong."""
     return html.P(text, className="problem", role="alert")
+
+
+def below(head: Sequence[Component], make: Callable[[], Sequence[Component]]) -> Component:
+    """A page's head, and below it what `make` returns, or in one line why it cannot: what was written stays there."""
+    try:
+        return html.Div([*head, *make()])
+    except UserError as error:
+        return html.Div([*head, problem(str(error))])
 
 
 def section(title: str, *children: Component | str | None, hint: str = "") -> Component:

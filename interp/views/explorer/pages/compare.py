@@ -9,17 +9,18 @@ from dash.development.base_component import Component
 
 from interp.features.compare import match_features
 from interp.features.index import Index
-from interp.features.prompts import PromptReading
+from interp.features.prompts import Live, PromptReading
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address, search_of, whole_number
 from interp.views.explorer.pages.prompt import prompt_box, strongest
-from interp.views.explorer.parts import Group, examples, feature_link, graph, labelled, note, section
+from interp.views.explorer.parts import Group, below, examples, feature_link, graph, labelled, note, section
 from interp.views.feature_figures import next_token_bars, prompt_heat
 from interp.views.token_text import visible
 
 FIRST, SECOND = "a miniature tower stood there", "a large tower stood there"
 MOST = 12
 EXAMPLES = 5
+DIFFER = "By each feature's largest activation over the prompt, attention sinks left out."
 NEEDS = (
     "Two prompts need a model: start the explorer with --model NAME. Two SAEs need a second index of the same text: "
     "--beside INDEX."
@@ -55,7 +56,12 @@ def _prompts(context: Context, query: Query) -> Component:
         return section(
             "Two prompts", form, html.P(["for example: ", dcc.Link(f"“{FIRST}” beside “{SECOND}”", href=href)])
         )
-    readings = [context.live.read(text) for text in (one, other)]
+    live = context.live
+    return below([html.H2("Two prompts"), form], lambda: _differ(context, live, one, other))
+
+
+def _differ(context: Context, live: Live, one: str, other: str) -> list[Component]:
+    readings = [live.read(text) for text in (one, other)]
     most = [_most(reading) for reading in readings]
     gap = {f: most[0].get(f, 0.0) - most[1].get(f, 0.0) for f in {*most[0], *most[1]}}
     order = sorted(gap, key=lambda f: (-abs(gap[f]), f))[:MOST]
@@ -68,16 +74,11 @@ def _prompts(context: Context, query: Query) -> Component:
     head = html.Tr([html.Th("feature"), html.Th("first prompt"), html.Th("second prompt"), html.Th("difference")])
     heats = [graph(prompt_heat(reading, order, context.names), f"heat-{i}") for i, reading in enumerate(readings)]
     both = [(visible(text)[-40:], reading.next) for text, reading in zip((one, other), readings, strict=True)]
-    return section(
-        "Two prompts",
-        form,
-        html.H3("The features that differ most"),
-        html.Div(html.Table([html.Thead(head), html.Tbody(rows)]), className="scroll"),
-        html.Div(heats, className="two"),
-        html.H3("What comes next"),
-        graph(next_token_bars(both), "next-both"),
-        hint="By each feature's largest activation over the prompt, attention sinks left out.",
-    )
+    table = html.Div(html.Table([html.Thead(head), html.Tbody(rows)]), className="scroll")
+    return [
+        section("The features that differ most", table, html.Div(heats, className="two"), hint=DIFFER),
+        section("What comes next", graph(next_token_bars(both), "next-both")),
+    ]
 
 
 def _most(reading: PromptReading) -> dict[int, float]:

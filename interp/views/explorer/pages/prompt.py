@@ -10,7 +10,7 @@ from dash.development.base_component import Component
 from interp.features.prompts import Live, NextToken, PromptReading
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address, search_of
-from interp.views.explorer.parts import feature_link, graph, labelled, note, section, token
+from interp.views.explorer.parts import below, feature_link, graph, labelled, note, section, token
 from interp.views.feature_figures import attribution_bars, next_token_bars, prompt_heat
 from interp.views.token_text import visible
 
@@ -39,19 +39,20 @@ def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
                 _example(),
             ]
         )
+    return below(head, lambda: _read(context, live, text, query))
+
+
+def _read(context: Context, live: Live, text: str, query: Query) -> list[Component]:
     reading = live.read(text)
     chosen = _chosen(live, reading, query)
     heat = graph(prompt_heat(reading, strongest(reading, ROWS), context.names), "heat")
     likely = graph(next_token_bars([("", reading.next)]), "next")
-    return html.Div(
-        [
-            *head,
-            section("What fires where", _tokens(context, reading), heat, hint=HINTS["fires"]),
-            section("What comes next", likely, _choices(text, reading, chosen), hint=HINTS["next"]),
-            _speaks(context, live, text, chosen),
-            html.P(dcc.Link("steer this prompt", href=address("steer", text=text))),
-        ]
-    )
+    return [
+        section("What fires where", _tokens(context, reading), heat, hint=HINTS["fires"]),
+        section("What comes next", likely, _choices(text, reading, chosen), hint=HINTS["next"]),
+        _speaks(context, live, text, chosen),
+        html.P(dcc.Link("steer this prompt", href=address("steer", text=text))),
+    ]
 
 
 def prompt_box(name: str, text: str, button: str, label: str = "prompt") -> Component:

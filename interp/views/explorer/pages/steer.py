@@ -10,11 +10,11 @@ from dash import Dash, Input, NoUpdate, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from interp.errors import UserError
-from interp.features.prompts import Continuation
+from interp.features.prompts import Continuation, Live
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address, search_of, whole_number
 from interp.views.explorer.pages.prompt import EXAMPLE, prompt_box
-from interp.views.explorer.parts import feature_link, graph, note, section
+from interp.views.explorer.parts import below, feature_link, graph, note, section
 from interp.views.feature_figures import next_token_bars
 from interp.views.token_text import visible
 
@@ -53,7 +53,11 @@ def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
         href = address("steer", text=text or EXAMPLE, set=suggestion)
         example = dcc.Link(f"{suggestion} on “{visible(text or EXAMPLE)[:60]}”", href=href)
         return html.Div([*head, note(HINTS["empty"]), html.P(["for example: ", example])])
-    changes = read_changes(told, len(context.index))
+    return below(head, lambda: _changed(context, live, text, query))
+
+
+def _changed(context: Context, live: Live, text: str, query: Query) -> list[Component]:
+    changes = read_changes(query.get("set", ""), len(context.index))
     found = live.change(text, changes, new_tokens=whole_number(query, "new", NEW, 1, NEW_MOST))
     labels, strongest = context.index.labels, context.index["maximum"]
     what = [
@@ -61,14 +65,12 @@ def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
         for f, value in changes.items()
     ]
     said = html.Div([_said(text, one) for one in found], className="three")
-    return html.Div(
-        [
-            *head,
-            section("Changed", html.Ul(what, className="links"), hint=HINTS["changed"]),
-            section("What the model writes", said, hint=HINTS["writes"]),
-            section("What comes next", graph(next_token_bars([(one.condition, one.next) for one in found]), "steered")),
-        ]
-    )
+    likely = next_token_bars([(one.condition, one.next) for one in found])
+    return [
+        section("Changed", html.Ul(what, className="links"), hint=HINTS["changed"]),
+        section("What the model writes", said, hint=HINTS["writes"]),
+        section("What comes next", graph(likely, "steered")),
+    ]
 
 
 def _said(prompt: str, one: Continuation) -> Component:

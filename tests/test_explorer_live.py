@@ -1,0 +1,146 @@
+"""The explorer's pages that need a model, with a made-up one: what a person writes is read, shown and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from explorer_browser import flaws
+from fake_index import write_fake_index
+from test_explorer_browser import browser, opened, served
+
+from interp.errors import UserError
+from interp.features.index import open_index
+from interp.features.prompts import Active, Continuation, NextToken, Part, PromptReading
+from interp.views.explorer.app import page_at
+from interp.views.explorer.context import Context
+from interp.views.explorer.pages.steer import read_changes
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+__all__ = ["browser"]  # a fixture
+HOSTILE = "<img src=x onerror=window.hacked=1>\u202e"
+
+
+@dataclass
+class Pretended:
+    """Every word is a token; word i fires feature i. The likeliest next token is hostile text."""
+
+    asked: list[object] = field(default_factory=list)
+    name: str = "a model"
+
+    def read(self, prompt: str) -> PromptReading:
+        self.asked.append(("read", prompt))
+        words = tuple(prompt.split())
+        if words[0] == "refuse":
+            raise UserError("this prompt is refused; write another")
+        active = tuple(() if i == 0 else (Active(i, float(i)),) for i in range(len(words)))
+        error = tuple(0.1 * (i > 0) for i in range(len(words)))
+        return PromptReading(words, tuple(i == 0 for i in range(len(words))), active, error, self._next())
+
+    def _next(self) -> tuple[NextToken, ...]:
+        return (NextToken(5, HOSTILE, 0.5), NextToken(6, " Rome", 0.25))
+
+    def attribute(self, prompt: str, token: int, n: int = 20) -> tuple[Part, ...]:
+        self.asked.append(("attribute", token))
+        return (Part(2, "feature 2", 0.75, 0.5), Part(None, "what the SAE misses", -0.25))
+
+    def change(self, prompt: str, changes: Mapping[int, float], *, new_tokens: int = 20) -> tuple[Continuation, ...]:
+        self.asked.append(("change", dict(changes)))
+        return tuple(Continuation(name, f"{name} said {HOSTILE}", self._next()) for name in ("plain", "held", "random"))
+
+    def token_id(self, text: str) -> int:
+        if " " in text.strip():
+            raise UserError(f"{text!r} is 2 tokens; expected one")
+        return 6
+
+
+@pytest.fixture
+def live() -> Pretended:
+    return Pretended()
+
+
+@pytest.fixture
+def context(live: Pretended, tmp_path: Path) -> Context:
+    index = open_index(write_fake_index(tmp_path / "index"))
+    return Context(index, open_index(write_fake_index(tmp_path / "other", features=30)), live)
+
+
+@pytest.fixture
+def page(browser: Browser, context: Context) -> Iterator[Page]:
+    with served(context) as address, opened(browser, address) as (shown, _):
+        shown.goto(address)
+        yield shown
+        assert flaws(shown) == []
+
+
+def go(page: Page, path: str) -> None:
+    parts = urlsplit(page.url)
+    page.goto(f"{parts.scheme}://{parts.netloc}{path}")
+
+
+def test_a_prompt_is_read_kept_in_the_address_and_asked_about(page: Page, live: Pretended):
+    page.click("#menu a:has-text('prompt')")
+    page.fill("#prompt-text", "a small tower stood")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#attribution .main-svg")
+    assert parse_qs(urlsplit(page.url).query)["text"] == ["a small tower stood"]
+    assert ("attribute", 5) in live.asked, "the likeliest token is asked about first"
+    page.click(".choices a:has-text('Rome')")
+    page.wait_for_selector("h2:has-text('Rome')")
+    page.reload()
+    page.wait_for_selector("h2:has-text('Rome')")
+    assert page.input_value("#prompt-text") == "a small tower stood"
+    page.fill("#next-token", "two words")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[role=alert]:has-text('is 2 tokens')")
+    page.go_back()
+    page.wait_for_selector("h2:has-text('Rome')")
+
+
+def test_features_are_steered_beside_the_plain_and_the_random(page: Page, live: Pretended):
+    page.click("#menu a:has-text('steer')")
+    page.fill("#steer-text", "the capital of")
+    page.fill("#steer-set", "3=40, 5=0")
+    page.click("#steer-go")
+    page.wait_for_selector("#steered .main-svg")
+    assert ("change", {3: 40.0, 5: 0.0}) in live.asked
+    told = page.inner_text(".three")
+    assert all(f"{name} said" in told for name in ("plain", "held", "random"))
+    page.fill("#steer-set", "3=forty")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("[role=alert]:has-text('is no change')")
+
+
+def test_two_prompts_and_two_dictionaries_stand_side_by_side(page: Page, live: Pretended):
+    go(page, "/compare?feature=2")
+    page.wait_for_selector("h2:has-text('Two SAEs')")
+    page.fill("#first-text", "a small tower")
+    page.fill("#second-text", "a large old tower")
+    page.click("#first-go")
+    page.wait_for_selector("#next-both .main-svg")
+    assert ("read", "a large old tower") in live.asked
+    query = parse_qs(urlsplit(page.url).query)
+    assert (query["a"], query["b"], query["feature"]) == (["a small tower"], ["a large old tower"], ["2"])
+    assert len(page.query_selector_all("main table tbody tr")) == 3
+
+
+def test_what_is_refused_is_one_line_and_the_box_stays(context: Context):
+    said = str(page_at(context, "/prompt", "?text=refuse+this").to_plotly_json())
+    assert "this prompt is refused" in said
+    assert "refuse this" in said, "what was written is still there"
+
+
+@pytest.mark.parametrize("text", ["", "3", "3=", "=4", "40=1", "3=1e999", "a=b", ",".join(f"{i}=1" for i in range(9))])
+def test_changes_that_are_none_are_refused(text: str):
+    with pytest.raises(UserError, match="expected"):
+        read_changes(text, 40)
+
+
+def test_changes_are_read_as_written():
+    assert read_changes(" 3=1.5, 7:-2e1 ,0=0", 40) == {3: 1.5, 7: -20.0, 0: 0.0}
