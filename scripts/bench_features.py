@@ -117,16 +117,21 @@ def measure_ours(folder: Path, mode: str) -> None:
 
 
 def compare(folder: Path, features: int) -> None:
-    """Do both give the same numbers? Their share is printed to a thousandth of a percent."""
+    """Do both give the same numbers?
+
+    SAEDashboard leaves out the first position only, we every sink; and it takes no example within five tokens of a
+    sequence's ends, so that its largest activation may lie below the feature's.
+    """
     ours = np.load(folder / "model.npz")
     theirs = json.loads((folder / "peer" / "result.json").read_text())
     rates, tops = np.array(theirs["rates"]), np.array(theirs["tops"])
     off = np.abs(ours["rates"][:features] - rates).max()
-    largest = np.abs(ours["tops"][:features] - tops) / np.maximum(tops, 1e-6)
-    print(f"shares of tokens differ by {off:.5%} at most; largest activations by {np.median(largest):.2%} (median), "
-          f"{(largest < 0.01).mean():.1%} of features within 1 %")  # fmt: skip
+    gap = (ours["tops"][:features] - tops) / np.maximum(tops, 1e-6)
+    print(f"shares of tokens differ by {off:.4%} at most; largest activations agree within a thousandth for "
+          f"{(np.abs(gap) < 1e-3).mean():.1%} of features, theirs is below ours for the others")  # fmt: skip
     assert off < 5e-4
-    assert (largest < 0.01).mean() > 0.97
+    assert (gap > -1e-3).mean() > 0.999
+    assert (np.abs(gap) < 1e-3).mean() > 0.9
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Takes the README's picture of the explorer: `python scripts/draw_explorer.py INDEX`; needs Chromium and Playwright."""
+"""Takes the README's picture of the explorer: `python scripts/draw_explorer.py INDEX`, with Chromium and Playwright."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def main() -> None:
     save_feature_centric_vis(data, options.out / "dashboard.html")
     seconds = time.perf_counter() - start
     rates = [
-        float((d.acts_histogram_data.title or " = 0%").split(" = ")[1].rstrip("%")) / 100 for d in data.feature_data_dict.values()
+        float((d.acts_histogram_data.title or " = 0%").split(" = ")[1].rstrip("%")) / 100
+        for d in data.feature_data_dict.values()
     ]
     tops = [max((max(s.feat_acts) for g in d.sequence_data.seq_group_data for s in g.seq_data), default=0.0)
             for d in data.feature_data_dict.values()]  # fmt: skip

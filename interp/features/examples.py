@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from interp.activations.rows import Rows, capture_rows
 from interp.errors import UserError
+from interp.features.index import Example
+from interp.features.prompts import Active
 from interp.model.model import Model
 from interp.model.tokens import Prompts
 from interp.saes.load import BLOCK, SAE, site_of
@@ -34,20 +36,6 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Example:
-    """A token on which a feature is strong, with its neighbours: `tokens[peak]`, at `position` of `document`.
-
-    `activations` are the feature's, one per token.
-    """
-
-    tokens: tuple[str, ...]
-    activations: tuple[float, ...]
-    peak: int
-    document: int
-    position: int
-
-
-@dataclass(frozen=True)
 class FeatureExamples:
     """A feature's share of tokens on which it fires, its largest activation, and its top examples, strongest first."""
 
@@ -55,13 +43,6 @@ class FeatureExamples:
     rate: float
     maximum: float
     examples: tuple[Example, ...]
-
-
-class Active(NamedTuple):
-    """A feature and how strongly it fires."""
-
-    feature: int
-    activation: float
 
 
 @dataclass(frozen=True)

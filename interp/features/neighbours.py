@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,10 +17,13 @@ from interp.model.model import Model
 from interp.model.plain import plain_module
 from interp.model.read_out import read_norm
 from interp.model.sites import layer_of
+from interp.saes.encoder import choose_precision
 
 COUNTS_AT_ONCE = 1 << 26  # counters of pairs of features: 256 MB
 ROWS_AT_ONCE = 1 << 16
 LOGITS_AT_ONCE = 1 << 24
+CANDIDATES = 4  # times as many as are wanted
+ROUNDING = 2.0**-7  # of a bfloat16 that a product is rounded to, relative, and of the sums before it
 Tell = Callable[[int, int], None]
 
 
@@ -44,14 +47,15 @@ def count_together(firings: Firings, rows_in: list[int], n: int, total: int, tel
             starts, feature = firings.by_row(pieces)
             _add(together, first, starts, feature)
             tell(first + (stop - first) * (done + 1) // len(groups), d_sae)
-        phi = _phi(together, counts[first:stop], counts, total)
-        phi[np.arange(len(phi)), np.arange(first, stop)] = -np.inf
-        phi[together == 0] = -np.inf
-        best = first_by(phi, n)
-        there = best >= 0
-        out["with_feature"][first:stop] = best
-        out["with_count"][first:stop] = np.where(there, np.take_along_axis(together, best.clip(0), 1), 0)
-        out["with_phi"][first:stop] = np.where(there, np.take_along_axis(phi, best.clip(0), 1), np.nan)
+        for i, row in enumerate(together):
+            row[first + i] = 0
+            there = np.flatnonzero(row)
+            phi = _phi(row[there], int(counts[first + i]), counts[there], total)
+            best = first_by(phi[None], n)[0]
+            best = best[best >= 0]
+            some = first + i, slice(0, len(best))
+            out["with_feature"][some], out["with_count"][some] = there[best], row[there[best]]
+            out["with_phi"][some] = phi[best]
     return out
 
 
@@ -87,21 +91,11 @@ def _add(together: NDArray[np.int32], first: int, starts: NDArray[np.int64], fea
             together[i] += np.bincount(table[some].ravel(), minlength=d_sae + 1)[:d_sae].astype(np.int32)
 
 
-def _phi(
-    together: NDArray[np.int32], ours: NDArray[np.int64], theirs: NDArray[np.int64], n: int
-) -> NDArray[np.float64]:
-    """Correlation of two yes-or-no columns; the product of two roots, so that no matrix is divided or rooted."""
-
-    def spread(counts: NDArray[np.int64]) -> NDArray[Any]:
-        variance = counts * (n - counts.astype(np.float64))
-        return np.where(variance > 0, 1 / np.sqrt(np.maximum(variance, 1)), 0.0)
-
-    found = together.astype(np.float64)
-    found *= n
-    found -= ours[:, None].astype(np.float64) * theirs
-    found *= spread(ours)[:, None]
-    found *= spread(theirs)
-    return found
+def _phi(together: NDArray[np.int32], ours: int, theirs: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    """Correlation of two yes-or-no columns: of a feature that fires `ours` times with some that fire `theirs` times."""
+    a, b = float(ours), theirs.astype(np.float64)
+    spread = a * (n - a) * b * (n - b)
+    return np.where(spread > 0, (n * together - a * b) / np.sqrt(np.maximum(spread, 1.0)), 0.0)
 
 
 def find_near(directions: Float[Tensor, "d_sae d"], n: int) -> dict[str, NDArray[Any]]:
@@ -143,15 +137,43 @@ def read_logits_of(model: Model, site: str, directions: Float[Tensor, "d_sae d"]
     unit = unit - unit.mean(-1, keepdim=True) if centres else unit
     unembedding = head.weight.detach()[: len(model.tokenizer)].float()
     unembedding = (unembedding - unembedding.mean(0)) * weight.float()
-    size = max(1, LOGITS_AT_ONCE // len(unembedding))
-    for first in range(0, d_sae, size):
-        logits = unit[first : first + size].to(unembedding) @ unembedding.T
-        for way, sign in (("up", 1), ("down", -1)):
-            values, tokens = (sign * logits).topk(min(n, logits.shape[1]), dim=1)
-            some = slice(first, first + len(values)), slice(0, values.shape[1])
-            found[f"{way}_token"][some] = tokens.cpu().numpy()
-            found[f"{way}_logit"][some] = (sign * values).float().cpu().numpy()
+    unit = unit.to(unembedding)
+    for way, sign in (("up", 1), ("down", -1)):
+        values, tokens = largest_products(sign * unit, unembedding, min(n, len(unembedding)))
+        found[f"{way}_token"][:, : values.shape[1]] = tokens.cpu().numpy()
+        found[f"{way}_logit"][:, : values.shape[1]] = (sign * values).float().cpu().numpy()
     return found
+
+
+def largest_products(
+    x: Float[Tensor, "row d"], W: Float[Tensor, "column d"], n: int, *, precision: str = "auto"
+) -> tuple[Float[Tensor, "row n"], Int[Tensor, "row n"]]:
+    """The `n` largest of every row of `x @ W.T`, in fp32, and their columns.
+
+    Where the processor multiplies bfloat16, that product finds candidates, and these are scored again in fp32. It is
+    off by |dx| |w| + |x'| |dw| at most, and by its own rounding; a row whose candidates do not reach that far below its
+    n-th largest is done again in fp32 (see `interp.saes.encoder`, which goes the same way).
+    """
+    size, many = max(1, LOGITS_AT_ONCE // len(W)), min(CANDIDATES * n, len(W))
+    if choose_precision(precision, x.device) == "fp32" or many == len(W):
+        parts = [(block @ W.T).topk(n, dim=1) for block in x.split(size)]
+        return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+    low, low_W = x.bfloat16(), W.bfloat16()
+    longest, lost = float(W.norm(dim=1).max()), float((W - low_W).norm(dim=1).max())
+    values, columns, proven = [], [], []
+    for some, block in zip(low.split(size), x.split(size), strict=True):
+        near = (some @ low_W.T).topk(many, dim=1)
+        exact = torch.bmm(W[near.indices], block[:, :, None])[..., 0]
+        best = exact.topk(n, dim=1)
+        off = (block - some).norm(dim=1) * longest + some.float().norm(dim=1) * lost
+        below = near.values[:, -1].float()
+        proven.append(best.values[:, -1] >= below + ROUNDING * below.abs() + off)
+        values.append(best.values)
+        columns.append(near.indices.gather(1, best.indices))
+    found, at, sure = torch.cat(values), torch.cat(columns), torch.cat(proven)
+    if not bool(sure.all()):
+        found[~sure], at[~sure] = largest_products(x[~sure], W, n, precision="fp32")
+    return found, at
 
 
 def _written(model: Model, site: str, directions: Tensor) -> Tensor | None:
