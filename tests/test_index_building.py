@@ -214,14 +214,14 @@ def _seal(folder: Path) -> None:
         (lambda folder: (folder / "map.npy").unlink(), "lacks map.npy"),
         (lambda folder: (folder / RECORD).unlink(), "is no index"),
     ],
-    ids=str,
+    ids=["newer", "older", "seal", "cut", "no array", "pickle", "link", "missing", "no record"],
 )
 def test_a_damaged_index_is_refused_in_one_line(copy: Path, damage: Callable[[Path], object], line: str):
     damage(copy)
     assert line in refusal(open_index, copy)
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{", b'[["a"]]', b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"[]", b"{", b'[["a"]]', b"[" * 100_000], ids=range(4))
 def test_damaged_labels_are_refused_when_they_are_read(copy: Path, content: bytes):
     (copy / "labels.json").write_bytes(content)
     index = open_index(copy)

@@ -138,10 +138,10 @@ def _per_feature(
         for run, starts, rows, values in firings.blocks(FIRINGS_AT_ONCE):
             put_row(rows)
             put_value(values)
+            labels += namer.name_all(starts, rows)
             for i, feature in enumerate(run):
                 some = slice(int(starts[i]), int(starts[i + 1]))
                 found.append(summarise(feature, rows[some], values[some], facts, **kept))
-                labels.append(namer.name(rows[some]))
                 picked = choose_firings(feature, rows[some], facts.sequence_start, settings["effects"])
                 chosen += [Ablation(feature, int(rows[some][at]), float(values[some][at])) for at in picked]
             building.tell("summing up the features", run.stop, firings.d_sae)

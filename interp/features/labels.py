@@ -8,7 +8,7 @@ label says nothing, whatever it sounds like.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,33 +57,78 @@ class Namer:
     """Names features of one corpus. Made once: it holds every token in every reading."""
 
     def __init__(self, facts: RowFacts, document: NDArray[np.int32], vocabulary: list[str]) -> None:
-        self.readings = read_tokens(facts, vocabulary)
         counted = ~facts.is_sink
         self.held_out = document % HELD_OUT == HELD_OUT - 1
         self.sizes = (int((counted & ~self.held_out).sum()), int((counted & self.held_out).sum()))
-        self.totals = [
-            tuple(_counted(reading.key[counted & part]) for part in (~self.held_out, self.held_out))
-            for reading in self.readings
+        self.readings = [
+            _Counted.of(reading, counted & ~self.held_out, counted & self.held_out)
+            for reading in read_tokens(facts, vocabulary)
         ]
 
     def name(self, rows: NDArray[np.int32]) -> Label:
         """The label of a feature that fires on `rows`."""
-        apart = self.held_out[rows]
-        ours, theirs = rows[~apart], rows[apart]
-        best: tuple[float, Reading, NDArray[np.int64], Any] | None = None
-        for reading, totals in zip(self.readings, self.totals, strict=True):
-            keys, phi = _best_rule(reading.key[ours], totals[0], self.sizes[0])
-            if len(keys) and (best is None or phi > best[0] + 1e-9):
-                best = phi, reading, keys, totals[1]
-        if best is None:
-            text = "never fires here" if len(rows) == 0 else "no rule found"
-            return Label(text, float("nan"), float("nan"), float("nan"), BY)
-        _, reading, keys, totals = best
-        hits = int(np.isin(reading.key[theirs], keys).sum())
-        score = match_score(hits, int(_totals_of(totals, keys).sum()), len(theirs), self.sizes[1])
-        told = [reading.told(int(key)) for key in keys[:SHOWN]]
-        more = f" (+{len(keys) - SHOWN})" if len(keys) > SHOWN else ""
-        return Label(f"{reading.before}{', '.join(told)}{more}", *score, BY)
+        return self.name_all(np.array([0, len(rows)]), rows)[0]
+
+    def name_all(self, starts: NDArray[np.int64], rows: NDArray[np.int32]) -> list[Label]:
+        """Labels of features whose firings are `rows[starts[i] : starts[i + 1]]`, all of them at once."""
+        n = len(starts) - 1
+        feature, apart = np.repeat(np.arange(n), np.diff(starts)), self.held_out[rows]
+        ours, theirs = (feature[~apart], rows[~apart]), (feature[apart], rows[apart])
+        fires = np.bincount(ours[0], minlength=n)
+        best, chosen = np.full(n, -np.inf), np.full(n, -1)
+        keys = np.full((n, KEYS), -1)
+        for number, reading in enumerate(self.readings):
+            found, phi = _best_rules(reading, *ours, fires, self.sizes[0])
+            better = phi > best + 1e-9
+            best[better], chosen[better], keys[better] = phi[better], number, found[better]
+        hits, predicted = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        for number, reading in enumerate(self.readings):
+            mine = np.flatnonzero(chosen == number)
+            said = np.unique((mine[:, None] * reading.kinds + keys[mine])[keys[mine] >= 0])
+            fired = theirs[0] * reading.kinds + reading.code[theirs[1]]
+            hits += np.bincount(theirs[0][np.isin(fired, said)], minlength=n)
+            predicted[mine] = np.where(keys[mine] >= 0, reading.met_apart[keys[mine].clip(0)], 0).sum(1)
+        there = np.bincount(theirs[0], minlength=n)
+        labels = []
+        for i in range(n):
+            if chosen[i] < 0:
+                labels.append(_nothing("never fires here" if starts[i] == starts[i + 1] else "no rule found"))
+                continue
+            text = self.readings[chosen[i]].told([int(key) for key in keys[i] if key >= 0])
+            score = match_score(int(hits[i]), int(predicted[i]), int(there[i]), self.sizes[1])
+            labels.append(Label(text, *score, BY))
+        return labels
+
+
+def _nothing(text: str) -> Label:
+    return Label(text, float("nan"), float("nan"), float("nan"), BY)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A reading, its keys numbered in ascending order: `code` [row]; how often each is `met` where rules are made, and
+    on the documents that stand `apart`."""
+
+    reading: Reading
+    keys: NDArray[np.int64]
+    code: NDArray[np.int64]
+    met: NDArray[np.int64]
+    met_apart: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, reading: Reading, here: NDArray[np.bool_], apart: NDArray[np.bool_]) -> _Counted:
+        keys, code = np.unique(reading.key, return_inverse=True)
+        met, met_apart = (np.bincount(code[rows], minlength=len(keys)) for rows in (here, apart))
+        return cls(reading, keys, code, met, met_apart)
+
+    @property
+    def kinds(self) -> int:
+        return len(self.keys)
+
+    def told(self, codes: Sequence[int]) -> str:
+        """A rule in words."""
+        shown = ", ".join(self.reading.told(int(self.keys[code])) for code in codes[:SHOWN])
+        return f"{self.reading.before}{shown}" + (f" (+{len(codes) - SHOWN})" if len(codes) > SHOWN else "")
 
 
 def read_tokens(facts: RowFacts, vocabulary: list[str]) -> list[Reading]:
@@ -152,41 +197,41 @@ def _kind(text: str) -> int:
     return KINDS.index("title-case words" if bare[:1].isupper() else "lower-case words")
 
 
-def _counted(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return np.unique(keys, return_counts=True)
+def _best_rules(
+    reading: _Counted, feature: NDArray[np.int64], rows: NDArray[np.int32], fires: NDArray[np.int64], n: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """For every feature the keys that predict its firing best, [feature, KEYS], -1 behind the last, and how well.
+
+    Keys by their share of firing, as many as help. A key met twice and fired on twice says less than one met fifty
+    times: one miss is added to each. And each pays its first firing, without which it would not be in the rule: else
+    rare pairs of tokens win.
+    """
+    features = len(fires)
+    found, phi = np.full((features, KEYS), -1), np.full((features, KEYS), -np.inf)
+    pairs, hits = np.unique(feature * reading.kinds + reading.code[rows], return_counts=True)
+    pairs, hits = pairs[hits >= SEEN], hits[hits >= SEEN]
+    of, code = np.divmod(pairs, max(1, reading.kinds))
+    met = reading.met[code]
+    order = np.lexsort((code, -hits / (met + 1), of))
+    of, code, hits, met = of[order], code[order], hits[order], met[order]
+    first = np.searchsorted(of, np.arange(features))
+    place = np.arange(len(of)) - first[of]
+    kept = place < KEYS
+    of, code, hits, met, place = of[kept], code[kept], hits[kept] - 1, met[kept] - 1, place[kept]
+    found[of, place] = code
+    table = np.zeros((2, features, KEYS), np.int64)
+    table[0, of, place], table[1, of, place] = hits, met
+    hit, said = table.cumsum(2)
+    phi = np.where(found >= 0, _phi(hit, said, fires[:, None], n), -np.inf)
+    best = phi.argmax(1)
+    found[np.arange(KEYS) > best[:, None]] = -1
+    return found, phi[np.arange(features), best]
 
 
-def _totals_of(totals: tuple[NDArray[np.int64], NDArray[np.int64]], keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often each key is met at all."""
-    there, counts = totals
-    if len(there) == 0:
-        return np.zeros(len(keys), np.int64)
-    at = np.minimum(np.searchsorted(there, keys), len(there) - 1)
-    return np.where(there[at] == keys, counts[at], 0)
-
-
-def _best_rule(
-    fired: NDArray[np.int64], totals: tuple[NDArray[np.int64], NDArray[np.int64]], n: int
-) -> tuple[NDArray[np.int64], float]:
-    """The set of keys that predicts firing best: keys by their share of firing, as many as help."""
-    keys, hits = _counted(fired)
-    enough = hits >= SEEN
-    keys, hits = keys[enough], hits[enough]
-    if len(keys) == 0:
-        return keys, 0.0
-    met = _totals_of(totals, keys)
-    # a key met twice and fired on twice says less than one met fifty times: one miss is added to each
-    order = np.lexsort((keys, -hits / (met + 1)))[:KEYS]
-    # and each pays its first firing, without which it would not be in the rule: else rare pairs of tokens win
-    phi = _phi(np.cumsum(hits[order] - 1), np.cumsum(met[order] - 1), len(fired), n)
-    best = int(np.argmax(phi))
-    return keys[order[: best + 1]], float(phi[best])
-
-
-def _phi(hits: Any, predicted: Any, fires: int, n: int) -> NDArray[np.float64]:
+def _phi(hits: Any, predicted: Any, fires: Any, n: int) -> NDArray[np.float64]:
     """Correlation of two yes-or-no columns (Matthews): 0 where one of them is constant."""
-    hits, predicted = np.asarray(hits, np.float64), np.asarray(predicted, np.float64)
-    spread = predicted * (n - predicted) * float(fires) * (n - fires)
+    hits, predicted, fires = (np.asarray(one, np.float64) for one in (hits, predicted, fires))
+    spread = predicted * (n - predicted) * fires * (n - fires)
     return np.where(spread > 0, (n * hits - predicted * fires) / np.sqrt(np.maximum(spread, 1)), 0.0)
 
 
