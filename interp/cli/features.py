@@ -245,7 +245,8 @@ def print_feature(index: Index, feature: Feature, n: int) -> None:
         ("points like", _listed(index, feature.near, "cosine")),
     ]  # fmt: skip
     if effect.n:
-        told = f"loss rises by {effect.mean:+.3f} nats [{effect.low:+.3f}, {effect.high:+.3f}] over {effect.n} firings"
+        ends = "" if np.isnan(effect.low) else f" [{effect.low:+.3f}, {effect.high:+.3f}]"
+        told = f"loss rises by {effect.mean:+.3f} nats{ends} over {effect.n} firings"
         rows.append(("ablated", f"{told}; a random direction of that length: {effect.random:+.3f}"))
     print_table(("", ""), rows)
     print_table(
