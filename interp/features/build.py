@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from interp.features.index import Index, open_index
 from interp.features.layout import RECORD
 from interp.features.plan import PLAN, IndexPlan, begin
 from interp.model.model import Model
+from interp.model.taps import Tap
 from interp.saes.load import SAE, site_of
 
 Tell = Callable[[str, int, int], None]
@@ -55,6 +57,11 @@ class Building:
     store: Store | None = None
     tell: Tell = lambda what, done, total: None
     stop: Callable[[], bool] = lambda: False
+
+    @cached_property
+    def taps(self) -> dict[str, Tap]:
+        """Where the plain model shows the site; none where it does not. Looked for once: it takes a forward or two."""
+        return taps_of(self.model, [site_of(self.sae)])
 
 
 def build_index(building: Building, worker: Worker | None = None) -> Index | None:
@@ -122,10 +129,10 @@ def _rows_of(building: Building, piece: tuple[int, int, int, int]) -> Tensor:
     if building.store is not None:
         return building.store.rows(site, first, stop).float()
     model, tokens = building.model, building.tokens
-    taps, out = taps_of(model, [site]), torch.empty(stop - first, building.sae.cfg.d_in)
+    out = torch.empty(stop - first, building.sae.cfg.d_in)
     for batch in batches_of(tokens, piece, building.plan.capture["batch_tokens"]):
         sequences = [tokens.sequence(i).tolist() for i in batch]
-        rows = read_rows(model, sequences, [site], len(sequences), taps)[site].float().cpu()
+        rows = read_rows(model, sequences, [site], len(sequences), building.taps)[site].float().cpu()
         for i, part in zip(batch, rows.split([len(s) for s in sequences]), strict=True):
             at = int(tokens.starts[i]) - first
             out[at : at + len(part)] = part

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from interp.activations.files import write_sealed
-from interp.activations.rows import taps_of
 from interp.activations.tensor_file import map_tensors
 from interp.errors import UserError
 from interp.features.build import coder_of, find_sinks_of
@@ -160,7 +159,7 @@ def _effects(building: Building, coder: Any, chosen: list[Ablation]) -> Arrays |
             "effect_n": np.zeros(d_sae),
             "error_effect": nothing[0],
         }
-    taps = taps_of(building.model, [site])
+    taps = building.taps
     if site not in taps:
         raise UserError(f"the plain model does not show {site}, where features would be ablated; use --effects 0")
     measured = measure_effects(
