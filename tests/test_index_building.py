@@ -29,6 +29,7 @@ from interp.errors import UserError
 from interp.features.build import build_index, missing_pieces
 from interp.features.index import Index, open_index
 from interp.features.layout import RECORD, SCHEMA
+from interp.features.write import IndexFiles
 from interp.model.model import Model
 from interp.saes.load import load_sae
 
@@ -219,6 +220,14 @@ def _seal(folder: Path) -> None:
 def test_a_damaged_index_is_refused_in_one_line(copy: Path, damage: Callable[[Path], object], line: str):
     damage(copy)
     assert line in refusal(open_index, copy)
+
+
+@pytest.mark.parametrize("name", ["firing_start", "sequence_start", "document", "file"])
+def test_a_forged_index_that_points_beyond_itself_is_refused(copy: Path, name: str):
+    values = np.load(copy / f"{name}.npy")
+    values[len(values) // 2] = 10**6
+    IndexFiles(copy).array(name, values)
+    assert f"{name}.npy is damaged" in refusal(open_index, copy)
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{", b'[["a"]]', b"[" * 100_000], ids=range(4))

@@ -304,7 +304,21 @@ def open_index(folder: str | Path) -> Index:
         raise _damaged(folder / RECORD, f"{type(error).__name__}: {error}") from error
     for name in TEXTS:
         _inside(folder, name)
+    _check_places(folder, record, arrays)
     return Index(folder, record, arrays)
+
+
+def _check_places(folder: Path, record: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+    """Refuse an index whose arrays point beyond one another: a forged one has hashes that fit."""
+    sizes = record["sizes"]
+    for name, end in (("firing_start", sizes["firing"]), ("sequence_start", sizes["row"])):
+        starts = arrays[name]
+        if starts[0] != 0 or starts[-1] != end or bool((np.diff(starts) < 0).any()):
+            raise _damaged(folder / f"{name}.npy", f"it does not lead from 0 to {end}")
+    for name, size in (("document", sizes["document"]), ("file", len(record["files"]))):
+        values = arrays[name]
+        if values.size and not 0 <= int(values.min()) <= int(values.max()) < size:
+            raise _damaged(folder / f"{name}.npy", f"it names one beyond {size - 1}")
 
 
 def _why_none(folder: Path) -> str:
