@@ -1,6 +1,7 @@
 """How soon the explorer of a large index shows something, in the browser and at the server.
 
     python scripts/bench_explorer.py [--features 32768] [--tokens 1048576] [--repeats 5]
+    python scripts/bench_explorer.py --page INDEX    # a real index as one HTML file: its size, and when its table is there
 
 The index is made up (`tests/fake_index.py`); its sizes are what a wide dictionary has on a million tokens. `first page`
 is the server's first request ever, from the address to rows in the table; the others are medians.
@@ -26,6 +27,7 @@ from interp.cli.terminal import print_table
 from interp.features.index import open_index
 from interp.views.explorer.context import Context
 from interp.views.explorer.serve import prepare
+from interp.views.feature_page import write_page
 
 DOCUMENT = 128  # tokens
 ROW = '.ag-row [col-id="label"]:not(:empty)'
@@ -42,7 +44,11 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=32_768)
     parser.add_argument("--tokens", type=int, default=1 << 20)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--page", type=Path, help="an index to export instead")
     options = parser.parse_args()
+    if options.page is not None:
+        measure_page(options.page)
+        return
     with tempfile.TemporaryDirectory() as folder:
         texts = [f" word{i}" for i in range(5000)]
         documents = options.tokens // DOCUMENT
@@ -60,6 +66,23 @@ def main() -> None:
             server.server_close()
     print(f"{options.features:,} features, {documents * DOCUMENT:,} tokens")
     print_table(("", "seconds"), [(name, f"{value:.3f}") for name, value in rows])
+
+
+def measure_page(folder: Path) -> None:
+    """Export an index and open the file, without a network."""
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
+        file = write_page(open_index(folder), Path(place) / "features.html")
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_context(offline=True, viewport={"width": 1280, "height": 860}).new_page()
+
+        def table() -> None:
+            page.goto(file.as_uri())
+            page.wait_for_selector("tr[data-feature]")
+
+        print(f"{file.stat().st_size / 1e6:.1f} MB; its table is there after {seconds(table):.2f} s")
+        browser.close()
 
 
 def measure(address: str, features: int, repeats: int) -> list[tuple[str, float]]:

@@ -65,7 +65,8 @@ def measure_ours(folder: Path, mode: str) -> None:
     from interp.activations.rows import read_rows, taps_of
     from interp.activations.store import open_store
     from interp.activations.token_table import Cut, Tokens
-    from interp.features.build import Building, build_index
+    from interp.features.build import build_index
+    from interp.features.building import Building
     from interp.features.plan import Settings as IndexSettings
     from interp.features.plan import plan_index
     from interp.saes.default import shipped_sae

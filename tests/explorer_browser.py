@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import ConsoleMessage, Dialog, Page, Request, Response
+    from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, Response
 
 ROWS = ".ag-center-cols-container .ag-row"
 FILLED = f'{ROWS} [col-id="label"]:not(:empty)'
@@ -115,3 +120,54 @@ def column(page: Page, name: str, n: int = 10) -> list[str]:
       .sort((a, b) => Number(a.getAttribute("row-index")) - Number(b.getAttribute("row-index")))
       .slice(0, n).map((row) => row.querySelector(`[col-id="${name}"]`)?.textContent ?? "")"""
     return page.evaluate(script, [ROWS, name, n])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if lacks := missing():
+        if os.environ.get("INTERP_REQUIRE_BROWSER") == "1":
+            pytest.fail(f"INTERP_REQUIRE_BROWSER=1, but {lacks}")
+        pytest.skip(lacks)
+    from playwright.sync_api import sync_playwright
+
+    flags = [
+        "--no-sandbox",
+        "--enable-unsafe-swiftshader",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE 127.0.0.2",
+    ]
+    with sync_playwright() as playwright:
+        there = playwright.chromium.launch(executable_path=chromium(), args=flags)
+        yield there
+        there.close()
+
+
+@contextmanager
+def opened(browser: Browser, address: str, width: int = 1280) -> Iterator[tuple[Page, Watch]]:
+    """A page of a browser without a past, and what is watched of it."""
+    context = browser.new_context(viewport={"width": width, "height": 860})
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    try:
+        yield page, Watch(page, address)
+    finally:
+        context.close()
+
+
+def query(page: Page) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(page.url).query)
+
+
+def wait_for_path(page: Page, path: str) -> None:
+    page.wait_for_function("path => location.pathname === path", arg=path)
+
+
+def wait_for_first(page: Page, number: int | str, name: str = "number") -> None:
+    """Until the table's first row shows that."""
+    script = """([rows, name, wanted]) => document.querySelector(`${rows}[row-index="0"] [col-id="${name}"]`)
+      ?.textContent === wanted"""
+    page.wait_for_function(script, arg=[ROWS, name, str(number)])
+
+
+def click_head(page: Page, name: str, times: int = 1) -> None:
+    for _ in range(times):
+        page.click(f'.ag-header-cell[col-id="{name}"] .ag-header-cell-text')

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.activations.files import write_sealed
-from interp.features.index import Label
+from interp.features.feature import Label
 from interp.features.layout import ARRAYS, FIXED, RECORD, SCHEMA, VOCABULARY, WORDS
 from interp.features.words import words_of
 from interp.features.write import IndexFiles

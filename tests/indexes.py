@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+from numpy.typing import NDArray
 from word_sae import SENTENCES, SITE
 
 from interp.activations.capture import Worker
@@ -14,6 +16,7 @@ from interp.activations.plan import plan_capture
 from interp.activations.store import Store
 from interp.activations.token_table import Cut
 from interp.features import build, plan
+from interp.features.building import Building
 from interp.features.index import Index
 from interp.features.layout import ARRAYS, TEXTS
 from interp.model.model import Model
@@ -34,7 +37,7 @@ def prepared(
     store: Store | None = None,
     stop: Callable[[], bool] = lambda: False,
     site: str = SITE,
-) -> build.Building:
+) -> Building:
     """What a build works with."""
     capture, tokens = (
         (store.plan, store.tokens)
@@ -43,7 +46,7 @@ def prepared(
     )
     with patch.object(plan, "PIECE_ROWS", piece_rows):
         made = plan.plan_index(sae, capture, tokens, settings)
-    return build.Building(model, sae, folder, made, tokens, store, stop=stop)
+    return Building(model, sae, folder, made, tokens, store, stop=stop)
 
 
 def built(model: Model, sae: Any, folder: Path, worker: Worker | None = None, **more: Any) -> Index:
@@ -56,3 +59,13 @@ def built(model: Model, sae: Any, folder: Path, worker: Worker | None = None, **
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file that holds a result."""
     return {name: (folder / name).read_bytes() for name in (*TEXTS, *(f"{name}.npy" for name in ARRAYS))}
+
+
+def as_dense(index: Index) -> NDArray[np.float64]:
+    """The firings as a matrix [row, feature]: what the loops below look at."""
+    out = np.zeros((index.sizes["row"], len(index)))
+    for feature in range(len(index)):
+        rows, values = index.firings(feature)
+        assert bool((np.diff(rows) > 0).all()), "rows ascend"
+        out[rows, feature] = values
+    return out

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from explorer_browser import flaws
+from explorer_browser import browser, flaws, opened
+from explorer_server import served
 from fake_index import write_fake_index
-from test_explorer_browser import browser, opened, served
 
 from interp.errors import UserError
 from interp.features.index import open_index

@@ -10,12 +10,9 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from indexes import SETTINGS, built, contents, prepared
+from indexes import SETTINGS, as_dense, built, contents, prepared
 from numpy.typing import NDArray
-from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
-from sae_lens.saes.sae import SAEMetadata
+from sae_lens import SAE
 from scipy.stats import pearsonr
 from torch import Tensor
 from word_sae import SENTENCES, SITE
@@ -25,15 +22,10 @@ from interp.activations.plan import plan_capture
 from interp.activations.rows import find_sinks
 from interp.activations.token_table import Cut
 from interp.features import build, neighbours
-from interp.features.coder import Coder
 from interp.features.index import Index
-from interp.features.statistics import RowFacts, first_by, priority, row_facts, summarise
+from interp.features.statistics import priority
 from interp.model.model import Model
-from interp.saes.coordinates import coordinates_as_sae
-from interp.saes.lineage import lineage_of
 from interp.saes.load import load_sae
-
-SIZES = {"top": 3, "bands": 2, "examples": 2, "typical": 3}
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +46,6 @@ def plainly(word_model: Model, sae: SAE[Any]) -> tuple[Tensor, Tensor, NDArray[n
     place = torch.cat([torch.arange(int(mask.sum())) for mask in acts.mask])
     with torch.no_grad():
         return x, sae.encode(x), find_sinks(x, place).numpy()
-
-
-def as_dense(index: Index) -> NDArray[np.float64]:
-    """The firings as a matrix [row, feature]: what the loops below look at."""
-    out = np.zeros((index.sizes["row"], len(index)))
-    for feature in range(len(index)):
-        rows, values = index.firings(feature)
-        assert bool((np.diff(rows) > 0).all()), "rows ascend"
-        out[rows, feature] = values
-    return out
 
 
 def test_firings_are_what_the_sae_encodes_at_every_token_that_is_no_sink(index: Index, plainly: Any):
@@ -252,127 +234,3 @@ def load_sae_like(sae: SAE[Any], factor: float) -> SAE[Any]:
     other = deepcopy(sae)
     other.W_enc.data *= factor
     return other
-
-
-# --- each architecture ---------------------------------------------------------------------------------------------
-
-
-def _made(kind: str, model: Model) -> SAE[Any]:
-    torch.manual_seed(3)
-    metadata = SAEMetadata(**lineage_of(model, SITE))
-    if kind == "topk, decoder's norm":
-        sae: SAE[Any] = TopKSAE(
-            TopKSAEConfig(d_in=32, d_sae=48, k=5, rescale_acts_by_decoder_norm=True, metadata=metadata)
-        )
-        sae.W_dec.data *= torch.rand(48, 1) + 0.5
-    elif kind == "jumprelu":
-        sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=32, d_sae=48, metadata=metadata))
-        sae.threshold.data = torch.rand(48)
-    elif kind == "topk, layer norm":
-        sae = TopKSAE(TopKSAEConfig(d_in=32, d_sae=48, k=5, normalize_activations="layer_norm", metadata=metadata))
-    else:
-        sae = StandardSAE(StandardSAEConfig(d_in=32, d_sae=48, metadata=metadata))
-    sae.b_enc.data = torch.randn(48) * 0.1
-    sae.b_dec.data = torch.randn(32) * 0.1
-    return sae.eval()
-
-
-@pytest.mark.parametrize("kind", ["topk, decoder's norm", "jumprelu", "standard", "topk, layer norm"])
-def test_every_architecture_is_coded_as_it_codes_itself(kind: str, word_model: Model, plainly: Any):
-    x = plainly[0]
-    sae = _made(kind, word_model)
-    coder = Coder(sae, x[:50])
-    coded = coder(x)
-    with torch.no_grad():
-        theirs = sae.encode(x)
-        missed = (x - sae.decode(theirs)).norm(dim=1)
-    ours = torch.zeros_like(theirs)
-    ours[coded.pairs.row.long(), coded.pairs.feature.long()] = coded.pairs.pre
-    assert torch.allclose(ours, theirs, atol=1e-4)
-    assert torch.allclose(coded.error, missed, rtol=1e-3, atol=1e-4)
-    assert (coder._short is None) == (kind == "topk, layer norm"), "which way was taken"
-    # a feature's share is what the reconstruction loses without it
-    row, feature = (int(v) for v in (theirs > 0).nonzero()[7])
-    without = theirs[row : row + 1].clone()
-    without[0, feature] = 0
-    with torch.no_grad():
-        sae.encode(x[row : row + 1])
-        whole = sae.decode(theirs[row : row + 1])
-        sae.encode(x[row : row + 1])
-        lost = whole - sae.decode(without)
-    share = coder.contribution(x[row : row + 1], torch.tensor([feature]), theirs[row, feature][None])
-    assert torch.allclose(share, lost, atol=1e-4)
-
-
-def test_coordinates_as_a_baseline_fire_where_they_stand_out(word_model: Model, plainly: Any, tmp_path: Path):
-    x, _, is_sink = plainly
-    clean = x[~torch.from_numpy(is_sink)]
-    basis = coordinates_as_sae(word_model, SITE, clean, 4)
-    index = built(word_model, basis, tmp_path / "index")
-    assert len(index) == 64
-    z = ((clean.double() - clean.double().mean(0)) / clean.double().std(0)).numpy()
-    both = np.concatenate([z, -z], 1)
-    for row, expected in zip(as_dense(index)[~is_sink], both, strict=True):
-        best = np.argsort(-expected)[:4]
-        assert set(np.flatnonzero(row)) == set(best)
-        assert row[best] == pytest.approx(expected[best], abs=1e-3)
-
-
-# --- planted firings, ties and all -----------------------------------------------------------------------------------
-
-
-@st.composite
-def planted(draw: st.DrawFn) -> tuple[NDArray[np.float64], RowFacts]:
-    lengths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
-    n = sum(lengths)
-    numbers = st.lists(st.integers(0, 3), min_size=n, max_size=n)  # few values: many ties
-    vocabulary = [" the", "cat", "s", "."]
-    token = np.array(draw(numbers), np.int32)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    is_sink = np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    values = np.array(draw(numbers), np.float64)
-    return np.where(is_sink, 0.0, values), row_facts(token, starts, is_sink, vocabulary)
-
-
-@settings(max_examples=150, deadline=None)
-@given(planted())
-def test_ties_and_sinks_are_as_in_a_loop(case: tuple[NDArray[np.float64], RowFacts]):
-    values, facts = case
-    rows = np.flatnonzero(values).astype(np.int32)
-    found = summarise(4, rows, values[rows].astype(np.float32), facts, **SIZES)
-    order = sorted(rows.tolist(), key=lambda r: (-values[r], r))
-    assert [r for r in found["top_row"].tolist() if r >= 0] == order[:3]
-    assert found["histogram"].sum() == len(rows)
-    kept = ~facts.is_sink
-    later = [
-        facts.place[r] > 0 and facts.token[r] in (1, 2) and facts.token[r - 1] in (0, 1, 2) for r in range(len(values))
-    ]
-    assert facts.is_later.tolist() == later
-    column = values[kept]
-    for name, other in (("by_position", facts.place[kept]), ("by_word", np.array(later)[kept])):
-        if len(rows) == 0 or column.std() == 0 or np.std(other) == 0:
-            assert math.isnan(found[name])
-        else:
-            assert found[name] == pytest.approx(np.corrcoef(column, other)[0, 1], abs=1e-9)
-
-
-@pytest.mark.parametrize("n", [1, 5, 50, 400])
-@pytest.mark.parametrize("scale", [1.0, 1e-3])
-def test_the_largest_products_are_those_of_fp32(n: int, scale: float):
-    """By bfloat16's candidates or without, also where thousands of products lie closer together than it can tell."""
-    torch.manual_seed(n)
-    x, W = torch.randn(70, 64), torch.randn(3000, 64)
-    W[1500:] = W[7] + scale * torch.randn(1500, 64)
-    plain = (x @ W.T).topk(n, dim=1)
-    for precision in ("fp32", "bf16"):
-        values, columns = neighbours.largest_products(x, W, n, precision=precision)
-        torch.testing.assert_close(values, plain.values, rtol=1e-5, atol=1e-4)
-        torch.testing.assert_close((x @ W.T).gather(1, columns), plain.values, rtol=1e-5, atol=1e-4)
-
-
-@given(st.lists(st.lists(st.integers(0, 2), min_size=5, max_size=5), min_size=1, max_size=4), st.integers(1, 7))
-def test_the_first_by_score_are_those_of_a_sort(scores: list[list[int]], n: int):
-    found = first_by(np.array(scores, np.float64), n)
-    for row, line in zip(scores, found.tolist(), strict=True):
-        expected = sorted(range(5), key=lambda i: (-row[i], i))[:n]
-        assert line == expected + [-1] * (n - len(expected))

@@ -63,9 +63,6 @@ def test_ablations_are_those_of_an_edit(architecture: str, tiny_of: Callable[[st
     model = tiny_of(architecture)
     sae = coordinates_as_sae(model, SITE, capture_rows(model, TEXTS, SITE, context=10).clean, 4)
     index = built(model, sae, tmp_path / "index", texts=TEXTS[:8], site=SITE)
-    if architecture in ("mamba",):  # the hooked tree edits nothing there: only that it runs, and differs from chance
-        assert int(index["effect_n"].sum()) > 20
-        return
     assert check_some(index, model, sae) > 10
 
 

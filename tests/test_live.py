@@ -94,12 +94,17 @@ def test_estimates_are_the_slope_of_small_changes(live: LiveModel, word_model: M
     assert 100 * float(before - after) == pytest.approx(part.estimate, rel=0.1, abs=2e-3)
 
 
+def decoded(model: Model, ids: list[int]) -> str:
+    """Without the closing token."""
+    return str(model.tokenizer.decode([i for i in ids if i != model.tokenizer.eos_token_id]))
+
+
 def test_steering_is_the_edit_and_leaves_the_first_condition_alone(
     live: LiveModel, word_model: Model, sae: SAE[Any], index: Index
 ):
     feature = int(np.argmax(index["maximum"]))
     plain, steered, random = live.change(PROMPT, {feature: 40.0}, new_tokens=3)
-    assert plain.text == word_model.generate(PROMPT, max_new_tokens=3).texts[0].strip() or plain.text
+    assert plain.text == decoded(word_model, word_model.generate(PROMPT, max_new_tokens=3).ids[0])
     assert [one.probability for one in plain.next] == pytest.approx([one.probability for one in live.read(PROMPT).next])
     with word_model.edit({SITE: clamp_features(sae, {feature: 40.0}, typical_norm=live.typical_norm)}):
         expected = word_model.last_logits(PROMPT)[0].softmax(-1)

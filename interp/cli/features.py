@@ -1,163 +1,22 @@
-"""`interp features`: build an index of what a dictionary's features do, look at it, search it, give it away."""
+"""`interp features`: look at an index of features, search it, name them, give it away."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tyro
 
-from interp.cli.store import choose_worker
-from interp.cli.terminal import Positional, parse, print_table, shown_progress, stoppable
+from interp.cli.features_build import features_build
+from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from interp.activations.store import Store
-    from interp.features.build import Building
-    from interp.features.index import Example, Feature, Index
-    from interp.model.model import Model
-    from interp.saes.load import SAE
-
-
-SAMPLE, SAMPLE_ROWS = 256, 8192  # sequences that an SAE is tried on, rows that tell a coordinate's mean and spread
-
-
-@dataclass
-class BuildOptions:
-    """An index of what each feature fires on and does. Run it again to go on where it stopped."""
-
-    out: Annotated[Path, tyro.conf.arg(help="The index: a folder to create, or one to go on with.")]
-    sae: Annotated[
-        str | None,
-        tyro.conf.arg(help="The SAE: a folder or a name on the hub; by default the one that ships with the model."),
-    ] = None
-    basis: Annotated[
-        str | None,
-        tyro.conf.arg(
-            help="Instead of an SAE, the coordinates at a site, as a baseline: blocks.14.mlp.hook_post for neurons."
-        ),
-    ] = None
-    k: Annotated[int, tyro.conf.arg(help="With --basis: how many coordinates fire at a token.")] = 32
-    model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = "smollm2-135m"
-    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda …; by default CUDA when there is one.")] = None
-    corpus: Annotated[
-        str | None,
-        tyro.conf.arg(help="Text, .jsonl, .parquet, a folder, hf:NAME; by default the bundled sample."),
-    ] = None
-    store: Annotated[
-        Path | None, tyro.conf.arg(help="Instead of a corpus, activations that `interp capture` wrote.")
-    ] = None
-    context: Annotated[int, tyro.conf.arg(help="Tokens of a sequence, at most.")] = 128
-    max_tokens: Annotated[int | None, tyro.conf.arg(help="Stop after so many tokens; by default at the end.")] = None
-    top: Annotated[int, tyro.conf.arg(help="Strongest examples of a feature.")] = 20
-    effects: Annotated[
-        int, tyro.conf.arg(help="Firings of a feature that are ablated, to measure its effect on the loss; 0: none.")
-    ] = 8
-    batch_tokens: Annotated[int | None, tyro.conf.arg(help="Tokens of a forward, at most.")] = None
-    shard: Annotated[
-        str | None, tyro.conf.arg(help="I/N: only every Nth piece from I on, beside other workers; as in capture.")
-    ] = None
-    force: Annotated[bool, tyro.conf.arg(help="Use an SAE that does not fit the model.")] = False
-
-
-def build(arguments: list[str]) -> int:
-    """What every feature fires on, with what, and what it does: one pass over a corpus"""
-    options: BuildOptions = parse(BuildOptions, arguments, "features build")
-    from interp.features.build import build_index, missing_pieces
-    from interp.model.cache import check_place
-
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"--out {options.out} is a file; expected a folder to create; choose another path")
-    for one, other in (("sae", "basis"), ("corpus", "store")):
-        if getattr(options, one) is not None and getattr(options, other) is not None:
-            raise UserError(f"both --{one} and --{other} came; expected one of them")
-    check_place(options.out, "--out")
-    worker = choose_worker(options.shard)
-    with shown_progress() as say, stoppable("finishing the piece in hand") as asked_to_stop:
-        building = _building(options, say, lambda: bool(asked_to_stop()))
-        index = build_index(building, worker)
-        stopped = asked_to_stop()
-    if index is not None:
-        print(f"{len(index):,} features over {index.tokens_counted:,} tokens: {options.out.resolve()}")
-        print(f"look at it: interp explore {options.out}")
-        return 0
-    missing = missing_pieces(options.out, building.plan)
-    whole = len(building.plan.pieces) - len(missing)
-    if stopped:
-        kept = f"{whole} of {len(building.plan.pieces)} pieces and what was ablated are kept in {options.out}"
-        print(f"interp: stopped; {kept}; the same command goes on")
-        return 128 + stopped
-    print(f"{whole} of {len(building.plan.pieces)} pieces are there; the last of the other workers finishes the index")
-    return 0
-
-
-def _building(options: BuildOptions, say: Callable[[str, int, int], None], stop: Callable[[], bool]) -> Building:
-    """Load what a build needs, and plan it."""
-    from interp.activations.plan import plan_capture
-    from interp.activations.store import open_store
-    from interp.activations.token_table import Cut
-    from interp.features.build import Building
-    from interp.features.plan import Settings, plan_index
-    from interp.model.load import load_model
-    from interp.saes.load import site_of
-    from interp.text.corpus import open_corpus
-    from interp.text.data import data
-
-    settings = Settings(top=options.top, effects=options.effects)
-    model = load_model(options.model, options.device)
-    if options.store is not None:
-        store = open_store(options.store)
-        _check_store(store, model)
-        sample = [store.tokens.sequence(i).tolist() for i in range(min(SAMPLE, len(store.tokens.starts) - 1))]
-        sae = _dictionary(options, model, sample)
-        return Building(
-            model, sae, options.out, plan_index(sae, store.plan, store.tokens, settings), store.tokens, store, say, stop
-        )
-    corpus = open_corpus(options.corpus or data("corpus/smollm2_sample.jsonl"))
-    texts = [document.text for document in islice(corpus.read(), SAMPLE) if document.text.strip()]
-    sae = _dictionary(options, model, model.encode(texts, cut=options.context))
-    cut = Cut(options.context, max_tokens=options.max_tokens)
-    plan, tokens = plan_capture(model, corpus, [site_of(sae)], cut=cut, batch_tokens=options.batch_tokens, progress=say)
-    return Building(model, sae, options.out, plan_index(sae, plan, tokens, settings), tokens, None, say, stop)
-
-
-def _dictionary(options: BuildOptions, model: Model, sample: list[list[int]]) -> SAE[Any]:
-    """The SAE that the options name, checked on the sample, or the coordinates at a site."""
-    from interp.activations.rows import capture_rows
-    from interp.saes.attach import attach_sae
-    from interp.saes.coordinates import coordinates_as_sae
-    from interp.saes.default import shipped_sae
-
-    if options.basis is not None:
-        site, *more = model.sites(options.basis)
-        if more:
-            raise UserError(f"--basis {options.basis} matches {len(more) + 1} sites; expected one, such as {site}")
-        rows = capture_rows(model, sample, site, max_tokens=SAMPLE_ROWS, context=options.context)
-        return coordinates_as_sae(model, site, rows.clean, options.k)
-    source = options.sae or shipped_sae(model)
-    if source is None:
-        raise UserError(
-            f"no SAE ships for {model.provenance.name}; expected --sae FOLDER (train one: interp sae train), or "
-            "--basis SITE for its plain coordinates"
-        )
-    return attach_sae(source, model, force=options.force, sample=sample)
-
-
-def _check_store(store: Store, model: Model) -> None:
-    for key, word in (("weights", "model weights"), ("tokenizer", "tokenizer")):
-        theirs, ours = store.plan.model[key], getattr(model.provenance, key)
-        if theirs != ours:
-            raise UserError(
-                f"{store.folder} was captured from {store.plan.model['name']} ({word} {theirs[:20]}…), not from "
-                f"{model.provenance.name} ({ours[:20]}…); name its model with --model"
-            )
-    if store.missing:
-        raise UserError(f"{store.folder} lacks {len(store.missing)} shards; finish it with the same `interp capture`")
+    from interp.features.feature import Example, Feature
+    from interp.features.index import Index
 
 
 @dataclass
@@ -388,7 +247,7 @@ def label(arguments: list[str]) -> int:
 
 
 FEATURE_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "build": build,
+    "build": features_build,
     "show": show,
     "search": search,
     "export": export,

@@ -18,7 +18,8 @@ import numpy as np
 
 from interp.activations.files import read_sealed, write_sealed
 from interp.errors import UserError
-from interp.features.index import Example, Index, Label, open_index
+from interp.features.feature import Example, Label
+from interp.features.index import Index, open_index
 from interp.features.labels import HELD_OUT, match_score
 from interp.features.layout import RECORD, WORDS
 from interp.features.statistics import priority

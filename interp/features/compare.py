@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.errors import UserError
-from interp.features.index import Index, Neighbour
+from interp.features.feature import Neighbour
+from interp.features.index import Index
 from interp.features.statistics import first_by
 
 

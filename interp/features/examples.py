@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.activations.rows import Rows, capture_rows
 from interp.errors import UserError
-from interp.features.index import Example
+from interp.features.feature import Example
 from interp.features.prompts import Active
 from interp.model.model import Model
 from interp.model.tokens import Prompts

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from interp.activations.files import write_sealed
+from interp.activations.rows import SINK_FACTOR
 from interp.activations.tensor_file import map_tensors
 from interp.errors import UserError
-from interp.features.build import coder_of, find_sinks_of
+from interp.features.building import Building
 from interp.features.effects import Ablation, choose_firings, measure_effects, summarise_effects
+from interp.features.feature import Label
 from interp.features.firings import Firings, piece_path
-from interp.features.index import Label
 from interp.features.labels import Namer
 from interp.features.layout import FIXED, RECORD, SCHEMA, VOCABULARY, WORDS
 from interp.features.neighbours import count_together, find_near, read_logits_of
-from interp.features.statistics import RowFacts, row_facts, summarise
+from interp.features.statistics import RowFacts, first_by, row_facts, summarise
 from interp.features.words import words_of
 from interp.features.write import IndexFiles
 from interp.model.model import Model
 from interp.model.provenance import library_versions
 from interp.saes.load import site_of
-
-if TYPE_CHECKING:
-    from interp.features.build import Building
 
 FIRINGS_AT_ONCE = 1 << 21  # 16 MB
 Arrays = dict[str, NDArray[Any]]
@@ -50,7 +48,7 @@ def finish(building: Building) -> bool:
     found |= count_together(
         firings, rows_in, n, facts.counted, lambda done, total: building.tell("counting co-firings", done, total)
     )
-    coder = coder_of(building)
+    coder = building.coder()
     found |= find_near(coder.directions, n)
     found |= read_logits_of(building.model, site_of(building.sae), coder.directions, plan.settings["logits"])
     found["map"] = _plane(coder.directions)
@@ -58,10 +56,8 @@ def finish(building: Building) -> bool:
     if effects is None:
         return False
     found |= effects
-    relative = np.where(facts.is_sink, -1.0, error / np.maximum(norm, 1e-30))
-    found["error_row"] = np.argsort(-relative, kind="stable")[: plan.settings["top"]]
-    found["error_row"][relative[found["error_row"]] < 0] = -1
-    found["error_row"] = _filled(found["error_row"], plan.settings["top"])
+    relative = np.where(facts.is_sink, -np.inf, error / np.maximum(norm, 1e-30))
+    found["error_row"] = first_by(relative[None], plan.settings["top"])[0]
     found |= {
         "token": tokens.ids,
         "document": tokens.document,
@@ -192,5 +188,9 @@ def _plane(directions: torch.Tensor) -> NDArray[np.float32]:
     return (unit.double() @ vectors).float().numpy()
 
 
-def _filled(rows: NDArray[Any], n: int) -> NDArray[Any]:
-    return np.concatenate([rows, np.full(n - len(rows), -1, rows.dtype)])
+def find_sinks_of(norm: NDArray[np.float32], starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """As a store finds them: the first row of each sequence, and every row of over ten times the median norm."""
+    norms = torch.from_numpy(norm)
+    sinks = (norms > SINK_FACTOR * norms.median()).numpy()
+    sinks[starts[:-1]] = True
+    return sinks

@@ -6,96 +6,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interp.activations.files import hash_file, read_sealed
 from interp.errors import UserError, nearest
+from interp.features.feature import Effect, Example, Feature, Label, Neighbour
 from interp.features.layout import ARRAYS, FIXED, LABELS, RECORD, SCHEMA, TEXTS, VOCABULARY, WORDS
+from interp.features.read import damaged, inside, map_array, number_of, read_list
 
 ERROR = "error"  # the name under which the SAE's error term is asked for
-
-
-@dataclass(frozen=True)
-class Example:
-    """A token on which a feature is strong, with its neighbours: `tokens[peak]`, at `position` of `document`.
-
-    `activations` are the feature's, one per token.
-    """
-
-    tokens: tuple[str, ...]
-    activations: tuple[float, ...]
-    peak: int
-    document: int
-    position: int
-
-
-class Label(NamedTuple):
-    """A feature's name and how well it predicts the feature's firing on text that it was not made from.
-
-    `score`: correlation of prediction and firing, 0 by chance, 1 always right; NaN where that text has no firing.
-    `precision`: share of predicted tokens on which it fires; `recall`: share of its firings that are predicted.
-    `by`: who named it.
-    """
-
-    text: str
-    score: float
-    precision: float
-    recall: float
-    by: str
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """Another feature and how close it is; `count` is the number of tokens on which both fire."""
-
-    feature: int
-    closeness: float
-    count: int = 0
-
-
-class Effect(NamedTuple):
-    """What ablating at a firing does to the loss there, in nats: mean and 95 % interval over `n` firings.
-
-    `random`: the mean for a random direction of the same length at the same tokens.
-    """
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    random: float
-
-
-@dataclass(frozen=True)
-class Feature:
-    """All that an index holds of one feature; see `interp.features.layout` for what each number is."""
-
-    number: int
-    label: Label
-    rate: float
-    mean: float
-    maximum: float
-    firings: int
-    histogram: NDArray[np.int32]
-    by_token: float
-    by_position: float
-    by_word: float
-    typical: tuple[tuple[str, float], ...]
-    fires_with: tuple[Neighbour, ...]
-    near: tuple[Neighbour, ...]
-    raises: tuple[tuple[str, float], ...]
-    lowers: tuple[tuple[str, float], ...]
-    effect: Effect
-    top: tuple[Example, ...]
-    bands: tuple[tuple[Example, ...], ...]
-    """Examples drawn from equal parts of the firings, strongest part first."""
 
 
 @dataclass(frozen=True)
@@ -129,21 +54,21 @@ class Index:
     @cached_property
     def vocabulary(self) -> list[str]:
         """The text of every token id."""
-        return _read_strings(self.folder / VOCABULARY)
+        return [str(text) for text in read_list(self.folder / VOCABULARY)]
 
     @cached_property
     def labels(self) -> list[Label]:
         """A label for every feature."""
-        rows = _read_json(self.folder / LABELS)
+        rows = read_list(self.folder / LABELS)
         try:
             found = [
-                Label(str(text), _number(score), _number(precision), _number(recall), str(by))
+                Label(str(text), number_of(score), number_of(precision), number_of(recall), str(by))
                 for text, score, precision, recall, by in rows
             ]
         except (TypeError, ValueError) as error:
-            raise _damaged(self.folder / LABELS, f"{type(error).__name__}: {error}") from error
+            raise damaged(self.folder / LABELS, f"{type(error).__name__}: {error}") from error
         if len(found) != len(self):
-            raise _damaged(self.folder / LABELS, f"{len(found)} labels for {len(self)} features")
+            raise damaged(self.folder / LABELS, f"{len(found)} labels for {len(self)} features")
         return found
 
     @cached_property
@@ -152,9 +77,9 @@ class Index:
         try:
             lines = (self.folder / WORDS).read_text(encoding="utf-8").split("\n")[:-1]
         except (OSError, UnicodeDecodeError) as error:
-            raise _damaged(self.folder / WORDS, str(error)) from error
+            raise damaged(self.folder / WORDS, str(error)) from error
         if len(lines) != len(self):
-            raise _damaged(self.folder / WORDS, f"{len(lines)} lines for {len(self)} features")
+            raise damaged(self.folder / WORDS, f"{len(lines)} lines for {len(self)} features")
         return lines
 
     @cached_property
@@ -289,7 +214,7 @@ def open_index(folder: str | Path) -> Index:
         raise UserError(_why_none(folder))
     record = read_sealed(folder / RECORD)
     if record is None:
-        raise _damaged(folder / RECORD, "its seal does not fit its bytes")
+        raise damaged(folder / RECORD, "its seal does not fit its bytes")
     schema = record.get("schema")
     if schema != SCHEMA:
         newer = isinstance(schema, int) and schema > SCHEMA
@@ -299,11 +224,11 @@ def open_index(folder: str | Path) -> Index:
         sizes = {str(k): int(v) for k, v in record["sizes"].items()} | FIXED
         hashes = {name: str(record["hashes"][name]) for name in (*TEXTS, *(f"{name}.npy" for name in ARRAYS))}
         record = {**record, "sizes": sizes, "hashes": hashes, "files": [str(f) for f in record["files"]]}
-        arrays = {name: _map(folder, name, sizes) for name in ARRAYS}
+        arrays = {name: map_array(folder, name, sizes) for name in ARRAYS}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(folder / RECORD, f"{type(error).__name__}: {error}") from error
+        raise damaged(folder / RECORD, f"{type(error).__name__}: {error}") from error
     for name in TEXTS:
-        _inside(folder, name)
+        inside(folder, name)
     _check_places(folder, record, arrays)
     return Index(folder, record, arrays)
 
@@ -314,11 +239,11 @@ def _check_places(folder: Path, record: dict[str, Any], arrays: dict[str, NDArra
     for name, end in (("firing_start", sizes["firing"]), ("sequence_start", sizes["row"])):
         starts = arrays[name]
         if starts[0] != 0 or starts[-1] != end or bool((np.diff(starts) < 0).any()):
-            raise _damaged(folder / f"{name}.npy", f"it does not lead from 0 to {end}")
+            raise damaged(folder / f"{name}.npy", f"it does not lead from 0 to {end}")
     for name, size in (("document", sizes["document"]), ("file", len(record["files"]))):
         values = arrays[name]
         if values.size and not 0 <= int(values.min()) <= int(values.max()) < size:
-            raise _damaged(folder / f"{name}.npy", f"it names one beyond {size - 1}")
+            raise damaged(folder / f"{name}.npy", f"it names one beyond {size - 1}")
 
 
 def _why_none(folder: Path) -> str:
@@ -331,50 +256,3 @@ def _why_none(folder: Path) -> str:
     )
     near = f"; nearest: {', '.join(nearest(folder.name, there))}" if there else ""
     return f"{folder} is no index: it has no {RECORD}; expected a folder that `interp features build` wrote{near}"
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """The path of a file of the index, which must lie in its folder: a link could show any file of this machine."""
-    path = folder / name
-    if not path.is_file():
-        raise UserError(f"{folder} lacks {name}; build the index again")
-    if path.is_symlink():
-        raise UserError(f"{path} is a link; expected a file of the index itself; copy the index with its files")
-    return path
-
-
-def _map(folder: Path, name: str, sizes: dict[str, int]) -> NDArray[Any]:
-    path = _inside(folder, f"{name}.npy")
-    kind = ARRAYS[name]
-    shape = tuple(sizes[axis.removesuffix("+1")] + axis.endswith("+1") for axis in kind.axes)
-    try:
-        mapped = (
-            np.load(path, mmap_mode="r", allow_pickle=False) if np.prod(shape) else np.load(path, allow_pickle=False)
-        )
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise _damaged(path, str(error)) from error
-    if mapped.dtype.str != kind.dtype or mapped.shape != shape:
-        raise _damaged(path, f"{mapped.dtype} {mapped.shape} instead of {np.dtype(kind.dtype)} {shape}")
-    return mapped
-
-
-def _read_json(path: Path) -> list[Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(found, list):
-        raise _damaged(path, "no list")
-    return found
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
-
-
-def _read_strings(path: Path) -> list[str]:
-    return [str(one) for one in _read_json(path)]
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged ({why}); build the index again with the same command")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.features.index import Label
+from interp.features.feature import Label
 from interp.features.statistics import RowFacts
 
 HELD_OUT = 5  # every fifth document

@@ -22,6 +22,7 @@ from torch import Tensor
 from interp.activations.rows import find_sinks, taps_of
 from interp.errors import UserError
 from interp.features.index import Index
+from interp.features.plan import refuse_other_model
 from interp.features.prompts import Active, Continuation, NextToken, Part, PromptReading
 from interp.model.load import load_model
 from interp.model.model import Model
@@ -45,13 +46,7 @@ def attach_live(
     `model`: one that is loaded already. Raises UserError where either is not what the index says.
     """
     model = model or load_model(model_name)
-    theirs = index.record["plan"]["capture"]["model"]
-    for key, word in (("weights", "weights"), ("tokenizer", "tokenizer")):
-        if theirs[key] != getattr(model.provenance, key):
-            raise UserError(
-                f"the index was built with {theirs['name']} ({word} {theirs[key][:19]}…), the loaded model is "
-                f"{model.provenance.name} ({getattr(model.provenance, key)[:19]}…); name that one with --model"
-            )
+    refuse_other_model(index.record["plan"]["capture"]["model"], model, "the index was built")
     source = sae or shipped_sae(model)
     if source is None:
         raise UserError("no SAE ships with this model; name the folder of the index' SAE: --sae FOLDER")

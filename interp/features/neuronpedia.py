@@ -17,7 +17,8 @@ import numpy as np
 
 from interp.activations.files import new_file, write_at
 from interp.errors import UserError
-from interp.features.index import Example, Feature, Index
+from interp.features.feature import Example, Feature
+from interp.features.index import Index
 
 BATCH = 128  # features of a file
 DIGITS = 5

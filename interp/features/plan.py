@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from interp.activations.plan import Plan, cut_shards
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 from interp.features.layout import RECORD, SCHEMA
+from interp.model.model import Model
 from interp.saes.load import SAE, describe_sae, site_of
 
 PLAN = "plan.json"
@@ -76,6 +78,16 @@ def plan_index(sae: SAE[Any], capture: Plan, tokens: Tokens, settings: Settings)
     told = {k: v for k, v in asdict(capture).items() if k not in ("shards", "sites", "schema")}
     pieces = cut_shards(tokens, 1, PIECE_ROWS)
     return IndexPlan(_plain(describe_sae(sae)), _plain(told), asdict(settings), pieces)
+
+
+def refuse_other_model(told: Mapping[str, Any], model: Model, what: str) -> None:
+    """Raise UserError unless `model` is the one that a plan tells of; `what` opens the message."""
+    for key in ("weights", "tokenizer"):
+        if told[key] != (ours := getattr(model.provenance, key)):
+            raise UserError(
+                f"{what} with {told['name']} ({key} {str(told[key])[:19]}…), and the loaded model is "
+                f"{model.provenance.name} ({ours[:19]}…); name its model with --model"
+            )
 
 
 def begin(folder: Path, plan: IndexPlan) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.features.index import Label
+from interp.features.feature import Label
 
 AROUND, EXAMPLES = 8, 5  # tokens on either side, strongest examples
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.activations.files import new_file, write_at
-from interp.features.index import Label
+from interp.features.feature import Label
 from interp.features.layout import ARRAYS, LABELS
 
 

@@ -15,7 +15,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from interp.errors import unknown
-from interp.features.index import Feature, Index
+from interp.features.feature import Feature
+from interp.features.index import Index
 from interp.features.prompts import NextToken, Part, PromptReading
 from interp.views import style
 from interp.views.tables import shortened, wrapped

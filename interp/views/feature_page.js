@@ -8,17 +8,19 @@
   const config = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "" };
   config.modeBarButtons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
   const CHUNK = 150; // rows drawn at once; more as one scrolls
-  const COLUMNS = [
-    ["number", "feature", "number of the feature", (v) => String(v)],
-    ["label", "label", "a rule that was made from the firings, or what a language model said", null],
-    ["score", "label's score", "how well the label predicts firing on held-out text: 0 by chance, 1 always", (v) => signed(v, 2, false)],
-    ["rate", "fires on (%)", "share of tokens on which it fires, in percent", (v) => written(100 * v)],
-    ["maximum", "strongest", "its largest activation", written],
-    ["effect", "effect (nats)", "rise of the model's loss at a token when the feature is taken away there", (v) => signed(v, 3, true)],
-    ["control", "control (nats)", "the same for a random direction as long: what any change costs", (v) => signed(v, 3, true)],
-    ["token", "by token (%)", "share of its variance that the token alone explains, in percent", (v) => signed(100 * v, 0, false)],
-    ["tokens", "fires most on", "tokens with most of its activation", null],
-  ];
+  const texts = JSON.parse(document.getElementById("words").textContent);
+  const WRITE = {
+    number: (v) => String(v),
+    score: (v) => signed(v, 2, false),
+    rate: (v) => written(100 * v),
+    maximum: written,
+    effect: (v) => signed(v, 3, true),
+    control: (v) => signed(v, 3, true),
+    token: (v) => signed(100 * v, 0, false),
+  };
+  const COLUMNS = Object.entries(texts.columns).map(([key, [head, meaning]]) => [key, head, meaning, WRITE[key] || written]);
+  COLUMNS.splice(1, 0, ["label", "label", "a rule that was made from the firings, or what a language model said", null]);
+  COLUMNS.push(["tokens", "fires most on", "tokens with most of its activation", null]);
   let table = null;
   let pages = null;
   let places = new Map();
@@ -288,7 +290,7 @@
     title.append(make("span", "number", `feature ${number} `), table.label[at]);
     const percent = (v) => `${(100 * v).toFixed(0)}%`;
     const known = !Number.isNaN(table.precision[at]) && !Number.isNaN(table.recall[at]);
-    const score = make("p", "score", `label's score ${signed(table.score[at], 2, false)} (correlation between what the label predicts and where the feature fires, on held-out text: 0 by chance, 1 always)` +
+    const score = make("p", "score", `label's score ${signed(table.score[at], 2, false)} (${texts.meanings["label's score"]})` +
       (known ? ` · of the tokens it names ${percent(table.precision[at])} fire, of those that fire it names ${percent(table.recall[at])}` : "") + ` · named by ${table.by[at]}`);
     const left = make("div", "left");
     const right = make("div", "right");
@@ -301,8 +303,6 @@
 
   function drawExamples(place, at) {
     const perFeature = (pages.group_start.length - 1) / table.number.length;
-    const names = ["strongest", "second", "third", "fourth", "weakest"];
-    const bands = perFeature - 1;
     const groups = [];
     for (let g = 0; g < perFeature; g++) {
       const examples = [];
@@ -316,10 +316,10 @@
         });
       }
       if (g === 0) {
-        groups.push({ level: 2, title: "Strongest examples", hint: "The number is the activation at the token in bold; darker is stronger.", empty: examples.length ? "" : "This feature never fires on this text: there is nothing to show.", examples });
-        groups.push({ level: 2, title: "Examples by strength", hint: "Drawn at random from equal parts of its firings: what it fires on weakly tells as much.", examples: [] });
+        groups.push({ level: 2, title: "Strongest examples", hint: texts.hints.top, empty: examples.length ? "" : texts.hints.silent, examples });
+        groups.push({ level: 2, title: "Examples by strength", hint: texts.hints.bands, examples: [] });
       } else {
-        groups.push({ level: 3, title: bands === 5 ? `${names[g - 1]} fifth of its firings` : `part ${g} of ${bands}, strongest first`, empty: examples.length ? "" : "too few firings", examples });
+        groups.push({ level: 3, title: texts.bands[g - 1], empty: examples.length ? "" : "too few firings", examples });
       }
     }
     draw(place, { top: table.maximum[at], groups });
@@ -327,19 +327,25 @@
 
   async function drawNumbers(place, at) {
     const list = make("dl", "facts");
-    const fact = (name, value) => list.append(make("dt", "", name), make("dd", "", value));
+    const fact = (name, value) => {
+      const term = make(texts.meanings[name] ? "abbr" : "span", "", name);
+      if (texts.meanings[name]) Object.assign(term, { title: texts.meanings[name], tabIndex: 0 });
+      const head = make("dt");
+      head.append(term);
+      list.append(head, make("dd", "", value));
+    };
     const typical = row(pages.typical_token, at, widthOf(pages.typical_token));
     const shares = row(pages.typical_share, at, widthOf(pages.typical_share));
     fact("fires on", `${written(100 * table.rate[at])}% of tokens (${pages.firings[at].toLocaleString("en")})`);
     fact("strongest, mean", `${written(table.maximum[at])}, ${Number.isNaN(pages.mean[at]) ? "–" : written(pages.mean[at])}`);
     fact("its tokens", Array.from(typical.slice(0, 5), (t, i) => (t < 0 ? "" : `“${pages.vocabulary[t]}” ${(100 * shares[i]).toFixed(0)}%`)).filter(Boolean).join(", ") || "–");
-    fact("token alone explains", Number.isNaN(table.token[at]) ? "–" : `${(100 * table.token[at]).toFixed(0)}% of its variance`);
-    fact("place in the text", `${signed(pages.by_position[at], 2, true)} (correlation)`);
-    fact("later piece of a word", `${signed(pages.by_word[at], 2, true)} (correlation)`);
+    fact("token alone explains", Number.isNaN(table.token[at]) ? "–" : `${(100 * table.token[at]).toFixed(0)}%`);
+    fact("place in the text", `${signed(pages.by_position[at], 2, true)}`);
+    fact("later piece of a word", `${signed(pages.by_word[at], 2, true)}`);
     const [mean, low, high] = row(pages.effect, at, 3);
     const count = pages.effect_n[at];
     fact("effect when ablated", count ? `${signed(mean, 3, true)} nats ${Number.isNaN(low) ? "" : `[${signed(low, 3, true)}, ${signed(high, 3, true)}] `}over ${count} firings` : "not measured");
-    if (count) fact("control", `${signed(table.control[at], 3, true)} nats, a random direction as long`);
+    if (count) fact("control", `${signed(table.control[at], 3, true)} nats`);
     const [histogram, logits, cofiring] = [make("div"), make("div"), make("div")];
     const withFeature = Array.from(row(pages.with_feature, at, widthOf(pages.with_feature)));
     const withPhi = row(pages.with_phi, at, widthOf(pages.with_phi));
@@ -349,9 +355,9 @@
     place.replaceChildren(
       part("In numbers", "", list),
       part("How strongly it fires", "", histogram),
-      part("What it says next", "Tokens that its direction makes likelier (blue) and less likely (orange), read directly by the unembedding; what later layers make of it is not in it.", logits),
-      part("Fires together with", "phi is the correlation of the two firings: 1 always together, 0 as by chance.", cofiring, links(withFeature, (i) => `phi ${withPhi[i].toFixed(2)}, ${withCount[i].toLocaleString("en")} tokens`)),
-      part("Points the same way", "Features whose decoder directions have the largest cosine with its own.", links(near, (i) => `cosine ${cosine[i].toFixed(2)}`)),
+      part("What it says next", texts.hints.logits, logits),
+      part("Fires together with", texts.hints.together, cofiring, links(withFeature, (i) => `phi ${withPhi[i].toFixed(2)}, ${withCount[i].toLocaleString("en")} tokens`)),
+      part("Points the same way", texts.hints.near, links(near, (i) => `cosine ${cosine[i].toFixed(2)}`)),
     );
     await plot(histogram, histogramOf(at));
     const words = (array) => Array.from(row(array, at, widthOf(array)));

@@ -22,6 +22,8 @@ from plotly.offline import get_plotlyjs
 from interp.errors import UserError
 from interp.features.index import Index
 from interp.views import feature_figures as figures
+from interp.views.explorer.table import COLUMNS
+from interp.views.feature_words import HINTS, MEANINGS, band_title
 from interp.views.one_file import check_out, for_script, hash_of, write_html
 from interp.views.token_text import visible
 
@@ -68,10 +70,22 @@ def render(index: Index, chosen: NDArray[np.int64]) -> str:
         css=Markup("\n".join(path.read_text(encoding="utf-8") for path in css)),
         scripts=[Markup(script) for script in scripts],
         hashes=[hash_of(script) for script in scripts],
-        figures={name: for_script(figure) for name, figure in pictures.items()},
+        figures={name: for_script(figure.to_plotly_json()) for name, figure in pictures.items()},
+        words=for_script(_words(index)),
         table=Markup(_packed(_table(index, chosen))),
         pages=Markup(_packed(_pages(index, chosen))),
     )
+
+
+def _words(index: Index) -> dict[str, Any]:
+    """The texts that the page shares with the explorer."""
+    bands = index.sizes["band"]
+    return {
+        "columns": {column.key: [column.head, column.meaning] for column in COLUMNS},
+        "hints": HINTS,
+        "meanings": MEANINGS,
+        "bands": [band_title(i, bands) for i in range(bands)],
+    }
 
 
 def _told(index: Index) -> dict[str, str]:

@@ -9,8 +9,8 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import plotly.graph_objects as go
 from markupsafe import Markup
 
 from interp.errors import UserError
@@ -43,9 +43,9 @@ def check_out(out: Path) -> None:
         raise UserError(f"cannot write {out!s:.80}… ({error.strerror}); choose another file") from error
 
 
-def for_script(figure: go.Figure) -> Markup:
-    """The figure's JSON for a script element: no `<`, so no text in it can end the element or open a comment."""
-    text = json.dumps(figure.to_plotly_json(), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+def for_script(value: Any) -> Markup:
+    """JSON for a script element: no `<`, so no text in it can end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 

@@ -145,7 +145,7 @@ def _finding_view(run: Run, index: int, name: str) -> FindingView:
     return FindingView(
         id=name,
         finding=finding,
-        figure=for_script(picture) if isinstance(picture, go.Figure) else None,
+        figure=for_script(picture.to_plotly_json()) if isinstance(picture, go.Figure) else None,
         height=int(picture.layout.height) if isinstance(picture, go.Figure) else 0,
         fragment=picture if isinstance(picture, Markup) else None,
         problem=problem,

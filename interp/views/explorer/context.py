@@ -23,8 +23,3 @@ class Context:
     def names(self) -> dict[int, str]:
         """Labels by feature."""
         return {number: label.text for number, label in enumerate(self.index.labels)}
-
-    @cached_property
-    def names_beside(self) -> dict[int, str]:
-        """Labels of the second index."""
-        return {} if self.beside is None else {n: label.text for n, label in enumerate(self.beside.labels)}

@@ -9,10 +9,10 @@ from dash.development.base_component import Component
 
 from interp.features.compare import match_features
 from interp.features.index import Index
-from interp.features.prompts import Live, PromptReading
+from interp.features.prompts import Live
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address, search_of, whole_number
-from interp.views.explorer.pages.prompt import prompt_box, strongest
+from interp.views.explorer.pages.prompt import largest, prompt_box
 from interp.views.explorer.parts import Group, below, examples, feature_link, graph, labelled, note, section
 from interp.views.feature_figures import next_token_bars, prompt_heat
 from interp.views.token_text import visible
@@ -31,12 +31,7 @@ def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
     """Prompts side by side with a model, dictionaries side by side with a second index."""
     shown: list[Component] = [html.H1("Compare")]
     if context.live is None and context.beside is None:
-        return html.Div(
-            [
-                *shown,
-                note(NEEDS),
-            ]
-        )
+        return html.Div([*shown, note(NEEDS)])
     if context.beside is not None:
         shown.append(_dictionaries(context, context.beside, query))
     if context.live is not None:
@@ -62,7 +57,7 @@ def _prompts(context: Context, query: Query) -> Component:
 
 def _differ(context: Context, live: Live, one: str, other: str) -> list[Component]:
     readings = [live.read(text) for text in (one, other)]
-    most = [_most(reading) for reading in readings]
+    most = [largest(reading) for reading in readings]
     gap = {f: most[0].get(f, 0.0) - most[1].get(f, 0.0) for f in {*most[0], *most[1]}}
     order = sorted(gap, key=lambda f: (-abs(gap[f]), f))[:MOST]
     labels = context.index.labels
@@ -79,14 +74,6 @@ def _differ(context: Context, live: Live, one: str, other: str) -> list[Componen
         section("The features that differ most", table, html.Div(heats, className="two"), hint=DIFFER),
         section("What comes next", graph(next_token_bars(both), "next-both")),
     ]
-
-
-def _most(reading: PromptReading) -> dict[int, float]:
-    known = dict.fromkeys(strongest(reading, 10**6), 0.0)
-    for active in reading.features:
-        for one in active:
-            known[one.feature] = max(known[one.feature], one.activation)
-    return known
 
 
 def _dictionaries(context: Context, beside: Index, query: Query) -> Component:

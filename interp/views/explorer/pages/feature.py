@@ -8,40 +8,17 @@ from collections.abc import Sequence
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from interp.features.index import ERROR, Example, Feature
+from interp.features.feature import Example, Feature
+from interp.features.index import ERROR
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address, whole_number
 from interp.views.explorer.parts import Group, aria, examples, explained, facts, feature_link, graph, note, section
 from interp.views.feature_figures import activation_histogram, cofiring_bars, logit_bars
+from interp.views.feature_words import HINTS, MEANINGS, band_title
 from interp.views.token_text import visible
 
 WINDOW = 14
 SHOWN = 12  # of the strongest examples
-HINTS = {
-    "top": "The number is the activation at the token in bold; darker is stronger.",
-    "bands": "Drawn at random from equal parts of its firings: what it fires on weakly tells as much.",
-    "logits": "Tokens that its direction makes likelier (blue) and less likely (orange), read directly by the "
-    "unembedding; what later layers make of it is not in it.",
-    "together": "phi is the correlation of the two firings: 1 always together, 0 as by chance.",
-    "near": "Features whose decoder directions have the largest cosine with its own.",
-    "error": "The error term: the activation less what the features write. No feature stands for it, and it matters "
-    "all the same.",
-    "missed": "As a share of the activation's norm, at the token in bold.",
-}
-MEANINGS = {
-    "label's score": "correlation between what the label predicts and where the feature fires, on text that the label "
-    "was not made from: 0 by chance, 1 always right",
-    "fires on": "share of the tokens on which its activation is above zero",
-    "its tokens": "which tokens get most of its activation",
-    "token alone explains": "adjusted share of its variance that knowing the token id explains",
-    "place in the text": "correlation of its activation with the token's place",
-    "later piece of a word": "correlation with being a piece that continues a word",
-    "effect when ablated": "rise of the model's loss at a token when the feature is taken away there; with its 95 % "
-    "interval",
-    "control": "the same for a random direction of the same length at the same tokens",
-    "effect when taken away": "rise of the loss at a token when the reconstruction stands in for the activation there",
-}
-ORDINALS = ("strongest", "second", "third", "fourth", "weakest")
 Fact = tuple[Component | str, Component | str]
 
 
@@ -95,7 +72,7 @@ def _parts_of_score(feature: Feature) -> str:
 def _left(feature: Feature) -> Component:
     """Examples."""
     if not feature.top:
-        return html.Div(note("This feature never fires on this text: there is nothing to show. Index more text."))
+        return html.Div(note(HINTS["silent"]))
 
     def link(one: Example) -> str:
         return address("feature", feature.number, doc=one.document)
@@ -104,8 +81,7 @@ def _left(feature: Feature) -> Component:
     groups.append(Group((), "Examples by strength", HINTS["bands"]))
     count = len(feature.bands)
     for i, some in enumerate(feature.bands):
-        told = f"{ORDINALS[i]} fifth of its firings" if count == 5 else f"part {i + 1} of {count}, strongest first"
-        groups.append(Group(some, told, empty="" if some else "too few firings", level=3, link=link))
+        groups.append(Group(some, band_title(i, count), empty="" if some else "too few firings", level=3, link=link))
     return html.Div(examples("feature", groups, feature.maximum), className="left")
 
 

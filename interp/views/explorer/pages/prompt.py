@@ -45,7 +45,9 @@ def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
 def _read(context: Context, live: Live, text: str, query: Query) -> list[Component]:
     reading = live.read(text)
     chosen = _chosen(live, reading, query)
-    heat = graph(prompt_heat(reading, strongest(reading, ROWS), context.names), "heat")
+    most = largest(reading)
+    strongest = sorted(most, key=lambda feature: (-most[feature], feature))[:ROWS]
+    heat = graph(prompt_heat(reading, strongest, context.names), "heat")
     likely = graph(next_token_bars([("", reading.next)]), "next")
     return [
         section("What fires where", _tokens(context, reading), heat, hint=HINTS["fires"]),
@@ -67,13 +69,13 @@ def _example() -> Component:
     return html.P(["for example: ", dcc.Link(EXAMPLE, href=address("prompt", text=EXAMPLE))])
 
 
-def strongest(reading: PromptReading, n: int) -> list[int]:
-    """Features by their largest activation over the prompt."""
+def largest(reading: PromptReading) -> dict[int, float]:
+    """The largest activation over the prompt of every feature that fires on it."""
     most: dict[int, float] = {}
     for active in reading.features:
         for one in active:
             most[one.feature] = max(most.get(one.feature, 0.0), one.activation)
-    return sorted(most, key=lambda feature: (-most[feature], feature))[:n]
+    return most
 
 
 def _tokens(context: Context, reading: PromptReading) -> Component:
