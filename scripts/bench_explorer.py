@@ -1,7 +1,7 @@
 """How soon the explorer of a large index shows something, in the browser and at the server.
 
     python scripts/bench_explorer.py [--features 32768] [--tokens 1048576] [--repeats 5]
-    python scripts/bench_explorer.py --page INDEX    # a real index as one HTML file: its size, and when its table is there
+    python scripts/bench_explorer.py --page INDEX    # a real index as one HTML file: its size, and when one sees it
 
 The index is made up (`tests/fake_index.py`); its sizes are what a wide dictionary has on a million tokens. `first page`
 is the server's first request ever, from the address to rows in the table; the others are medians.
