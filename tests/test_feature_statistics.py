@@ -57,16 +57,17 @@ def test_ties_and_sinks_are_as_in_a_loop(case: tuple[NDArray[np.float64], RowFac
 
 @pytest.mark.parametrize("n", [1, 5, 50, 400])
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
-def test_the_largest_products_are_those_of_fp32(n: int, scale: float):
+def test_the_extreme_products_are_those_of_fp32(n: int, scale: float):
     """By bfloat16's candidates or without, also where thousands of products lie closer together than it can tell."""
     torch.manual_seed(n)
     x, W = torch.randn(70, 64), torch.randn(3000, 64)
     W[1500:] = W[7] + scale * torch.randn(1500, 64)
-    plain = (x @ W.T).topk(n, dim=1)
     for precision in ("fp32", "bf16"):
-        values, columns = neighbours.largest_products(x, W, n, precision=precision)
-        torch.testing.assert_close(values, plain.values, rtol=1e-5, atol=1e-4)
-        torch.testing.assert_close((x @ W.T).gather(1, columns), plain.values, rtol=1e-5, atol=1e-4)
+        ends = neighbours.extreme_products(x, W, n, precision=precision)
+        for found, largest in zip(ends, (True, False), strict=True):
+            plain = (x @ W.T).topk(n, dim=1, largest=largest)
+            torch.testing.assert_close(found.values, plain.values, rtol=1e-5, atol=1e-4)
+            torch.testing.assert_close((x @ W.T).gather(1, found.columns), plain.values, rtol=1e-5, atol=1e-4)
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=5, max_size=5), min_size=1, max_size=4), st.integers(1, 7))

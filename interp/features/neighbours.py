@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,13 @@ LOGITS_AT_ONCE = 1 << 24
 CANDIDATES = 4  # times as many as are wanted
 ROUNDING = 2.0**-7  # of a bfloat16 that a product is rounded to, relative, and of the sums before it
 Tell = Callable[[int, int], None]
+
+
+class Ranked(NamedTuple):
+    """Products in order, and the columns they stand in."""
+
+    values: Float[Tensor, "row n"]
+    columns: Int[Tensor, "row n"]
 
 
 def count_together(firings: Firings, rows_in: list[int], n: int, total: int, tell: Tell) -> dict[str, NDArray[Any]]:
@@ -138,42 +145,55 @@ def read_logits_of(model: Model, site: str, directions: Float[Tensor, "d_sae d"]
     unembedding = head.weight.detach()[: len(model.tokenizer)].float()
     unembedding = (unembedding - unembedding.mean(0)) * weight.float()
     unit = unit.to(unembedding)
-    for way, sign in (("up", 1), ("down", -1)):
-        values, tokens = largest_products(sign * unit, unembedding, min(n, len(unembedding)))
-        found[f"{way}_token"][:, : values.shape[1]] = tokens.cpu().numpy()
-        found[f"{way}_logit"][:, : values.shape[1]] = (sign * values).float().cpu().numpy()
+    n = min(n, len(unembedding))
+    for way, (values, tokens) in zip(("up", "down"), extreme_products(unit, unembedding, n), strict=True):
+        found[f"{way}_token"][:, :n] = tokens.cpu().numpy()
+        found[f"{way}_logit"][:, :n] = values.cpu().numpy()
     return found
 
 
-def largest_products(
+def extreme_products(
     x: Float[Tensor, "row d"], W: Float[Tensor, "column d"], n: int, *, precision: str = "auto"
-) -> tuple[Float[Tensor, "row n"], Int[Tensor, "row n"]]:
-    """The `n` largest of every row of `x @ W.T`, in fp32, and their columns.
+) -> tuple[Ranked, Ranked]:
+    """The `n` largest of every row of `x @ W.T`, largest first, and the `n` smallest, smallest first; in fp32.
 
     Where the processor multiplies bfloat16, that product finds candidates, and these are scored again in fp32. It is
-    off by |dx| |w| + |x'| |dw| at most, and by its own rounding; a row whose candidates do not reach that far below its
-    n-th largest is done again in fp32 (see `interp.saes.encoder`, which goes the same way).
+    off by |dx| |w| + |x'| |dw| at most, and by its own rounding; a row whose candidates do not reach that far beyond
+    its n-th is done again in fp32 (see `interp.saes.encoder`, which goes the same way).
     """
     size, many = max(1, LOGITS_AT_ONCE // len(W)), min(CANDIDATES * n, len(W))
     if choose_precision(precision, x.device) == "fp32" or many == len(W):
-        parts = [(block @ W.T).topk(n, dim=1) for block in x.split(size)]
-        return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+        both = [_ends(block @ W.T, n) for block in x.split(size)]
+        return _joined([largest for largest, _ in both]), _joined([smallest for _, smallest in both])
     low, low_W = x.bfloat16(), W.bfloat16()
     longest, lost = float(W.norm(dim=1).max()), float((W - low_W).norm(dim=1).max())
-    values, columns, proven = [], [], []
+    parts: tuple[list[Ranked], list[Ranked]] = ([], [])
+    sure: list[Tensor] = []
     for some, block in zip(low.split(size), x.split(size), strict=True):
-        near = (some @ low_W.T).topk(many, dim=1)
-        exact = torch.bmm(W[near.indices], block[:, :, None])[..., 0]
-        best = exact.topk(n, dim=1)
+        product = some @ low_W.T
         off = (block - some).norm(dim=1) * longest + some.float().norm(dim=1) * lost
-        below = near.values[:, -1].float()
-        proven.append(best.values[:, -1] >= below + ROUNDING * below.abs() + off)
-        values.append(best.values)
-        columns.append(near.indices.gather(1, best.indices))
-    found, at, sure = torch.cat(values), torch.cat(columns), torch.cat(proven)
-    if not bool(sure.all()):
-        found[~sure], at[~sure] = largest_products(x[~sure], W, n, precision="fp32")
-    return found, at
+        proven = torch.ones_like(off, dtype=torch.bool)
+        for part, near, sign in zip(parts, _ends(product, many), (1, -1), strict=True):
+            exact = torch.bmm(W[near.columns], block[:, :, None])[..., 0]
+            best = exact.topk(n, dim=1, largest=sign > 0)
+            beyond = sign * near.values[:, -1].float()
+            proven &= sign * best.values[:, -1] >= beyond + ROUNDING * beyond.abs() + off
+            part.append(Ranked(best.values, near.columns.gather(1, best.indices)))
+        sure.append(proven)
+    again = ~torch.cat(sure)
+    ends = [_joined(part) for part in parts]
+    if bool(again.any()):
+        for end, right in zip(ends, extreme_products(x[again], W, n, precision="fp32"), strict=True):
+            end.values[again], end.columns[again] = right
+    return ends[0], ends[1]
+
+
+def _ends(products: Float[Tensor, "row column"], n: int) -> tuple[Ranked, Ranked]:
+    return Ranked(*products.topk(n, dim=1)), Ranked(*products.topk(n, dim=1, largest=False))
+
+
+def _joined(parts: list[Ranked]) -> Ranked:
+    return Ranked(torch.cat([part.values for part in parts]), torch.cat([part.columns for part in parts]))
 
 
 def _written(model: Model, site: str, directions: Tensor) -> Tensor | None:
