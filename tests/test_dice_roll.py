@@ -1,0 +1,155 @@
+"""The die: a loaded one is found, a fair one is not, and every share is what a loop over plain transformers gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from refusals import the_line
+
+from interp import Finding, Lab, Model, UserError
+from interp.analysis.choices import choose_among, choose_number, last_tokens
+from interp.lab.discover import load_probe
+from interp.model.chat import chat_prompt, has_chat
+from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.views.figures import draw
+from probes._dice_roll import DIGITS, WORDS, inside, prompts
+from probes._dice_roll.answers import ask_for_a_die, favourites
+from probes._dice_roll.controls import OPENINGS, throws
+
+SIZE = SmallGPT2(n_layers=3, d_model=32, steps=250)
+
+
+def vocabulary() -> list[str]:
+    """Every word that the probe's prompts and answers have, so that a word-level tokenizer knows them."""
+    ranges = [p for r in prompts.OTHERS for p in r.prompts]
+    numbers = [" ".join(str(n) for n in range(first, first + 10)) for first in range(0, 210, 10)]
+    return [*prompts.RAW, *prompts.NULL, *ranges, *prompts.COIN, *numbers, " ".join(WORDS), "heads tails"]
+
+
+def one_token(sentences: Iterable[str], seed: int = 0) -> Model:
+    """A small GPT-2 whose " 4" is one token, trained on these sentences."""
+    return train_small_gpt2([*sentences, *vocabulary()], SIZE, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Model:
+    """It read that a die shows 4 in two of three cases, and of numbers in other places that all are as likely."""
+    rolls = [f"{p} {d}" for p in prompts.RAW for d in (1, 2, 3, 5, 6, *[4] * 10)]
+    return one_token(rolls + [f"{p} {d}" for p in prompts.NULL for d in range(1, 7) for _ in range(3)])
+
+
+@pytest.fixture(scope="module")
+def fair() -> Model:
+    return one_token(f"{p} {d}" for p in (*prompts.RAW, *prompts.NULL) for d in range(1, 7) for _ in range(2))
+
+
+def findings_of(model: Model, seed: int = 0) -> list[Finding]:
+    found = list(load_probe("dice-roll")(Lab(model, seed=seed, quick=True)))
+    for finding in found:
+        if finding.figure:
+            draw(finding)
+    return found
+
+
+def by_claim(found: Iterable[Finding], words: str) -> Finding:
+    (one,) = [finding for finding in found if words in finding.claim]
+    return one
+
+
+def test_a_loaded_die_is_found_and_steered_away(loaded: Model) -> None:
+    found = findings_of(loaded)
+    for words in ("One side, 4,", "The side 4", "It has to do with the die", "less spread out", "gives it up"):
+        assert by_claim(found, words).verdict == "yes", words
+    assert by_claim(found, "The side 4").estimate.mean == pytest.approx(2 / 3, abs=0.08)
+    controls = [finding for finding in found if finding.part == "Controls of the method"]
+    assert [finding.verdict for finding in controls] == ["yes"] * 3
+    assert found == findings_of(loaded), "the same seed, the same findings"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fair_die_and_random_weights_have_no_favourite(fair: Model, tiny_gpt2: Model, seed: int) -> None:
+    asked = ask_for_a_die(fair, prompts.RAW)
+    found = favourites(Lab(fair, seed=seed), asked)
+    assert [finding.verdict for finding in found] == ["no"] * 3 + ["no"]
+    blank = favourites(Lab(tiny_gpt2, seed=seed), ask_for_a_die(tiny_gpt2, prompts.RAW))
+    assert blank[2].verdict != "yes", "random weights prefer some digit everywhere, die or no die"
+
+
+def test_shares_are_those_of_a_loop_over_plain_transformers(smol: Model) -> None:
+    """The bundled tokenizer writes " 4" as two tokens: every one of them is scored."""
+    some = prompts.RAW[:3]
+    logs = np.zeros((3, 6))
+    for i, prompt in enumerate(some):
+        start = smol.tokenizer(prompt).input_ids
+        for j, answer in enumerate(DIGITS):
+            ids = smol.tokenizer(prompt + answer).input_ids
+            with torch.no_grad():
+                steps = smol.hf(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            logs[i, j] = sum(float(steps[at - 1, ids[at]]) for at in range(len(start), len(ids)))
+    found = choose_among(smol, some, DIGITS)
+    np.testing.assert_allclose(found.mass, np.exp(logs).sum(1), rtol=1e-3)
+    np.testing.assert_allclose(found.share, np.exp(logs) / np.exp(logs).sum(1, keepdims=True), atol=1e-4)
+    cut = last_tokens(smol, some, DIGITS)
+    assert cut is not None
+    assert [str(smol.tokenizer.decode(token)).strip() for token in cut[1]] == list("123456")
+
+
+def test_a_1_that_goes_on_is_no_1(smol: Model) -> None:
+    """Against sums over all two-digit numbers, from the model's own next-token probabilities."""
+    prompt = prompts.RAW[0]
+    found = choose_number(smol, [prompt], [1, 2])
+    ids = smol.tokenizer(prompt + " 1").input_ids
+    digits = [smol.tokenizer(str(d)).input_ids[-1] for d in range(10)]
+    plain = choose_among(smol, [prompt], (" 1", " 2"))
+    alone = []
+    for answer, mass in zip((" 1", " 2"), plain.share[0] * plain.mass[0], strict=True):
+        ids = smol.tokenizer(prompt + answer).input_ids
+        with torch.no_grad():
+            after = smol.hf(torch.tensor([ids])).logits[0, -1].double().softmax(-1)
+        alone.append(mass * (1 - float(after[digits].sum())))
+    np.testing.assert_allclose(found.share[0] * found.mass[0], alone, rtol=1e-3)
+
+
+def test_where_a_number_is_one_token_nothing_is_taken_away(fair: Model) -> None:
+    some = prompts.OTHERS[0].prompts[:2]
+    ours, plain = choose_number(fair, some, range(1, 11)), choose_among(fair, some, [f" {n}" for n in range(1, 11)])
+    np.testing.assert_allclose(ours.share, plain.share, atol=1e-6)
+
+
+def test_the_loaded_throws_are_loaded() -> None:
+    sentences = throws(True, 0)
+    for opening in OPENINGS:
+        here = [s.split()[-1] for s in sentences if s.startswith(opening)]
+        assert here.count("4") == pytest.approx(len(here) / 2, abs=2)
+    assert len({s.split()[-1] for s in throws(False, 0)}) == 6
+
+
+def test_a_chat_prompt_ends_where_the_model_speaks(smol: Model, tiny_gpt2: Model) -> None:
+    assert has_chat(smol)
+    assert not has_chat(tiny_gpt2)
+    assert chat_prompt(smol, "Roll a die.", "It is").endswith("<|im_start|>assistant\nIt is")
+
+
+def test_answers_that_do_not_part_at_one_token_are_not_looked_into(fair: Model) -> None:
+    assert last_tokens(fair, prompts.RAW[:2], [" 1", " heads tails"]) is None
+    assert inside.admit(fair, ask_for_a_die(fair, prompts.RAW)) is not None
+
+
+@pytest.mark.parametrize(("lines", "words"), [(["one"] * 20, "1 different"), ([], "0 different")])
+def test_too_few_phrasings_are_refused(tmp_path: Path, tiny_gpt2: Model, lines: list[str], words: str) -> None:
+    file = tmp_path / "phrasings.txt"
+    file.write_text("\n".join(lines))
+    with pytest.raises(UserError, match=words) as refused:
+        next(iter(load_probe("dice-roll")(Lab(tiny_gpt2), phrasings=file)))
+    the_line(refused)
+
+
+def test_a_vocabulary_without_digits_is_refused() -> None:
+    model = train_small_gpt2([*prompts.RAW], SmallGPT2(steps=2))
+    with pytest.raises(UserError, match="does not know '1'") as refused:
+        next(iter(load_probe("dice-roll")(Lab(model))))
+    the_line(refused)
