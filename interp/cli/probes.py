@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
-from collections import Counter
 from copy import copy
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, make_dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from interp.cli.terminal import Positional, parse, print_finding, print_table, shown_progress
+from interp.cli.probe_all import probe_all
+from interp.cli.running import run_shown, tally, write_report
+from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from interp.lab.probe import Lab, Probe
+    from interp.lab.probe import Probe
 
 
 @dataclass
@@ -56,33 +56,14 @@ def demo(arguments: list[str]) -> int:
         lab = Lab(model, seed=options.seed, sae_folder=sae, quick=True)
         flags = ["--model", options.model, "--seed", str(options.seed), "--sae", str(sae), "--quick"]
         command = shlex.join(["interp", "probe", name, *flags])
-        runs.append(_run(chosen, lab, {}, out / name, command))
-    report = _report(runs[::-1], out / "report.html")  # the phenomenon first, then the dictionary it leans on
+        runs.append(run_shown(chosen, lab, {}, out / name, command))
+    report = write_report(runs[::-1], out / "report.html")  # the phenomenon first, then the dictionary it leans on
     print()
     for run in runs[::-1]:
-        print(f"{run.name}: {_tally(run)}")
+        print(f"{run.name}: {tally(run)}")
     print(f"features of the SAE: interp sae show {sae} --prompt TEXT")
     print(f"report: {report}")
     return 0
-
-
-def _report(runs: list[Path], out: Path) -> Path:
-    """The report of runs that were just made; when it cannot be written, they are kept."""
-    from interp.views.report import build_report
-
-    try:
-        return build_report(runs, out).resolve()
-    except UserError as error:
-        kept = " ".join(map(str, runs))
-        raise UserError(f"{error}; what was found is kept; later: interp report {kept} --out FILE") from error
-
-
-def _tally(run: Path) -> str:
-    """`15 yes, 2 no, 1 unclear`."""
-    from interp.lab.runs import read_run
-
-    counts = Counter(finding.verdict for finding in read_run(run).findings)
-    return ", ".join(f"{counts[v]} {v}" for v in ("yes", "no", "unclear") if counts[v])
 
 
 @dataclass
@@ -102,18 +83,25 @@ def report(arguments: list[str]) -> int:
         raise UserError(
             "no run folder came; expected one or more: interp report RUN…; `interp probe` prints its run's path"
         )
+    from interp.lab.series import read_series
     from interp.views.report import build_report
 
     runs = [run for folder in options.runs for run in _runs_in(folder)]
-    print(f"report: {build_report(runs, options.out or options.runs[0] / 'report.html').resolve()}")
+    series = [found for folder in options.runs if (found := read_series(folder)) is not None]
+    left_out = {name: why for found in series for name, why in found.left_out.items()}
+    print(f"report: {build_report(runs, options.out or options.runs[0] / 'report.html', left_out).resolve()}")
     return 0
 
 
 def _runs_in(folder: Path) -> list[Path]:
     """The folder itself when it is a run, else the runs in it, newest first as in the demo's report."""
+    from interp.lab.series import read_series
+
     try:
         if (folder / "run.json").exists() or not folder.is_dir():
             return [folder]
+        if (series := read_series(folder)) is not None and series.runs:
+            return series.runs
     except OSError as error:
         raise UserError(f"{folder!s:.80}… is no run ({error.strerror}); expected a run folder") from error
     return sorted((f.parent for f in folder.glob("*/run.json")), key=lambda f: -f.stat().st_mtime) or [folder]
@@ -130,25 +118,30 @@ class ProbeOptions:
     out: Annotated[Path | None, tyro.conf.arg(help="Run folder to create; by default a new one under runs/.")] = None
     sae: Annotated[Path | None, tyro.conf.arg(help="Sparse autoencoder to use, a folder in SAELens' format.")] = None
     quick: Annotated[bool, tyro.conf.arg(help="Fewer repeats, for a first look.")] = False
+    full: Annotated[bool, tyro.conf.arg(help="More and larger models to train: for a GPU, or a night.")] = False
 
 
 def probe(arguments: list[str]) -> int:
     """Run a probe by name or file; without a name: the list"""
     from interp.lab.discover import list_probes, load_probe
+    from interp.lab.probe import Lab, check_effort
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print_table(("probe", "question"), list(list_probes().items()))
         print("run one: interp probe NAME; its flags: interp probe NAME --help; your own: interp probe path/to/file.py")
+        print("run all of them, with one report: interp probe all --quick")
         return 0
-    if arguments[0] == "all" or arguments[0].startswith("-"):
+    if arguments[0] == "all":
+        return probe_all(arguments[1:], _new_folder("all"))
+    if arguments[0].startswith("-"):
         raise unknown("probe", arguments[0], list_probes(), "write the name first: interp probe NAME --flags")
     chosen = load_probe(arguments[0])
     options = parse(_probe_options(chosen), arguments[1:], f"probe {arguments[0]}")
+    check_effort(options.quick, options.full)
     if options.seed < 0:
         raise UserError(f"--seed {options.seed}; expected 0 or more")
     own = {name: getattr(options, name) for name in chosen.parameters()}
     out = options.out or _new_folder(chosen.name)
-    from interp.lab.probe import Lab
     from interp.lab.runner import check_out
     from interp.model.load import load_model
 
@@ -158,9 +151,9 @@ def probe(arguments: list[str]) -> int:
             if isinstance(path, Path) and not path.exists():
                 raise UserError(f"--{name.replace('_', '-')} {path}: no such file; check the path")
     model = load_model(options.model, options.device, options.dtype)
-    lab = Lab(model, seed=options.seed, sae_folder=options.sae, quick=options.quick)
-    run = _run(chosen, lab, own, out, shlex.join(["interp", "probe", *_without_out(arguments)]))
-    print(f"\nrun: {run}\nreport: {_report([run], run / 'report.html')}")
+    lab = Lab(model, seed=options.seed, sae_folder=options.sae, quick=options.quick, full=options.full)
+    run = run_shown(chosen, lab, own, out, shlex.join(["interp", "probe", *_without_out(arguments)]))
+    print(f"\nrun: {run}\nreport: {write_report([run], run / 'report.html')}")
     return 0
 
 
@@ -186,25 +179,6 @@ def _probe_options(chosen: Probe) -> type[Any]:
     made = make_dataclass(f"{chosen.name}-options", fields, bases=(ProbeOptions,))
     made.__doc__ = chosen.title
     return made
-
-
-def _run(chosen: Probe, lab: Lab, own: dict[str, Any], out: Path, command: str) -> Path:
-    """Run a probe with progress and findings on the terminal."""
-    from interp.lab.runner import Interrupted, run_probe
-
-    extra: dict[str, Any] = {}
-    if lab.sae_folder is not None:
-        from interp.saes.load import describe_sae, load_sae
-
-        extra["sae"] = describe_sae(load_sae(lab.sae_folder, lab.model))
-    try:
-        with shown_progress() as say:
-            return run_probe(
-                chosen, replace(lab, progress=say), own, out, command=command, extra=extra, on_finding=print_finding
-            )
-    except Interrupted as stop:
-        print(f"interp: {stop}", file=sys.stderr)
-        sys.exit(130)
 
 
 def _new_folder(name: str) -> Path:

@@ -35,18 +35,26 @@ class Lab:
     """What the runner hands to a probe.
 
     `model`: the loaded model. `seed`: everything random derives from it. `sae_folder`: a sparse autoencoder to use, or
-    None. `quick`: fewer repeats for a first look. `progress(what, done, total)`: tell the user how far it is.
+    None. `quick`: fewer repeats for a first look; `full`: more, and larger models to train, for a GPU or a night.
+    `progress(what, done, total)`: tell the user how far it is.
     """
 
     model: Model
     seed: int = 0
     sae_folder: Path | None = None
     quick: bool = False
+    full: bool = False
     progress: Say = field(default=_silent, repr=False)
 
     def tell(self, what: str) -> Callable[..., None]:
         """A callback `(done, total, …)` for long functions, labelled `what`."""
         return lambda done, total, *_: self.progress(what, done, total)
+
+
+def check_effort(quick: bool, full: bool) -> None:
+    """Raise UserError where both are asked for."""
+    if quick and full:
+        raise UserError("--quick and --full both came; expected one of them, or neither")
 
 
 @dataclass(frozen=True)

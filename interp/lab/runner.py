@@ -105,7 +105,11 @@ def _info(probe: Probe, lab: Lab, arguments: dict[str, Any], command: str, extra
         arguments=shown,
         seed=lab.seed,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        provenance={"settings": {"quick": lab.quick, **shown}, "model": asdict(lab.model.provenance), **extra},
+        provenance={
+            "settings": {"quick": lab.quick, "full": lab.full, **shown},
+            "model": asdict(lab.model.provenance),
+            **extra,
+        },
     )
 
 

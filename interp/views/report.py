@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import plotly.graph_objects as go
@@ -61,18 +63,21 @@ class RunView:
     facts: dict[str, Any]  # everything that decided the numbers, nested as recorded
 
 
-def build_report(runs: list[Path], out: Path) -> Path:
-    """Read the run folders and write one HTML file to `out`, whole or not at all. Returns `out`."""
+def build_report(runs: list[Path], out: Path, left_out: Mapping[str, str] = MappingProxyType({})) -> Path:
+    """Read the run folders and write one HTML file to `out`, whole or not at all. Returns `out`.
+
+    `left_out`: probes that could not be asked, and why; the first page says so.
+    """
     if not runs:
         raise UserError(
             "a report got no runs; expected at least one run folder; name a folder that `interp probe` wrote"
         )
     check_out(out)
-    html = render([read_run(folder) for folder in runs])
+    html = render([read_run(folder) for folder in runs], left_out)
     return write_html(out, html)
 
 
-def render(runs: list[Run]) -> str:
+def render(runs: list[Run], left_out: Mapping[str, str] = MappingProxyType({})) -> str:
     """The report's HTML."""
     environment = Environment(
         loader=FileSystemLoader(_HERE),
@@ -90,6 +95,7 @@ def render(runs: list[Run]) -> str:
         scripts=[Markup(script) for script in scripts],
         hashes=[hash_of(script) for script in scripts],
         shown_rows=SHOWN_ROWS,
+        left_out=dict(left_out),
         words=glossary([text for run in runs for finding in run.findings for text in _texts(finding)]),
     )
 

@@ -1,0 +1,127 @@
+"""`interp probe all`: every probe on one model, and one report with a page of answers in front."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from interp.cli.running import run_shown, tally, write_report
+from interp.cli.terminal import parse, print_table, shown_progress
+from interp.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from interp.lab.probe import Lab, Probe
+    from interp.lab.series import Series
+    from interp.model.model import Model
+
+
+@dataclass
+class AllOptions:
+    """Every probe, one after the other, and one report. Stopped, the same command with the same --out goes on."""
+
+    model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = "smollm2-135m"
+    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda …; by default CUDA when there is one.")] = None
+    dtype: Annotated[str | None, tyro.conf.arg(help="fp32 (default), bf16 or fp16.")] = None
+    seed: Annotated[int, tyro.conf.arg(help="Decides everything random.")] = 0
+    out: Annotated[Path | None, tyro.conf.arg(help="Folder for the runs; by default a new one under runs/.")] = None
+    sae: Annotated[Path | None, tyro.conf.arg(help="Sparse autoencoder to use, a folder in SAELens' format.")] = None
+    quick: Annotated[bool, tyro.conf.arg(help="Fewer repeats: minutes instead of tens of minutes.")] = False
+    full: Annotated[bool, tyro.conf.arg(help="More and larger models to train: for a GPU, or a night.")] = False
+    only: Annotated[tuple[str, ...], tyro.conf.arg(help="Run these probes alone.")] = field(default_factory=tuple)
+    without: Annotated[tuple[str, ...], tyro.conf.arg(help="Leave these probes out.")] = field(default_factory=tuple)
+
+
+def probe_all(arguments: list[str], new_folder: Path) -> int:
+    """Run the series and write its report; `new_folder` is where it goes without --out."""
+    from interp.lab.discover import list_probes, load_probe
+    from interp.lab.probe import Lab, check_effort
+    from interp.lab.series import choose_probes, open_series
+    from interp.model.cache import check_place
+    from interp.model.load import load_model
+
+    options: AllOptions = parse(AllOptions, arguments, "probe all")
+    check_effort(options.quick, options.full)
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed}; expected 0 or more")
+    available = list_probes()
+    for name in (*options.only, *options.without):
+        if name.replace("_", "-") not in available:
+            raise unknown("probe", name, available)
+    names = choose_probes(available, options.only, options.without)
+    if not names:
+        raise UserError("no probe is left to run; expected --only or --without to leave some")
+    probes = {name: load_probe(name) for name in names}
+    out = options.out or new_folder
+    check_place(out, "--out")
+    model = load_model(options.model, options.device, options.dtype)
+    shared = {"model": model.provenance.name, "weights": model.provenance.weights, "dtype": model.provenance.dtype}
+    shared |= {"seed": options.seed, "quick": options.quick, "full": options.full, "sae": str(options.sae or "")}
+    series = open_series(out, shared)
+    lab = Lab(model, seed=options.seed, sae_folder=_sae(model, options.sae), quick=options.quick, full=options.full)
+    line = _flags(options)
+    started = time.monotonic()
+    for i, (name, one) in enumerate(probes.items()):
+        print(f"[{i + 1}/{len(probes)}] {name}: {one.title}", flush=True)
+        series = _one(series, name, one, lab, shlex.join(["interp", "probe", name, *line]))
+    return _close(series, time.monotonic() - started)
+
+
+def _sae(model: Model, chosen: Path | None) -> Path:
+    """The SAE for all probes: made once, where the model has none."""
+    from interp.saes.default import ensure_default_sae
+
+    if chosen is not None:
+        return chosen
+    with shown_progress() as say:
+        return ensure_default_sae(model, say)
+
+
+def _one(series: Series, name: str, probe: Probe, lab: Lab, command: str) -> Series:
+    """One probe of the series; a model that cannot be asked is written down, and the series goes on."""
+    if series.has(name):
+        print("  kept from before")
+        return series
+    began = time.monotonic()
+    try:
+        run = run_shown(probe, lab, {}, series.clear(name), command, on_finding=lambda _: None)
+    except UserError as error:
+        print(f"  left out: {error}")
+        return series.leave_out(name, str(error))
+    except SystemExit:
+        print(f"interp: the same command with --out {series.folder} goes on", file=sys.stderr)
+        raise
+    print(f"  {tally(run)} ({time.monotonic() - began:.0f} s)", flush=True)
+    return series
+
+
+def _close(series: Series, seconds: float) -> int:
+    """What was answered, on the terminal and as one page."""
+    from interp.lab.runs import read_run
+
+    rows = [
+        (run.name, finding.verdict, finding.claim)
+        for run in series.runs
+        for finding in read_run(run).findings
+        if finding.answers
+    ]
+    print()
+    print_table(("probe", "verdict", "claim"), rows)
+    if not series.runs:
+        raise UserError(f"no probe could be asked: {'; '.join(f'{n}: {why}' for n, why in series.left_out.items())}")
+    print(f"\n{len(series.runs)} probes, {seconds / 60:.0f} minutes\nruns: {series.folder}")
+    print(f"report: {write_report(series.runs, series.folder / 'report.html', series.left_out)}")
+    return 0
+
+
+def _flags(options: AllOptions) -> list[str]:
+    """What repeats one of the runs by itself."""
+    flags: dict[str, Any] = {"model": options.model, "seed": options.seed, "device": options.device}
+    flags |= {"dtype": options.dtype, "sae": options.sae}
+    told = [part for name, value in flags.items() if value is not None for part in (f"--{name}", str(value))]
+    return [*told, *(f"--{name}" for name in ("quick", "full") if getattr(options, name))]

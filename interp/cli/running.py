@@ -1,0 +1,63 @@
+"""What the commands that run probes share: a run on the terminal, its tally, its report."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from interp.cli.terminal import MARKS, print_finding, shown_progress
+from interp.errors import UserError
+
+if TYPE_CHECKING:
+    from interp.lab.findings import Finding
+    from interp.lab.probe import Lab, Probe
+
+
+def run_shown(
+    chosen: Probe,
+    lab: Lab,
+    own: dict[str, Any],
+    out: Path,
+    command: str,
+    on_finding: Callable[[Finding], None] = print_finding,
+) -> Path:
+    """Run a probe with progress, and findings as they come, on the terminal."""
+    from interp.lab.runner import Interrupted, run_probe
+
+    extra: dict[str, Any] = {}
+    if lab.sae_folder is not None:
+        from interp.saes.load import describe_sae, load_sae
+
+        extra["sae"] = describe_sae(load_sae(lab.sae_folder, lab.model))
+    try:
+        with shown_progress() as say:
+            return run_probe(
+                chosen, replace(lab, progress=say), own, out, command=command, extra=extra, on_finding=on_finding
+            )
+    except Interrupted as stop:
+        print(f"interp: {stop}", file=sys.stderr)
+        sys.exit(130)
+
+
+def tally(run: Path) -> str:
+    """`15 yes, 2 no, 1 unclear`."""
+    from interp.lab.runs import read_run
+
+    counts = Counter(finding.verdict for finding in read_run(run).findings)
+    return ", ".join(f"{counts[v]} {v}" for v in MARKS if counts[v])
+
+
+def write_report(runs: list[Path], out: Path, left_out: Mapping[str, str] = MappingProxyType({})) -> Path:
+    """The report of runs that were just made; when it cannot be written, they are kept."""
+    from interp.views.report import build_report
+
+    try:
+        return build_report(runs, out, left_out).resolve()
+    except UserError as error:
+        kept = " ".join(map(str, runs))
+        raise UserError(f"{error}; what was found is kept; later: interp report {kept} --out FILE") from error

@@ -1,0 +1,154 @@
+"""`interp probe all`: what it keeps, what it leaves out and says so, and where it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from refusals import the_line
+
+from interp import Control, Estimate, Finding, Lab, Model, UserError, probe
+from interp.cli import dispatch
+from interp.lab import discover
+from interp.lab.probe import Probe
+from interp.lab.runs import read_run
+from interp.lab.series import RECORD, open_series, read_series
+
+
+def finding(claim: str) -> Finding:
+    five = Estimate(5, 4, 6, 9, "things")
+    return Finding(claim, five, Control("zero", Estimate(0, 0, 0, 0, "things")), "greater", answers=True)
+
+
+asked: list[str] = []
+stopped: list[bool] = []
+
+
+@probe()
+def alpha(lab: Lab) -> Iterator[Finding]:
+    """Is there an alpha?"""
+    asked.append("alpha")
+    yield finding("alpha is there")
+
+
+@probe()
+def beta(lab: Lab) -> Iterator[Finding]:
+    """Is there a beta?"""
+    asked.append("beta")
+    raise UserError("this model has no beta; use another")
+    yield finding("never")
+
+
+@probe()
+def gamma(lab: Lab) -> Iterator[Finding]:
+    """Is there a gamma?"""
+    asked.append("gamma")
+    yield finding("gamma is there")
+    if stopped:
+        stopped.clear()
+        raise KeyboardInterrupt
+    yield finding("and another")
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch, tiny_gpt2: Model, word_sae: Path) -> list[str]:
+    """Three probes instead of the project's; the flags for a tiny model and any SAE folder."""
+    from interp.cli import probe_all
+    from interp.model import load
+    from interp.saes import load as saes
+
+    found: dict[str, Probe] = {"alpha": alpha, "beta": beta, "gamma": gamma}
+    monkeypatch.setattr(discover, "list_probes", lambda: dict.fromkeys(found, "a question"))
+    monkeypatch.setattr(discover, "load_probe", found.__getitem__)
+    monkeypatch.setattr(load, "load_model", lambda *_: tiny_gpt2)
+    monkeypatch.setattr(probe_all, "_sae", lambda *_: None)
+    monkeypatch.setattr(saes, "load_sae", lambda *_: None)
+    asked.clear()
+    stopped.clear()
+    return ["probe", "all", "--model", "tiny"]
+
+
+def test_one_report_says_what_was_answered_and_what_could_not_be_asked(
+    three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "all"
+    assert dispatch([*three, "--quick", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "[1/3] alpha: " in told
+    assert "left out: this model has no beta" in told
+    assert "alpha is there" in told
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for words in ("All answers", "gamma is there", "Not asked", "this model has no beta; use another"):
+        assert words in page
+    assert read_run(out / "alpha").info.command == "interp probe alpha --model tiny --seed 0 --quick"
+    (out / "report.html").unlink()
+    assert dispatch(["report", str(out)]) == 0
+    assert "this model has no beta" in (out / "report.html").read_text(encoding="utf-8"), (
+        "rebuilt later, it says so too"
+    )
+
+
+def test_a_series_that_was_stopped_goes_on(
+    three: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "all"
+    stopped.append(True)
+    with pytest.raises(SystemExit) as stop:
+        dispatch([*three, "--out", str(out)])
+    assert stop.value.code == 130
+    assert f"the same command with --out {out} goes on" in capsys.readouterr().err
+    assert read_run(out / "gamma").info.status == "interrupted"
+    asked.clear()
+    assert dispatch([*three, "--out", str(out)]) == 0
+    assert asked == ["beta", "gamma"], "what is finished is not asked again"
+    assert len(read_run(out / "gamma").findings) == 2
+    assert "kept from before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--only", "alfa"], "nearest: 'alpha'"),
+        (["--only", "alpha", "--without", "alpha"], "no probe is left"),
+        (["--quick", "--full"], "one of them"),
+        (["--seed", "-1"], "0 or more"),
+    ],
+)
+def test_bad_flags_are_one_line(three: list[str], tmp_path: Path, flags: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words) as refused:
+        dispatch([*three, *flags, "--out", str(tmp_path / "all")])
+    the_line(refused)
+    assert not (tmp_path / "all").exists()
+
+
+def test_another_model_or_a_folder_of_other_things_is_refused(three: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "all"
+    dispatch([*three, "--only", "alpha", "--out", str(out)])
+    with pytest.raises(UserError, match="was made with seed 0; this is seed 1") as refused:
+        dispatch([*three, "--only", "alpha", "--seed", "1", "--out", str(out)])
+    the_line(refused)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="no series"):
+        dispatch([*three, "--out", str(tmp_path / "mine")])
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("record", ["{", "[]", json.dumps({"schema": 99}), json.dumps({"schema": 1, "shared": 3})])
+def test_a_damaged_record_is_one_line(tmp_path: Path, record: str) -> None:
+    (tmp_path / RECORD).write_text(record)
+    with pytest.raises(UserError, match="cannot be read") as refused:
+        read_series(tmp_path)
+    the_line(refused)
+
+
+def test_without_a_series_there_is_none(tmp_path: Path) -> None:
+    assert read_series(tmp_path) is None
+    shared: dict[str, Any] = {"seed": 0}
+    made = open_series(tmp_path / "new", shared)
+    assert read_series(tmp_path / "new") == made
+    assert not made.has("alpha")
+    assert made.runs == []
