@@ -118,3 +118,14 @@ def test_the_hook_guide_runs_from_the_first_block_to_the_last(
     assert (tmp_path / "streams" / "plan.json").exists()
     assert names["swept"].effect.shape == (1, 2, 5)
     assert names["acts"].last("blocks.3.hook_resid_post").shape == (2, 576)
+
+
+def test_the_probe_of_the_guide_is_built_as_it_says(smol: Model, tmp_path: Path) -> None:
+    file = tmp_path / "overlooks_not.py"
+    file.write_text("\n".join(blocks("probes/README.md")), encoding="utf-8")
+    findings = list(load_probe(str(file))(Lab(smol)))
+    assert [finding.verdict for finding in findings] == ["yes"] * 3
+    told = re.search(r"is ([\d.]+) nats ahead, behind \"is a\" it is (\d+\.\d)", (ROOT / "probes/README.md").read_text())
+    assert told is not None
+    assert [f"{finding.estimate.mean:.1f}" for finding in findings[:2]] == list(told.groups())
+    draw(findings[0])

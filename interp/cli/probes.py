@@ -129,10 +129,14 @@ def probe(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print_table(("probe", "question"), list(list_probes().items()))
         print("run one: interp probe NAME; its flags: interp probe NAME --help; your own: interp probe path/to/file.py")
-        print("run all of them, with one report: interp probe all --quick")
+        print(
+            "run all of them, with one report: interp probe all --quick; begin one of your own: interp probe new NAME"
+        )
         return 0
     if arguments[0] == "all":
         return probe_all(arguments[1:], _new_folder("all"))
+    if arguments[0] == "new":
+        return _new(arguments[1:])
     if arguments[0].startswith("-"):
         raise unknown("probe", arguments[0], list_probes(), "write the name first: interp probe NAME --flags")
     chosen = load_probe(arguments[0])
@@ -154,6 +158,25 @@ def probe(arguments: list[str]) -> int:
     lab = Lab(model, seed=options.seed, sae_folder=options.sae, quick=options.quick, full=options.full)
     run = run_shown(chosen, lab, own, out, shlex.join(["interp", "probe", *_without_out(arguments)]))
     print(f"\nrun: {run}\nreport: {write_report([run], run / 'report.html')}")
+    return 0
+
+
+@dataclass
+class NewOptions:
+    """Lay down the file of a new probe. It runs as it is; probes/README.md says how to make it yours."""
+
+    name: Positional[str]
+    """What the probe is called, such as overlooks-not."""
+    folder: Path = Path()
+    """Where the file goes."""
+
+
+def _new(arguments: list[str]) -> int:
+    from interp.lab.new_probe import write_probe
+
+    options: NewOptions = parse(NewOptions, arguments, "probe new")
+    file = write_probe(options.name, options.folder)
+    print(f"{file}: runs as it is with `interp probe {file}`; put your question, your prompts and your rule in")
     return 0
 
 
