@@ -153,6 +153,14 @@ def lines(rows: list[Row], spec: findings.Figure) -> go.Figure:
     return _legend_once(figure)
 
 
+@kind("x", "y")
+def log_lines(rows: list[Row], spec: findings.Figure) -> go.Figure:
+    """As `lines`, both axes logarithmic: a power law is straight. Numbers must be positive."""
+    figure = lines(rows, spec)
+    figure.update_xaxes(type="log", dtick=None, tickformat=None, exponentformat="power", minor_ticks="outside")
+    return figure.update_yaxes(type="log", minor_ticks="outside")
+
+
 def _groups(rows: list[Row], spec: findings.Figure) -> list[Scalar]:
     return list(dict.fromkeys(row.get(spec.group) for row in rows)) if spec.group else []
 

@@ -1,0 +1,121 @@
+"""The grid: sizes, amounts of text and lengths of training, each with its own learning rate, more than one seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interp.lab.probe import Lab
+from interp.model.population import Member, Population, Schooling, Size, train_population
+from probes._scaling_laws.text import Characters
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained. `widths` of the residual stream; `durations` in steps, the last one for all sizes' law.
+
+    `shares` of the text, for the law of data, at `data_width`. Of the rates `lrs` each size takes the best, judged on
+    text that it is not tested on.
+    """
+
+    widths: tuple[int, ...]
+    durations: tuple[int, ...]
+    shares: tuple[float, ...]
+    data_width: int
+    lrs: tuple[float, ...] = (3e-3, 8e-3, 2e-2)
+    seeds: int = 2
+    batch: int = 16
+
+
+QUICK = Plan((12, 16, 24, 32), (500, 1000), (1 / 32, 1 / 16, 1 / 8, 1.0), 24, lrs=(6e-3, 1.5e-2), batch=8)
+USUAL = Plan((12, 16, 24, 32, 48, 64), (500, 1000), (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0), 32)
+EIGHT = tuple(2.0**-i for i in range(7, -1, -1))
+FULL = Plan((16, 32, 64, 96, 128, 192, 256), (1000, 2000, 4000), EIGHT, 128, seeds=4, batch=64)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One size trained for some steps on some of the text, at its best learning rate. `losses`: one a seed."""
+
+    size: Size
+    vocabulary: int
+    steps: int
+    characters: int  # read in training, those read again included
+    text: int  # different characters that there were to read
+    lr: float
+    at_edge: bool  # is the rate the smallest or largest that was tried?
+    losses: NDArray[np.float64]
+
+    def parameters(self, *, embeddings: bool) -> int:
+        return self.size.parameters(self.vocabulary, embeddings=embeddings)
+
+    @property
+    def compute(self) -> float:
+        """Floating-point operations of training, 6 a weight and character (Kaplan et al.), embeddings left out."""
+        return 6.0 * self.parameters(embeddings=False) * self.characters
+
+
+def train_sizes(lab: Lab, text: Characters, plan: Plan, widths: tuple[int, ...], steps: int, what: str) -> list[Point]:
+    """Every width for `steps`, with the learning rate that is best for it."""
+    points = []
+    for width in widths:
+        size = _size(width)
+        members = [Member(lr, lab.seed + seed) for lr in plan.lrs for seed in range(plan.seeds)]
+        trained = train_population(
+            size,
+            text.vocabulary,
+            members,
+            [text.train] * len(members),
+            Schooling(steps, plan.batch),
+            device=lab.model.device,
+            progress=lab.tell(f"{what}: width {width}, {steps} steps"),
+        )
+        chosen = _by_rate(trained, text.choose, plan).mean(1)
+        best = int(chosen.argmin())
+        losses = _by_rate(trained, text.test, plan)[best]
+        read = steps * plan.batch * size.context
+        edge = best in (0, len(plan.lrs) - 1)
+        points.append(Point(size, text.vocabulary, steps, read, len(text.train), plan.lrs[best], edge, losses))
+    return points
+
+
+def train_on_shares(lab: Lab, text: Characters, plan: Plan, lr: float) -> list[Point]:
+    """One width on growing parts of the text, each stopped where the choosing text says that it is best."""
+    size, steps = _size(plan.data_width), plan.durations[-1]
+    members = [Member(lr, lab.seed + seed) for _ in plan.shares for seed in range(plan.seeds)]
+    parts = [text.train[: int(share * len(text.train))] for share in plan.shares for _ in range(plan.seeds)]
+    best = np.full(len(members), np.inf)
+    tested, at = np.zeros(len(members)), np.zeros(len(members), int)
+
+    def watch(step: int, models: Population) -> None:
+        chosen = models.losses(text.choose).double().mean(1).numpy()
+        better = chosen < best
+        if better.any():
+            tested[better] = models.losses(text.test).double().mean(1).numpy()[better]
+            best[better], at[better] = chosen[better], step
+
+    train_population(
+        size, text.vocabulary, members, parts, Schooling(steps, plan.batch), device=lab.model.device, watch=watch,
+        progress=lab.tell(f"training on parts of the text: width {plan.data_width}"),
+    )  # fmt: skip
+    out = []
+    for i, share in enumerate(plan.shares):
+        mine = slice(i * plan.seeds, (i + 1) * plan.seeds)
+        stopped = int(at[mine].mean())
+        read = stopped * plan.batch * size.context
+        out.append(
+            Point(size, text.vocabulary, stopped, read, int(share * len(text.train)), lr, False, tested[mine].copy())
+        )
+    return out
+
+
+def _size(width: int) -> Size:
+    return Size(width, n_layers=2, n_heads=4, context=32)
+
+
+def _by_rate(trained: Population, ids: torch.Tensor, plan: Plan) -> NDArray[np.float64]:
+    """Mean losses on a text: [learning rate, seed]."""
+    return trained.losses(ids).double().mean(1).numpy().reshape(len(plan.lrs), plan.seeds)

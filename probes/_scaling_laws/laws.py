@@ -1,0 +1,231 @@
+"""What is fitted to the grid, and where the fit must not be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from interp.analysis.estimate import Estimate
+from interp.analysis.power_law import UNIT, PowerLaw, fit_floor, fit_power_law, lower_envelope
+from interp.analysis.statistics import estimate_mean, known
+from interp.lab.findings import Control, Figure, Finding, Row
+from interp.lab.probe import Lab
+from probes._scaling_laws import LOSS, NATS
+from probes._scaling_laws.grid import Point
+
+Of = Literal["parameters", "text", "compute"]
+KAPLAN: dict[Of, float] = {"parameters": 0.076, "text": 0.095, "compute": 0.050}  # 2001.08361, table 1
+CLOSE = 0.02  # of an exponent
+PART = "The laws of models trained here"
+CONTROLS = "Controls of the method"
+FEWEST = 4  # points that make a law
+PLANTED = 0.08
+NOISE = 0.005  # of a planted loss, relative: what two seeds differ by here
+
+
+@dataclass(frozen=True)
+class Law:
+    """One fit with the points it is of. `x`: what they are laid out against."""
+
+    of: Of
+    points: tuple[Point, ...]
+    x: tuple[float, ...]
+    fit: PowerLaw
+
+    @property
+    def losses(self) -> list[float]:
+        return [float(point.losses.mean()) for point in self.points]
+
+
+def law_of(of: Of, points: Sequence[Point], *, embeddings: bool = False) -> Law:
+    """The law of some points; of compute, that of the points which nothing cheaper beats."""
+    points = frontier(points) if of == "compute" else points
+    x = tuple(
+        float({"parameters": p.parameters(embeddings=embeddings), "text": p.text, "compute": p.compute}[of])
+        for p in points
+    )
+    losses = [float(p.losses.mean()) for p in points]
+    return Law(of, tuple(points), x, fit_power_law(x, losses, over="size" if of == "parameters" else "point"))
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """The points which nothing cheaper beats, the cheapest first."""
+    return [points[i] for i in lower_envelope([p.compute for p in points], [p.losses.mean() for p in points])]
+
+
+TOLD: dict[Of, tuple[str, str, str]] = {
+    "parameters": (
+        "parameters",
+        "More parameters: lower test loss, as a power of their number.",
+        "Blocks alone: embeddings are not counted.",
+    ),
+    "text": (
+        "characters of text",
+        "More text: lower test loss, as a power of its amount.",
+        "Each stopped where text that is not tested on says that it is best.",
+    ),
+    "compute": (
+        "operations",
+        "More compute: lower test loss, as a power of it.",
+        "Six operations a weight and character; the sizes and durations that nothing cheaper beats.",
+    ),
+}
+
+
+def falls(law: Law, others: Sequence[Point]) -> Finding:
+    """Does the loss fall? The exponent is above zero."""
+    axis, claim, told = TOLD[law.of]
+    rows = point_rows(law, axis)
+    rows += [
+        {axis: p.compute, LOSS: float(p.losses.mean()), "drawn": "beaten by a cheaper one", "width": p.size.d_model}
+        for p in others
+        if law.of == "compute" and p not in law.points
+    ]
+    edge = sum(point.at_edge for point in law.points)
+    return Finding(
+        claim=claim,
+        estimate=law.fit.exponent,
+        control=Control("no law", known(0.0, unit=UNIT, why="the same loss at every size")),
+        expects="greater",
+        part=PART,
+        answers=True,
+        measure=f"Minus the slope of log loss against log {axis}, a line through {len(law.points)} points. {told}",
+        caveat="A small range of small models: it says nothing of larger ones."
+        + (f" The learning rate is at an end of those tried for {edge} of the points." if edge else ""),
+        table=rows,
+        figure=Figure(
+            "log_lines",
+            x=axis,
+            y=LOSS,
+            group="drawn",
+            low="low",
+            high="high",
+            caption="Both axes are logarithmic, so that a power law is straight. Bands: the seeds' least and largest.",
+        ),
+    )
+
+
+def point_rows(law: Law, axis: str) -> list[Row]:
+    """Measured points, then the line."""
+    rows: list[Row] = []
+    for point, x in zip(law.points, law.x, strict=True):
+        rows.append({axis: x, LOSS: float(point.losses.mean()), "drawn": "measured"})
+        rows[-1] |= {"low": float(point.losses.min()), "high": float(point.losses.max()), "seeds": len(point.losses)}
+        rows[-1] |= {"width": point.size.d_model, "steps": point.steps, "learning rate": point.lr}
+        rows[-1] |= {
+            f"parameters, {w} embeddings": point.parameters(embeddings=w == "with") for w in ("with", "without")
+        }
+    for x in (min(law.x), max(law.x)):
+        line = float(law.fit.predict(x))
+        rows.append({axis: x, LOSS: line, "drawn": f"power {-law.fit.exponent.mean:.3f}", "low": line, "high": line})
+    return rows
+
+
+def compare_published(laws: Sequence[Law]) -> list[Finding]:
+    """Beside the exponents of Kaplan et al."""
+    table: list[Row] = []
+    for law in laws:
+        floor = fit_floor(law.x, law.losses)
+        table.append({"law of": law.of, "exponent": law.fit.exponent.mean, "low": law.fit.exponent.low})
+        table[-1] |= {"high": law.fit.exponent.high, "published": KAPLAN[law.of], "bend": law.fit.bend.mean}
+        table[-1] |= {"floor (nats)": floor[0] if floor else None, "exponent above it": floor[1] if floor else None}
+    return [
+        Finding(
+            claim=f"The exponent of {law.of} is the published one, {KAPLAN[law.of]:g}, within {CLOSE:g}.",
+            estimate=law.fit.exponent,
+            control=Control("Kaplan et al. 2001.08361", known(KAPLAN[law.of], unit=UNIT, why="as published")),
+            expects="equal",
+            margin=CLOSE,
+            part="Beside the published exponents",
+            measure="The exponent of the straight line. The table has that above a floor, too (Hoffmann et al.; their "
+            "fit was redone in 2404.10102).",
+            caveat="Theirs are of tokens of the web and of models up to a thousand million weights; ours of characters "
+            "of a sample, and of models of a few thousand.",
+            table=table,
+        )
+        for law in laws
+    ]
+
+
+def doubt(lab: Lab, law: Law) -> list[Finding]:
+    """Where the fit must not be believed: beyond its points, where it bends, and by how parameters are counted."""
+    smaller = fit_power_law(law.x[:-1], law.losses[:-1])
+    beyond = law.points[-1]
+    off = estimate_mean(
+        float(smaller.predict(law.x[-1])) - beyond.losses, unit=NATS, over="seed", seed=lab.seed
+    )  # fmt: skip
+    counted = law_of("parameters", law.points, embeddings=True).fit.exponent
+    return [
+        Finding(
+            claim="The line through the smaller models foretells the largest one within 0.01 nats.",
+            estimate=off,
+            control=Control("foretold exactly", known(0.0, unit=NATS, why="no error")),
+            expects="equal",
+            margin=0.01,
+            part="Where the fit must not be believed",
+            measure=f"Foretold loss less the measured one, of the model of width {beyond.size.d_model}, for "
+            f"{len(beyond.losses)} seeds. A step of {law.x[-1] / law.x[-2]:.1f} in size.",
+            caveat="If one step is foretold well, ten steps need not be.",
+        ),
+        Finding(
+            claim="In double logarithms the points lie on a line.",
+            estimate=law.fit.bend,
+            control=Control("a line", known(0.0, unit=UNIT, why="no bend")),
+            expects="equal",
+            margin=0.01,
+            part="Where the fit must not be believed",
+            measure="The coefficient of the squared logarithm, when it is added to the line: 0 is no bend.",
+        ),
+        Finding(
+            claim="Whether embeddings are counted changes the exponent by more than 0.01.",
+            estimate=counted,
+            control=Control("embeddings not counted", law.fit.exponent),
+            expects="greater",
+            margin=0.01,
+            part="Where the fit must not be believed",
+            measure="Exponent of the same models, their token and position embeddings counted.",
+            caveat="Both intervals are of the same points: an overlap does not say that the exponents are alike.",
+        ),
+    ]
+
+
+def nothing_to_learn(fit: PowerLaw) -> Finding:
+    """Characters in random order: the larger model has nothing more to learn."""
+    return Finding(
+        claim="Negative control: on shuffled characters, more parameters buy nothing.",
+        estimate=fit.exponent,
+        control=Control("no law", known(0.0, unit=UNIT, why="the same loss at every size")),
+        expects="equal",
+        margin=0.01,
+        part=CONTROLS,
+        measure="The same grid on the same characters in random order.",
+    )
+
+
+def planted(lab: Lab, law: Law) -> Finding:
+    """Losses made by a known law, with noise as large as the seeds': is the exponent found?"""
+    rng = np.random.default_rng(lab.seed)
+    exact = 2.0 * (np.array(law.x) / law.x[0]) ** -PLANTED
+    found = [
+        fit_power_law(law.x, exact * np.exp(rng.normal(0, NOISE, len(exact)))).exponent for _ in range(100)
+    ]  # fmt: skip
+    held = estimate_mean(
+        [float(one.low <= PLANTED <= one.high) for one in found], unit="share of fits", over="fit", bounds=(0, 1)
+    )
+    return Finding(
+        claim="Positive control: an exponent that was put into made-up losses is found again.",
+        estimate=_mean_of([one.mean for one in found]),
+        control=Control("the exponent that was put in", known(PLANTED, unit=UNIT, why="put in")),
+        expects="equal",
+        margin=0.005,
+        part=CONTROLS,
+        measure="Losses at the same sizes by a known law, with a hundredth of noise, fitted a hundred times; the 95 % "
+        f"interval holds the exponent in {held.mean:.0%} of them.",
+    )
+
+
+def _mean_of(values: Sequence[float]) -> Estimate:
+    return estimate_mean(values, unit=UNIT, over="fit")

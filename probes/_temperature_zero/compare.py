@@ -1,0 +1,139 @@
+"""What two ways to compute the same thing have in common, and where greedy decoding would part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from interp.analysis.estimate import Estimate
+from interp.analysis.statistics import estimate_mean, proportion
+from interp.lab.findings import Row
+from interp.model.model import Model
+from probes._temperature_zero import PARTED
+from probes._temperature_zero.ways import CACHE, Logits, Text, Way, alone, write_texts
+
+DECIDED = 0.01  # nats between the two best: below it an argmax in fp32 says nothing
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One text computed in two ways. `parts_at`: after how many new tokens they prefer different ones; None if never.
+
+    `largest`, `median`: of the absolute differences of logits, in nats. `margin`: the reference's lead of the best
+    token where they part; `margins`: everywhere else.
+    """
+
+    same_bits: bool
+    largest: float
+    median: float
+    parts_at: int | None
+    margin: float | None
+    margins: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All texts in one precision, by one way, against each text alone."""
+
+    dtype: str
+    way: str
+    pairs: tuple[Pair, ...]
+
+    @property
+    def parted(self) -> list[bool]:
+        return [pair.parts_at is not None for pair in self.pairs]
+
+    def row(self) -> Row:
+        at = [pair.parts_at for pair in self.pairs if pair.parts_at is not None]
+        share = proportion(self.parted, unit=PARTED, over="prompt")
+        lead = [pair.margin for pair in self.pairs if pair.margin is not None]
+        return {
+            "precision": self.dtype,
+            "way": self.way,
+            "texts that part (share of prompts)": share.mean,
+            "low": share.low,
+            "high": share.high,
+            "same bits (share of prompts)": float(np.mean([pair.same_bits for pair in self.pairs])),
+            "largest difference of a logit (nats)": max(pair.largest for pair in self.pairs),
+            "median difference of a logit (nats)": float(np.median([pair.median for pair in self.pairs])),
+            "first parted after (tokens)": min(at) + 1 if at else None,
+            "lead of the best token there (nats)": float(np.median(lead)) if lead else None,
+        }
+
+
+def compare_ways(
+    model: Model, hf: Any, dtype: str, prompts: Sequence[str], n: int, ways: Iterable[Way], tell: Callable[..., None]
+) -> list[Compared]:
+    """Write, read again in every way, compare with each text alone."""
+    texts, written = write_texts(model, hf, prompts, n)
+    ways = list(ways)
+    reference = list(alone(hf, texts))
+    found = [Compared(dtype, CACHE, _pairs(texts, reference, written))]
+    tell(1, 1 + len(ways))
+    for i, way in enumerate(ways):
+        found.append(Compared(dtype, way.name, _pairs(texts, reference, way.run(hf, texts))))
+        tell(i + 2, 1 + len(ways))
+    return found
+
+
+def compare_precisions(dtype: str, texts: Sequence[Text], reference: Sequence[Logits], hf: Any) -> Compared:
+    """The model in another precision, on the texts that the reference wrote."""
+    return Compared(dtype, "another precision than fp32", _pairs(texts, reference, alone(hf, texts)))
+
+
+def _pairs(texts: Sequence[Text], reference: Iterable[Logits], other: Iterable[Logits]) -> tuple[Pair, ...]:
+    return tuple(compare(text, a, b) for text, a, b in zip(texts, reference, other, strict=True))
+
+
+def compare(text: Text, reference: Logits, other: Logits) -> Pair:
+    """Two computations of one text's logits, as long as it is what the reference would write itself."""
+    best = reference.argmax(-1)
+    written = torch.tensor(text.ids[text.start :])
+    strays = (best != written).nonzero().flatten()
+    last = int(strays[0]) + 1 if len(strays) else len(best)
+    ours, theirs = reference[:last].double(), other[:last].double()
+    parts = (best[:last] != other[:last].argmax(-1)).nonzero().flatten()
+    top = ours.topk(2, dim=-1).values
+    lead = (top[:, 0] - top[:, 1]).tolist()
+    at = int(parts[0]) if len(parts) else None
+    off = (ours - theirs).abs()
+    return Pair(
+        bool(torch.equal(reference[:last], other[:last])),
+        float(off.max()),
+        float(off.median()),
+        at,
+        lead[at] if at is not None else None,
+        tuple(v for i, v in enumerate(lead[: last if at is None else at]) if i != at),
+    )
+
+
+def share(compared: Sequence[Compared], test: Callable[[Pair], bool]) -> Estimate:
+    """Share of prompts for which `test` holds in any of the ways."""
+    by_prompt = zip(*(one.pairs for one in compared), strict=True)
+    return proportion([any(test(pair) for pair in pairs) for pairs in by_prompt], unit=PARTED, over="prompt")
+
+
+def parts(pair: Pair) -> bool:
+    """Would greedy decoding part?"""
+    return pair.parts_at is not None
+
+
+def leads(compared: Sequence[Compared], seed: int) -> tuple[Estimate, Estimate] | None:
+    """(lead of the best token where texts part, elsewhere in the same texts), over prompts; None for fewer than two."""
+    there, elsewhere = [], []
+    for pairs in zip(*(one.pairs for one in compared), strict=True):
+        margins = [pair.margin for pair in pairs if pair.margin is not None]
+        others = [m for pair in pairs for m in pair.margins]
+        if margins and others:
+            there.append(float(np.mean(margins)))
+            elsewhere.append(float(np.mean(others)))
+    if len(there) < 2:
+        return None
+    ours, theirs = (
+        estimate_mean(v, unit="nats", over="prompt", bounds=(0, np.inf), seed=seed) for v in (there, elsewhere)
+    )
+    return ours, theirs

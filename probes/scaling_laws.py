@@ -1,0 +1,94 @@
+"""Do more parameters, more data and more compute lower the test loss, as a power of each?
+
+Paper: Kaplan et al. 2020, arXiv:2001.08361; Hoffmann et al. 2022, arXiv:2203.15556 (redone in 2404.10102).
+
+Question. A scaling law says that the loss on new text falls as a power of the number of weights, of the amount of
+text and of the computation: each doubling takes off the same share. It cannot be seen in one model. So many are trained
+here, each in seconds: GPT-2s of two blocks, from a few thousand weights, that read characters.
+
+- Parameters: one duration, several widths. Data: one width, growing parts of the text. Compute: widths and durations
+  together; what nothing cheaper beats is the frontier. (Four points or more make a law: a frontier of three is left
+  out.)
+- `--models gpt2,gpt2-medium,gpt2-large`: the losses of trained models on one text.
+
+What counts as yes:
+
+- the exponent's whole interval lies above zero;
+- it equals the published one within 0.02 (0.076, 0.095 and 0.050);
+- the line through the smaller models foretells the largest within 0.01 nats.
+
+What could fool us:
+
+- The learning rate. A rate that suits one size ruins another, by more than the seeds differ: each size takes the best
+  of three, on text that it is not tested on.
+- One seed. Every point is the mean of two or more; intervals of exponents are over sizes.
+- Too little training, text read twice. The widths see each character at most once; the parts of the text are read again
+  and again, and stopped where other text says that it is best.
+- Counting. With or without embeddings the same models give other exponents: both are shown.
+- Belief. A line through seven points looks good. The bend, a floor, and the miss at the largest model are shown, and
+  nothing is foretold beyond them.
+- A law of anything. On shuffled characters there is nothing to learn, and no law must show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from interp.errors import UserError
+from interp.lab.findings import Finding
+from interp.lab.probe import Lab, probe
+from probes._scaling_laws.family import measure_family
+from probes._scaling_laws.grid import FULL, QUICK, USUAL, train_on_shares, train_sizes
+from probes._scaling_laws.laws import (
+    FEWEST,
+    compare_published,
+    doubt,
+    falls,
+    frontier,
+    law_of,
+    nothing_to_learn,
+    planted,
+)
+from probes._scaling_laws.text import read_characters
+
+
+@probe(paper="arXiv:2001.08361")
+def scaling_laws(lab: Lab, *, corpus: Path | None = None, models: str = "") -> Iterator[Finding]:
+    """Train the grid, fit the laws, and say where not to believe them.
+
+    Args:
+        corpus: text of yours instead of the bundled sample; 200,000 characters or more
+        models: names of trained models, parted by commas, to measure on one text beside the models trained here
+    """
+    names = [name for name in models.split(",") if name.strip()]
+    if len(names) == 1:
+        raise UserError(f"--models {models}; expected two names or more, parted by commas, or none")
+    plan = QUICK if lab.quick else FULL if lab.full else USUAL
+    text = read_characters(corpus)
+    longest = train_sizes(lab, text, plan, plan.widths, plan.durations[-1], "training")
+    by_size = law_of("parameters", longest)
+    yield falls(by_size, ())
+    fitting = next(point.lr for point in longest if point.size.d_model == plan.data_width)
+    by_text = law_of("text", train_on_shares(lab, text, plan, fitting))
+    yield falls(by_text, ())
+    shorter = [
+        point for steps in plan.durations[:-1] for point in train_sizes(lab, text, plan, plan.widths, steps, "training")
+    ]
+    laws = [by_size, by_text]
+    if len(frontier([*shorter, *longest])) >= FEWEST:
+        laws.append(law_of("compute", [*shorter, *longest]))
+        yield falls(laws[-1], [*shorter, *longest])
+    yield from compare_published(laws)
+    yield from doubt(lab, by_size)
+    yield planted(lab, by_size)
+    bare = train_sizes(lab, text.shuffled(lab.seed), plan, plan.widths[:5], plan.durations[0], "on shuffled characters")
+    yield nothing_to_learn(law_of("parameters", bare).fit)
+    if names:
+        yield measure_family(lab, [name.strip() for name in names], corpus)
+
+
+if __name__ == "__main__":
+    from interp.cli import run_probe_file
+
+    run_probe_file(__file__)

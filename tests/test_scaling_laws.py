@@ -1,0 +1,140 @@
+"""The laws: found where they were planted or trained, not found on noise, and every number one of a plain count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from refusals import the_line
+
+from interp import Finding, Lab, Model, UserError
+from interp.lab.discover import load_probe
+from interp.model.population import Size
+from interp.views.figures import draw
+from probes import scaling_laws as the_probe
+from probes._scaling_laws.family import count_parameters, measure_family
+from probes._scaling_laws.grid import Plan, Point, train_on_shares, train_sizes
+from probes._scaling_laws.laws import doubt, falls, law_of, planted
+from probes._scaling_laws.text import read_characters
+
+TINY = Plan((4, 8, 12, 16), (40, 80), (1 / 16, 1 / 8, 1 / 4, 1.0), 8, lrs=(1e-2, 3e-2), batch=2)
+
+
+@pytest.fixture(scope="module")
+def lab(tiny_gpt2: Model) -> Lab:
+    return Lab(tiny_gpt2, quick=True)
+
+
+def made_up(exponent: float, noise: float = 0.0, widths: tuple[int, ...] = (8, 16, 32, 64, 96, 128)) -> list[Point]:
+    """Points that no model was trained for."""
+    rng = np.random.default_rng(0)
+    out = []
+    for width in widths:
+        size = Size(width)
+        inside = size.parameters(100, embeddings=False)
+        losses = 3 * (inside / 1e4) ** -exponent * np.exp(rng.normal(0, noise, 2))
+        out.append(Point(size, 100, 1000, 512_000, 600_000, 1e-2, False, losses))
+    return out
+
+
+def test_a_law_that_is_there_is_found_and_one_that_is_not_is_not() -> None:
+    assert falls(law_of("parameters", made_up(0.07, 0.002)), ()).verdict == "yes"
+    for seed_noise in (0.002, 0.01):
+        flat = falls(law_of("parameters", made_up(0.0, seed_noise)), ())
+        assert flat.verdict != "yes"
+
+
+def test_doubt_is_cast_where_it_is_due(lab: Lab) -> None:
+    straight = doubt(lab, law_of("parameters", made_up(0.07)))
+    assert [finding.verdict for finding in straight] == ["yes", "yes", "yes"]
+    points = made_up(0.0)
+    bent = [
+        Point(p.size, 100, 1000, 512_000, 600_000, 1e-2, False, 1.0 + p.losses * 40 / p.size.d_model) for p in points
+    ]
+    foretold, line, _ = doubt(lab, law_of("parameters", bent))
+    assert foretold.verdict == "no"
+    assert line.verdict != "yes"
+    assert planted(lab, law_of("parameters", points)).verdict == "yes"
+
+
+def test_compute_and_sizes_are_counted_by_hand() -> None:
+    point = made_up(0.07)[1]
+    d = 16
+    block = (d * 3 * d + 3 * d) + (d * d + d) + (d * 4 * d + 4 * d) + (4 * d * d + d) + 4 * d
+    assert point.parameters(embeddings=False) == 2 * block + 2 * d
+    assert point.parameters(embeddings=True) == 2 * block + 2 * d + (100 + 64) * d
+    assert point.compute == 6 * (2 * block + 2 * d) * 512_000
+
+
+def test_the_grid_takes_the_rate_that_other_text_chose(lab: Lab) -> None:
+    text = read_characters(None)
+    (point, _) = train_sizes(lab, text, TINY, (8, 12), 80, "training")
+    assert point.lr in TINY.lrs
+    assert point.at_edge
+    assert 2.0 < point.losses.mean() < np.log(text.vocabulary)
+    again = train_sizes(lab, text, TINY, (8,), 80, "training")[0]
+    np.testing.assert_array_equal(point.losses, again.losses)
+    shares = train_on_shares(lab, text, TINY, 1e-2)
+    assert [p.text for p in shares] == [int(s * len(text.train)) for s in TINY.shares]
+
+
+def test_documents_do_not_cross_from_training_to_test() -> None:
+    text = read_characters(None)
+    assert len(text.train) > 8 * (len(text.choose) + len(text.test))
+    sample = bytes(text.test[2000:2080].tolist())
+    assert sample not in bytes(text.train.tolist())
+    shuffled = text.shuffled(0)
+    assert sorted(shuffled.test.tolist()) == sorted(text.test.tolist())
+    assert shuffled.test.tolist() != text.test.tolist()
+
+
+def test_the_whole_probe_runs_small(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(the_probe, "QUICK", TINY)
+    found: list[Finding] = list(load_probe("scaling-laws")(lab))
+    for finding in found:
+        if finding.figure:
+            draw(finding)
+    assert [finding.answers for finding in found[:3]] == [True] * 3
+    assert found[-2].verdict == "yes", "the planted exponent"
+    assert sum("the published one" in finding.claim for finding in found) == 3
+
+
+def test_a_family_is_measured_a_character(lab: Lab, monkeypatch: pytest.MonkeyPatch, word_model: Model) -> None:
+    import torch
+
+    from probes._scaling_laws import family
+
+    models = {"small": lab.model, "other": word_model}
+    monkeypatch.setattr(family, "load_model", lambda name, device: models[name])
+    monkeypatch.setattr(family, "split_corpus", lambda: ([], ["the cat sat on the mat"] * 8))
+    monkeypatch.setattr(word_model, "encode", lambda texts, cut: [[1, 5, 6, 7]])
+    finding = measure_family(lab, ["small", "other"], None)
+    draw(finding)
+    hf: Any = lab.model.hf
+    ids = lab.model.encode(["the cat sat on the mat"])[0]
+    with torch.no_grad():
+        logs = hf(torch.tensor([ids])).logits[0].log_softmax(-1)
+    nats = -sum(float(logs[i, ids[i + 1]]) for i in range(len(ids) - 1))
+    row = next(row for row in finding.table if row["model"] == "small")
+    assert row["loss (nats per character)"] == pytest.approx(nats / len("the cat sat on the mat"), rel=0.06)
+    total, inside = count_parameters(lab.model)
+    assert total == hf.num_parameters()
+    tables = hf.transformer
+    assert inside == total - tables.wte.weight.numel() - tables.wpe.weight.numel()
+
+
+@pytest.mark.parametrize("models", ["gpt2", "gpt2,", " ,"])
+def test_a_family_of_one_is_refused(lab: Lab, models: str) -> None:
+    if models.strip(", "):
+        with pytest.raises(UserError, match="two names") as refused:
+            next(iter(load_probe("scaling-laws")(lab, models=models)))
+        the_line(refused)
+
+
+def test_too_little_text_is_refused(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("a short text\n\nand another")
+    with pytest.raises(UserError, match="characters to train on") as refused:
+        next(iter(load_probe("scaling-laws")(lab, corpus=tmp_path / "short.txt")))
+    the_line(refused)
