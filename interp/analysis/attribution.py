@@ -81,7 +81,7 @@ def attribute_logits(
         layer, _, what = name.partition(".")
         if what and what == _PARTED.get(by):
             acts = reading.acts.last(f"blocks.{layer}.{_INNER[by]}")
-            shares, bias = _shares(model, acts, int(layer), what, reading.direction)
+            shares, bias = parts_written(model, acts, int(layer), what, reading.direction)
             check_sum(model, shares.sum(1) + bias, written, shares.abs().sum(1) + bias.abs(), name)
             columns |= {f"{name}.{i}": shares[:, i] for i in range(shares.shape[1])} | {f"{name}.bias": bias}
         else:
@@ -153,7 +153,7 @@ _INNER = {"head": "attn.hook_z", "neuron": "mlp.hook_post"}
 _PARTED = {"head": "attn", "neuron": "mlp"}
 
 
-def _shares(
+def parts_written(
     model: Model, inner: Float[Tensor, "prompt ..."], layer: int, what: str, direction: Float[Tensor, "prompt d_model"]
 ) -> tuple[Float[Tensor, "prompt part"], Float[Tensor, " prompt"]]:
     """What each head, or neuron, adds, and what the bias does.

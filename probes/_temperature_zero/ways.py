@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.model import Model
 
-MATES = 7
+MATES = 3
 PROMPTS = (
     "The weather in the mountains changed quickly, and by noon",
     "A good teacher is somebody who",
@@ -33,18 +33,10 @@ PROMPTS = (
     "The three most common causes of traffic accidents are",
     "Once there was a small fox who",
     "The difference between a lake and a sea is",
-    "After the match, the captain told reporters that",
-    "A computer program is a list of",
-    "The train from the north arrived late, so",
-    "Most birds fly south in autumn because",
-    "The best way to learn a language is",
-    "In the year 1850 the harbour was",
-    "He opened the letter slowly and read",
     "Plants turn sunlight into",
-    "The recipe calls for two eggs and",
-    "When the lights went out, everybody in the theatre",
     "The moon looks larger near the horizon because",
     "An old map of the island shows",
+    "He opened the letter slowly and read",
 )
 ASKED = (
     "Explain in one sentence why the sky is blue.",
@@ -108,9 +100,9 @@ def write_texts(model: Model, hf: Any, prompts: Sequence[str], n: int) -> tuple[
 
 def _read(hf: Any, ids: Tensor, text: Text, first: int = 0, **more: Any) -> Logits:
     """Logits of row 0 before each token that was written; `first`: the column where the text begins."""
-    with torch.no_grad():
-        logits = hf(ids.to(hf.device), use_cache=False, **more).logits[0]
-    return logits[first + text.start - 1 : first + len(text.ids) - 1].cpu()
+    kept = torch.arange(first + text.start - 1, first + len(text.ids) - 1, device=hf.device)
+    with torch.no_grad():  # a vocabulary is wide: only the columns that are looked at
+        return hf(ids.to(hf.device), use_cache=False, logits_to_keep=kept, **more).logits[0].cpu()
 
 
 def alone(hf: Any, texts: Sequence[Text]) -> Iterator[Logits]:
@@ -120,7 +112,7 @@ def alone(hf: Any, texts: Sequence[Text]) -> Iterator[Logits]:
 
 
 def with_mates(hf: Any, texts: Sequence[Text]) -> Iterator[Logits]:
-    """In a batch with seven others, cut or repeated to its length so that nothing is padded."""
+    """In a batch with three others, cut or repeated to its length so that nothing is padded."""
     for i, text in enumerate(texts):
         rows = [text.ids]
         for k in range(MATES):
@@ -182,7 +174,7 @@ LEFT = Way("padding on the left", padded_left)
 CACHE = "cache, token by token"
 WAYS = (
     REPEAT,
-    Way("seven batch mates", with_mates),
+    Way("three batch mates", with_mates),
     Way("padding on the right", padded),
     LEFT,
     KERNEL,
