@@ -78,12 +78,15 @@ def carried(lab: Lab, patient: Patient) -> Iterator[Finding]:
     clean = patient.difference(patient.judging)
     below = list(range(patient.layer))
 
-    def lost(edits: dict[str, Edit]) -> NDArray[np.float64]:
+    def left(edits: dict[str, Edit]) -> NDArray[np.float64]:
         with patient.model.edit(edits):
-            return (clean - patient.difference(patient.judging)) / clean.mean()
+            return patient.difference(patient.judging) / clean.mean()
+
+    def lost(edits: dict[str, Edit]) -> NDArray[np.float64]:
+        return clean / clean.mean() - left(edits)
 
     cut = {layer: {f"blocks.{layer}.attn.hook_pattern": knock_out(keys=-2, queries=-1)} for layer in below}
-    yield _all_of_it(lab, lost({site: edit for some in cut.values() for site, edit in some.items()}))
+    yield _all_of_it(lab, left({site: edit for some in cut.values() for site, edit in some.items()}))
     table = []
     for layer in below:
         table.append(lost(cut[layer]))
@@ -135,15 +138,15 @@ def choose_heads(patient: Patient) -> tuple[Heads, tuple[int, int]]:
     return [divmod(i, gap.shape[1]) for i in best], (gap.shape[0], gap.shape[1])
 
 
-def _all_of_it(lab: Lab, lost: NDArray[np.float64]) -> Finding:
+def _all_of_it(lab: Lab, left: NDArray[np.float64]) -> Finding:
     return Finding(
         claim="Size reaches the noun by attention to its adjective, and by nothing else.",
-        estimate=estimate_mean(lost, unit=LOST, over="noun", seed=lab.seed),
-        control=Control("all of it", known(1.0, unit=LOST, why="all of it")),
+        estimate=estimate_mean(left, unit=LOST, over="noun", seed=lab.seed),
+        control=Control("nothing of it", known(0.0, unit=LOST, why="nothing of it")),
         expects="equal",
         margin=0.05,
         part=CARRIED,
-        measure="What is lost of the difference when no head lets the noun see its adjective. There is no other way "
+        measure="What is left of the difference when no head lets the noun see its adjective. There is no other way "
         "from one token to the next, so that this also tests the cut.",
     )
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from interp.analysis.estimate import Estimate
-from interp.analysis.power_law import UNIT, PowerLaw, fit_floor, fit_power_law, lower_envelope
+from interp.analysis.power_law import UNIT, PowerLaw, fit_floor, fit_power_law, foretell, lower_envelope
 from interp.analysis.statistics import estimate_mean, known
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
@@ -152,10 +152,10 @@ def compare_published(laws: Sequence[Law]) -> list[Finding]:
 
 def doubt(lab: Lab, law: Law) -> list[Finding]:
     """Where the fit must not be believed: beyond its points, where it bends, and by how parameters are counted."""
-    smaller = fit_power_law(law.x[:-1], law.losses[:-1])
+    foretold = foretell(law.x[:-1], law.losses[:-1], law.x[-1])
     beyond = law.points[-1]
     off = estimate_mean(
-        float(smaller.predict(law.x[-1])) - beyond.losses, unit=NATS, over="seed", seed=lab.seed
+        foretold - beyond.losses, unit=NATS, over="seed", seed=lab.seed
     )  # fmt: skip
     counted = law_of("parameters", law.points, embeddings=True).fit.exponent
     return [

@@ -1,0 +1,6 @@
+"""The parts of prediction: the text, what is read at every token, the findings."""
+
+RIGHT = "share of tokens"
+NATS = "nats per token"
+OWN, OTHER = "text that the model wrote", "text that it did not write"
+CONTROLS = "Controls of the method"

@@ -1,0 +1,106 @@
+"""What a model says of every token of a text, at several temperatures, without keeping a vocabulary a token."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.lab.probe import Lab
+from interp.model.model import Model
+
+TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
+MODULES = (
+    "argparse", "ast", "asyncio", "calendar", "collections", "concurrent.futures", "contextlib", "csv", "dataclasses",
+    "datetime", "decimal", "difflib", "email", "enum", "fractions", "functools", "heapq", "http.client", "inspect",
+    "itertools", "json", "logging", "mailbox", "optparse", "os", "pathlib", "pickle", "queue", "random", "re", "shutil",
+    "socket", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "turtle", "typing",
+    "unittest", "urllib.parse", "uuid", "zipfile",
+)  # fmt: skip
+LEAST = 12  # tokens of a document, at least
+AT_ONCE = 32  # positions whose vocabularies are in memory together
+
+
+@dataclass(frozen=True)
+class Read:
+    """One document. All [token], the first token left out: there is nothing before it.
+
+    `sure`: probability of the best token; `right`: was it the true one? `rank` of the true one, 1 is best. `loss`
+    [temperature, token] in nats; `entropy` [temperature, token]; `sure_at` [temperature, token]; `drawn_right`: was the
+    best one drawn, where the truth is drawn from the model itself?
+    """
+
+    ids: NDArray[np.int64]
+    sure: NDArray[np.float64]
+    right: NDArray[np.bool_]
+    rank: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+    sure_at: NDArray[np.float64]
+    drawn_right: NDArray[np.bool_]
+
+
+def library_text() -> list[str]:
+    """Explanations from Python's own library: prose that no model of ours wrote. A document a module.
+
+    The same for one version of Python; a model may have read it in training.
+    """
+    out = []
+    for name in MODULES:
+        module = importlib.import_module(name)
+        found = [inspect.getdoc(module) or ""]
+        for member in sorted(vars(module)):
+            thing = getattr(module, member)
+            if not member.startswith("_") and inspect.isclass(thing) and thing.__module__.startswith(name):
+                found.append(inspect.getdoc(thing) or "")
+        text = "\n\n".join(part for part in found if len(part.split()) > 20)
+        if text:
+            out.append(text)
+    return out
+
+
+def read_documents(lab: Lab, model: Model, documents: Sequence[str], tokens: int, n: int, what: str) -> list[Read]:
+    """The first `tokens` of `n` documents. Raises UserError where too few are long enough."""
+    rows = [row for row in model.encode(list(documents), cut=tokens) if len(row) >= LEAST][:n]
+    if len(rows) < 4:
+        raise UserError(f"{what}: {len(rows)} documents of {LEAST} tokens or more; expected 4 or more")
+    found = []
+    for i, row in enumerate(rows):
+        found.append(_read(model, row, lab.seed * 1000 + i))
+        lab.progress(what, i + 1, len(rows))
+    return found
+
+
+@torch.no_grad()
+def _read(model: Model, row: list[int], seed: int) -> Read:
+    logits = model.hf(torch.tensor([row], device=model.device), use_cache=False).logits[0, :-1].float()
+    true = torch.tensor(row[1:], device=model.device)
+    generator = torch.Generator(logits.device).manual_seed(seed)
+    parts = [_at(some, ids, generator) for some, ids in zip(logits.split(AT_ONCE), true.split(AT_ONCE), strict=True)]
+    best, right, rank, drawn = (torch.cat([part[i] for part in parts]).cpu().numpy() for i in range(4))
+    loss, entropy, sure = (torch.cat([part[i] for part in parts], 1).double().cpu().numpy() for i in range(4, 7))
+    return Read(np.array(row[1:]), best.astype(np.float64), right, rank, loss, entropy, sure, drawn)
+
+
+def _at(logits: Tensor, true: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Of some positions: what `Read` holds."""
+    one = logits.log_softmax(-1)
+    best, at = one.max(-1)
+    own = logits.gather(1, true[:, None])
+    rank = (logits > own).sum(1) + 1
+    drawn = torch.multinomial(one.exp(), 1, generator=generator)[:, 0] == at
+    losses, entropies, sure = [], [], []
+    for temperature in TEMPERATURES:
+        logs = (logits / temperature).log_softmax(-1)
+        p = logs.exp()
+        losses.append(-logs.gather(1, true[:, None])[:, 0])
+        entropies.append(-(p * logs.clamp(min=-1e4)).sum(-1))
+        sure.append(p.max(-1).values)
+    return best.exp(), at == true, rank, drawn, torch.stack(losses), torch.stack(entropies), torch.stack(sure)
