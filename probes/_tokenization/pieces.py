@@ -1,0 +1,131 @@
+"""What the model does with pieces: how much each surprises it, and where the last one is read as the whole word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.analysis.lens import residual_site
+from interp.errors import UserError
+from interp.lab.probe import Lab
+from interp.model.model import Model
+
+CONTEXTS = (
+    "They were talking about the",
+    "Nobody had an answer to the question of",
+    "On the last page there is a note on",
+)
+KINDS = ("words of one piece", "first pieces", "second pieces", "later pieces")
+
+
+@torch.no_grad()
+def surprise_by_piece(lab: Lab, documents: Sequence[str], tokens: int) -> dict[str, list[float]]:
+    """Mean surprise of each document's tokens, in nats, by what piece of a word they are. Documents have all kinds."""
+    model = lab.model
+    texts = [str(model.tokenizer.decode([i])) for i in range(len(model.tokenizer))]
+    starts = np.array([not t[:1].isalpha() or t[:1] == " " for t in texts])
+    letters = np.array([t.strip().isalpha() and t.strip().isascii() for t in texts])
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for n, row in enumerate(model.encode(list(documents), cut=tokens)):
+        ids = np.array(row)
+        place = _places(ids, starts, letters)
+        logits = model.hf(torch.tensor([row], device=model.device), use_cache=False).logits[0, :-1].float()
+        own = torch.tensor(row[1:], device=logits.device)
+        loss = torch.nn.functional.cross_entropy(logits, own, reduction="none").cpu().numpy()
+        means = [loss[place[1:] == k] for k in range(len(KINDS))]
+        if all(len(part) for part in means[:3]):
+            for kind, part in zip(KINDS, means, strict=True):
+                if len(part):
+                    found[kind].append(float(part.mean()))
+        lab.progress("reading text", n + 1, len(documents))
+    return found
+
+
+def _places(ids: NDArray[np.int64], starts: NDArray[np.bool_], letters: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """0: a word of one piece, 1: a first piece, 2: a second, 3: a later one, -1: no letters."""
+    out = np.full(len(ids), -1)
+    for i, token in enumerate(ids):
+        if not letters[token]:
+            continue
+        if starts[token] or i == 0 or out[i - 1] == -1:
+            follows = i + 1 < len(ids) and letters[ids[i + 1]] and not starts[ids[i + 1]]
+            out[i] = 1 if follows else 0
+        else:
+            out[i] = min(3, max(2, int(out[i - 1]) + 1))
+    return out
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Words that are one token, and the same words forced into two parts; `whole` and `parts` are token ids."""
+
+    words: tuple[str, ...]
+    whole: list[list[int]]
+    parts: list[tuple[list[int], list[int]]]
+
+
+def halve(model: Model, words: Sequence[str], most: int) -> Halves:
+    """Words of six letters or more that are one token, cut in the middle; each ends otherwise than the others.
+
+    Raises UserError where there are too few.
+    """
+    chosen: dict[tuple[int, ...], tuple[str, list[int], tuple[list[int], list[int]]]] = {}
+    start = model.tokenizer("a", add_special_tokens=False).input_ids
+    for word in words:
+        ids = model.tokenizer(f"a {word}", add_special_tokens=False).input_ids
+        if len(word) < 6 or len(ids) != len(start) + 1:
+            continue
+        cut = len(word) // 2
+        first = model.tokenizer(f"a {word[:cut]}", add_special_tokens=False).input_ids[len(start) :]
+        second = model.tokenizer(f"{word[cut:]}", add_special_tokens=False).input_ids
+        if first and second and second[-1] != ids[-1]:
+            chosen.setdefault((second[-1],), (word, ids[-1:], (first, second)))
+    if len(chosen) < 20:
+        raise UserError(
+            f"{len(chosen)} words of the list are one token of six letters or more in this model; expected 20 or more"
+        )
+    some = list(chosen.values())[:most]
+    return Halves(tuple(w for w, _, _ in some), [i for _, i, _ in some], [p for _, _, p in some])
+
+
+def read_as_whole(
+    lab: Lab, model: Model, halves: Halves, layers: Sequence[int], what: str
+) -> dict[str, NDArray[np.float64]]:
+    """Is each forced word's last piece nearest, of all words, to its own whole word's vector? [word, layer], by how it
+
+    is written: "cut in two", and "behind another word's half", where the last piece is all that there is to know.
+    Shares over contexts; centred cosines; the vectors of whole words stand in the same contexts.
+    """
+    sites = [residual_site(model, layer) for layer in layers]
+    n = len(halves.words)
+    right = {name: np.zeros((n, len(layers))) for name in ("cut in two", "behind another word's half")}
+    for done, context in enumerate(CONTEXTS):
+        start = model.encode(context)[0]
+        rows = [[*start, *ids] for ids in halves.whole]
+        rows += [[*start, *a, *b] for a, b in halves.parts]
+        rows += [[*start, *halves.parts[(i + n // 2) % n][0], *halves.parts[i][1]] for i in range(n)]
+        acts = model.capture(rows, sites, batch_size=64)
+        for k, site in enumerate(sites):
+            whole, cut, other = acts.last(site).float().cpu().split(n)
+            right["cut in two"][:, k] += _nearest(cut, whole) / len(CONTEXTS)
+            right["behind another word's half"][:, k] += _nearest(other, whole) / len(CONTEXTS)
+        lab.progress(what, done + 1, len(CONTEXTS))
+    return right
+
+
+def _nearest(vectors: Float[Tensor, "word d_model"], whole: Float[Tensor, "word d_model"]) -> NDArray[np.float64]:
+    a, b = (torch.nn.functional.normalize(x - x.mean(0), dim=1) for x in (vectors, whole))
+    return ((a @ b.T).argmax(1) == torch.arange(len(a))).double().numpy()
+
+
+def best_layer(right: dict[str, NDArray[np.float64]]) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """The layer that is best for every second word, and (cut, other) of the other words there."""
+    gap = right["cut in two"] - right["behind another word's half"]
+    layer = int(gap[::2].mean(0).argmax())
+    return layer, right["cut in two"][1::2, layer], right["behind another word's half"][1::2, layer]

@@ -1,0 +1,281 @@
+"""Are real words often broken into several tokens, and what does the model do with the pieces?
+
+Paper: Kaplan et al. 2024, arXiv:2410.05864 (From Tokens to Words).
+
+Question. A model does not read letters or words but tokens, pieces that a tokenizer has learned: frequent words are one
+token, others are cut. How often are real words cut, which ones, and how does the model put the pieces together?
+
+(a) How words are cut. 717 English words in five bands of frequency, with and without the space before them, with a
+capital letter and in capitals; frequent words of seven other languages; the words of running text.
+
+(b) What the model does. How much does a second piece surprise it? And where are pieces put together: words that are one
+token are cut in two by force. At which layer is the vector at the last piece nearest, of all words, to the vector that
+the whole word has as one token?
+
+What counts as yes:
+
+- more than one in ten of the words in running text are cut;
+- rare words are cut more often than frequent ones of the same length, by 10 points;
+- words in capitals are cut more often than the same words in small letters, by 10 points;
+- a second piece surprises less than a first one;
+- at the layer that half of the words chose, the last piece is read as the whole word 20 points more often than behind
+  the first half of another word.
+
+What could fool us:
+
+- Rare words are longer, and long words are cut. They are compared at the same lengths.
+- The list holds words in small letters, names and abbreviations among them, which text writes with capitals.
+- A last piece may tell a word by itself ("…oplane"). Behind another word's first half it tells as much by itself.
+- Made-up words should nearly always be cut, a tokenizer that knows every word must cut none, one that knows letters
+  alone must cut all: these are the controls. Random weights must not put pieces together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from interp.analysis.statistics import estimate_mean, known, proportion
+from interp.errors import UserError
+from interp.lab.findings import Control, Figure, Finding, Row
+from interp.lab.probe import Lab, probe
+from interp.model.fresh import fresh_model
+from interp.saes.default import split_corpus
+from interp.text.corpus import load_corpus
+from probes._tokenization import CONTROLS, CUT, MET, NATS, SPLIT
+from probes._tokenization.pieces import KINDS, best_layer, halve, read_as_whole, surprise_by_piece
+from probes._tokenization.words import (
+    FORMS,
+    Word,
+    at_equal_length,
+    count_pieces,
+    english,
+    is_split,
+    languages,
+    made_up,
+    split_in_text,
+)
+
+OFTEN, MORE, TOGETHER = 0.1, 0.1, 0.2
+
+
+@probe(paper="arXiv:2410.05864")
+def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> Iterator[Finding]:
+    """Count the pieces of words, then see what the model does with them.
+
+    Args:
+        corpus: running text of yours instead of the bundled sample
+        tokens: how many tokens of each document to read, 40 or more
+    """
+    if tokens < 40:
+        raise UserError(f"--tokens {tokens}; expected 40 or more")
+    words = english()
+    documents = (list(load_corpus(corpus)) if corpus else split_corpus()[1])[: 16 if lab.quick else 48]
+    yield _in_text(lab, documents)
+    yield from _bands(lab, words)
+    yield _capitals(lab, words)
+    yield _scripts(lab, words)
+    found = surprise_by_piece(lab, documents, tokens)
+    if len(found[KINDS[2]]) >= 4:  # a tokenizer that cuts nothing has no second pieces
+        yield _second(lab, found)
+    yield from _together(lab, words)
+    yield from _controls(lab, words)
+
+
+def _in_text(lab: Lab, documents: list[str]) -> Finding:
+    ours = split_in_text(lab.model, documents, lab.seed)
+    return Finding(
+        claim="More than one in ten of the words in running text are cut into pieces.",
+        estimate=ours,
+        control=Control("one in ten", known(OFTEN, unit=ours.unit, why="set beforehand")),
+        expects="greater",
+        part=CUT,
+        answers=True,
+        measure="Runs of letters in the text, each with a space before it.",
+        caveat="Most of a text's words are frequent ones, which are one token: of different words, far more are cut.",
+    )
+
+
+def _bands(lab: Lab, words: list[Word]) -> Iterator[Finding]:
+    rows: list[Row] = []
+    for form in FORMS:
+        split = is_split(lab.model, [w.text for w in words], form)
+        for band in dict.fromkeys(w.band for w in words):
+            at = proportion(
+                [bool(s) for s, w in zip(split, words, strict=True) if w.band == band], unit=SPLIT, over="word"
+            )
+            rows.append({"occurrences in a million words": band, "written": form, "cut (share of words)": at.mean})
+            rows[-1] |= {"low": at.low, "high": at.high, "words": at.n}
+    split = is_split(lab.model, [w.text for w in words])
+    rare, frequent, lengths = at_equal_length(words, split)
+    yield Finding(
+        claim="Rare words are cut more often than frequent ones of the same length, by 10 points.",
+        estimate=rare,
+        control=Control("frequent words, with the rare ones' lengths", frequent),
+        expects="greater",
+        margin=MORE,
+        part=CUT,
+        answers=True,
+        measure="Words met less than 10 times in a million, and more than 100 times, at lengths of "
+        f"{lengths[0][0]} to {lengths[-1][0]} letters, weighted alike.",
+        caveat="Among the rare ones are names and abbreviations in small letters, as nobody writes them.",
+        table=rows,
+        figure=Figure(
+            "bars",
+            x="occurrences in a million words",
+            y="cut (share of words)",
+            group="written",
+            low="low",
+            high="high",
+            caption="How many words are cut, by how often they are met and how they are written. Over words.",
+        ),
+    )
+
+
+def _capitals(lab: Lab, words: list[Word]) -> Finding:
+    texts = [w.text for w in words if w.zipf >= 4]
+    plain, upper = (is_split(lab.model, texts, form) for form in ("in a sentence", "all capitals"))
+    return Finding(
+        claim="In capitals, words are cut more often than in small letters, by 10 points.",
+        estimate=proportion(upper, unit=SPLIT, over="word"),
+        control=Control("the same words in small letters", proportion(plain, unit=SPLIT, over="word")),
+        expects="greater",
+        margin=MORE,
+        part=CUT,
+        measure="Words that are met ten times in a million or more.",
+    )
+
+
+def _scripts(lab: Lab, words: list[Word]) -> Finding:
+    frequent = [w.text for w in words if w.zipf >= 5][:160]
+    rows: list[Row] = []
+    rates: dict[str, np.ndarray] = {}
+    for language, some in {"English": frequent, **languages()}.items():
+        rates[language] = np.array(count_pieces(lab.model, [f" {w}" for w in some])) / [len(w) for w in some]
+        at = estimate_mean(rates[language], unit="tokens per character", over="word", seed=lab.seed)
+        rows.append({"language": language, "tokens per character": at.mean, "low": at.low, "high": at.high})
+        rows[-1]["cut (share of words)"] = float(is_split(lab.model, some).mean())
+    others = np.concatenate(
+        [rate for language, rate in rates.items() if language not in ("English", "German", "Spanish")]
+    )
+    return Finding(
+        claim="Words in other scripts take more tokens per character than English ones.",
+        estimate=estimate_mean(others, unit="tokens per character", over="word", seed=lab.seed),
+        control=Control(
+            "frequent English words",
+            estimate_mean(rates["English"], unit="tokens per character", over="word", seed=lab.seed),
+        ),
+        expects="greater",
+        part=CUT,
+        measure="Frequent words in Cyrillic, Greek, Arabic, Devanagari and Chinese characters.",
+        caveat="Scripts differ in how much a character says: a Chinese one says more than a letter.",
+        table=rows,
+        figure=Figure(
+            "interval_dots",
+            x="tokens per character",
+            y="language",
+            low="low",
+            high="high",
+            caption="Frequent words of each language; intervals over words. At 1 every character is a token.",
+        ),
+    )
+
+
+def _second(lab: Lab, found: dict[str, list[float]]) -> Finding:
+    at = {k: estimate_mean(v, unit=NATS, over="document", seed=lab.seed) for k, v in found.items() if len(v) >= 4}
+    rows: list[Row] = [{"piece": k, "surprise (nats)": e.mean, "low": e.low, "high": e.high} for k, e in at.items()]
+    return Finding(
+        claim="A word's second piece surprises less than its first.",
+        estimate=at[KINDS[2]],
+        control=Control("first pieces of the same documents", at[KINDS[1]]),
+        expects="less",
+        part=MET,
+        answers=True,
+        measure="Minus the log-probability of the piece, given all that stands before it; the first token of a text is "
+        "left out.",
+        caveat="The pieces of a word are not drawn alike: a second one has far fewer to choose from.",
+        table=rows,
+        figure=Figure(
+            "interval_dots",
+            x="surprise (nats)",
+            y="piece",
+            low="low",
+            high="high",
+            caption="Surprise by what piece of a word a token is; intervals over documents.",
+        ),
+    )
+
+
+def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
+    model = lab.model
+    halves = halve(model, [w.text for w in words if w.zipf >= 3], 40 if lab.quick else 80)
+    layers = sorted({*range(0, model.n_layers, max(1, model.n_layers // (8 if lab.quick else 15))), model.n_layers})
+    right = read_as_whole(lab, model, halves, layers, "cutting words in two")
+    bare = read_as_whole(lab, fresh_model(model, lab.seed), halves, layers, "with random weights")
+    rows: list[Row] = []
+    for name, values in (*right.items(), ("cut in two, random weights", bare["cut in two"])):
+        for k, layer in enumerate(layers):
+            at = estimate_mean(values[:, k], unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed)
+            rows.append({"layer": layer, "written": name, "read as the word (share of words)": at.mean})
+            rows[-1] |= {"low": at.low, "high": at.high}
+    best, ours, theirs = best_layer(right)
+    yield Finding(
+        claim="In some layer the last piece of a word that was cut is read as the whole word.",
+        estimate=estimate_mean(ours, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed),
+        control=Control(
+            "behind another word's first half",
+            estimate_mean(theirs, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed),
+        ),
+        expects="greater",
+        margin=TOGETHER,
+        part=MET,
+        answers=True,
+        measure=f"Share of words for which the vector at the last piece is nearest, of {len(halves.words)} words, to "
+        f"the one that the word has as a single token, at layer {layers[best]}, which every second word chose. Three "
+        "contexts.",
+        caveat="Words that the tokenizer itself cuts have no whole to compare with; these were cut by force, as a "
+        "misspelling or a hyphen would.",
+        table=rows,
+        figure=Figure(
+            "lines",
+            x="layer",
+            y="read as the word (share of words)",
+            group="written",
+            low="low",
+            high="high",
+            chance=1 / len(halves.words),
+            caption="How often the last piece is nearest to its own whole word, by layer; 0 is the embedding. Bands "
+            "over words.",
+        ),
+    )
+    share = estimate_mean(bare["cut in two"][1::2, best], unit=SPLIT, over="word", seed=lab.seed)
+    yield Finding(
+        claim="Negative control: random weights do not put pieces together.",
+        estimate=share,
+        control=Control("chance", known(1 / len(halves.words), unit=SPLIT, why=f"1 in {len(halves.words)}")),
+        expects="equal",
+        margin=0.15,
+        part=CONTROLS,
+        measure="The same at the same layer, for the same architecture before training.",
+    )
+
+
+def _controls(lab: Lab, words: list[Word]) -> Iterator[Finding]:
+    texts = [w.text for w in words if w.zipf >= 3]
+    yield Finding(
+        claim="Positive control: made-up words are cut more often than real ones of the same lengths, by 10 points.",
+        estimate=proportion(is_split(lab.model, made_up(texts, lab.seed)), unit=SPLIT, over="word"),
+        control=Control("the real ones", proportion(is_split(lab.model, texts), unit=SPLIT, over="word")),
+        expects="greater",
+        margin=MORE,
+        part=CONTROLS,
+        measure="Random letters, as frequent as in the words and as many.",
+    )
+
+
+if __name__ == "__main__":
+    from interp.cli import run_probe_file
+
+    run_probe_file(__file__)
