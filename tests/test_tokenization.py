@@ -14,7 +14,9 @@ from refusals import the_line
 from interp import Finding, Lab, Model, UserError
 from interp.lab.discover import load_probe
 from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.saes.default import split_corpus
 from interp.views.figures import draw
+from probes import tokenization as the_probe
 from probes._tokenization import words as the_words
 from probes._tokenization.pieces import _nearest, _places, best_layer, halve
 from probes._tokenization.words import (
@@ -38,7 +40,8 @@ def findings_of(model: Model) -> list[Finding]:
     return found
 
 
-def test_the_bundled_model(smol: Model) -> None:
+def test_the_bundled_model(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], split_corpus()[1][:6]))
     found = findings_of(smol)
     told = {finding.claim: finding for finding in found}
     for words in ("Rare words", "In capitals", "other scripts", "second piece", "Positive", "Negative"):

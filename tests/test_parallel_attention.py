@@ -1,0 +1,112 @@
+"""Windows: the mask of the plain model and the edit agree, and a planted distance is found to the token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from refusals import the_line
+
+from interp import Finding, Lab, Model, UserError
+from interp.lab.discover import load_probe
+from interp.model.planted import plant_induction
+from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.windows import in_sight, windowed, windowed_losses
+from interp.views.figures import draw
+from probes import parallel_attention as the_probe
+from probes._parallel_attention.heads import distances
+
+ROWS = [torch.randint(5, 200, (14,), generator=torch.Generator().manual_seed(i)).tolist() for i in range(5)]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("window", [1, 3, 14])
+def test_the_mask_and_the_edit_are_the_same_window(tiny_of: Any, architecture: str, first: bool, window: int) -> None:
+    model = tiny_of(architecture)
+    ours = windowed_losses(model, ROWS, window, first=first, batch_size=2)
+    with model.edit({"blocks.*.attn.hook_pattern": windowed(window, first=first)}):
+        logits = model.logits(ROWS)[:, :-1]
+    wanted = torch.tensor(ROWS)[:, 1:]
+    theirs = -logits.log_softmax(-1).gather(2, wanted[..., None])[..., 0]
+    torch.testing.assert_close(ours, theirs.cpu(), rtol=1e-3, atol=1e-4)
+
+
+def test_everything_in_sight_is_the_plain_model(tiny_gpt2: Model) -> None:
+    with torch.no_grad():
+        logits = tiny_gpt2.hf(torch.tensor(ROWS)).logits[:, :-1]
+    plain = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), torch.tensor(ROWS)[:, 1:].flatten(), reduction="none"
+    )
+    for window in (None, 14, 99):
+        torch.testing.assert_close(windowed_losses(tiny_gpt2, ROWS, window).flatten(), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_out_of_sight_changes_nothing(tiny_gpt2: Model) -> None:
+    """One layer's window of 3 and two layers: what lies more than 4 back cannot matter, without the first token."""
+    other = [[9, 9, *row[2:]] for row in ROWS]
+    ours, theirs = (windowed_losses(tiny_gpt2, some, 3, first=False)[:, 6:] for some in (ROWS, other))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(windowed_losses(tiny_gpt2, other, 3)[:, 6:], ours, atol=1e-5), (
+        "the first token is in sight"
+    )
+
+
+def test_what_is_in_sight() -> None:
+    assert in_sight(4, 2, first=False).int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    assert in_sight(4, 1, first=True).int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_distance_is_found_to_the_token(tiny_gpt2: Model, seed: int) -> None:
+    finding = the_probe._planted(Lab(tiny_gpt2, seed=seed))
+    assert finding.verdict == "yes"
+    losses = {row["tokens in sight"]: float(row["surprise (nats per token)"] or 0) for row in finding.table}
+    assert losses[the_probe.COPY] < 0.5
+    assert losses[the_probe.COPY - 1] > 2
+
+
+def test_heads_that_look_back_are_measured(tiny_gpt2: Model) -> None:
+    planted = plant_induction(0)
+    rows = [[1, *range(3, 13), *range(3, 13)] for _ in range(2)]
+    far, sink = distances(Lab(planted.model), rows)
+    layer, head = planted.reader
+    assert float(far[0, layer, head]) == pytest.approx(9, abs=0.5), "to the place behind the last time"
+    writer = planted.writer
+    assert float(far[0, writer[0], writer[1] or 0]) == pytest.approx(1, abs=0.5)
+    assert float(sink.max()) <= 1
+
+
+def test_the_probe_on_a_model_that_needs_near_context_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Markov chain: the token before is all that helps."""
+    rng = torch.Generator().manual_seed(0)
+    texts = []
+    for _ in range(150):
+        at, words = int(torch.randint(10, (1,), generator=rng)), []
+        for _ in range(66):
+            words.append(f"w{at}")
+            at = (at * 3 + int(torch.randint(2, (1,), generator=rng))) % 10
+        texts.append(" ".join(words))
+    model = train_small_gpt2(texts[:120], SmallGPT2(d_model=48, steps=150, batch=16))
+    monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], texts[120:]))
+    found: list[Finding] = list(load_probe("parallel-attention")(Lab(model, quick=True), tokens=64))
+    for finding in found:
+        if finding.figure:
+            draw(finding)
+    told = {finding.claim: finding.verdict for finding in found}
+    assert told["What lies more than 16 tokens back matters as well, by 0.05 nats."] == "no"
+    for words in ("One pass", "No token sees", "Positive control", "Negative control"):
+        (verdict,) = [v for claim, v in told.items() if words in claim]
+        assert verdict == "yes", words
+
+
+@pytest.mark.parametrize(("flag", "value"), [("documents", 7), ("tokens", 63)])
+def test_bad_flags_are_one_line(tiny_gpt2: Model, flag: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"--{flag} {value}") as refused:
+        next(iter(load_probe("parallel-attention")(Lab(tiny_gpt2), **{flag: value})))
+    the_line(refused)
+    with pytest.raises(UserError, match="one length"):
+        windowed_losses(tiny_gpt2, [[1, 2, 3], [1, 2]], 2)
+    with pytest.raises(UserError, match="1 \\(only the token itself\\) or more"):
+        in_sight(3, 0, first=True)
