@@ -50,6 +50,7 @@ from probes._context_enrichment.phrases import TEMPLATES, Vectors, Words, choose
 from probes._context_enrichment.senses import read_senses
 from probes._context_enrichment.size import Told, cosines, depths, place_between, size_direction, tell_apart
 
+MIDDLE = 0.17  # from half-way: the middle third
 PLANTED = 0.3  # of a vector's length
 DEALT = 0.3  # from one half: how far adjectives that are dealt at random reach by chance
 
@@ -123,7 +124,7 @@ def _in_between(sized: torch.Tensor, neutral: torch.Tensor, seed: int) -> Findin
         estimate=estimate_mean(place, unit="way from small to large", over="noun", seed=seed),
         control=Control("half-way", known(0.5, unit="way from small to large", why="half-way")),
         expects="equal",
-        margin=1 / 6,
+        margin=MIDDLE,
         part=SIZE,
         measure="Where nouns after red, old, wooden and the like lie, with small at 0 and large at 1.",
         caveat="The direction was made from the same sized phrases; the neutral ones had no part in it.",
@@ -147,12 +148,12 @@ def _alike(lab: Lab, vectors: Vectors, words: Words, middle: int) -> Finding:
                 ("both of one size", same[0]),
                 ("another noun", words_apart),
             ):
-                mean = estimate_mean(values, unit=COSINE, over="noun", bounds=(-1, 1), seed=lab.seed)
+                mean = estimate_mean(values, unit=COSINE, over="noun", seed=lab.seed)
                 rows.append({"layer": layer, "vectors": name, "phrases": kind, COSINE: mean.mean})
                 rows[-1] |= {"low": mean.low, "high": mean.high}
             if layer == middle and name == "centred":
                 gaps = np.stack([same[0], other])
-    ours, theirs = (estimate_mean(v, unit=COSINE, over="noun", bounds=(-1, 1), seed=lab.seed) for v in gaps)
+    ours, theirs = (estimate_mean(v, unit=COSINE, over="noun", seed=lab.seed) for v in gaps)
     return Finding(
         claim="Two phrases of one size are more alike at the noun than two of different sizes.",
         estimate=ours,

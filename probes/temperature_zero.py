@@ -177,7 +177,7 @@ def _sums(lab: Lab, prompts: Sequence[str]) -> Iterator[Finding]:
             "largest less smallest sum": float(one.spread[i]),
             "exact sum": float(one.exact[i]),
         }
-        for one in (ours, coarse, whole)
+        for one in (ours, whole)
         for i in range(len(one.exact))
     ]
     yield Finding(
@@ -195,10 +195,10 @@ def _sums(lab: Lab, prompts: Sequence[str]) -> Iterator[Finding]:
         table=rows,
         figure=Figure(
             "points",
-            x="exact sum",
+            x="sum",
             y="largest less smallest sum",
             group="terms",
-            caption="How far the sums of one logit's terms lie apart over random orders. Whole numbers lie at 0.",
+            caption="How far the sums of one logit's terms lie apart over random orders, for each of the logits.",
         ),
     )
 

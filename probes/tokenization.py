@@ -129,7 +129,7 @@ def _bands(lab: Lab, words: list[Word]) -> Iterator[Finding]:
             group="written",
             low="low",
             high="high",
-            caption="How many words are cut, by how often they are met and how they are written. Over words.",
+            caption="Words that are cut, by how often they are met and how they are written. Intervals over words.",
         ),
     )
 

@@ -158,7 +158,7 @@ def _by_layer(lab: Lab, lost: NDArray[np.float64]) -> Finding:
     for layer in range(lost.shape[1]):
         at = estimate_mean(lost[:, layer], unit=LOST, over="noun", seed=lab.seed)
         rows.append({"layer": layer, "lost (share of the size difference)": at.mean, "low": at.low, "high": at.high})
-        rows[-1] |= {"p, all layers together": float(p[layer]), "nouns": "held out"}
+        rows[-1]["p, all layers together"] = float(p[layer])
     most = int(lost.mean(0).argmax())
     half = lost.shape[1] // 2
     early, late = (
@@ -178,7 +178,6 @@ def _by_layer(lab: Lab, lost: NDArray[np.float64]) -> Finding:
             "lines",
             x="layer",
             y="lost (share of the size difference)",
-            group="nouns",
             low="low",
             high="high",
             chance=0.0,
