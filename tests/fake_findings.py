@@ -216,6 +216,20 @@ def fake_findings() -> list[Finding]:
             ),
         ),
         _finding(
+            "More parameters, lower loss",
+            where,
+            (0.04, 0.03, 0.05),
+            (0.0, -0.01, 0.01),
+            "exponent",
+            "no law",
+            table=[
+                {"parameters": 10.0**k, "test loss (nats)": 3 * 10 ** (-0.04 * k), "drawn": name}
+                for name in ("measured", "power")
+                for k in range(3, 7)
+            ],
+            figure=Figure("log_lines", x="parameters", y="test loss (nats)", group="drawn", caption="A power law."),
+        ),
+        _finding(
             "The name is readable early",
             where,
             (1.9, 1.2, 2.6),

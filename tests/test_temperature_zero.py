@@ -20,7 +20,13 @@ from probes._temperature_zero.ways import PROMPTS, Text, Way, alone, cast, padde
 
 @pytest.fixture(scope="module")
 def found(tiny_gpt2: Model) -> list[Finding]:
-    return list(load_probe("temperature-zero")(Lab(tiny_gpt2, quick=True), new_tokens=6))
+    """The findings on a tiny model, which must be left as it was."""
+    before = {name: value.clone() for name, value in tiny_gpt2.hf.state_dict().items()}
+    threads, attention = torch.get_num_threads(), tiny_gpt2.hf.config._attn_implementation
+    findings = list(load_probe("temperature-zero")(Lab(tiny_gpt2, quick=True), new_tokens=6))
+    assert all(torch.equal(before[name], value) for name, value in tiny_gpt2.hf.state_dict().items())
+    assert (torch.get_num_threads(), tiny_gpt2.hf.config._attn_implementation) == (threads, attention)
+    return findings
 
 
 def test_rounding_is_found_and_randomness_is_not(found: list[Finding]) -> None:
@@ -31,14 +37,6 @@ def test_rounding_is_found_and_randomness_is_not(found: list[Finding]) -> None:
     for finding in found:
         if finding.figure:
             draw(finding)
-
-
-def test_the_model_is_left_as_it_was(tiny_gpt2: Model) -> None:
-    before = {name: value.clone() for name, value in tiny_gpt2.hf.state_dict().items()}
-    threads, attention = torch.get_num_threads(), tiny_gpt2.hf.config._attn_implementation
-    list(load_probe("temperature-zero")(Lab(tiny_gpt2, quick=True), new_tokens=4))
-    assert all(torch.equal(before[name], value) for name, value in tiny_gpt2.hf.state_dict().items())
-    assert (torch.get_num_threads(), tiny_gpt2.hf.config._attn_implementation) == (threads, attention)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
