@@ -157,8 +157,25 @@ def lines(rows: list[Row], spec: findings.Figure) -> go.Figure:
 def log_lines(rows: list[Row], spec: findings.Figure) -> go.Figure:
     """As `lines`, both axes logarithmic: a power law is straight. Numbers must be positive."""
     figure = lines(rows, spec)
-    figure.update_xaxes(type="log", dtick=None, tickformat=None, exponentformat="power", minor_ticks="outside")
-    return figure.update_yaxes(type="log", minor_ticks="outside")
+    for axis, column in ((figure.update_xaxes, spec.x), (figure.update_yaxes, spec.y)):
+        ticks = _log_ticks([value for value in numbers(rows, column) if value is not None])
+        # Labels of our own: plotly writes the digits between powers of ten too small to read.
+        axis(type="log", dtick=None, tickformat=None, tickvals=ticks, ticktext=[f"{tick:,.6g}" for tick in ticks])
+    return figure
+
+
+def _log_ticks(values: list[float]) -> list[float]:
+    """From three to about ten round numbers among the values: 1, 2 and 5 times powers of ten, or steps of one size."""
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    for leading in ((1,), (1, 2, 5), range(1, 10)):
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [m * 10.0**k for k in powers for m in leading if low * 0.999 <= m * 10.0**k <= high * 1.001]
+        if len(ticks) >= 4:
+            return ticks[:: math.ceil(len(ticks) / 10)]
+    rough = max((high - low) / 5, low * 1e-3)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough * 0.999)
+    return [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _groups(rows: list[Row], spec: findings.Figure) -> list[Scalar]:
