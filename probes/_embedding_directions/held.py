@@ -1,0 +1,244 @@
+"""What can be read of a word: its kind, its form; by layer, and with few directions or many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.analysis.estimate import Estimate
+from interp.analysis.lens import residual_site
+from interp.analysis.offsets import ask, by_pair
+from interp.analysis.readouts import Readout, read_labels, readout_of
+from interp.analysis.statistics import estimate_mean, known
+from interp.lab.findings import Control, Figure, Finding, Row
+from interp.lab.probe import Lab
+from interp.model.model import Model
+from probes._embedding_directions import CONTROLS, HOLDS
+from probes._embedding_directions.words import ARBITRARY, PREFIX, Vectors, Words, embedding_of
+
+READ = "read rightly (share of words)"
+UNIT = "share of words"
+FOUND = "fourth word found (share of questions)"
+PRINCIPAL, RANDOM = "principal ones", "random ones"
+TOLD, GROWS = 0.2, 0.05  # share of words
+Curve = dict[tuple[str, int], NDArray[np.float64]]  # (which directions, how many): a share for each attribute or family
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """What is read of some words (by name): a label each, and which words belong together and are held out at once."""
+
+    name: str
+    words: list[str]
+    labels: list[str]
+    groups: list[str]
+
+
+def attributes_of(words: Words) -> list[Attribute]:
+    """The kind of a noun, and in each family which of a pair's two words it is."""
+    found = []
+    if len(words.kinds) > 1:
+        named = [(word, kind) for kind, some in words.kinds.items() for word in some]
+        found.append(Attribute("kind of thing", [w for w, _ in named], [k for _, k in named], [w for w, _ in named]))
+    for family, pairs in words.families.items():
+        if family != ARBITRARY:
+            both = [
+                (word, side, pair[0]) for pair in pairs for side, word in zip(("first", "second"), pair, strict=True)
+            ]
+            found.append(Attribute(family, *(list(part) for part in zip(*both, strict=True))))
+    return found
+
+
+def kinds(lab: Lab, words: Words, layers: Sequence[int], bare: Model, n_perm: int) -> tuple[Finding, Finding]:
+    """The kind of a noun by layer, with labels dealt at random; and the control with random weights."""
+    attribute = attributes_of(words)[0]
+    start = lab.model.encode(PREFIX)[0]
+    prompts = [[*start, words.ids[word]] for word in attribute.words]
+    sites = [residual_site(lab.model, layer) for layer in layers]
+    found = read_labels(
+        lab.model,
+        prompts,
+        attribute.labels,
+        attribute.groups,
+        sites,
+        n_perm=n_perm,
+        fresh=bare,
+        seed=lab.seed,
+        progress=lab.tell("reading kinds of things"),
+    )
+    spelling, _ = readout_of(_surface(words, attribute), attribute.labels, attribute.groups, n_perm=1, seed=lab.seed)
+    listed = ", ".join(f"{len(some)} {kind}s" for kind, some in words.kinds.items())
+    told = Finding(
+        claim="The embedding tells what kind of thing a noun is that the classifier has not seen.",
+        estimate=_renamed(found[0].accuracy),
+        control=Control("kinds dealt to the words at random", _renamed(found[0].shuffled)),
+        expects="greater",
+        margin=TOLD,
+        part=HOLDS,
+        measure=f"Share of held-out words whose kind a linear classifier reads: {listed}. Their length, last letter "
+        f"and number in the vocabulary (about their frequency) give {spelling.mean:.2f}.",
+        caveat="That a classifier can read it does not say that the model does.",
+        table=_by_layer(found, layers),
+        figure=Figure(
+            "lines",
+            x="layer",
+            y=READ,
+            group="read from",
+            low="low",
+            high="high",
+            chance=found[0].majority,
+            caption="Kinds of held-out words, by layer; 0 is the embedding. Bands over words; for labels dealt at "
+            "random, where 95 % of the deals lie.",
+        ),
+    )
+    control = Finding(
+        claim="Negative control: with random weights the kind is not read.",
+        estimate=_renamed(found[0].fresh),
+        control=Control("always the commonest kind", known(found[0].majority, unit=UNIT, why="chance")),
+        expects="equal",
+        margin=TOLD,
+        part=CONTROLS,
+        measure="The same from the embedding of the same architecture before training.",
+    )
+    return told, control
+
+
+def _by_layer(found: Sequence[Readout], layers: Sequence[int]) -> list[Row]:
+    rows: list[Row] = []
+    for layer, one in zip(layers, found, strict=True):
+        for name, at in (
+            ("this model", one.accuracy),
+            ("kinds dealt at random", one.shuffled),
+            ("random weights", one.fresh),
+        ):
+            rows.append({"layer": layer, "read from": name, READ: at.mean, "low": at.low, "high": at.high})
+    return rows
+
+
+def _renamed(at: Estimate) -> Estimate:
+    """Each word is a group of its own."""
+    return Estimate(at.mean, at.low, at.high, at.n, UNIT, "word" if at.over == "group" else at.over, at.level)
+
+
+def _surface(words: Words, attribute: Attribute) -> Float[Tensor, "word column"]:
+    """What may tell without any meaning: how long a word is, how it ends, how common it is."""
+    letters = sorted({word[-1] for word in attribute.words})
+    rows = [
+        [len(word), np.log1p(words.ids[word]), *(float(word[-1] == letter) for letter in letters)]
+        for word in attribute.words
+    ]
+    return torch.tensor(rows)
+
+
+def more_directions(lab: Lab, words: Words, vectors: Vectors) -> Iterator[Finding]:
+    """How much is read, and found by offset, with few directions of the embedding, with twice as many, up to all."""
+    attributes = attributes_of(words)
+    d, draws = vectors.at.shape[-1], 2 if lab.quick else 3
+    bases = {
+        PRINCIPAL: [_principal(lab.model, words)],
+        RANDOM: [_random(d, lab.seed + i) for i in range(draws)],
+    }
+    steps = sorted({d >> i for i in range(0, d.bit_length(), 2 if lab.quick else 1)})
+    read: Curve = {}
+    found: Curve = {}
+    for done, k in enumerate(steps):
+        for name, some in bases.items():
+            kept = [vectors.of(0) @ basis[:, :k] @ basis[:, :k].T for basis in some]
+            if k == d:
+                kept = [vectors.of(0)]
+            read[name, k] = np.mean([_read(words, attributes, one, lab.seed) for one in kept], axis=0)
+            found[name, k] = np.mean([_answered(words, one) for one in kept], axis=0)
+        lab.progress("reading with fewer directions", done + 1, len(steps))
+    named = ", ".join(a.name for a in attributes)
+    what = f"Share of held-out words read rightly, attribute by attribute ({named})"
+    claim = "More directions hold more: with all of the embedding, more is read of a word than with a quarter of it."
+    yield _grows(lab, claim, what, "attribute", READ, read, d)
+    claim = "With all of the embedding, the offset finds more fourth words than with a quarter of its directions."
+    yield _grows(lab, claim, f"Share of questions answered by the offset, among {len(words.ids)} words", "family",
+                 FOUND, found, d)  # fmt: skip
+    gap = read[PRINCIPAL, d >> 2] - read[RANDOM, d >> 2]
+    yield Finding(
+        claim="A quarter of the directions, those of largest variance, holds more than a random quarter, by 5 points.",
+        estimate=estimate_mean(gap, unit=UNIT, over="attribute", bounds=(-1.0, 1.0), seed=lab.seed),
+        control=Control("no difference", known(0.0, unit=UNIT, why="no difference")),
+        expects="greater",
+        margin=GROWS,
+        part=HOLDS,
+        measure=f"{what}, with the {d >> 2} principal directions, less that with as many random ones (a mean of "
+        f"{draws} draws).",
+        caveat="If not, what is read is spread over the embedding, and any part of it holds some.",
+    )
+
+
+def _grows(lab: Lab, claim: str, what: str, over: str, column: str, values: Curve, d: int) -> Finding:
+    """With all directions against the quarter of largest variance."""
+    ours, theirs = values[PRINCIPAL, d], values[PRINCIPAL, d >> 2]
+    unit = UNIT if column == READ else "share of questions"
+    return Finding(
+        claim=claim,
+        estimate=estimate_mean(ours - theirs, unit=unit, over=over, bounds=(-1.0, 1.0), seed=lab.seed),
+        control=Control("no difference", known(0.0, unit=unit, why="no difference")),
+        expects="greater",
+        margin=GROWS,
+        part=HOLDS,
+        answers=column == READ,
+        measure=f"{what}: with all {d} directions ({ours.mean():.2f}), less that with the {d >> 2} principal ones "
+        f"({theirs.mean():.2f}), those of largest variance over the other words of the vocabulary.",
+        caveat="These are parts of one embedding. A model trained with a smaller one would have used it otherwise: "
+        "whether larger embeddings hold more is a question to models of several sizes.",
+        table=_by_size(lab, column, over, values),
+        figure=Figure(
+            "bars",
+            x="directions kept",
+            y=column,
+            group="directions",
+            low="low",
+            high="high",
+            caption="By the number of directions of the embedding that are kept. Intervals over "
+            f"{'families' if over == 'family' else 'attributes'}.",
+        ),
+    )
+
+
+def _by_size(lab: Lab, what: str, over: str, values: Curve) -> list[Row]:
+    rows: list[Row] = []
+    for (name, k), some in values.items():
+        at = estimate_mean(some, unit=UNIT, over=over, bounds=(0.0, 1.0), seed=lab.seed)
+        rows.append({"directions kept": str(k), "directions": name, what: at.mean, "low": at.low, "high": at.high})
+    return rows
+
+
+def _read(words: Words, attributes: Sequence[Attribute], at: Float[Tensor, "word k"], seed: int) -> list[float]:
+    where = {word: i for i, word in enumerate(words.all)}
+    return [
+        readout_of(at[[where[w] for w in one.words]], one.labels, one.groups, n_perm=1, seed=seed)[0].mean
+        for one in attributes
+    ]
+
+
+def _answered(words: Words, at: Float[Tensor, "word k"]) -> list[float]:
+    return [float(by_pair(ask(at, words.places(name)).right()).mean()) for name in words.families]
+
+
+def _principal(model: Model, words: Words) -> Float[Tensor, "d_model d_model"]:
+    """Directions of the embedding matrix by the variance along them, largest first; tested words have no part in it."""
+    embedding = embedding_of(model)
+    tested = {w for some in words.families.values() for pair in some for w in pair} | {
+        w for some in words.kinds.values() for w in some
+    }
+    others = torch.ones(len(embedding), dtype=torch.bool)
+    others[[words.ids[w] for w in tested]] = False
+    rest = embedding[others].double()
+    rest = rest - rest.mean(0)
+    return torch.linalg.eigh(rest.T @ rest)[1].flip(1).float()
+
+
+def _random(d: int, seed: int) -> Float[Tensor, "d_model d_model"]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0].float()

@@ -1,0 +1,171 @@
+"""Does the plural direction make a singular noun plural, for the word that comes next?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from interp.analysis.answers import encode_answers
+from interp.analysis.estimate import Estimate
+from interp.analysis.lens import residual_site
+from interp.analysis.metrics import logit_difference
+from interp.analysis.statistics import estimate_crossed, known
+from interp.errors import UserError
+from interp.lab.findings import Control, Figure, Finding, Row
+from interp.lab.probe import Lab
+from interp.model.hooks import Edit, Site
+from interp.model.model import Model
+from probes._embedding_directions import CAUSES, CONTROLS
+from probes._embedding_directions.words import Vectors, Words
+
+TEMPLATES = ("The {}", "In the end the {}", "Everybody says that the {}")
+FAMILY, VERBS = "plural", (" is", " are")
+CLEAR = 0.5  # nats
+UNIT = "nats"
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Sentences that end in a singular noun, [template, noun] flattened, and the tokens of "is" and "are"."""
+
+    model: Model
+    nouns: list[tuple[str, str]]
+    verbs: tuple[int, int]
+    templates: tuple[str, ...] = TEMPLATES
+
+    def lean(
+        self, prompts: Sequence[str], added: Float[Tensor, "prompt d_model"] | None = None, layer: int = 0
+    ) -> Floats:
+        """How far "are" is ahead of "is" in nats, where `added` goes to the last token's stream; [template, noun]."""
+        metric = logit_difference(*([verb] * len(prompts) for verb in self.verbs[::-1]))
+        if added is None:
+            values = self.model.measure(list(prompts), metric, batch_size=64)
+        else:
+            with self.model.edit({residual_site(self.model, layer): _push(added)}):
+                values = self.model.measure(list(prompts), metric, batch_size=64)
+        return values.double().cpu().numpy().reshape(-1, len(self.templates), len(self.nouns))
+
+    def prompts(self, which: int) -> list[str]:
+        """With each noun's singular (0) or plural (1)."""
+        return [template.format(pair[which]) for template in self.templates for pair in self.nouns]
+
+    def shift(self, layer: int, directions: Float[Tensor, "some noun d_model"], clean: Floats) -> Floats:
+        """What adding each noun's own direction changes: [some, template, noun]."""
+        some = len(directions)
+        added = (
+            directions[:, None]
+            .expand(some, len(self.templates), *directions.shape[1:])
+            .reshape(-1, directions.shape[-1])
+        )
+        return self.lean(self.prompts(0) * some, added, layer) - clean
+
+
+def _push(added: Float[Tensor, "prompt d_model"]) -> Edit:
+    def pushed(activation: Tensor, site: Site) -> Tensor:
+        out = activation.clone()
+        rows = torch.arange(len(out), device=out.device)
+        out[rows, site.mask.sum(-1) - 1] += added[site.prompts.to(added.device)].to(out)
+        return out
+
+    return pushed
+
+
+def admit(model: Model, words: Words, quick: bool = False) -> Patients | None:
+    """The plural family in sentences; None where the model cannot be asked."""
+    nouns = words.families.get(FAMILY, [])
+    try:
+        found = Patients(model, nouns, (0, 0))
+        ids = encode_answers(model, [*found.prompts(0), *found.prompts(1)], list(VERBS))
+    except UserError:  # a vocabulary of whole words that lacks some of these
+        return None
+    if any(len(one) > 1 for one in ids) or not nouns:
+        return None
+    return Patients(model, nouns, (ids[0][0], ids[1][0]), TEMPLATES[: 2 if quick else None])
+
+
+def steering(lab: Lab, words: Words, vectors: Vectors, middle: int, patients: Patients) -> tuple[Finding, Finding]:
+    """Add the direction that the other half of the nouns gave, and random ones as long; then the positive control."""
+    clean = patients.lean(patients.prompts(0))[0]
+    real = patients.lean(patients.prompts(1))[0] - clean
+    shifts: dict[int, Floats] = {}
+    for done, layer in enumerate(vectors.layers):
+        n_random = (4 if lab.quick else 8) if layer == middle else 3
+        shifts[layer] = patients.shift(layer, _directions(words, vectors, layer, n_random, lab.seed), clean)
+        lab.progress("steering", done + 1, len(vectors.layers))
+    ours, others = shifts[middle][0], shifts[middle][1:]
+    steered = Finding(
+        claim='Added to a singular noun, the plural direction makes "are" likelier beside "is".',
+        estimate=_crossed(ours),
+        control=Control("random directions as long", _crossed(others.mean(1))),
+        expects="greater",
+        margin=CLEAR,
+        part=CAUSES,
+        answers=True,
+        measure=f'Change of the lead of "are" over "is", after {len(patients.nouns)} nouns in '
+        f"{len(patients.templates)} wordings, when the direction is added to the residual stream at the noun after "
+        f"{middle} blocks. It is the mean offset, at its own length, of the other half of the nouns behind another "
+        f"text. The real plural changes the lead by {real.mean():.1f}.",
+        caveat="A direction from nouns may hold more than number. That it steers does not say that the model reads it "
+        "there on its own.",
+        table=_by_layer(shifts, real),
+        figure=Figure(
+            "lines",
+            x="layer",
+            y='change of the lead of "are" (nats)',
+            group="what changes",
+            low="low",
+            high="high",
+            caption="By the layer where it is added; 0 is the embedding. The real plural has no layer: its sentences "
+            "are others. Bands over wordings and nouns, or random directions and nouns.",
+        ),
+    )
+    control = Finding(
+        claim='Positive control: after the real plural, "are" is likelier.',
+        estimate=_crossed(real),
+        control=Control("no change", known(0.0, unit=UNIT, why="no change")),
+        expects="greater",
+        margin=CLEAR,
+        part=CONTROLS,
+        measure='Lead of "are" over "is" after the plural, less that after the singular, in the same sentences.',
+    )
+    return steered, control
+
+
+def _crossed(table: Floats) -> Estimate:
+    return estimate_crossed([table], unit=UNIT, over="noun")
+
+
+def _directions(
+    words: Words, vectors: Vectors, layer: int, n_random: int, seed: int
+) -> Float[Tensor, "some noun d_model"]:
+    """For each noun the mean offset of the half of the nouns that it is not in, then random ones of that length."""
+    places = np.array(words.places(FAMILY))
+    at = vectors.of(layer)
+    offsets = at[places[:, 1]] - at[places[:, 0]]
+    half = torch.arange(len(places)) % 2
+    means = torch.stack([offsets[half != own].mean(0) for own in half])
+    generator = torch.Generator().manual_seed(seed * 1000 + layer)
+    random = torch.randn(n_random, means.shape[1], generator=generator)
+    random = random / random.norm(dim=1, keepdim=True)
+    return torch.cat([means[None], random[:, None] * means.norm(dim=1)[None, :, None]])
+
+
+def _by_layer(shifts: dict[int, Floats], real: Floats) -> list[Row]:
+    rows: list[Row] = []
+    for layer, values in shifts.items():
+        for name, table in (
+            ("plural direction", values[0]),
+            ("random directions", values[1:].mean(1)),
+            ("real plural", real),
+        ):
+            at = _crossed(table)
+            rows.append({"layer": layer, "what changes": name, 'change of the lead of "are" (nats)': at.mean})
+            rows[-1] |= {"low": at.low, "high": at.high}
+    return rows

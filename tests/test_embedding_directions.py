@@ -1,0 +1,281 @@
+"""Directions in embedding space: planted ones are found, noise has none, and each number is that of a plain loop."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from refusals import the_line
+
+from interp import Finding, Lab, Model, UserError
+from interp.analysis.lens import residual_site
+from interp.analysis.offsets import alike, ask, every_cosine
+from interp.lab.discover import load_probe
+from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.views.figures import draw
+from probes._embedding_directions import CONTROLS, words
+from probes._embedding_directions.analogies import ask_all, shares
+from probes._embedding_directions.controls import planted
+from probes._embedding_directions.held import _principal, _random, attributes_of, more_directions
+from probes._embedding_directions.one_direction import read_alike
+from probes._embedding_directions.steering import TEMPLATES, _directions, admit
+from probes._embedding_directions.words import FAMILIES, KINDS, PREFIX, Vectors, Words, choose_words, read_vectors
+
+PAIRS = [(0, 5), (1, 6), (2, 7), (3, 8)]
+
+
+def noise(n: int, d: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def test_questions_are_answered_as_a_loop_answers_them() -> None:
+    vectors = noise(12, 6, 0)
+    vectors[5:9] = vectors[:4] + 0.8 * noise(1, 6, 1)
+    spelt = [*range(10), 7, 0]  # candidates 10 and 11 are words 7 and 0, spelt otherwise
+    vectors[10], vectors[11] = vectors[7] * 1.01, vectors[0] * 0.99
+    x = (vectors - vectors.mean(0)).double().numpy()
+    order = [1, 2, 3, 0]
+    found = ask(vectors, PAIRS, words=spelt)
+    for keep, way in product((True, False), ("offset", "third word alone", "second word alone", "wrong pairs")):
+        if keep and way == "wrong pairs":
+            continue
+        ours = found.dealt(order) if way == "wrong pairs" else found.right(way, keep=keep)
+        for i, j in product(range(4), range(4)):
+            (a, b), (c, right) = PAIRS[i], PAIRS[j]
+            b = PAIRS[order[i]][1] if way == "wrong pairs" else b
+            if i == j or b == right:
+                assert np.isnan(ours[i, j])
+                continue
+            query = {"third word alone": x[c], "second word alone": x[b]}.get(way, x[c] + x[b] - x[a])
+            best, answer = -np.inf, None
+            for k in range(12):
+                cosine = float(query @ x[k] / np.linalg.norm(query) / np.linalg.norm(x[k]))
+                if cosine > best and (keep or spelt[k] not in (a, b, c)):
+                    best, answer = cosine, spelt[k]
+            assert ours[i, j] == (answer == right), (way, keep, i, j)
+
+
+def test_a_random_offset_is_as_long_and_drawn_by_the_seed() -> None:
+    vectors = noise(12, 64, 0)
+    drift = [ask(vectors, PAIRS, seed=seed)._drift() for seed in (0, 0, 1)]
+    assert torch.equal(drift[0], drift[1])
+    assert not torch.equal(drift[0], drift[2])
+    x = vectors - vectors.mean(0)
+    back = torch.linalg.lstsq((x / x.norm(dim=1, keepdim=True)), drift[0][2, 3][:, None]).solution[:, 0]
+    assert float(back.norm()) <= float((x[7] - x[2]).norm()) + 1e-3, "what 12 directions of 64 see of it is no longer"
+
+
+def test_cosines_of_offsets_are_those_of_a_loop() -> None:
+    vectors = noise(9, 5, 2)
+    table = every_cosine(vectors, PAIRS)
+    for order in ([0, 1, 2, 3], [1, 0, 3, 2], [2, 3, 1, 0]):
+        ours = alike(table, order)
+        for i, j in product(range(4), range(4)):
+            if i == j or order[i] == j or order[j] == i:
+                assert np.isnan(ours[i, j])
+                continue
+            one, two = (vectors[PAIRS[order[k]][1]] - vectors[PAIRS[k][0]] for k in (i, j))
+            assert ours[i, j] == pytest.approx(float(one @ two / one.norm() / two.norm()), abs=1e-6)
+
+
+def test_questions_need_pairs_of_different_words() -> None:
+    for pairs in ([(0, 1), (2, 3)], [(0, 1), (1, 2), (3, 4)]):
+        with pytest.raises(ValueError, match="three pairs or more"):
+            ask(noise(6, 4, 0), pairs)
+    with pytest.raises(ValueError, match="each of them once"):
+        ask(noise(12, 4, 0), PAIRS).dealt([0, 0, 1, 2])
+
+
+def listed(n_rivals: int = 60) -> Words:
+    """The lists of the probe, every word known."""
+    told = {name: [words._pair(text) for text in some.split(", ")] for name, some in FAMILIES.items()}
+    known: dict[str, list[tuple[str, str]]] = {}
+    for name, pairs in told.items():  # a word is planted once
+        seen = {word for some in known.values() for pair in some for word in pair}
+        known[name] = [pair for pair in pairs if not seen & set(pair)]
+    known = {name: pairs for name, pairs in known.items() if len(pairs) > 4}
+    kinds = {name: some.split() for name, some in KINDS.items()}
+    rivals = [f"rival{i}" for i in range(n_rivals)]
+    everything = [
+        *(w for some in known.values() for pair in some for w in pair),
+        *(w for some in kinds.values() for w in some),
+        *rivals,
+    ]
+    return Words(known, kinds, rivals, [], {word: i for i, word in enumerate(dict.fromkeys(everything))})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_directions_are_found_and_noise_has_none(seed: int) -> None:
+    told = listed()
+    rng = np.random.default_rng(seed)
+    orders = [[rng.permutation(len(pairs)).tolist() for pairs in told.families.values()] for _ in range(60)]
+    made, nothing = planted(told, 256, seed), Vectors((0,), noise(len(told.ids), 256, seed)[None])
+    for keep in (False, True):
+        assert shares(ask_all(made, told, 0, seed), keep=keep).min() == 1.0
+    assert shares(ask_all(made, told, 0, seed), "third word alone").mean() < 0.2
+    assert shares(ask_all(nothing, told, 0, seed)).mean() < 0.05
+    found, none = (read_alike(some, told, 0, orders) for some in (made, nothing))
+    assert found.gaps.min() > 0.1
+    assert found.means.min() > 0.9
+    assert np.abs(none.gaps).max() < 0.1
+
+
+def speaker(texts: list[str], steps: int) -> Model:
+    """A small GPT-2 that knows every word of the probe as a token."""
+    every = " ".join([*FAMILIES.values(), *KINDS.values()]).replace(",", "").split()
+    lists = [" ".join(every[i : i + 6]) for i in range(0, len(every), 6)]
+    said = [template.format("dog") for template in TEMPLATES]
+    return train_small_gpt2([*texts, *said, PREFIX, *lists], SmallGPT2(n_layers=2, d_model=48, steps=steps))
+
+
+@pytest.fixture(scope="module")
+def numbered() -> Model:
+    """It must tell singular from plural, and animals from places: what comes next depends on it."""
+    pairs = [pair.split() for pair in FAMILIES["plural"].split(", ")]
+    verbs = ("is", "are")
+    texts = [f"{t.format(word)} {verb}" for t in TEMPLATES for p in pairs for word, verb in zip(p, verbs, strict=True)]
+    texts += [f"{PREFIX} {word} {kind}" for kind, some in KINDS.items() for word in some.split()]
+    texts += [f"{PREFIX} {word} {verb}" for pair in pairs for word, verb in zip(pair, verbs, strict=True)]
+    return speaker(texts, 150)
+
+
+def findings_of(model: Model, seed: int = 0) -> list[Finding]:
+    """Of two kinds of nouns, which is enough and sooner done."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(words, "KINDS", {kind: KINDS[kind] for kind in ("animal", "place")})
+        found = list(load_probe("embedding-directions")(Lab(model, seed=seed, quick=True), n_perm=40))
+    for finding in found:
+        if finding.figure:
+            draw(finding)
+    return found
+
+
+def by_claim(found: list[Finding], start: str) -> Finding:
+    (one,) = [finding for finding in found if start in finding.claim]
+    return one
+
+
+def test_a_model_that_needs_number_is_steered_by_it(numbered: Model) -> None:
+    found = findings_of(numbered)
+    assert by_claim(found, "Added to a singular noun").verdict == "yes"
+    assert all(f.verdict == "yes" for f in found if "Positive" in f.claim)
+    assert all(f.verdict != "no" for f in found if f.part == CONTROLS)
+    assert sum(finding.answers for finding in found) == 4
+    assert "is not added" not in found[0].caveat
+    assert found == findings_of(numbered), "the same seed, the same findings"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_untrained_model_gets_no_yes(seed: int) -> None:
+    model = speaker([f"{t.format('dog')} {verb}" for t in TEMPLATES for verb in ("is", "are")], 1)
+    with torch.no_grad():
+        for i, weight in enumerate(model.hf.parameters()):
+            if weight.ndim > 1:
+                weight.copy_(0.05 * noise(*weight.shape, seed=seed * 100 + i))
+    found = findings_of(model, seed)
+    assert "yes" not in [f.verdict for f in found if f.answers]
+    assert "yes" not in [f.verdict for f in found if f.part != CONTROLS and "leaving" not in f.claim]
+    assert by_claim(found, "Positive control: planted directions are found every time.").verdict == "yes"
+
+
+def test_steering_is_what_a_plain_hook_does(numbered: Model) -> None:
+    told = choose_words(numbered)
+    vectors = read_vectors(numbered, told, (0, 1))
+    patients = admit(numbered, told)
+    assert patients is not None
+    clean = patients.lean(patients.prompts(0))[0]
+    directions = _directions(told, vectors, 1, 2, 0)
+    shifts = patients.shift(1, directions, clean)
+    places = np.array(told.places("plural"))
+    for noun in (0, 3):
+        others = [k for k in range(len(places)) if k % 2 != noun % 2]
+        offset = torch.stack([vectors.of(1)[places[k, 1]] - vectors.of(1)[places[k, 0]] for k in others]).mean(0)
+        torch.testing.assert_close(directions[0, noun], offset)
+        assert float(directions[2, noun].norm()) == pytest.approx(float(offset.norm()), rel=1e-4)
+        for which in (0, 2):
+            ids = torch.tensor(numbered.encode(TEMPLATES[1].format(patients.nouns[noun][0])))
+            block = numbered.hf.get_submodule("transformer.h.0")
+
+            def push(
+                _: object, __: object, out: torch.Tensor, by: torch.Tensor = directions[which, noun]
+            ) -> torch.Tensor:
+                out = out.clone()
+                out[:, -1] += by
+                return out
+
+            handle = block.register_forward_hook(push)
+            try:
+                with torch.no_grad():
+                    logits = numbered.hf(ids).logits[0, -1].double()
+            finally:
+                handle.remove()
+            lean = float(logits[patients.verbs[1]] - logits[patients.verbs[0]])
+            assert shifts[which, 1, noun] + clean[1, noun] == pytest.approx(lean, abs=1e-3)
+
+
+def test_vectors_are_of_the_embedding_and_of_the_word_behind_the_prefix(numbered: Model) -> None:
+    told = choose_words(numbered)
+    vectors = read_vectors(numbered, told, (0, 2))
+    where = told.all.index("queen")
+    torch.testing.assert_close(
+        vectors.of(0)[where], numbered.hf.get_parameter("transformer.wte.weight")[told.ids["queen"]]
+    )
+    site = residual_site(numbered, 2)
+    torch.testing.assert_close(vectors.of(2)[where], numbered.capture(f"{PREFIX} queen", site).last(site)[0])
+
+
+def test_all_directions_are_all_whatever_the_basis(numbered: Model) -> None:
+    told = choose_words(numbered)
+    for basis in (_principal(numbered, told), _random(48, 0)):
+        torch.testing.assert_close(basis.T @ basis, torch.eye(48), atol=1e-5, rtol=0)
+    found = list(more_directions(Lab(numbered, quick=True), told, read_vectors(numbered, told, (0,))))
+    for finding in found[:2]:
+        whole = [tuple(row.values())[2:] for row in finding.table if row["directions kept"] == "48"]
+        assert len(whole) == 2
+        assert whole[0] == whole[1]
+
+
+def test_the_lists_are_what_they_say(smol: Model) -> None:
+    told = choose_words(smol)
+    for name, pairs in told.families.items():
+        both = [word for pair in pairs for word in pair]
+        assert len(set(both)) == len(both), name
+        assert len(pairs) <= 10
+    nouns = " ".join(KINDS.values()).split()
+    assert len(set(nouns)) == len(nouns)
+    for word, i in list(told.ids.items())[::40]:
+        assert str(smol.tokenizer.decode([i])) == f" {word}"
+    assert {"opposite"} == set(told.families) - {one.name for one in attributes_of(told)}
+
+
+def test_the_bundled_embedding_has_directions(smol: Model) -> None:
+    told = choose_words(smol)
+    asked = ask_all(read_vectors(smol, told, (0,)), told, 0, 0)
+    assert shares(asked).mean() > shares(asked, "third word alone").mean() + 0.1
+    assert shares(asked, keep=True).mean() < 0.5
+
+
+def test_what_cannot_be_asked_is_left_out_and_told() -> None:
+    """A vocabulary with the families alone: neither kinds of nouns nor sentences."""
+    every = " ".join(FAMILIES.values()).replace(",", "").split()
+    lists = [" ".join(every[i : i + 6]) for i in range(0, len(every), 6)]
+    model = train_small_gpt2([PREFIX, *lists], SmallGPT2(n_layers=1, d_model=16, n_heads=2, steps=1))
+    found = findings_of(model)
+    assert "Kinds of nouns are not read" in found[0].caveat
+    assert "is not added" in found[0].caveat
+    assert not [f for f in found if "kind" in f.claim or "plural" in f.claim]
+
+
+@pytest.mark.parametrize(("flag", "value"), [("n_perm", 39), ("n_deals", 5)])
+def test_bad_flags_are_one_line(tiny_gpt2: Model, flag: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')} {value}; expected 40 or more") as refused:
+        next(iter(load_probe("embedding-directions")(Lab(tiny_gpt2), **{flag: value})))
+    the_line(refused)
+
+
+def test_a_model_that_splits_the_words_is_refused(tiny_gpt2: Model) -> None:
+    with pytest.raises(UserError, match="one token each") as refused:
+        next(iter(load_probe("embedding-directions")(Lab(tiny_gpt2))))
+    the_line(refused)
