@@ -60,7 +60,7 @@ def train_small_gpt2(
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
     labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
     hf.train()
-    with _one_thread():
+    with one_thread():
         _train(hf, ids, labels, settings, seed, progress)
     hf.eval()
     name = f"small GPT-2 ({', '.join(f'{k}={v}' for k, v in asdict(settings).items())}, seed={seed})"
@@ -97,7 +97,7 @@ def train_small_gpt2s(lessons: Sequence[Lesson], *, progress: Callable[[int, int
                 progress(done, total)
 
     workers = max(1, min(len(lessons), torch.get_num_threads()))
-    with _one_thread(), ThreadPoolExecutor(workers) as pool:
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(train_small_gpt2, *lesson[:2], seed=lesson.seed, progress=stepped) for lesson in lessons]
         try:
             return [future.result() for future in futures]
@@ -108,7 +108,7 @@ def train_small_gpt2s(lessons: Sequence[Lesson], *, progress: Callable[[int, int
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Matrices this small are slower on two threads than on one."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,0 +1,45 @@
+"""How likely is each prompt's own completion? One forward over prompt and completion together, in batches.
+
+`interp.analysis.answers` scores every answer after every prompt; here each prompt has one, and it may be long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.model.finetune import IGNORED, Example, encode_pairs, pad_pairs
+from interp.model.model import Model
+from interp.model.tokens import batches
+
+
+@dataclass(frozen=True)
+class CompletionScores:
+    """`summed`: log-probability of the whole completion, in nats. `greedy`: would greedy decoding write all of it?"""
+
+    summed: Float[Tensor, " prompt"]
+    greedy: Bool[Tensor, " prompt"]
+    lengths: Int[Tensor, " prompt"]
+
+
+@torch.no_grad()
+def score_completions(model: Model, examples: Sequence[Example], *, batch_size: int = 32) -> CompletionScores:
+    """Score every (prompt, completion) by itself.
+
+    Raises UserError where `encode_pairs` does, and for a model that is edited or in training mode.
+    """
+    model.check_plain("score_completions")
+    pairs = encode_pairs(model, examples)
+    summed, greedy = torch.empty(len(pairs)), torch.empty(len(pairs), dtype=torch.bool)
+    for chosen in batches([ids for ids, _ in pairs], batch_size):
+        ids, labels = pad_pairs([pairs[i] for i in chosen], model.device)
+        logits = model.hf(ids, use_cache=False, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].float()
+        real = labels != IGNORED
+        picked = logits.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1) - logits.logsumexp(-1)
+        summed[chosen] = (picked * real).sum(-1).cpu()
+        greedy[chosen] = ((logits.argmax(-1) == labels) | ~real).all(-1).cpu()
+    return CompletionScores(summed, greedy, torch.tensor([len(ids) - start for ids, start in pairs]))
