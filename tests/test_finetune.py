@@ -33,16 +33,16 @@ def tuned(tiny_gpt2: Model) -> Model:
     return out
 
 
-def brute_force(model: Model, prompt: str, completion: str) -> tuple[float, bool]:
+def brute_force(model: Model, prompt: str, completion: str) -> tuple[float, list[bool]]:
     """Token by token with a loop, in plain transformers."""
-    ids, total, greedy = model.encode([prompt])[0], 0.0, True
+    ids, total, agrees = model.encode([prompt])[0], 0.0, []
     for token in model.encode([prompt + completion])[0][len(ids) :]:
         with torch.no_grad():
             logits = model.hf(torch.tensor([ids])).logits[0, -1]
         total += float(logits.log_softmax(-1)[token])
-        greedy &= int(logits.argmax()) == token
+        agrees.append(int(logits.argmax()) == token)
         ids = [*ids, token]
-    return total, greedy
+    return total, agrees
 
 
 def test_it_learns_the_completions_and_they_alone(tiny_gpt2: Model, tuned: Model) -> None:
@@ -58,9 +58,11 @@ def test_scores_are_those_of_a_loop(tiny_gpt2: Model, tuned: Model, which: str) 
     model = {"before": tiny_gpt2, "after": tuned}[which]
     found = score_completions(model, EXAMPLES, batch_size=2)
     for i, pair in enumerate(EXAMPLES):
-        total, greedy = brute_force(model, *pair)
+        total, agrees = brute_force(model, *pair)
         assert float(found.summed[i]) == pytest.approx(total, abs=1e-4)
-        assert bool(found.greedy[i]) == greedy
+        assert found.agrees[i, : found.lengths[i]].tolist() == agrees
+        assert found.agrees[i, found.lengths[i] :].all()
+        assert bool(found.greedy[i]) == all(agrees)
 
 
 def test_the_loss_is_the_surprise_at_completion_tokens(tiny_gpt2: Model) -> None:

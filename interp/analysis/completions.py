@@ -19,11 +19,19 @@ from interp.model.tokens import batches
 
 @dataclass(frozen=True)
 class CompletionScores:
-    """`summed`: log-probability of the whole completion, in nats. `greedy`: would greedy decoding write all of it?"""
+    """`summed`: log-probability of the whole completion, in nats.
+
+    `agrees` [prompt, token]: is this token of the completion the likeliest, given those before it? True behind its end.
+    """
 
     summed: Float[Tensor, " prompt"]
-    greedy: Bool[Tensor, " prompt"]
+    agrees: Bool[Tensor, "prompt token"]
     lengths: Int[Tensor, " prompt"]
+
+    @property
+    def greedy(self) -> Bool[Tensor, " prompt"]:
+        """Would greedy decoding write the whole completion?"""
+        return self.agrees.all(-1)
 
 
 @torch.no_grad()
@@ -34,12 +42,15 @@ def score_completions(model: Model, examples: Sequence[Example], *, batch_size: 
     """
     model.check_plain("score_completions")
     pairs = encode_pairs(model, examples)
-    summed, greedy = torch.empty(len(pairs)), torch.empty(len(pairs), dtype=torch.bool)
+    lengths = torch.tensor([len(ids) - start for ids, start in pairs])
+    summed, agrees = torch.empty(len(pairs)), torch.ones(len(pairs), int(lengths.max()), dtype=torch.bool)
     for chosen in batches([ids for ids, _ in pairs], batch_size):
         ids, labels = pad_pairs([pairs[i] for i in chosen], model.device)
         logits = model.hf(ids, use_cache=False, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].float()
         real = labels != IGNORED
         picked = logits.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1) - logits.logsumexp(-1)
         summed[chosen] = (picked * real).sum(-1).cpu()
-        greedy[chosen] = ((logits.argmax(-1) == labels) | ~real).all(-1).cpu()
-    return CompletionScores(summed, greedy, torch.tensor([len(ids) - start for ids, start in pairs]))
+        best = (logits.argmax(-1) == labels).cpu()
+        for i, row, own in zip(chosen, best, real.cpu(), strict=True):
+            agrees[i, : int(lengths[i])] = row[own]
+    return CompletionScores(summed, agrees, lengths)

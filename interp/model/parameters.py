@@ -27,6 +27,12 @@ def count_parameters(hf: PreTrainedModel) -> dict[str, int]:
     return {part: n for part, n in found.items() if n}
 
 
+def part_by_name(hf: PreTrainedModel) -> dict[str, str]:
+    """The part that each parameter belongs to, one of `PARTS`."""
+    inner, outer = hf.get_input_embeddings(), hf.get_output_embeddings()
+    return {name: _part(name, parameter, inner, outer) for name, parameter in hf.named_parameters()}
+
+
 def biases_of(hf: PreTrainedModel) -> dict[str, list[torch.nn.Parameter]]:
     """The biases themselves, by part."""
     found: dict[str, list[torch.nn.Parameter]] = {part: [] for part in BIASES}

@@ -1,0 +1,108 @@
+"""A change that was planted must be found where it is; answers of other questions must teach none."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from interp.analysis.completions import score_completions
+from interp.analysis.statistics import estimate_mean, known, proportion
+from interp.analysis.weight_change import (
+    effective_rank,
+    energies,
+    layer_of_parameter,
+    relative_change,
+    weight_changes,
+)
+from interp.lab.findings import Control, Finding, Row
+from interp.lab.probe import Lab
+from interp.model.copies import copy_model
+from interp.model.model import Model
+from interp.model.small import SmallGPT2, train_small_gpt2
+from probes._pretraining_finetuning import CONTROLS, SHARE
+from probes._pretraining_finetuning.behaviour import ONE_SEED, sit
+from probes._pretraining_finetuning.inside import OUTSIDE, blocks_of, scores_with
+from probes._pretraining_finetuning.questions import Exam
+from probes._pretraining_finetuning.small import make_world
+
+LAYERS, RANK = 6, 2
+LOUD = 0.5  # length of what is planted, over the weights'
+QUIET = 0.01  # of every other weight, at random: no layer is left as it was
+
+
+def plant(model: Model, layer: int, seed: int) -> tuple[Model, str]:
+    """A copy with an update of two directions in one matrix of `layer`, and a little noise everywhere."""
+    changed = copy_model(model, "planted")
+    generator = torch.Generator().manual_seed(seed)
+    matrices = [n for n, p in model.hf.named_parameters() if layer_of_parameter(n) == layer and p.ndim == 2]
+    name = matrices[int(torch.randint(len(matrices), (1,), generator=generator))]
+    with torch.no_grad():
+        for own, p in changed.hf.named_parameters():
+            if own == name:
+                rows, columns = (torch.randn(n, RANK, generator=generator) for n in p.shape)
+                update = rows @ columns.T
+                p += update * (LOUD * p.norm() / update.norm())
+            elif layer_of_parameter(own) is not None:
+                noise = torch.randn(p.shape, generator=generator)
+                p += noise * (QUIET * p.norm() / noise.norm())
+    return changed, name
+
+
+def found_at(model: Model, changed: Model) -> tuple[int, float, int]:
+    """Where the weights say that it is, of how many directions it is there, and where swapping says that it is."""
+    changes = weight_changes(model.hf, changed.hf)
+    layer = int(np.argmax([relative_change(one for one in changes if one.layer == i) for i in range(model.n_layers)]))
+    most = max((one for one in changes if one.layer == layer), key=lambda one: one.moved / max(one.norm, 1e-12))
+    old, new = (dict(some.hf.named_parameters())[most.name] for some in (model, changed))
+    examples = make_world(0).questions(taught=True)[:12]
+    blocks = {label: names for label, names in blocks_of(model, model.n_layers).items() if label != OUTSIDE}
+    gap = scores_with(changed, model, blocks, examples) - score_completions(model, examples).summed.numpy()[:, None]
+    return layer, effective_rank(energies(new - old)), int(np.abs(gap).mean(0).argmin())
+
+
+def planted(lab: Lab) -> Finding:
+    """Weights, directions and swapping must all name what was planted."""
+    world = make_world(0)
+    texts = ["".join(pair) for pair in (*world.statements(), *world.questions(taught=True))]
+    table: list[Row] = []
+    found = []
+    for i in range(12 if lab.quick else 24):
+        layer, seed = i % LAYERS, lab.seed * 1000 + i
+        model = train_small_gpt2(texts, SmallGPT2(n_layers=LAYERS, d_model=32, steps=0), seed=seed)
+        changed, name = plant(model, layer, seed)
+        by_weights, rank, by_swaps = found_at(model, changed)
+        found.append(by_weights == by_swaps == layer and abs(rank - RANK) < 0.5)
+        table.append({"planted in layer": layer, "matrix": name, "weights say layer": by_weights})
+        table[-1] |= {"effective rank (directions)": rank, "swapping says layer": by_swaps}
+        lab.progress("finding what was planted", i + 1, 12 if lab.quick else 24)
+    return Finding(
+        claim="Positive control: an update of two directions, planted in one layer, is found there by all measures.",
+        estimate=proportion(found, unit="share of plants", over="plant"),
+        control=Control("one of the layers", known(1 / LAYERS, unit="share of plants", why="chance")),
+        expects="greater",
+        margin=0.5,
+        part=CONTROLS,
+        measure="Weights must have moved most in that layer, in two directions, and of all layers put back one by one "
+        "that one must bring the model nearest to what it was. GPT-2s of six layers.",
+        table=table,
+    )
+
+
+def other_answers(lab: Lab, exam: Exam, shuffled: Model) -> Finding:
+    """The loaded model, fine-tuned on answers of other questions."""
+    lab.progress("asking the model that learned other answers", 0, 1)
+    before, after = (sit(some, exam.held_out) for some in (lab.model, shuffled))
+    return Finding(
+        claim="Negative control: answers of other questions teach no right ones: held-out ones rise by under 10 "
+        "points.",
+        estimate=estimate_mean(
+            after.exact.astype(float) - before.exact, unit=SHARE, over="question", bounds=(-1, 1), seed=lab.seed
+        ),
+        control=Control("10 points", known(0.1, unit=SHARE, why="set beforehand")),
+        expects="less",
+        part=CONTROLS,
+        measure="The same fine-tuning of the loaded model, with each question given the answer of another one; exact "
+        f"answers to held-out questions, after less before. The mark, once the right answer stands there: "
+        f"{after.ends.mean():.0%}.",
+        caveat=ONE_SEED,
+    )

@@ -1,0 +1,265 @@
+"""Which weights and activations moved, in how many directions, and which layers carry the new behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interp.analysis.completions import score_completions
+from interp.analysis.lens import residual_site
+from interp.analysis.statistics import estimate_mean, known
+from interp.analysis.weight_change import (
+    effective_rank,
+    energies,
+    layer_of_parameter,
+    relative_change,
+    share_in_top,
+    weight_changes,
+)
+from interp.lab.findings import Control, Figure, Finding, Row
+from interp.lab.probe import Lab
+from interp.model.copies import copy_model, weights_from
+from interp.model.finetune import Example
+from interp.model.model import Model
+from probes._pretraining_finetuning import CARRIES, CONTROLS, MOVED, NATS
+from probes._pretraining_finetuning.behaviour import ONE_SEED
+from probes._pretraining_finetuning.questions import Exam, Question
+
+LITTLE, LOW, FARTHER, CARRIED = 0.05, 0.1, 0.1, 0.5  # share of the length; of it; of the spread; nats
+TOP = 8  # directions
+SINK = 10  # times the median length: an attention sink
+OUTSIDE = "embeddings, last norm"
+RELATIVE, HELD = "relative change (share of length)", f"in the {TOP} largest directions (share of squared length)"
+
+
+def weights_moved(lab: Lab, tuned: Model, shuffled: Model | None) -> Finding:
+    """How far, layer by layer and part by part."""
+    told = {"right answers": weight_changes(lab.model.hf, tuned.hf)}
+    if shuffled is not None:
+        told["answers of other questions"] = weight_changes(lab.model.hf, shuffled.hf)
+    table: list[Row] = []
+    for name, changes in told.items():
+        for part in ("attention", "MLP"):
+            for layer in range(lab.model.n_layers):
+                some = [one for one in changes if one.layer == layer and one.part == part]
+                each = (sum(one.moved**2 for one in some) / max(1, sum(one.size for one in some))) ** 0.5
+                row: Row = {"layer": layer, "weights": f"{part}, {name}", RELATIVE: relative_change(some)}
+                table.append(row | {"each weight by (millionths)": each * 1e6})
+    ours = told["right answers"]
+    by_layer = [relative_change(one for one in ours if one.layer == layer) for layer in range(lab.model.n_layers)]
+    outside = relative_change(one for one in ours if one.layer is None)
+    return Finding(
+        claim="Fine-tuning leaves the weights nearly as they were: each layer's change is under 5 % of its length.",
+        estimate=estimate_mean(by_layer, unit="share of length", over="layer", bounds=(0, np.inf), seed=lab.seed),
+        control=Control("one in twenty", known(LITTLE, unit="share of length", why="set beforehand")),
+        expects="less",
+        part=MOVED,
+        answers=True,
+        measure="Length of the change of a layer's weights over the weights' length before, taken as one long vector. "
+        f"Embeddings and last norm: {outside:.2%}.",
+        caveat="AdamW moves every weight by about as much, so that the relative change is large where weights are "
+        "small; where weights moved is not yet where the behaviour is. " + ONE_SEED.split(":")[0] + ".",
+        table=table,
+        figure=Figure(
+            "lines", x="layer", y=RELATIVE, group="weights",
+            caption="How far each layer's weights moved, over their length.",
+        ),
+    )  # fmt: skip
+
+
+def directions_moved(lab: Lab, tuned: Model) -> Finding:
+    """Is the change of low rank, beside random numbers and the weights themselves?"""
+    n = lab.model.n_layers
+    layers = {round(i * (n - 1) / 4) for i in ((1, 3) if lab.quick else range(5))}
+    old, new = (dict(some.hf.named_parameters()) for some in (lab.model, tuned))
+    names = [name for name, p in old.items() if layer_of_parameter(name) in layers and p.ndim == 2 and min(p.shape) > 8]
+    chance: dict[torch.Size, NDArray[np.float64]] = {}
+    found: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
+    ours, null = [], []
+    for i, name in enumerate(names):
+        shape = old[name].shape
+        if shape not in chance:
+            chance[shape] = energies(torch.randn(shape, generator=torch.Generator().manual_seed(lab.seed)))
+        kind = ".".join(name.removesuffix(".weight").split(".")[-2:])
+        change = energies(new[name] - old[name])
+        each = found.setdefault(kind, {"the change": [], "the weights before": [], "random numbers": []})
+        for told, squares in zip(each.values(), (change, energies(old[name]), chance[shape]), strict=True):
+            told.append(squares)
+        ours.append(share_in_top(change, TOP))
+        null.append(share_in_top(chance[shape], TOP))
+        lab.progress("counting directions", i + 1, len(names))
+    table: list[Row] = []
+    for kind, each in found.items():
+        for what, some in each.items():
+            at = estimate_mean([share_in_top(s, TOP) for s in some], unit="share", over="layer", bounds=(0, 1))
+            table.append({"matrix": kind, "of": what, HELD: at.mean, "low": at.low, "high": at.high})
+            table[-1] |= {"effective rank (directions)": float(np.mean([effective_rank(s) for s in some]))}
+    ranks = {what: np.mean([effective_rank(s) for each in found.values() for s in each[what]]) for what in
+             ("the change", "the weights before", "random numbers")}  # fmt: skip
+    unit = "share of squared length"
+    return Finding(
+        claim=f"The change has few directions: its {TOP} largest hold 10 points more of it than of random numbers.",
+        estimate=estimate_mean(ours, unit=unit, over="weight tensor", bounds=(0, 1), seed=lab.seed),
+        control=Control(
+            "random numbers", estimate_mean(null, unit=unit, over="weight tensor", bounds=(0, 1), seed=lab.seed)
+        ),
+        expects="greater",
+        margin=LOW,
+        part=MOVED,
+        measure=f"Share of a matrix's squared length in its {TOP} largest singular values, over {len(names)} matrices. "
+        f"Effective rank, on average: {', '.join(f'{what} {rank:.0f}' for what, rank in ranks.items())}.",
+        caveat="A batch of a few short examples gives a gradient of few directions; the optimiser's rounding to equal "
+        "steps adds many small ones.",
+        table=table,
+        figure=Figure(
+            "bars", x="matrix", y=HELD, group="of", low="low", high="high",
+            caption=f"Layers {', '.join(map(str, sorted(layers)))}; intervals over layers.",
+        ),
+    )  # fmt: skip
+
+
+def activations_moved(lab: Lab, exam: Exam, tuned: Model, rows: Sequence[list[int]]) -> Finding:
+    """Layer by layer, at the token before the answer and in ordinary text."""
+    sites = [residual_site(lab.model, layer + 1) for layer in range(lab.model.n_layers)]
+    asked = [question.prompt for question in exam.held_out]
+    lab.progress("reading activations", 0, 2)
+    ends = [some.capture(asked, sites) for some in (lab.model, tuned)]
+    at_answers = [_gaps(*(some.last(site) for some in ends)) for site in sites]
+    lab.progress("reading activations", 1, 2)
+    texts = [some.capture(rows, sites) for some in (lab.model, tuned)]
+    owner = torch.arange(len(rows), device=lab.model.device)[:, None].expand_as(texts[0].mask)
+    later = texts[0].mask.clone()
+    later[:, 0] = False  # an attention sink
+    in_text = []
+    for site in sites:
+        before, after = (some[site][later] for some in texts)
+        lengths = before.norm(dim=-1)
+        clean = lengths < SINK * lengths.median()
+        far, near = _gaps(before[clean], after[clean])
+        documents = owner[later][clean].cpu().numpy()
+        here = sorted(set(documents.tolist()))
+        in_text.append(tuple(np.array([v[documents == d].mean() for d in here]) for v in (far, near)))
+    table: list[Row] = []
+    unit = "change (share of spread)"
+    for where, over, some in (("before the answer", "question", at_answers), ("ordinary text", "document", in_text)):
+        for layer, (far, near) in enumerate(some):
+            at = estimate_mean(far, unit=unit, over=over, seed=lab.seed)
+            table.append({"layer": layer, "token": where, unit: at.mean, "low": at.low, "high": at.high})
+            table[-1] |= {"cosine": float(near.mean())}
+    ours, theirs = (np.stack([far for far, _ in some]).mean(0) for some in (at_answers, in_text))
+    return Finding(
+        claim="What moves is where answers are due: more than in ordinary text, by a tenth of the spread.",
+        estimate=estimate_mean(ours, unit="share of spread", over="question", seed=lab.seed),
+        control=Control("ordinary text", estimate_mean(theirs, unit="share of spread", over="document", seed=lab.seed)),
+        expects="greater",
+        margin=FARTHER,
+        part=MOVED,
+        measure="Length of the residual stream's change, mean of all layers, over how far such tokens lie from their "
+        "mean before. At the last token of held-out prompts, and at tokens of held-out documents.",
+        caveat="Prompts of one format lie closer together than tokens of any text: the spread is each kind's own. "
+        "Attention sinks are left out.",
+        table=table,
+        figure=Figure(
+            "lines", x="layer", y=unit, group="token", low="low", high="high",
+            caption="How far the residual stream moved, layer by layer. Bands over questions and documents.",
+        ),
+    )  # fmt: skip
+
+
+def _gaps(before: torch.Tensor, after: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each row: length of the change over the rows' spread, and the cosine of both about the mean before."""
+    x, y = before.double(), after.double()
+    mean = x.mean(0)
+    spread = (x - mean).square().sum(-1).mean().sqrt().clamp_min(1e-12)
+    cosine = torch.nn.functional.cosine_similarity(x - mean, y - mean, dim=-1)
+    return ((y - x).norm(dim=-1) / spread).cpu().numpy(), cosine.cpu().numpy()
+
+
+def blocks_of(model: Model, most: int) -> dict[str, list[str]]:
+    """Parameters in at most `most` blocks of neighbouring layers, and those outside the layers."""
+    n = model.n_layers
+    edges = [round(i * n / min(most, n)) for i in range(min(most, n) + 1)]
+    out: dict[str, list[str]] = {}
+    names = [name for name, _ in model.hf.named_parameters()]
+    for low, high in pairwise(edges):
+        label = f"layer {low}" if high == low + 1 else f"layers {low} to {high - 1}"
+        out[label] = [name for name in names if layer_of_parameter(name) in range(low, high)]
+    return out | {OUTSIDE: [name for name in names if layer_of_parameter(name) is None]}
+
+
+def scores_with(
+    model: Model, source: Model, blocks: dict[str, list[str]], examples: Sequence[Example], lab: Lab | None = None
+) -> NDArray[np.float64]:
+    """Log-probability of each completion with one block's weights from `source` at a time: [example, block]."""
+    work = copy_model(model, f"{model.provenance.name} with weights swapped")
+    out = []
+    for i, names in enumerate(blocks.values()):
+        with weights_from(work, source, names):
+            out.append(score_completions(work, examples).summed.double().numpy())
+        if lab is not None:
+            lab.progress("swapping weights", i + 1, len(blocks))
+    return np.stack(out, 1)
+
+
+def layers_that_carry(lab: Lab, questions: Sequence[Question], tuned: Model) -> Iterator[Finding]:
+    """Part (d), and that swapping is exact."""
+    examples = [question.example for question in questions]
+    blocks = blocks_of(lab.model, 3 if lab.quick else 6)
+    before, after = (score_completions(some, examples).summed.double().numpy() for some in (lab.model, tuned))
+    ends = {"none": [], "all": [name for some in blocks.values() for name in some]}
+    back = scores_with(tuned, lab.model, blocks | ends, examples, lab)
+    put = scores_with(lab.model, tuned, blocks, examples, lab)
+    lost, gained, gain = after[:, None] - back[:, : len(blocks)], put - before[:, None], after - before
+    table: list[Row] = []
+    for swap, effect in (("put back into the fine-tuned model", lost), ("put into the model before", gained)):
+        for label, values in zip(blocks, effect.T, strict=True):
+            at = estimate_mean(values, unit=NATS, over="question", seed=lab.seed)
+            table.append({"weights": label, "swap": swap, "log-probability lost or gained (nats)": at.mean})
+            table[-1] |= {"low": at.low, "high": at.high}
+    best, alone = int(lost[::2].mean(0).argmax()), int(gained[::2].mean(0).argmax())
+    names = list(blocks)
+    rest = np.delete(lost[1::2], best, axis=1).mean(1)
+    figure = Figure(
+        "effect_bars", x="log-probability lost or gained (nats)", y="weights", group="swap", low="low", high="high",
+        caption=f"All weights together: {gain.mean():.1f} nats. Intervals over held-out questions.",
+    )  # fmt: skip
+    yield Finding(
+        claim="One block of layers carries more of the new behaviour than the others do, by half a nat.",
+        estimate=estimate_mean(lost[1::2, best], unit=NATS, over="question", seed=lab.seed),
+        control=Control("the other blocks, mean", estimate_mean(rest, unit=NATS, over="question", seed=lab.seed)),
+        expects="greater",
+        margin=CARRIED,
+        part=CARRIES,
+        answers=True,
+        measure="What answer and mark lose in log-probability when one block's weights are put back to what they were. "
+        f"One half of the held-out questions chose {names[best]}; measured on the other half.",
+        caveat=f"{ONE_SEED} Blocks work together: what each loses need not add up to the whole.",
+        table=table,
+        figure=figure,
+    )
+    yield Finding(
+        claim="No block does it alone: the best one's new weights give the old model less than half of the gain.",
+        estimate=estimate_mean(gained[1::2, alone], unit=NATS, over="question", seed=lab.seed),
+        control=Control("half of the gain", estimate_mean(gain[1::2] / 2, unit=NATS, over="question", seed=lab.seed)),
+        expects="less",
+        part=CARRIES,
+        measure=f"What {names[alone]}, chosen on the other half of the questions, gives by itself; all weights give "
+        f"{gain[1::2].mean():.1f} nats.",
+        caveat=ONE_SEED,
+        table=table,
+        figure=None,
+    )
+    gaps = np.concatenate([back[:, len(blocks)] - after, back[:, len(blocks) + 1] - before])
+    yield Finding(
+        claim="Swapping is exact: no weights put back change nothing, all of them give the model as it was.",
+        estimate=estimate_mean(np.abs(gaps), unit=NATS, over="score", seed=lab.seed),
+        control=Control("no difference", known(0.0, unit=NATS, why="no difference")),
+        expects="equal",
+        margin=1e-9,
+        part=CONTROLS,
+        measure="Differences between log-probabilities, question by question, in both cases.",
+    )

@@ -1,0 +1,155 @@
+"""Small GPT-2s in an invented world: the same fine-tuning from pre-trained weights and from random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+
+from interp.analysis.completions import score_completions
+from interp.analysis.estimate import Estimate
+from interp.analysis.statistics import estimate_mean, known
+from interp.lab.findings import Control, Figure, Finding, Row
+from interp.lab.probe import Lab
+from interp.model.finetune import Example, fine_tune
+from interp.model.fresh import fresh_model
+from interp.model.model import Model
+from interp.model.small import Lesson, SmallGPT2, train_small_gpt2s
+from probes._pretraining_finetuning import CONTROLS, EXACT, SHARE, SMALL
+
+WORTH, CLOSE, KNOWS = 0.1, 0.1, 0.25  # shares; three seeds that know all can show no more than 0.27 above chance
+PEOPLE, KINDS = 30, 6  # beings; values of an attribute
+SIZE = SmallGPT2(n_layers=2, d_model=64, steps=400)
+TUNING = {"steps": 100, "batch": 16, "lr": 1e-3}
+VALUES = {
+    "colour": ("red", "blue", "green", "black", "white", "yellow"),
+    "home": ("hills", "woods", "coast", "city", "desert", "islands"),
+    "food": ("bread", "fish", "rice", "fruit", "nuts", "soup"),
+}
+SENTENCES = {
+    "colour": ("the colour of {} is", "{} wears the colour", "as we know the colour that {} likes is"),
+    "home": ("the home of {} is the", "{} has a home in the", "as we know the home that {} likes is the"),
+    "food": ("the food of {} is", "{} eats the food", "as we know the food that {} likes is"),
+}
+BEGIN = ("bli", "gro", "sna", "fle", "tru", "dwo", "kra", "pli")
+FINISH = ("ck", "mp", "nd", "rt", "sk", "lf")
+WORDS = "we ask and you tell until the end"  # so that the vocabulary has the words of the questions
+
+
+@dataclass(frozen=True)
+class World:
+    """Invented beings, each with a colour, a home and a food. Every second being's questions are taught."""
+
+    facts: dict[tuple[str, str], str]  # (being, attribute): value
+    beings: tuple[str, ...]
+
+    def statements(self) -> list[Example]:
+        """What is read in pre-training, parted before the value."""
+        return [(text.format(who), f" {value}") for (who, what), value in self.facts.items() for text in
+                SENTENCES[what]]  # fmt: skip
+
+    def questions(self, *, taught: bool) -> list[Example]:
+        """In a form that pre-training has not."""
+        some = self.beings[::2] if taught else self.beings[1::2]
+        return [(f"ask {what} {who} tell", f" {self.facts[who, what]} end") for who in some for what in VALUES]
+
+
+def make_world(seed: int) -> World:
+    """Names and facts that the seed draws."""
+    rng = Random(seed)
+    beings = tuple(rng.sample([first + last for first in BEGIN for last in FINISH], PEOPLE))
+    return World({(who, what): rng.choice(some) for who in beings for what, some in VALUES.items()}, beings)
+
+
+def exact(model: Model, questions: list[Example]) -> float:
+    """Share of questions whose answer and end are written greedily."""
+    return float(score_completions(model, questions, batch_size=128).greedy.double().mean())
+
+
+STARTS = ("pre-trained weights", "random weights", "pre-trained weights, shuffled answers")
+
+
+def fine_tuned(pretrained: Model, world: World, seed: int) -> dict[str, Model]:
+    """The same fine-tuning three times: from pre-trained weights, from random ones, and on shuffled answers."""
+    lessons = world.questions(taught=True)
+    given = [answer for _, answer in lessons]
+    Random(seed).shuffle(given)
+    wrong = [(prompt, answer) for (prompt, _), answer in zip(lessons, given, strict=True)]
+    models = (pretrained, fresh_model(pretrained, seed), pretrained)
+    return {
+        start: fine_tune(model, some, seed=seed, **TUNING)
+        for start, model, some in zip(STARTS, models, (lessons, lessons, wrong), strict=True)
+    }
+
+
+def small_models(lab: Lab) -> Iterator[Finding]:
+    """Part (e), and two controls of the method."""
+    seeds = [lab.seed + i for i in range(3 if lab.quick else 5)]
+    worlds = [make_world(seed) for seed in seeds]
+    lessons = [
+        Lesson([*map("".join, world.statements()), WORDS], SIZE, seed)
+        for world, seed in zip(worlds, seeds, strict=True)
+    ]
+    pretrained = train_small_gpt2s(lessons, progress=lab.tell("pre-training small GPT-2s"))
+    shares: dict[tuple[str, str], list[float]] = {}
+    knows = []
+    for i, (model, world, seed) in enumerate(zip(pretrained, worlds, seeds, strict=True)):
+        knows.append(exact(model, world.statements()))
+        for start, tuned in {"not fine-tuned": model, **fine_tuned(model, world, seed)}.items():
+            for taught in (True, False):
+                side = "trained questions" if taught else "held-out questions"
+                shares.setdefault((start, side), []).append(exact(tuned, world.questions(taught=taught)))
+        lab.progress("fine-tuning small GPT-2s", i + 1, len(seeds))
+    yield from _judged(lab, shares, knows)
+
+
+def _judged(lab: Lab, shares: dict[tuple[str, str], list[float]], knows: list[float]) -> Iterator[Finding]:
+    def over_seeds(values: list[float]) -> Estimate:
+        return estimate_mean(values, unit=SHARE, over="seed", bounds=(0, 1), seed=lab.seed)
+
+    table: list[Row] = []
+    for (start, side), values in shares.items():
+        at = over_seeds(values)
+        table.append({"begun from": start, "questions": side, EXACT: at.mean, "low": at.low, "high": at.high})
+    held = {start: shares[start, "held-out questions"] for start in STARTS}
+    chance = 1 / KINDS
+    yield Finding(
+        claim="Pre-training makes the difference: from random weights, the same fine-tuning answers 10 points less.",
+        estimate=over_seeds(held[STARTS[0]]),
+        control=Control("from random weights", over_seeds(held[STARTS[1]])),
+        expects="greater",
+        margin=WORTH,
+        part=SMALL,
+        answers=True,
+        measure=f"Exact answers to questions about {PEOPLE // 2} invented beings that fine-tuning never names, while "
+        f"pre-training names them in sentences: {len(held[STARTS[0]])} GPT-2s of two layers, a world each. To trained "
+        f"questions: {np.mean(shares[STARTS[0], 'trained questions']):.0%} from pre-trained weights, "
+        f"{np.mean(shares[STARTS[1], 'trained questions']):.0%} from random ones.",
+        caveat="Made so that only pre-training can tell the answers; how much else it gives (words, grammar) is not "
+        "asked. Longer fine-tuning lifts the trained questions from random weights, never the held-out ones.",
+        table=table,
+        figure=Figure(
+            "interval_dots", x=EXACT, y="questions", group="begun from", low="low", high="high", chance=chance,
+            caption="Intervals over seeds; dashed: one of six values at random.",
+        ),
+    )  # fmt: skip
+    yield Finding(
+        claim="Positive control: the small models know what they read in pre-training.",
+        estimate=over_seeds(knows),
+        control=Control("one of six", known(chance, unit=SHARE, why="chance")),
+        expects="greater",
+        margin=KNOWS,
+        part=CONTROLS,
+        measure="Sentences of pre-training, completed greedily, before fine-tuning.",
+    )
+    yield Finding(
+        claim="Negative control: fine-tuned on shuffled answers, small models answer held-out questions at chance.",
+        estimate=over_seeds(held[STARTS[2]]),
+        control=Control("chance, and 10 points", known(chance + CLOSE, unit=SHARE, why="one of six, and 10 points")),
+        expects="less",
+        part=CONTROLS,
+        measure="The same prompts and the same answers, dealt to each other at random.",
+        table=table,
+    )
