@@ -13,20 +13,23 @@ symbols). An answer is exact if word and mark are the model's likeliest text.
 
 (c) How far weights and activations moved, in how many directions, and which features of a sparse autoencoder moved.
 
-(d) Which layers carry the new behaviour: blocks of layers are given their old weights back, one block at a time.
+(d) Which layers carry the new behaviour: blocks of layers are given their old weights back, one at a time, then more
+and more of them.
 
 (e) Small GPT-2s read sentences about an invented world and are then fine-tuned to answer questions about half of its
 beings. The same fine-tuning from random weights shows what it can do by itself.
 
-What counts as yes (set before anything ran):
+What counts as yes (set before anything ran; the two with a star were added after a first, short run, which showed what
+the rule before them cannot tell):
 
 - exact answers rise by 20 points, on held-out questions and on tasks that were not trained;
-- before fine-tuning the right answer is ahead of others by 0.5 nats; after it, this lead is the same within 0.5 nats,
-  and the right answer is as often the best within 10 points;
+- before fine-tuning the right answer is ahead of others by 0.5 nats; after it, this lead is the same within 0.5 nats;
+- *the right answer is as often the best of its task as before, within 10 points (a surer model has larger leads);
 - from random weights, held-out questions are answered exactly 10 points less often;
 - weights: each layer changes by less than 5 % of its length; directions: the 8 largest hold 10 points more of the
   change than of random numbers; activations: they move more before an answer than in text, by a tenth of the spread;
 - one block of layers carries more than the others do, by 0.5 nats; none alone gives half of the gain;
+- *with the lower half of the layers as they were, more than half of the gain is left (blocks stand in for each other);
 - forgetting: the loss on ordinary text rises by 0.05 nats.
 
 What could fool us:
@@ -63,11 +66,11 @@ from probes._pretraining_finetuning.small import small_models
 
 QUICK_STEPS = 16
 BATCH = 4
-SWAPPED = 24  # questions that weights are swapped under
+SWAPPED = 16  # questions that weights are swapped under
 
 
 @probe()
-def pretraining_finetuning(lab: Lab, *, steps: int = 40, lr: float = 5e-5) -> Iterator[Finding]:
+def pretraining_finetuning(lab: Lab, *, steps: int = 30, lr: float = 5e-5) -> Iterator[Finding]:
     """Fine-tune a copy of the loaded model, look at what changed, and train small models with and without a past.
 
     Args:

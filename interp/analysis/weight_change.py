@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from interp.errors import UserError
+from interp.model.model import Model
 from interp.model.parameters import part_by_name
 
 
@@ -33,12 +33,12 @@ class WeightChange:
 
 
 @torch.no_grad()
-def weight_changes(before: PreTrainedModel, after: PreTrainedModel) -> list[WeightChange]:
+def weight_changes(before: Model, after: Model) -> list[WeightChange]:
     """Every parameter of two models of one shape. Raises UserError where their parameters differ in name or shape."""
-    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    old, new = dict(before.hf.named_parameters()), dict(after.hf.named_parameters())
     if {name: p.shape for name, p in old.items()} != {name: p.shape for name, p in new.items()}:
         raise UserError("the two models' parameters differ in name or shape; expected one model before and after")
-    parts = part_by_name(before)
+    parts = part_by_name(before.hf)
     return [
         WeightChange(name, layer_of_parameter(name), parts[name], float((new[name].float() - p.float()).norm()),
                      float(p.float().norm()), p.numel())

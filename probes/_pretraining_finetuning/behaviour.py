@@ -14,8 +14,9 @@ from interp.analysis.completions import score_completions
 from interp.analysis.statistics import estimate_mean, known, matched_scores, pooled_pairing_null, proportion, top_choice
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.finetune import encode_pairs
+from interp.model.finetune import IGNORED, encode_pairs, pad_pairs
 from interp.model.model import Model
+from interp.model.tokens import batches
 from interp.saes.default import split_corpus
 from probes._pretraining_finetuning import ANSWERS, EXACT, FORGOTTEN, NATS, SHARE
 from probes._pretraining_finetuning.questions import Exam, Question, by_task
@@ -83,13 +84,13 @@ def answers(lab: Lab, exam: Exam, tuned: Model) -> Iterator[Finding]:
             expects="greater",
             margin=MORE,
             part=ANSWERS,
-            answers=True,
+            answers=side == "held out",
             measure=f"The right answer and “{exam.taught[0].example[1].split()[-1]}” behind it, as the model's "
             f"likeliest text. The answer alone, whatever follows: {before.word.mean():.0%} before, "
             f"{after.word.mean():.0%} after. The mark, once the right answer stands there: {before.ends.mean():.0%} "
             f"and {after.ends.mean():.0%}. {_shown(lab.model, tuned, sides[side][0])}",
             caveat=f"{ONE_SEED} The mark is new, so before it no answer can be exact: read the answer alone beside it.",
-            table=[row for row in table if row["questions"] in (side, "trained") or " · " in str(row["questions"])],
+            table=[row for row in table if str(row["questions"]).startswith((side, "trained"))],
             figure=figure,
         )
     yield from _knowledge(lab, exam, tuned)
@@ -203,12 +204,13 @@ def _room(model: Model, tokens: int) -> int:
 @torch.no_grad()
 def text_losses(model: Model, rows: Sequence[list[int]]) -> NDArray[np.float64]:
     """Mean surprise of each document's tokens but the first, in nats."""
-    out = []
-    for row in rows:
-        ids = torch.tensor([row], device=model.device)
-        logits = model.hf(ids, use_cache=False).logits[0, :-1].float()
-        out.append(float(torch.nn.functional.cross_entropy(logits, ids[0, 1:])))
-    return np.array(out)
+    out = np.empty(len(rows))
+    for some in batches(rows, 4):
+        ids, labels = pad_pairs([(rows[i], 1) for i in some], model.device)
+        logits = model.hf(ids, use_cache=False).logits[:, :-1].float()
+        nats = torch.nn.functional.cross_entropy(logits.mT, labels, ignore_index=IGNORED, reduction="none")
+        out[some] = (nats.sum(1) / (labels != IGNORED).sum(1)).double().cpu().numpy()
+    return out
 
 
 def forgotten(lab: Lab, tuned: Model, rows: Sequence[list[int]], shuffled: Model | None) -> Finding:

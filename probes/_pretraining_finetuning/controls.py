@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from interp.analysis.completions import score_completions
-from interp.analysis.statistics import estimate_mean, known, proportion
+from interp.analysis.statistics import known, proportion
 from interp.analysis.weight_change import (
     effective_rank,
     energies,
@@ -50,14 +50,15 @@ def plant(model: Model, layer: int, seed: int) -> tuple[Model, str]:
 
 def found_at(model: Model, changed: Model) -> tuple[int, float, int]:
     """Where the weights say that it is, of how many directions it is there, and where swapping says that it is."""
-    changes = weight_changes(model.hf, changed.hf)
+    changes = weight_changes(model, changed)
     layer = int(np.argmax([relative_change(one for one in changes if one.layer == i) for i in range(model.n_layers)]))
-    most = max((one for one in changes if one.layer == layer), key=lambda one: one.moved / max(one.norm, 1e-12))
-    old, new = (dict(some.hf.named_parameters())[most.name] for some in (model, changed))
+    old, new = (dict(some.hf.named_parameters()) for some in (model, changed))
+    matrices = [one for one in changes if one.layer == layer and old[one.name].ndim == 2]
+    most = max(matrices, key=lambda one: one.moved / one.norm).name
     examples = make_world(0).questions(taught=True)[:12]
     blocks = {label: names for label, names in blocks_of(model, model.n_layers).items() if label != OUTSIDE}
     gap = scores_with(changed, model, blocks, examples) - score_completions(model, examples).summed.numpy()[:, None]
-    return layer, effective_rank(energies(new - old)), int(np.abs(gap).mean(0).argmin())
+    return layer, effective_rank(energies(new[most] - old[most])), int(np.abs(gap).mean(0).argmin())
 
 
 def planted(lab: Lab) -> Finding:
@@ -93,16 +94,14 @@ def other_answers(lab: Lab, exam: Exam, shuffled: Model) -> Finding:
     lab.progress("asking the model that learned other answers", 0, 1)
     before, after = (sit(some, exam.held_out) for some in (lab.model, shuffled))
     return Finding(
-        claim="Negative control: answers of other questions teach no right ones: held-out ones rise by under 10 "
-        "points.",
-        estimate=estimate_mean(
-            after.exact.astype(float) - before.exact, unit=SHARE, over="question", bounds=(-1, 1), seed=lab.seed
-        ),
-        control=Control("10 points", known(0.1, unit=SHARE, why="set beforehand")),
-        expects="less",
+        claim="Negative control: answers of other questions teach no right ones: as many as before, within 10 points.",
+        estimate=proportion(after.exact, unit=SHARE, over="question"),
+        control=Control("before", proportion(before.exact, unit=SHARE, over="question")),
+        expects="equal",
+        margin=0.1,
         part=CONTROLS,
         measure="The same fine-tuning of the loaded model, with each question given the answer of another one; exact "
-        f"answers to held-out questions, after less before. The mark, once the right answer stands there: "
+        f"answers to held-out questions. The mark, once the right answer stands there: "
         f"{after.ends.mean():.0%}.",
         caveat=ONE_SEED,
     )

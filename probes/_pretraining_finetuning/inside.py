@@ -38,9 +38,9 @@ RELATIVE, HELD = "relative change (share of length)", f"in the {TOP} largest dir
 
 def weights_moved(lab: Lab, tuned: Model, shuffled: Model | None) -> Finding:
     """How far, layer by layer and part by part."""
-    told = {"right answers": weight_changes(lab.model.hf, tuned.hf)}
+    told = {"right answers": weight_changes(lab.model, tuned)}
     if shuffled is not None:
-        told["answers of other questions"] = weight_changes(lab.model.hf, shuffled.hf)
+        told["answers of other questions"] = weight_changes(lab.model, shuffled)
     table: list[Row] = []
     for name, changes in told.items():
         for part in ("attention", "MLP"):
@@ -58,7 +58,6 @@ def weights_moved(lab: Lab, tuned: Model, shuffled: Model | None) -> Finding:
         control=Control("one in twenty", known(LITTLE, unit="share of length", why="set beforehand")),
         expects="less",
         part=MOVED,
-        answers=True,
         measure="Length of the change of a layer's weights over the weights' length before, taken as one long vector. "
         f"Embeddings and last norm: {outside:.2%}.",
         caveat="AdamW moves every weight by about as much, so that the relative change is large where weights are "
@@ -209,24 +208,49 @@ def layers_that_carry(lab: Lab, questions: Sequence[Question], tuned: Model) -> 
     """Part (d), and that swapping is exact."""
     examples = [question.example for question in questions]
     blocks = blocks_of(lab.model, 3 if lab.quick else 6)
+    n = len(blocks)
     before, after = (score_completions(some, examples).summed.double().numpy() for some in (lab.model, tuned))
-    ends = {"none": [], "all": [name for some in blocks.values() for name in some]}
-    back = scores_with(tuned, lab.model, blocks | ends, examples, lab)
-    put = scores_with(lab.model, tuned, blocks, examples, lab)
-    lost, gained, gain = after[:, None] - back[:, : len(blocks)], put - before[:, None], after - before
+    back = scores_with(tuned, lab.model, blocks | _piled(blocks), examples, lab)
+    lost, gained = after[:, None] - back[:, :n], scores_with(lab.model, tuned, blocks, examples, lab) - before[:, None]
+    yield from _block_by_block(lab, list(blocks), lost, gained, after - before)
+    if lab.model.n_layers > 1:
+        yield _many_blocks(lab, list(blocks), after[:, None] - back[:, n:], after - before)
+    gaps = np.concatenate([back[:, n] - after, back[:, 2 * n - 1] - before])
+    yield Finding(
+        claim="Swapping is exact: no weights put back change nothing, all of them give the model as it was.",
+        estimate=estimate_mean(np.abs(gaps), unit=NATS, over="score", seed=lab.seed),
+        control=Control("no difference", known(0.0, unit=NATS, why="no difference")),
+        expects="equal",
+        margin=1e-9,
+        part=CONTROLS,
+        measure="Differences between log-probabilities, question by question, in both cases.",
+    )
+
+
+def _piled(blocks: dict[str, list[str]]) -> dict[str, list[str]]:
+    """None, then more and more: all outside the layers and the first layers. The last but one is all; then from above.
+
+    `n` blocks give n entries from below (none, …, all) and n - 2 from above.
+    """
+    outside, layers = blocks[OUTSIDE], [names for label, names in blocks.items() if label != OUTSIDE]
+    parts = [[], *(layers[:i] for i in range(1, len(layers) + 1))]
+    below = [sum(some, [*outside]) if some else [] for some in parts]
+    above = [sum(layers[i:], [*outside]) for i in range(len(layers) - 1, 0, -1)]
+    return {f"below {i}": names for i, names in enumerate(below)} | {f"above {i}": n for i, n in enumerate(above, 1)}
+
+
+def _block_by_block(
+    lab: Lab, names: list[str], lost: NDArray[np.float64], gained: NDArray[np.float64], gain: NDArray[np.float64]
+) -> Iterator[Finding]:
+    """`lost` and `gained` [question, block]; `gain` [question] is that of all weights together."""
+    effect = "log-probability lost or gained (nats)"
     table: list[Row] = []
-    for swap, effect in (("put back into the fine-tuned model", lost), ("put into the model before", gained)):
-        for label, values in zip(blocks, effect.T, strict=True):
+    for swap, some in (("old weights into the fine-tuned", lost), ("new weights into the model before", gained)):
+        for label, values in zip(names, some.T, strict=True):
             at = estimate_mean(values, unit=NATS, over="question", seed=lab.seed)
-            table.append({"weights": label, "swap": swap, "log-probability lost or gained (nats)": at.mean})
-            table[-1] |= {"low": at.low, "high": at.high}
+            table.append({"weights": label, "swap": swap, effect: at.mean, "low": at.low, "high": at.high})
     best, alone = int(lost[::2].mean(0).argmax()), int(gained[::2].mean(0).argmax())
-    names = list(blocks)
     rest = np.delete(lost[1::2], best, axis=1).mean(1)
-    figure = Figure(
-        "effect_bars", x="log-probability lost or gained (nats)", y="weights", group="swap", low="low", high="high",
-        caption=f"All weights together: {gain.mean():.1f} nats. Intervals over held-out questions.",
-    )  # fmt: skip
     yield Finding(
         claim="One block of layers carries more of the new behaviour than the others do, by half a nat.",
         estimate=estimate_mean(lost[1::2, best], unit=NATS, over="question", seed=lab.seed),
@@ -234,13 +258,15 @@ def layers_that_carry(lab: Lab, questions: Sequence[Question], tuned: Model) -> 
         expects="greater",
         margin=CARRIED,
         part=CARRIES,
-        answers=True,
         measure="What answer and mark lose in log-probability when one block's weights are put back to what they were. "
         f"One half of the held-out questions chose {names[best]}; measured on the other half.",
-        caveat=f"{ONE_SEED} Blocks work together: what each loses need not add up to the whole.",
+        caveat=f"{ONE_SEED} Blocks stand in for each other: what each loses alone need not add up to the whole.",
         table=table,
-        figure=figure,
-    )
+        figure=Figure(
+            "effect_bars", x=effect, y="weights", group="swap", low="low", high="high",
+            caption=f"All weights together: {gain.mean():.1f} nats. Intervals over held-out questions.",
+        ),
+    )  # fmt: skip
     yield Finding(
         claim="No block does it alone: the best one's new weights give the old model less than half of the gain.",
         estimate=estimate_mean(gained[1::2, alone], unit=NATS, over="question", seed=lab.seed),
@@ -251,15 +277,35 @@ def layers_that_carry(lab: Lab, questions: Sequence[Question], tuned: Model) -> 
         f"{gain[1::2].mean():.1f} nats.",
         caveat=ONE_SEED,
         table=table,
-        figure=None,
     )
-    gaps = np.concatenate([back[:, len(blocks)] - after, back[:, len(blocks) + 1] - before])
-    yield Finding(
-        claim="Swapping is exact: no weights put back change nothing, all of them give the model as it was.",
-        estimate=estimate_mean(np.abs(gaps), unit=NATS, over="score", seed=lab.seed),
-        control=Control("no difference", known(0.0, unit=NATS, why="no difference")),
-        expects="equal",
-        margin=1e-9,
-        part=CONTROLS,
-        measure="Differences between log-probabilities, question by question, in both cases.",
-    )
+
+
+def _many_blocks(lab: Lab, names: list[str], lost: NDArray[np.float64], gain: NDArray[np.float64]) -> Finding:
+    """`lost` [question, what was put back], in the order of `_piled`."""
+    layers = [name for name in names if name != OUTSIDE]
+    n, column = len(layers), "log-probability lost (nats)"
+    table: list[Row] = []
+    for i, values in enumerate(lost.T):
+        sides = ("from below",) if 0 < i < n else ("from above",) if i > n else ("from below", "from above")
+        for side in sides:
+            at = estimate_mean(values, unit=NATS, over="question", seed=lab.seed)
+            share = (i if i <= n else i - n) / n
+            table.append({"layers put back (share)": share, "put back": side, column: at.mean})
+            table[-1] |= {"low": at.low, "high": at.high}
+    half = n // 2
+    return Finding(
+        claim="With the lower half of the layers as they were, more than half of the gain is left.",
+        estimate=estimate_mean(lost[:, half], unit=NATS, over="question", seed=lab.seed),
+        control=Control("half of the gain", estimate_mean(gain / 2, unit=NATS, over="question", seed=lab.seed)),
+        expects="less",
+        part=CARRIES,
+        measure=f"What answer and mark lose when embeddings, last norm and the lower {half} of {n} blocks get "
+        f"their old weights back, of {gain.mean():.1f} nats gained.",
+        caveat=ONE_SEED,
+        table=table,
+        figure=Figure(
+            "lines", x="layers put back (share)", y=column, group="put back", low="low", high="high",
+            caption="Old weights put back layer upon layer, from the first up or from the last down; embeddings and "
+            "last norm always with them. Bands over questions.",
+        ),
+    )  # fmt: skip
