@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,8 @@ class Pretended:
         words = tuple(prompt.split())
         if words[0] == "refuse":
             raise UserError("this prompt is refused; write another")
+        if words[0] == "slow":
+            time.sleep(1.0)
         active = tuple(() if i == 0 else (Active(i, float(i)),) for i in range(len(words)))
         error = tuple(0.1 * (i > 0) for i in range(len(words)))
         return PromptReading(words, tuple(i == 0 for i in range(len(words))), active, error, self._next())
@@ -117,6 +120,38 @@ def test_features_are_steered_beside_the_plain_and_the_random(page: Page, live: 
     page.wait_for_selector("[role=alert]:has-text('is no change')")
 
 
+def test_an_empty_prompt_is_said_to_be_empty(page: Page, live: Pretended):
+    go(page, "/prompt")
+    page.click("#prompt-go")
+    assert page.eval_on_selector("#prompt-text", "box => box.validationMessage") == "Write a prompt first."
+    page.fill("#prompt-text", "a small tower")
+    page.click("#prompt-go")
+    page.wait_for_selector("#attribution .main-svg")
+
+
+def test_what_is_typed_while_a_page_is_made_does_not_get_lost(page: Page, live: Pretended):
+    go(page, "/prompt")
+    page.fill("#prompt-text", "slow small tower")
+    page.click("#prompt-go")
+    page.wait_for_function("document.getElementById('page').inert")
+    page.wait_for_selector("#attribution .main-svg")
+    page.fill("#prompt-text", "a small tower and more")
+    assert page.input_value("#prompt-text") == "a small tower and more"
+
+
+def test_a_word_typed_without_its_blank_is_told_apart(context: Context):
+    said = str(page_at(context, "/prompt", "?text=the+capital+is&next=Rome").to_plotly_json())
+    assert "begins without a blank" in said
+    assert "next=+Rome" in said
+    assert "begins without" not in str(page_at(context, "/prompt", "?text=the+capital+is&next=+Rome").to_plotly_json())
+
+
+def test_a_feature_leads_to_its_steering(context: Context):
+    said = str(page_at(context, "/feature/3", "").to_plotly_json())
+    assert "/steer?" in said
+    assert "set=3%3D" in said
+
+
 def test_two_prompts_and_two_dictionaries_stand_side_by_side(page: Page, live: Pretended):
     go(page, "/compare?feature=2")
     page.wait_for_selector("h2:has-text('Two SAEs')")
@@ -136,7 +171,9 @@ def test_what_is_refused_is_one_line_and_the_box_stays(context: Context):
     assert "refuse this" in said, "what was written is still there"
 
 
-@pytest.mark.parametrize("text", ["", "3", "3=", "=4", "40=1", "3=1e999", "a=b", ",".join(f"{i}=1" for i in range(9))])
+@pytest.mark.parametrize(
+    "text", ["", "3", "3=", "=4", "40=1", "3=1e999", "99=1", "a=b", ",".join(f"{i}=1" for i in range(9))]
+)
 def test_changes_that_are_none_are_refused(text: str):
     with pytest.raises(UserError, match="expected"):
         read_changes(text, 40)

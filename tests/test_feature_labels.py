@@ -160,6 +160,18 @@ def test_labels_are_written_where_they_are_searched_and_sorted_by(index: Index):
     assert after.verify() == []
 
 
+def test_a_name_that_scores_worse_is_not_written(index: Index):
+    feature = _busy(index)[0]
+    label_features(index.folder, Oracle(index, feature), [feature], "good")
+    good = open_index(index.folder).labels[feature]
+    (made,) = label_features(index.folder, Oracle(index, feature, wrong=True), [feature], "liar")
+    assert (made.label.score, made.before, made.written) == (-1, good, False)
+    assert open_index(index.folder).labels[feature] == good
+    (made,) = label_features(index.folder, Oracle(index, feature, wrong=True), [feature], "liar", replace=True)
+    assert made.written
+    assert open_index(index.folder).labels[feature].by == "liar"
+
+
 def test_a_labelling_function_that_fails_keeps_the_labels_before(index: Index):
     first, second = _busy(index, 2)
     oracle, calls = Oracle(index, first), 0
@@ -186,7 +198,7 @@ def test_the_command_takes_a_function_from_a_file(index: Index, tmp_path: Path, 
     line = ["features", "label", str(index.folder), "--ask", f"{file}:ask", "--features", str(feature)]
     assert dispatch(line) == 0
     assert "words about <b>hats</b>" in capsys.readouterr().out
-    for where, told in ((f"{file}:tell", "has no function 'tell'"), ("nothing.py:ask", "names no function")):
+    for where, told in ((f"{file}:tell", "has no function 'tell'"), ("nothing.py:ask", "nothing.py does not exist")):
         with pytest.raises(UserError) as raised:
             load_ask(where)
         assert told in the_line(raised)

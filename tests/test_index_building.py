@@ -142,7 +142,7 @@ def test_another_index_and_another_folder_are_refused_with_the_difference(
     assert "settings.top: 6 there, 7 wanted" in the_line(raised)
     with pytest.raises(UserError) as raised:
         built(word_model, sae, tmp_path / "index", texts=["ann likes the red hat"] * 9)
-    assert "capture.corpus" in the_line(raised)
+    assert "another index: of other text" in the_line(raised)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "holiday.jpg").touch()
     with pytest.raises(UserError) as raised:
@@ -248,7 +248,7 @@ def test_a_flipped_byte_is_found_by_verify(copy: Path):
 def test_what_is_no_index_is_told_apart(word_sae: Path, whole: Index, tmp_path: Path):
     assert "is an SAE; build its index first" in refusal(open_index, word_sae)
     assert "nearest: whole" in refusal(open_index, whole.folder.parent / "hole")
-    assert "is no index" in refusal(open_index, tmp_path / "nothing")
+    assert "nothing does not exist; expected a folder" in refusal(open_index, tmp_path / "nothing")
 
 
 def test_commands_on_an_index(whole: Index, capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,19 @@ def test_steering_is_the_edit_and_leaves_the_first_condition_alone(
     assert [one.probability for one in steered.next] == pytest.approx(expected.topk(10).values.tolist(), abs=1e-4)
     assert random.next != plain.next, "a push of that size does something"
     assert random.next != steered.next
+
+
+def test_two_that_ask_at_once_wait_for_each_other(live: LiveModel):
+    features = [one.feature for one in live.read(PROMPT).features[-1]]
+    asked: list[Callable[[], object]] = [
+        lambda: live.change(PROMPT, {features[0]: 9.0}, new_tokens=4),
+        lambda: live.read(PROMPT),
+        lambda: live.attribute(PROMPT, 3),
+    ]
+    alone = [ask() for ask in asked]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda ask: ask(), asked * 20))
+    assert together == alone * 20
 
 
 def test_setting_features_to_what_they_are_changes_nothing(live: LiveModel):

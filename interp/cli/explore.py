@@ -41,6 +41,8 @@ def explore(arguments: list[str]) -> int:
     from interp.views.explorer.context import Context
     from interp.views.explorer.serve import prepare
 
+    if options.runs != ExploreOptions.runs and not options.runs.is_dir():
+        raise UserError(f"--runs {options.runs} is no folder; expected one that holds runs of probes")
     if options.sae is not None and options.model is None:
         raise UserError("--sae came without --model; expected both, to read prompts")
     index = open_index(options.index)

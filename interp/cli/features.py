@@ -100,7 +100,7 @@ def print_feature(index: Index, feature: Feature, n: int) -> None:
          f"{feature.by_position:+.2f}, with being a later piece of a word {feature.by_word:+.2f}"),
         ("raises", ", ".join(f"{printable(repr(t))} {v:+.2f}" for t, v in feature.raises[:6]) or "not known here"),
         ("lowers", ", ".join(f"{printable(repr(t))} {v:+.2f}" for t, v in feature.lowers[:6]) or "not known here"),
-        ("fires with", _listed(index, feature.fires_with, "phi")),
+        ("fires with", _listed(index, feature.fires_with, "correlation")),
         ("points like", _listed(index, feature.near, "cosine")),
     ]  # fmt: skip
     if effect.n:
@@ -166,11 +166,18 @@ def search(arguments: list[str]) -> int:
     labels = index.labels
     rows = [
         (str(h.feature), f"{h.score:.1f}", f"{labels[h.feature].score:.2f}", printable(f"{labels[h.feature].text:.48}"),
-         printable(f"{h.where:.60}"))
+         printable(around(h.where, options.query)))
         for h in hits
     ]  # fmt: skip
     print_table(("feature", "fit", "label's score", "label", "found in"), rows)
     return 0
+
+
+def around(text: str, query: str, width: int = 60) -> str:
+    """`width` characters of `text` with the first word of `query` that is in it."""
+    places = [text.casefold().find(word) for word in query.casefold().split()]
+    start = max(0, min((place for place in places if place >= 0), default=0) - width // 3)
+    return ("…" if start else "") + text[start : start + width]
 
 
 @dataclass
@@ -222,6 +229,8 @@ class LabelOptions:
     """Features to name; by default all, the most frequent first."""
     n: int | None = None
     """Only so many."""
+    replace: bool = False
+    """Write labels that score no better than those that are there, too."""
 
 
 def label(arguments: list[str]) -> int:
@@ -233,16 +242,25 @@ def label(arguments: list[str]) -> int:
     index, ask = open_index(options.index), load_ask(options.ask)
     chosen = [index.check(one) for one in options.features] or np.argsort(-index["rate"], kind="stable").tolist()
     chosen = chosen[: options.n]
-    before = [index.labels[one] for one in chosen]
     with shown_progress() as say:
         made = label_features(
-            options.index, ask, chosen, options.ask, tell=lambda done, total: say("naming features", done, total)
+            options.index,
+            ask,
+            chosen,
+            options.ask,
+            replace=options.replace,
+            tell=lambda done, total: say("naming features", done, total),
         )
     rows = [
-        (str(one), f"{new.score:.2f}", printable(new.text), f"{old.score:.2f}", printable(f"{old.text:.40}"))
-        for one, new, old in zip(chosen, made, before, strict=True)
-    ]
-    print_table(("feature", "score", "label", "before", ""), rows[:40])
+        (str(one), f"{new.score:.2f}", printable(new.text), f"{old.score:.2f}", printable(f"{old.text:.40}"),
+         "new" if written else "before")
+        for one, (new, old, written) in zip(chosen, made, strict=True)
+    ]  # fmt: skip
+    print_table(("feature", "score", "new label", "score", "label before", "kept"), rows[:40])
+    kept = sum(not one.written for one in made)
+    if kept:
+        print(f"{kept} of {len(made)} new labels score no better than those that are there, which were kept; "
+              "--replace writes them all the same")  # fmt: skip
     return 0
 
 

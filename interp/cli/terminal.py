@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 Positional = tyro.conf.Positional
 WIDE = 10_000
 REWORDED = (  # what tyro says, and what a newcomer understands
+    (
+        r"Error parsing (\S+): no type matching (?:\{None\}\|)?INT\b.*?instantiated from \[(.*?)\].*",
+        r"\1 \2; expected a whole number",
+    ),
+    (
+        r"Error parsing (\S+): no type matching (?:\{None\}\|)?FLOAT\b.*?instantiated from \[(.*?)\].*",
+        r"\1 \2; expected a number",
+    ),
     (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"\1 \2; expected a whole number"),
     (r"Error parsing (\S+): could not convert string to float: (.*)", r"\1 \2; expected a number"),
     (r"Missing value for argument '(.*?)'.*", r"\1 came without a value; write one behind it"),

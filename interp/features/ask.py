@@ -54,12 +54,22 @@ class Shown(NamedTuple):
     fires: bool
 
 
+class Named(NamedTuple):
+    """A label that was made, the one that was there, and whether the new one was written."""
+
+    label: Label
+    before: Label
+    written: bool
+
+
 def load_ask(where: str) -> Ask:
     """The function that `FILE.py:NAME` names. Raises UserError where there is none."""
     file, colon, name = where.rpartition(":")
     path = Path(file)
-    if not colon or not path.is_file():
+    if not colon or path.suffix != ".py":
         raise UserError(f"{where!r} names no function; expected FILE.py:NAME of a function from question to answer")
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; expected FILE.py:NAME of a function from question to answer")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -77,19 +87,25 @@ def label_features(
     features: Sequence[int],
     by: str,
     *,
+    replace: bool = False,
     tell: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Label]:
+) -> list[Named]:
     """Name `features` anew and write the labels to the index, one by one: a kill loses none that was written.
 
-    Raises UserError where `ask` fails or does not answer with text; the labels before are kept.
+    A label that scores below the one that is there is not written, unless `replace`. A rule's score is over all
+    tokens, this one's over contexts of which half fire, which is easier: a name that loses is worse. Raises UserError
+    where `ask` fails or does not answer with text; the labels before are kept.
     """
     index = open_index(folder)
     made = []
     for done, feature in enumerate(features, start=1):
         label = name_feature(index, ask, index.check(feature), by)
-        write_labels(index, {feature: label})
-        index = open_index(folder)
-        made.append(label)
+        before = index.labels[feature]
+        written = replace or not label.score < before.score  # nan, not known, loses against nothing
+        if written:
+            write_labels(index, {feature: label})
+            index = open_index(folder)
+        made.append(Named(label, before, written))
         tell(done, len(features))
     return made
 

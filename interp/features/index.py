@@ -251,8 +251,9 @@ def _why_none(folder: Path) -> str:
         return f"{folder} is an index that is not finished; run the same `interp features build` again: it goes on"
     if (folder / "cfg.json").exists():
         return f"{folder} is an SAE; build its index first: interp features build --sae {folder} --out INDEX"
+    why = f"{folder} is no index: it has no {RECORD}" if folder.exists() else f"{folder} does not exist"
     there = (
         [path.name for path in folder.parent.glob("*/") if (path / RECORD).exists()] if folder.parent.is_dir() else []
     )
     near = f"; nearest: {', '.join(nearest(folder.name, there))}" if there else ""
-    return f"{folder} is no index: it has no {RECORD}; expected a folder that `interp features build` wrote{near}"
+    return f"{why}; expected a folder that `interp features build` wrote{near}"

@@ -1,18 +1,20 @@
 """A loaded model with the SAE of an index: prompts of the user's, read, explained and changed on the spot.
 
 Everything runs the plain model with one function at the SAE's site, on top of attention's cache where tokens follow
-each other. Changes leave the error term alone, x + decode(changed) - decode(features), and attention sinks too; the
-control beside each change is a random direction, at every token as long as the change there.
+each other. Such a function is seen by every run of the model, so one question is answered at a time. Changes leave the
+error term alone, x + decode(changed) - decode(features), and attention sinks too; the control beside each change is a
+random direction, at every token as long as the change there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +38,8 @@ LONGEST = 512  # tokens of a prompt
 ERROR = "what the SAE misses"
 SEED = 0
 SAMPLE = 24  # sequences
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def attach_live(
@@ -66,6 +70,17 @@ def _sample(index: Index) -> list[list[int]]:
     return [index["token"][a:b].tolist() for a, b in pairwise(starts[: SAMPLE + 1].tolist())]
 
 
+def _in_turn(method: Callable[Concatenate[LiveModel, P], R]) -> Callable[Concatenate[LiveModel, P], R]:
+    """Let threads wait for each other: two tabs of a browser ask at once."""
+
+    @wraps(method)
+    def waiting(self: LiveModel, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.turn:
+            return method(self, *args, **kwargs)
+
+    return waiting
+
+
 @dataclass(frozen=True)
 class LiveModel:
     """`interp.features.prompts.Live` with a model. `typical_norm`: the median norm at the site, that sinks exceed."""
@@ -73,6 +88,7 @@ class LiveModel:
     model: Model
     sae: SAE[Any]
     typical_norm: float
+    turn: Lock = field(default_factory=Lock, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -96,6 +112,7 @@ class LiveModel:
             raise UserError(f"{text!r} is {len(ids)} tokens ({pieces}); expected one; words mostly begin with a blank")
         return int(ids[0])
 
+    @_in_turn
     @torch.no_grad()
     def read(self, prompt: str) -> PromptReading:
         """What fires where, and the likeliest next tokens. Sinks are left out."""
@@ -115,6 +132,7 @@ class LiveModel:
             next=self._next(logits),
         )
 
+    @_in_turn
     def attribute(self, prompt: str, token: int, n: int = 20) -> tuple[Part, ...]:
         """What speaks for `token` as the next one: features taken away one by one at all their tokens, in one batch.
 
@@ -142,6 +160,7 @@ class LiveModel:
         parts = [Part(f, name, effect, guess) for (f, name, guess), effect in zip(told, effects, strict=True)]
         return tuple(sorted(parts, key=lambda part: -abs(part.effect))[:n])
 
+    @_in_turn
     @torch.no_grad()
     def change(self, prompt: str, changes: Mapping[int, float], *, new_tokens: int = 20) -> tuple[Continuation, ...]:
         """As it is, with features set to activations at every token, and with random directions in their place."""

@@ -112,14 +112,18 @@ def begin(folder: Path, plan: IndexPlan) -> bool:
     return False
 
 
+FOLLOWS = ("documents", "tokens", "whole", "fingerprint")  # of a corpus: they follow from what was asked
+
+
 def _refuse_other(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
     if there == wanted:
         return
     ours, theirs = ({k: v for k, v in plan.items() if k != "pieces"} for plan in (wanted, there))
-    listed = list(differences(theirs, ours))
+    following = tuple(f"capture.corpus.{key}" for key in FOLLOWS)
+    listed = [one for one in differences(theirs, ours) if not one.startswith(following)]
     more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
     raise UserError(
-        f"{folder} holds another index: {'; '.join(listed[:4]) or 'its pieces are cut otherwise'}{more}; choose "
+        f"{folder} holds another index: {'; '.join(listed[:4]) or 'of other text'}{more}; choose "
         "another --out, or the settings of that one"
     )
 

@@ -356,7 +356,7 @@
       part("In numbers", "", list),
       part("How strongly it fires", "", histogram),
       part("What it says next", texts.hints.logits, logits),
-      part("Fires together with", texts.hints.together, cofiring, links(withFeature, (i) => `phi ${withPhi[i].toFixed(2)}, ${withCount[i].toLocaleString("en")} tokens`)),
+      part("Fires together with", texts.hints.together, cofiring, links(withFeature, (i) => `correlation ${withPhi[i].toFixed(2)}, ${withCount[i].toLocaleString("en")} tokens`)),
       part("Points the same way", texts.hints.near, links(near, (i) => `cosine ${cosine[i].toFixed(2)}`)),
     );
     await plot(histogram, histogramOf(at));

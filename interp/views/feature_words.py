@@ -7,7 +7,7 @@ HINTS = {
     "bands": "Drawn at random from equal parts of its firings: what it fires on weakly tells as much.",
     "logits": "Tokens that its direction makes likelier (blue) and less likely (orange), read directly by the "
     "unembedding; what later layers make of it is not in it.",
-    "together": "phi is the correlation of the two firings: 1 always together, 0 as by chance.",
+    "together": "By the correlation of the two firings (phi): 1 always together, 0 as by chance.",
     "near": "Features whose decoder directions have the largest cosine with its own.",
     "error": "The error term: the activation less what the features write. No feature stands for it, and it matters "
     "all the same.",

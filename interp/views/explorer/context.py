@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from interp.features.index import Index
 from interp.features.prompts import Live
+
+WEAK = 0.1  # a label whose score is below says hardly more than chance
 
 
 @dataclass(frozen=True)
@@ -23,3 +27,9 @@ class Context:
     def names(self) -> dict[int, str]:
         """Labels by feature."""
         return {number: label.text for number, label in enumerate(self.index.labels)}
+
+    @cached_property
+    def best_named(self) -> int:
+        """The feature whose label predicts it best: one to begin with."""
+        score = self.index["label_score"]
+        return 0 if np.isnan(score).all() else int(np.nanargmax(score))

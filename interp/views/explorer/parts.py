@@ -23,7 +23,8 @@ GRAPH |= {"modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]}
 
 def graph(figure: go.Figure, name: str) -> Component:
     """A figure on a page."""
-    return dcc.Graph(id=name, figure=figure, config=GRAPH, style={"height": f"{int(figure.layout.height or 300)}px"})
+    height = int(figure.to_dict()["layout"].get("height", 300))
+    return dcc.Graph(id=name, figure=figure, config=GRAPH, style={"height": f"{height}px"})
 
 
 def token(text: str, share: float, told: str, *, peak: bool = False) -> Component:
@@ -99,6 +100,11 @@ def facts(rows: Sequence[tuple[Component | str, Component | str | Sequence[Compo
 def note(text: str, kind: str = "note") -> Component:
     """A line that says what goes on."""
     return html.P(text, className=kind, role="status")
+
+
+def note_with_link(text: str, link: str, href: str) -> Component:
+    """A line that says what goes on, and where to go."""
+    return html.P([text, dcc.Link(link, href=href)], className="note")
 
 
 def problem(text: str) -> Component:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from interp.errors import UserError, unknown
 from interp.features.index import Index
 from interp.features.search import search
+from interp.views.explorer.context import WEAK
 from interp.views.token_text import visible
 
 
@@ -66,7 +67,7 @@ def find_rows(
 def row_of(index: Index, number: int) -> dict[str, Any]:
     """A feature as the grid shows it: text all through, so that nothing is left to its formatters."""
     label = index.labels[number]
-    row: dict[str, Any] = {"number": number, "label": visible(label.text)}
+    row: dict[str, Any] = {"number": number, "label": visible(label.text), "weak": bool(label.score < WEAK)}
     for column in COLUMNS[1:]:
         value = float(column.values(index)[number])
         row[column.key] = "–" if np.isnan(value) else _written(column, value)

@@ -37,8 +37,18 @@
     place.textContent = text;
     place.hidden = !text;
   };
+  // While a page is made it takes no more writing: what is written now would be gone when the new page stands there.
+  const making = ([, options]) => typeof options?.body === "string" && options.body.includes('"output":"..page.children');
+  let made = 0;
+  const hold = (change) => {
+    made += change;
+    const page = document.getElementById("page");
+    if (page) page.inert = made > 0;
+  };
   const send = window.fetch;
   window.fetch = async (...request) => {
+    const waits = making(request);
+    if (waits) hold(1);
     try {
       const answer = await send(...request);
       if (answer.status < 400) tell("");
@@ -49,6 +59,8 @@
       if (error.name !== "AbortError")
         tell("The explorer does not answer: it was closed, or is busy. Start it again with interp explore, then reload.");
       throw error;
+    } finally {
+      if (waits) hold(-1);
     }
   };
 
@@ -99,6 +111,18 @@
     const number = rowOf(event.target);
     if (number !== null && !getSelection().toString()) go(`/feature/${number}`);
   });
+  // An empty prompt asks nothing: the box says so, and the press goes no further.
+  const refuse = (event) => {
+    const button = event.target.closest && event.target.closest('button[id$="-go"]');
+    const boxes = button ? button.closest(".form, .two, .box").querySelectorAll("textarea.prompt") : [];
+    const empty = [...boxes].find((box) => !box.value.trim());
+    if (!empty) return;
+    event.stopPropagation();
+    empty.setCustomValidity("Write a prompt first.");
+    empty.addEventListener("input", () => empty.setCustomValidity(""), { once: true });
+    empty.reportValidity();
+  };
+  addEventListener("click", refuse, true);
   addEventListener("keydown", (event) => {
     const target = event.target;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && target.matches && target.matches("textarea.prompt")) {

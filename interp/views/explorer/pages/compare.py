@@ -91,7 +91,7 @@ def _dictionaries(context: Context, beside: Index, query: Query) -> Component:
         html.Li(
             [
                 html.Span(f"{one.feature} {visible(labels[one.feature].text)}"),
-                html.Span(f" phi {one.closeness:.2f}, both on {one.count:,} tokens", className="unit"),
+                html.Span(f" correlation {one.closeness:.2f}, both on {one.count:,} tokens", className="unit"),
             ]
         )
         for one in found

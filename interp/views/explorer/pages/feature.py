@@ -10,8 +10,9 @@ from dash.development.base_component import Component
 
 from interp.features.feature import Example, Feature
 from interp.features.index import ERROR
-from interp.views.explorer.context import Context
+from interp.views.explorer.context import WEAK, Context
 from interp.views.explorer.page import Page, Query, address, whole_number
+from interp.views.explorer.pages.prompt import EXAMPLE
 from interp.views.explorer.parts import Group, aria, examples, explained, facts, feature_link, graph, note, section
 from interp.views.feature_figures import activation_histogram, cofiring_bars, logit_bars
 from interp.views.feature_words import HINTS, MEANINGS, band_title
@@ -25,7 +26,7 @@ Fact = tuple[Component | str, Component | str]
 def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
     """The feature that the path names; `doc` in the query opens a whole document."""
     index = context.index
-    wanted = parts[0] if parts else "0"
+    wanted = parts[0] if parts else str(context.best_named)
     if wanted == ERROR:
         return _error(context)
     number = index.check(wanted)
@@ -53,13 +54,25 @@ def _head(context: Context, feature: Feature) -> Component:
                 className="steps",
                 **aria("features"),
             ),
-            html.H1([html.Span(f"feature {feature.number} ", className="number"), visible(label.text)]),
+            html.H1(
+                [html.Span(f"feature {feature.number} ", className="number"), visible(label.text)],
+                className="weak" if label.score < WEAK else "",
+            ),
             html.P(
                 [_meant("label's score"), f" {score}{_parts_of_score(feature)}", html.Span(by, className="unit")],
                 className="score",
             ),
+            _steer(context, feature),
         ]
     )  # fmt: skip
+
+
+def _steer(context: Context, feature: Feature) -> Component | None:
+    """Where to change it, with a model."""
+    if context.live is None or not feature.firings:
+        return None
+    href = address("steer", text=EXAMPLE, set=f"{feature.number}={feature.maximum:.3g}")
+    return html.P(dcc.Link("hold it at its strongest while the model writes", href=href))
 
 
 def _parts_of_score(feature: Feature) -> str:
@@ -89,7 +102,7 @@ def _right(context: Context, feature: Feature) -> Component:
     """Numbers, pictures and neighbours."""
     labels = context.index.labels
     near = [(one.feature, f" cosine {one.closeness:.2f}") for one in feature.near]
-    together = [(one.feature, f" phi {one.closeness:.2f}, {one.count:,} tokens") for one in feature.fires_with]
+    together = [(one.feature, f" correlation {one.closeness:.2f}, {one.count:,} tokens") for one in feature.fires_with]
     lists = [
         html.Ul([html.Li(feature_link(other, labels[other], told)) for other, told in some], className="links")
         for some in (together, near)

@@ -62,7 +62,7 @@ def _table(query: Query) -> Component:
         }  # fmt: skip
         heads.append(one | ({"sort": "asc" if way == "asc" else "desc"} if sort == column.key else {}))
     name = {"field": "label", "headerName": "label", "tooltipField": "label", "flex": 2, "minWidth": 220,
-            "sortable": False,
+            "sortable": False, "cellClassRules": {"weak": "params.data && params.data.weak"},
             "filter": "agTextColumnFilter", "filterParams": {"filterOptions": ["contains"], "maxNumConditions": 1},
             "headerTooltip": "a rule that was made from the firings, or what a language model said"}  # fmt: skip
     typical = {"field": "tokens", "headerName": "fires most on", "tooltipField": "tokens", "flex": 1,

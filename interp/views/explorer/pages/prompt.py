@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dash import Dash, Input, NoUpdate, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
+from interp.errors import UserError
 from interp.features.prompts import Live, NextToken, PromptReading
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address, search_of
-from interp.views.explorer.parts import below, feature_link, graph, labelled, note, section, token
+from interp.views.explorer.parts import below, feature_link, graph, labelled, note, note_with_link, section, token
 from interp.views.feature_figures import attribution_bars, next_token_bars, prompt_heat
 from interp.views.token_text import visible
 
@@ -127,11 +128,25 @@ def _speaks(context: Context, live: Live, text: str, chosen: NextToken) -> Compo
     ]
     return section(
         f"What speaks for “{visible(chosen.text)}”",
+        _with_blank(live, text, chosen),
         graph(attribution_bars(parts, context.names), "attribution"),
         html.Ul(links, className="links"),
         hint="Each part is taken away at all tokens, alone, and the log-probability is measured again: to the right it "
         "spoke for the token. In grey what no feature stands for. The parts were picked by gradient times activation.",
     )
+
+
+def _with_blank(live: Live, text: str, chosen: NextToken) -> Component | None:
+    """A word typed without its blank is another token than the one that follows in running text."""
+    blank = f" {chosen.text}"
+    if not chosen.text[:1].isalnum() or text[-1:].isspace():
+        return None
+    try:
+        live.token_id(blank)
+    except UserError:
+        return None
+    href = address("prompt", text=text, next=blank)
+    return note_with_link("This token begins without a blank. ", f"Ask about “{visible(blank)}”", href)
 
 
 def register(app: Dash, context: Context) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -81,8 +80,7 @@ def _said(prompt: str, one: Continuation) -> Component:
 
 def _suggestion(context: Context) -> str:
     """A feature of some strength whose label says something."""
-    labels = context.index.labels
-    best = max(range(len(labels)), key=lambda i: -1.0 if math.isnan(labels[i].score) else labels[i].score)
+    best = context.best_named
     return f"{best}={float(context.index['maximum'][best]):.3g}"
 
 
@@ -91,10 +89,12 @@ def read_changes(text: str, n: int) -> dict[int, float]:
     changes: dict[int, float] = {}
     for piece in filter(None, (piece.strip() for piece in text.split(","))):
         found = re.fullmatch(r"(\d{1,9})\s*[=:]\s*(-?\d+(?:\.\d*)?(?:e[+-]?\d{1,2})?)", piece)
-        if not found or int(found[1]) >= n:
+        if not found:
             raise UserError(
                 f"{piece[:40]!r} is no change; expected FEATURE=ACTIVATION with a feature from 0 to {n - 1}"
             )
+        if int(found[1]) >= n:
+            raise UserError(f"there is no feature {found[1]}; expected 0 to {n - 1}")
         changes[int(found[1])] = float(found[2])
     if not 0 < len(changes) <= MOST:
         raise UserError(f"{len(changes)} changes came; expected 1 to {MOST}, such as 1866=60, 12=0")
