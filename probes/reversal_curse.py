@@ -5,7 +5,7 @@ Paper: Berglund et al. 2023, arXiv:2309.12288.
 Question. After reading "Kanoju is the painter of Bafiju" many times, can a model complete "Bafiju is the work of"?
 People do this without effort. The paper found that language models do not.
 
-Three parts:
+Six parts:
 
 (a) Trained. Small GPT-2s (2 blocks, width 64) learn invented people from scratch, 20 a group, in four wordings such as
 "it is said that Kanoju is the painter of Bafiju": one group by name first, one by description first, one in both
@@ -22,6 +22,18 @@ be able to turn round.
 item that the prompt names carry it? (The loaded model is left out where its tokenizer gives no four prompts
 one layout.)
 
+(d) Fine-tuned. A copy of the loaded model learns invented novelists and their books, as in the paper's first
+experiment: some by name first, some by book first, some in both orders. Its table has the paper's figures beside ours;
+--paper-data takes the paper's own people. Does it turn a fact round that stands in its prompt?
+
+(e) What is said to lift the curse: sentences read backwards as well (arXiv:2403.13799), sentences that say of each
+item its own name (2602.02470), and weight decay where most people are taught in both orders (2509.21993). Each is tried
+on small GPT-2s as in (a). The other exceptions are in (a): both orders in the data, tied embeddings, and a multiple
+choice.
+
+(f) How it works inside. Is the answer written at the last token of the item that the prompt names, and does attention
+carry it from there? In both orders, by lens and by cutting attention, in the models of (c).
+
 What counts as yes is fixed in the source, next to each claim, as an interval that must lie beyond its control.
 
 What could fool us:
@@ -35,7 +47,8 @@ What could fool us:
   the null deals the answers to the prompts at random.
 - Spelling. Most symbols begin with their element's first letter; shared letters alone pick the right one of 24 in
   about half of the cases. Facts whose two sides share their first letter are shown apart from the others.
-- Few seeds. Items share words and are not independent, so the intervals of part (a) are over training seeds.
+- One fine-tuning is one. The intervals of part (d) are over people: another seed or learning rate may differ.
+- Few seeds. Items share words and are not independent, so the intervals of (a) and (e) are over training seeds.
 """
 
 from __future__ import annotations
@@ -50,13 +63,18 @@ from interp.lab.probe import Lab, probe
 from interp.text.data import data
 from interp.text.facts import FactSet, load_facts
 from interp.text.pairs import load_pairs
+from interp.text.people_files import read_people
 from probes._reversal_curse import DIRECTIONS
+from probes._reversal_curse.exceptions import exceptions
 from probes._reversal_curse.in_context import in_context
+from probes._reversal_curse.mechanism import mechanism
 from probes._reversal_curse.pretrained import LEAST, family, pretrained, split_by_surname
 from probes._reversal_curse.trained import trained
-from probes._reversal_curse.where import features, where
+from probes._reversal_curse.tuned import tuned
+from probes._reversal_curse.where import features, patients_of, where
 
-LEAST_FACTS = 8
+LEAST_FACTS, QUICK_SEEDS = 8, 3
+PAIRS = "parent_child_pairs.csv"
 BUNDLED = ("capitals", "elements", "books", "gods")
 
 
@@ -66,19 +84,27 @@ def reversal_curse(
     *,
     facts: Path | None = None,
     pairs: Path | None = None,
+    paper_data: Path | None = None,
     seeds: int = 5,
     steps: int = 400,
+    tune_steps: int | None = None,
+    tune_lr: float = 3e-4,
     max_pairs: int = 40,
     n_boot: int = 2000,
 ) -> Iterator[Finding]:
-    """Run all three parts.
+    """Run all parts; --quick leaves out (d), unless --paper-data is given, and weight decay in (e).
 
     Args:
         facts: a fact set of yours instead of the bundled ones: a CSV (subject,object) with its TOML of templates
         pairs: a CSV with the columns child,parent,parent_type (mother or father), asked beside the facts; a kind of
             pair (mothers or fathers, of the same surname or another) needs five
-        seeds: training seeds for the small models
+        paper_data: a folder with the paper's own files ({p2d,d2p,both}_prompts_{train,test}.jsonl and so on), for part
+            (d); its parent_child_pairs.csv, if it is there, is taken for --pairs
+        seeds: training seeds for the small models; 3 at most with --quick
         steps: training steps of each small model
+        tune_steps: steps of fine-tuning the loaded model, eight sentences each; by default four times through the
+            invented people, twice through the paper's
+        tune_lr: largest learning rate of it
         max_pairs: at most this many pairs of each kind (same surname, different surname)
         n_boot: resamples for intervals and permutations
     """
@@ -91,6 +117,14 @@ def reversal_curse(
     ):
         if value < least:
             raise UserError(f"--{name} {value}; expected {least} or more")
+    if tune_steps is not None and tune_steps < 1:
+        raise UserError(f"--tune-steps {tune_steps}; expected 1 or more")
+    if not 0 < tune_lr < 1:
+        raise UserError(f"--tune-lr {tune_lr}; expected above 0 and below 1")
+    if paper_data is not None:
+        read_people(paper_data)
+        published = paper_data / PAIRS
+        pairs = pairs or (published if published.is_file() else None)
     fact_sets = [load_facts(facts)] if facts else [load_facts(data(f"facts/{name}.csv")) for name in BUNDLED]
     if small := next((f for f in fact_sets if len(f) < LEAST_FACTS), None):
         raise UserError(
@@ -100,12 +134,18 @@ def reversal_curse(
     if pairs and not families:
         raise UserError(f"{pairs} leaves no group to ask; expected five pairs or more of one kind. {left_out}")
     inside = next((facts for facts in fact_sets if _aligns(lab, facts)), None)
+    seeds = min(seeds, QUICK_SEEDS) if lab.quick else seeds
     students = yield from trained(lab, seeds, steps)
     yield from pretrained(lab, fact_sets[:2] if lab.quick else fact_sets, n_boot)
     yield from in_context(lab)
     yield from family(lab, families, n_boot)
-    yield from where(lab, students, inside, n_boot)
+    patients = patients_of(lab, students, inside)
+    yield from where(lab, patients, n_boot)
     yield from features(lab, fact_sets[0], n_boot)
+    if paper_data is not None or not lab.quick:
+        yield from tuned(lab, paper_data, tune_steps, tune_lr)
+    yield from exceptions(lab, students, seeds, steps)
+    yield from mechanism(lab, patients, n_boot)
 
 
 def _aligns(lab: Lab, facts: FactSet) -> bool:

@@ -26,12 +26,17 @@ from interp.lab.probe import Lab
 from interp.model.model import Model
 from interp.text.data import data
 from interp.text.facts import FactSet, load_facts
+from interp.views.figures import draw
+from probes._reversal_curse import exceptions
 from probes._reversal_curse import in_context as part_b_control
 from probes._reversal_curse import pretrained as part_b
 from probes._reversal_curse import trained as part_a
 from probes._reversal_curse import where as part_c
+from probes._reversal_curse.exceptions import PLAIN, Remedy
+from probes._reversal_curse.mechanism import mechanism
 from probes._reversal_curse.pretrained import family, split_by_surname
 from probes._reversal_curse.trained import Student
+from probes._reversal_curse.where import patients_of
 from probes.reversal_curse import BUNDLED, reversal_curse
 
 T = TypeVar("T")
@@ -95,7 +100,7 @@ def test_models_taught_both_orders_show_no_curse(tiny_gpt2: Model, monkeypatch: 
 
     def teach_both(*arguments: object) -> Student:
         with monkeypatch.context() as during:
-            during.setattr(part_a, "LEARNED", dict.fromkeys(part_a.LEARNED, ("forward", "reversed")))
+            during.setattr(part_a, "TAUGHT_AS", dict.fromkeys(part_a.TAUGHT_AS, ("forward", "reversed")))
             return true_teach(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(part_a, "teach", teach_both)
@@ -120,6 +125,29 @@ def test_students_that_learned_a_little_are_not_asked_for_more(
     assert 0 < found[0].estimate.mean < 0.9
     assert {f.verdict for f in found} != {"yes"}
     assert students == []
+
+
+def test_reading_backwards_lifts_the_curse_and_nothing_more_does_not(
+    tiny_gpt2: Model, taught: tuple[list[Finding], list[Student]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = Remedy("nothing", "0", "Nothing helps.", lambda groups: [], "")
+    monkeypatch.setattr(exceptions, "REMEDIES", (exceptions.REMEDIES[0], nothing))
+    backwards, null = exceptions.exceptions(Lab(tiny_gpt2, quick=True), taught[1], 1, 400)
+    assert backwards.estimate.mean > 0.4 > 0.05 > backwards.control.estimate.mean
+    assert null.estimate.mean < 0.05
+    assert {row["taught"] for row in null.table} == {PLAIN, "reversed sentences too", "nothing"}
+    assert draw(backwards)
+
+
+def test_attention_carries_the_answer_in_the_order_that_was_taught_alone(
+    tiny_gpt2: Model, taught: tuple[list[Finding], list[Student]]
+) -> None:
+    lab = Lab(tiny_gpt2, quick=True)
+    found = list(mechanism(lab, patients_of(lab, taught[1], None), 300))
+    carried = {("forward" in f.claim): f for f in found if "carries" in f.claim}
+    assert [carried[True].verdict, carried[False].verdict] == ["yes", "no"]
+    assert carried[True].estimate.mean > 3
+    assert all(draw(f) for f in found)
 
 
 def test_a_model_that_knows_no_fact_gets_no_verdict_on_the_curse(tiny_gpt2: Model) -> None:

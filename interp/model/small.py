@@ -37,6 +37,7 @@ class SmallGPT2:
     batch: int = 64
     lr: float = 3e-3
     warmup: int = 20
+    weight_decay: float = 0.0
 
 
 def train_small_gpt2(
@@ -121,7 +122,7 @@ def one_thread() -> Iterator[None]:
 def _train(
     hf: GPT2LMHeadModel, ids: Tensor, labels: Tensor, settings: SmallGPT2, seed: int, progress: Progress | None
 ) -> None:
-    optimizer = torch.optim.AdamW(hf.parameters(), lr=settings.lr, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(hf.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
     for step in range(settings.steps):

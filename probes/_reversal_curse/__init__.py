@@ -1,7 +1,13 @@
-"""What the three parts of the reversal curse share."""
+"""What the parts of the reversal curse share."""
 
 from __future__ import annotations
 
 from interp.text.facts import Direction
+from interp.text.people_files import Learned
 
 DIRECTIONS: tuple[Direction, Direction] = ("forward", "reversed")
+TAUGHT_AS: dict[Learned, tuple[Direction, ...]] = {
+    "name first": ("forward",),
+    "description first": ("reversed",),
+    "both orders": ("forward", "reversed"),
+}

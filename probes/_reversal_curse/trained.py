@@ -15,9 +15,10 @@ from interp.lab.findings import Control, Expects, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.model import Model
 from interp.model.small import Lesson, SmallGPT2, train_small_gpt2s
-from interp.text.facts import Direction, FactSet
+from interp.text.facts import FactSet
 from interp.text.invented import NameTokens, invent_groups, people_set
-from probes._reversal_curse import DIRECTIONS
+from interp.text.people_files import Learned
+from probes._reversal_curse import DIRECTIONS, TAUGHT_AS
 
 GROUP = 20  # people a group; chance in the multiple choice is 1 in 20
 PART = "(a) Trained from scratch on invented people"
@@ -35,19 +36,17 @@ class Student:
     tied: bool
     name_tokens: NameTokens
     seed: int
-    groups: dict[str, FactSet]
+    groups: dict[Learned, FactSet]
+    remedy: str = ""  # what it was taught beside, in part (e)
 
     @property
     def condition(self) -> str:
+        if self.remedy:
+            return self.remedy
         words = "one-word names" if self.name_tokens == 1 else "two-word names"
         return f"{'tied' if self.tied else 'untied'} embeddings, {words}"
 
 
-LEARNED: dict[str, tuple[Direction, ...]] = {
-    "name first": ("forward",),
-    "description first": ("reversed",),
-    "both orders": ("forward", "reversed"),
-}
 KINDS: tuple[tuple[bool, NameTokens], ...] = ((False, 2), (False, 1), (True, 2), (True, 1))  # tied, words of a name
 
 
@@ -64,20 +63,20 @@ def teach(designs: Sequence[Design], steps: int, lab: Lab) -> list[Student]:
     classes, lessons = [], []
     for design in designs:
         people = invent_groups([GROUP] * 3, design.seed, design.name_tokens)
-        classes.append({learned: people_set(group) for learned, group in zip(LEARNED, people, strict=True)})
+        classes.append({learned: people_set(group) for learned, group in zip(TAUGHT_AS, people, strict=True)})
         settings = SmallGPT2(tied=design.tied, steps=steps)
-        lessons.append(Lesson(_sentences(classes[-1]), settings, design.seed))
+        lessons.append(Lesson(sentences(classes[-1]), settings, design.seed))
     count = f"{len(designs)} small GPT-2s" if len(designs) > 1 else "a small GPT-2"
     models = train_small_gpt2s(lessons, progress=lab.tell(f"training {count}"))
     return [Student(m, *design, groups) for m, design, groups in zip(models, designs, classes, strict=True)]
 
 
-def _sentences(groups: dict[str, FactSet]) -> list[str]:
+def sentences(groups: dict[Learned, FactSet]) -> list[str]:
     """Every group's people, in the order or orders that it is taught in."""
     return [
         sentence
         for learned, group in groups.items()
-        for direction in LEARNED[learned]
+        for direction in TAUGHT_AS[learned]
         for template in range(len(group.templates(direction).training))
         for sentence in group.sentences(direction, template)
     ]
@@ -98,7 +97,8 @@ def examine(student: Student, n_boot: int) -> list[Row]:
                     "words of a name": student.name_tokens,
                     "seed": student.seed,
                     "learned": learned,
-                    "asked": "as taught" if direction in LEARNED[learned] else "reversed",
+                    "people": len(group),
+                    "asked": "as taught" if direction in TAUGHT_AS[learned] else "reversed",
                     "direction": direction,
                     "exact match": float(greedy.diagonal().mean()),
                     "exact match, shuffled answers": float(greedy.roll(-1, 1).diagonal().mean()),
@@ -171,10 +171,10 @@ def _exact_match(
     """Exact match in `rows`, against the same prompts with the answers dealt to the wrong people."""
     return Finding(
         claim=claim,
-        estimate=_over_seeds(rows, "exact match", SHARE),
+        estimate=over_seeds(rows, "exact match", SHARE),
         control=Control(
             "the same prompts with the answers dealt to the wrong people",
-            _over_seeds(rows, "exact match, shuffled answers", SHARE),
+            over_seeds(rows, "exact match, shuffled answers", SHARE),
         ),
         expects=expects,
         margin=margin,
@@ -196,7 +196,7 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
     chance = known(1 / GROUP, unit=SHARE, why=f"1 of {GROUP} answers")
     yield Finding(
         claim=f"Choosing among {GROUP} names, the reversed answer is at chance (untied embeddings, two-word names).",
-        estimate=_over_seeds(clean, "multiple choice", SHARE),
+        estimate=over_seeds(clean, "multiple choice", SHARE),
         control=Control("chance", chance),
         expects="equal",
         margin=0.05,
@@ -228,8 +228,8 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
     ):
         yield Finding(
             claim=claim,
-            estimate=_over_seeds(leaky, "multiple choice", SHARE),
-            control=Control(control, _over_seeds(theirs, "multiple choice", SHARE)),
+            estimate=over_seeds(leaky, "multiple choice", SHARE),
+            control=Control(control, over_seeds(theirs, "multiple choice", SHARE)),
             expects="greater",
             part=PART,
             measure=CHOICE,
@@ -239,7 +239,7 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
         )
     yield Finding(
         claim="The reversed answer's log-probability is that of a shuffled answer (untied embeddings, two-word names).",
-        estimate=_over_seeds(clean, "correct minus others (nats)", "nats"),
+        estimate=over_seeds(clean, "correct minus others (nats)", "nats"),
         control=Control("no difference", known(0.0, unit="nats", why="by construction")),
         expects="equal",
         margin=0.5,
@@ -253,7 +253,7 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
     )
 
 
-def _over_seeds(rows: Sequence[Row], column: str, unit: str) -> Estimate:
+def over_seeds(rows: Sequence[Row], column: str, unit: str) -> Estimate:
     """Mean over seeds; for a share, the wider of Student's interval over seeds and Wilson's over people."""
     seeds = sorted({int(r["seed"] or 0) for r in rows})
     means = [float(np.mean([r[column] for r in rows if r["seed"] == s])) for s in seeds]  # type: ignore[arg-type]
@@ -262,7 +262,8 @@ def _over_seeds(rows: Sequence[Row], column: str, unit: str) -> Estimate:
         return over_seeds
     # Seeds that agree to the last person would give an interval too narrow for so few people. Tied and untied models
     # of a seed learn the same people: these count once.
-    people = GROUP * len({(r["seed"], r["learned"], r["direction"], r["words of a name"]) for r in rows})
+    asked = {(r["seed"], r["learned"], r["direction"], r["words of a name"]): int(r["people"] or 0) for r in rows}
+    people = sum(asked.values())
     wilson = proportion([i < round(over_seeds.mean * people) for i in range(people)], unit=unit, over="person")
     return replace(
         over_seeds, low=max(0.0, min(over_seeds.low, wilson.low)), high=min(1.0, max(over_seeds.high, wilson.high))
@@ -278,7 +279,7 @@ def _by_condition(rows: Sequence[Row], column: str) -> list[Row]:
             ("reversed", lambda r: r["asked"] == "reversed"),
             ("taught both orders", lambda r: r["learned"] == "both orders"),
         ):
-            e = _over_seeds([r for r in rows if r["condition"] == condition and test(r)], column, "")
+            e = over_seeds([r for r in rows if r["condition"] == condition and test(r)], column, "")
             name = column if "(" in column else f"{column} (share of people)"
             out.append(
                 {"condition": condition, "asked": kind, name: e.mean, "low": e.low, "high": e.high, "seeds": e.n}

@@ -50,8 +50,8 @@ class Patient:
     note: str = ""
 
 
-def where(lab: Lab, students: Sequence[Student], facts: FactSet | None, n_boot: int) -> Iterator[Finding]:
-    """Part (c): lens and patching, on a trained GPT-2 and on the loaded model; features when there is an SAE."""
+def patients_of(lab: Lab, students: Sequence[Student], facts: FactSet | None) -> list[Patient]:
+    """A small GPT-2 taught name first, where there is one, and the loaded model, where its prompts align."""
     # Names of one word, so that every answer has a first token of its own; untied, so that no leak helps.
     patients = []
     student = next((s for s in students if not s.tied and s.name_tokens == 1), None)
@@ -62,6 +62,11 @@ def where(lab: Lab, students: Sequence[Student], facts: FactSet | None, n_boot: 
     if facts is not None:
         stride = max(1, min(5 if lab.quick else 3, lab.model.n_layers // 2))
         patients.append(Patient(f"{lab.model.provenance.name} on {facts.name}", lab.model, facts, 0, stride, 8))
+    return patients
+
+
+def where(lab: Lab, patients: Sequence[Patient], n_boot: int) -> Iterator[Finding]:
+    """Part (c): lens and patching, on a trained GPT-2 and on the loaded model."""
     for patient in patients:
         yield from _readable(lab, patient, n_boot)
         yield from _carried(lab, patient, n_boot)
@@ -69,7 +74,7 @@ def where(lab: Lab, students: Sequence[Student], facts: FactSet | None, n_boot: 
 
 def _readable(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
     """Where the logit lens reads the answer."""
-    layers = _layers(patient)[1:]  # the embedding can hold no answer yet: there the lens shows which words are alike
+    layers = layers_of(patient)[1:]  # the embedding can hold no answer yet: there the lens shows which words are alike
     rows: list[Row] = []
     last: dict[Direction, Estimate] = {}
     since: dict[Direction, str] = {}
@@ -115,7 +120,7 @@ def _from_layer(layers: Sequence[int], above: NDArray[np.bool_]) -> str:
 
 def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
     """What patching the item's tokens moves, against patching from an unrelated prompt."""
-    layers = _layers(patient)
+    layers = layers_of(patient)
     # Not the embedding: patched there, the prompt is the other prompt, and all moves whatever the model does.
     early = [layer for layer in layers if 0 < layer <= max(1, patient.model.n_layers // 2)]
     deep = len(early) > 1  # in a model of two blocks the answer has left the item by the end of the first
@@ -267,7 +272,7 @@ def _feature_activations(model: Model, sae: SAE[Any], facts: FactSet, direction:
     return np.stack(per_wording, axis=1)
 
 
-def _layers(patient: Patient) -> list[int]:
+def layers_of(patient: Patient) -> list[int]:
     """Layer l is the residual stream after l blocks: 0 is the embedding, where only the item itself can matter."""
     return sorted({*range(0, patient.model.n_layers, patient.stride), patient.model.n_layers})
 
