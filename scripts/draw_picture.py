@@ -36,22 +36,27 @@ class Settings:
     """Pixels."""
 
 
-def main(settings: Settings) -> None:
+def photograph(figure: go.Figure, out: Path, width: int) -> None:
+    """Write `figure` as a PNG of so many pixels, by the browser that would show it."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         sys.exit("no Chromium here; install it, on Debian: apt-get install chromium")
-    figure = draw(read_run(settings.run).findings[settings.finding])
-    if not isinstance(figure, go.Figure):
-        sys.exit(f"the figure of finding {settings.finding} is text, no picture; choose another --finding")
-    height = int(figure.layout.height or 400)
+    height = int(figure.to_dict()["layout"].get("height") or 400)
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "figure.html"
         figure.write_html(page, include_plotlyjs=True, config={"displayModeBar": False, "responsive": True})
         page.write_text(page.read_text(encoding="utf-8").replace("<body>", '<body style="margin:0">'), "utf-8")
-        shot = f"--screenshot={settings.out.resolve()}"
-        size = f"--window-size={settings.width},{height}"
+        shot = f"--screenshot={out.resolve()}"
+        size = f"--window-size={width},{height}"
         command = [browser, *FLAGS, f"--user-data-dir={folder}/profile", size, shot, page.as_uri()]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def main(settings: Settings) -> None:
+    figure = draw(read_run(settings.run).findings[settings.finding])
+    if not isinstance(figure, go.Figure):
+        sys.exit(f"the figure of finding {settings.finding} is text, no picture; choose another --finding")
+    photograph(figure, settings.out, settings.width)
     print(settings.out)
 
 
