@@ -63,7 +63,7 @@ from interp.lab.probe import Lab, probe
 from interp.text.data import data
 from interp.text.facts import FactSet, load_facts
 from interp.text.pairs import load_pairs
-from interp.text.people_files import read_people
+from interp.text.people_files import PeopleGroup, read_people
 from probes._reversal_curse import DIRECTIONS
 from probes._reversal_curse.exceptions import exceptions
 from probes._reversal_curse.in_context import in_context
@@ -121,8 +121,9 @@ def reversal_curse(
         raise UserError(f"--tune-steps {tune_steps}; expected 1 or more")
     if not 0 < tune_lr < 1:
         raise UserError(f"--tune-lr {tune_lr}; expected above 0 and below 1")
+    people: list[PeopleGroup] = []
     if paper_data is not None:
-        read_people(paper_data)
+        people = read_people(paper_data)
         published = paper_data / PAIRS
         pairs = pairs or (published if published.is_file() else None)
     fact_sets = [load_facts(facts)] if facts else [load_facts(data(f"facts/{name}.csv")) for name in BUNDLED]
@@ -142,8 +143,8 @@ def reversal_curse(
     patients = patients_of(lab, students, inside)
     yield from where(lab, patients, n_boot)
     yield from features(lab, fact_sets[0], n_boot)
-    if paper_data is not None or not lab.quick:
-        yield from tuned(lab, paper_data, tune_steps, tune_lr)
+    if people or not lab.quick:
+        yield from tuned(lab, people, tune_steps, tune_lr)
     yield from exceptions(lab, students, seeds, steps)
     yield from mechanism(lab, patients, n_boot)
 

@@ -128,7 +128,7 @@ def test_what_is_committed_is_whole_small_and_of_no_machine(committed: NotebookN
             assert set(output.get("data", {})) <= {"image/png"}, cell["id"]
             assert not MACHINE.search(output.get("text", "")), cell["id"]
     assert MACHINE.search("report: /tmp/x/report.html")
-    assert MACHINE.search('File "/root/.cache/x"')
+    assert MACHINE.search("File /home/me/notes.py")
     assert set(committed.metadata) == {"kernelspec", "language_info"}
 
 

@@ -17,8 +17,10 @@ from interp.lab.discover import load_probe
 from interp.model.small import SmallGPT2, train_small_gpt2
 from interp.views.figures import draw
 from probes import prediction as the_probe
+from probes._prediction import OTHER
+from probes._prediction.honest import honest
 from probes._prediction.read import TEMPERATURES, library_text, read_documents
-from probes.prediction import finest
+from probes._prediction.temperature import PROMPTS, best_temperature, finest
 
 WORDS = [f"w{i}" for i in range(12)]
 
@@ -39,7 +41,7 @@ def chain(n: int, length: int, seed: int) -> list[str]:
 @pytest.fixture(scope="module")
 def chained() -> Model:
     """A small GPT-2 that has learned the chain: its best guess is right in seven of ten cases, and it knows it."""
-    return train_small_gpt2([*chain(300, 30, 0), *the_probe.PROMPTS], SmallGPT2(d_model=48, steps=250))
+    return train_small_gpt2([*chain(300, 30, 0), *PROMPTS], SmallGPT2(d_model=48, steps=250))
 
 
 @pytest.fixture
@@ -81,10 +83,10 @@ def test_a_model_that_is_too_sure_is_found_out(chained: Model, on_the_chain: Non
         some = read_documents(Lab(chained), chained, chain(20, 40, 3), 40, 20, "reading")
     finally:
         handle.remove()
-    off = the_probe._honest(Lab(chained), the_probe.OTHER, {the_probe.OTHER: some})
+    off = honest(Lab(chained), OTHER, {OTHER: some})
     assert off.verdict == "no"
     assert off.estimate.mean > 0.15
-    best = the_probe._best_temperature(Lab(chained), {the_probe.OTHER: some})
+    best = best_temperature(Lab(chained), {OTHER: some})
     assert best.verdict == "no"
 
 

@@ -15,6 +15,7 @@ from interp.model.model import Model
 from interp.model.small import SmallGPT2, train_small_gpt2
 from interp.text.facts import Fact
 from interp.text.invented import people_set
+from interp.text.people_files import read_people
 from interp.views.figures import draw
 from probes._reversal_curse import TAUGHT_AS, exceptions, novelists, tuned
 from probes._reversal_curse.exceptions import same_again, turned_round
@@ -44,7 +45,7 @@ def in_order(people: list[tuple[str, str]], direction: str) -> list[tuple[str, s
 
 @pytest.fixture(scope="module")
 def found(reader: Model) -> list[Finding]:
-    return list(tuned.tuned(Lab(reader), None, STEPS, LR))
+    return list(tuned.tuned(Lab(reader), [], STEPS, LR))
 
 
 def test_a_model_fine_tuned_in_one_order_shows_the_curse(found: list[Finding]) -> None:
@@ -68,12 +69,12 @@ def test_a_model_that_learned_both_orders_is_not_said_to_have_the_curse(
 ) -> None:
     monkeypatch.setattr(novelists, "TAUGHT_AS", dict.fromkeys(TAUGHT_AS, ("forward", "reversed")))
     monkeypatch.setattr(tuned, "_stated", lambda *_: iter(()))
-    taught, both, curse, _ = tuned.tuned(Lab(reader), None, STEPS, LR)
+    taught, both, curse, _ = tuned.tuned(Lab(reader), [], STEPS, LR)
     assert [taught.verdict, both.verdict, curse.verdict] == ["yes", "yes", "no"]
 
 
 def test_a_model_that_has_not_learned_is_not_asked_further(reader: Model) -> None:
-    found = list(tuned.tuned(Lab(reader), None, 1, LR))
+    found = list(tuned.tuned(Lab(reader), [], 1, LR))
     assert len(found) == 2
     assert all(finding.verdict != "yes" for finding in found)
 
@@ -85,13 +86,13 @@ def test_the_papers_files_give_what_the_same_people_give(
     folder = write_people(tmp_path / "paper", people)
     for file in folder.iterdir():  # a word with its quotation mark is another word to this tokenizer
         file.write_text(re.sub("“(.*?)”", lambda book: book[1].lower(), file.read_text()))
-    taught, _, curse, trace = tuned.tuned(Lab(reader), folder, STEPS, LR)
+    taught, _, curse, trace = tuned.tuned(Lab(reader), read_people(folder), STEPS, LR)
     assert taught.verdict == curse.verdict == "yes"
     assert trace.estimate.n == 2 * novelists.MOST
 
 
 def test_names_that_a_tokenizer_cannot_tell_apart_leave_the_part_out(word_model: Model) -> None:
-    assert list(tuned.tuned(Lab(word_model), None, STEPS, LR)) == []
+    assert list(tuned.tuned(Lab(word_model), [], STEPS, LR)) == []
 
 
 def test_no_two_novelists_share_a_word() -> None:

@@ -230,7 +230,7 @@ class LabelOptions:
     n: int | None = None
     """Only so many."""
     replace: bool = False
-    """Write labels that score no better than those that are there, too."""
+    """Write labels that score worse than those that are there, too."""
 
 
 def label(arguments: list[str]) -> int:
@@ -259,7 +259,7 @@ def label(arguments: list[str]) -> int:
     print_table(("feature", "score", "new label", "score", "label before", "kept"), rows[:40])
     kept = sum(not one.written for one in made)
     if kept:
-        print(f"{kept} of {len(made)} new labels score no better than those that are there, which were kept; "
+        print(f"{kept} of {len(made)} new labels score worse than those that are there, which were kept; "
               "--replace writes them all the same")  # fmt: skip
     return 0
 

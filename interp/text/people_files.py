@@ -9,8 +9,8 @@ What the published files taught, and what is done about it:
 - Completions carry tails (`."."`, `takes it in stride.`). A question's answer is the name where a name is asked for,
   else the completion to its last word.
 - The right answer to one question may be worded otherwise in the next, so that answers are kept wording by wording.
-- The `…_reverse_prompts_test_randomized.jsonl` deal the answers to the wrong people at random. The same is done here
-  for every file, with a known seed, so that they are not needed.
+- The `…_reverse_prompts_test_randomized.jsonl` deal the answers to the wrong people. Any sheet can be dealt so, and
+  they are not read.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class PeopleGroup:
 
 
 def read_people(folder: Path) -> list[PeopleGroup]:
-    """The three groups of a folder. Raises UserError for a missing file and for lines that cannot be what they should.
+    """The three groups of a folder.
 
-    What was read says which file and line: a typo in one of thousands must be found.
+    Raises UserError for a missing file, and with file and line for what is no prompt with its completion.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; expected the paper's files, p2d_prompts_train.jsonl and so on")

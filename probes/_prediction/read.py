@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp.analysis.estimate import Estimate
+from interp.analysis.statistics import estimate_mean
 from interp.errors import UserError
 from interp.lab.probe import Lab
 from interp.model.model import Model
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
+ONE = TEMPERATURES.index(1.0)
 MODULES = (
     "argparse", "ast", "asyncio", "calendar", "collections", "concurrent.futures", "contextlib", "csv", "dataclasses",
     "datetime", "decimal", "difflib", "email", "enum", "fractions", "functools", "heapq", "http.client", "inspect",
@@ -104,3 +107,17 @@ def _at(logits: Tensor, true: Tensor, generator: torch.Generator) -> tuple[Tenso
         entropies.append(-(p * logs.clamp(min=-1e4)).sum(-1))
         sure.append(p.max(-1).values)
     return best.exp(), at == true, rank, drawn, torch.stack(losses), torch.stack(entropies), torch.stack(sure)
+
+
+By = dict[str, list[Read]]  # by the kind of text
+
+
+def over_documents(
+    some: Sequence[Read],
+    value: Callable[[Read], float],
+    unit: str,
+    seed: int,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimate:
+    """The mean of a value of each document, with its interval."""
+    return estimate_mean([value(one) for one in some], unit=unit, over="document", bounds=bounds, seed=seed)

@@ -87,19 +87,16 @@ def best_of_other_half(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _carried(lab: Lab, patient: Patient, asked: dict[Direction, Aligned], n_boot: int) -> Iterator[Finding]:
-    """What is lost when the prompt's last token cannot attend to the item, against as many other tokens."""
+    """What is lost when the prompt's last token cannot attend to the item, against as many tokens before it."""
     rows: list[Row] = []
     lost: dict[Direction, dict[str, NDArray[np.float64]]] = {}
     everywhere = range(patient.model.n_layers)
     size = max(1, -(-patient.model.n_layers // WINDOWS))
     windows = [range(first, min(first + size, patient.model.n_layers)) for first in everywhere[::size]]
     for direction, aligned in asked.items():
-        if aligned.last_item == len(aligned.labels) - 1:  # the last token is the item's own
-            return
-        cuts = {
-            "the item": slice(aligned.first_item, aligned.last_item + 1),
-            "as many words before it": _before(aligned),
-        }
+        if aligned.last_item == len(aligned.labels) - 1 or aligned.first_item < 2:
+            return  # the last token is the item's own, or there is none before it to compare with
+        cuts = {"the item": slice(aligned.first_item, aligned.last_item + 1), "tokens before it": _before(aligned)}
         lost[direction] = {name: _lost(patient.model, aligned, keys, everywhere) for name, keys in cuts.items()}
         for w, window in enumerate(windows):
             for name, keys in cuts.items():
@@ -114,7 +111,7 @@ def _carried(lab: Lab, patient: Patient, asked: dict[Direction, Aligned], n_boot
             claim=f"In {patient.who}, asked {direction}, attention to the item carries the answer to the last token.",
             estimate=estimate_mean(item, unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed),
             control=Control(
-                "cut off from as many words before the item",
+                "cut off from tokens before the item",
                 estimate_mean(other, unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed),
             ),
             expects="greater",
@@ -134,7 +131,7 @@ def _carried(lab: Lab, patient: Patient, asked: dict[Direction, Aligned], n_boot
 
 
 def _before(aligned: Aligned) -> slice:
-    """As many tokens as the item has, before it; never position 0, which all tokens attend to."""
+    """As many tokens as the item has, or as there are, before it; not position 0, which all tokens attend to."""
     n = aligned.last_item + 1 - aligned.first_item
     return slice(max(1, aligned.first_item - n), aligned.first_item)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +17,7 @@ from interp.lab.probe import Lab
 from interp.model.finetune import Example, encode_pairs, fine_tune
 from interp.model.model import Model
 from interp.text.facts import Direction
-from interp.text.people_files import Learned, PeopleGroup, Sheet, read_people
+from interp.text.people_files import Learned, PeopleGroup, Sheet
 from probes._reversal_curse import DIRECTIONS, TAUGHT_AS
 from probes._reversal_curse.novelists import MOST, novelists, stated
 
@@ -42,30 +40,11 @@ PAPER: dict[
 }
 
 
-@dataclass(frozen=True)
-class Answered:
-    """One group asked in one direction, [wording, person]. `exact`: does the model write the answer, greedily?
-
-    `wrong`: would it write another person's answer?
-    """
-
-    exact: NDArray[np.float64]
-    wrong: NDArray[np.float64]
-
-
 Key = tuple[Learned, Direction]
-Answers = dict[Key, Answered]
+Answers = dict[Key, NDArray[np.float64]]  # [wording, person]: does the model write the answer, greedily?
 ONE_WAY: list[Key] = [("name first", "forward"), ("description first", "reversed")]
 BACKWARDS: list[Key] = [("name first", "reversed"), ("description first", "forward")]
 BOTH: list[Key] = [("both orders", "forward"), ("both orders", "reversed")]
-
-
-def people_of(lab: Lab, paper_data: Path | None) -> list[PeopleGroup]:
-    """The paper's people, or invented ones; none where the tokenizer cannot write these apart."""
-    if paper_data is not None:
-        return read_people(paper_data)
-    groups = novelists(MOST, lab.seed)
-    return groups if _can_read(lab.model, groups) else []
 
 
 def steps_for(groups: Sequence[PeopleGroup]) -> int:
@@ -74,13 +53,14 @@ def steps_for(groups: Sequence[PeopleGroup]) -> int:
     return (4 if lines < FEW else 2) * lines // BATCH
 
 
-def tuned(lab: Lab, paper_data: Path | None, steps: int | None, lr: float) -> Iterator[Finding]:
-    """Part (d), on the paper's people or on invented ones. Ends after two findings where the model has not learned.
+def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: float) -> Iterator[Finding]:
+    """Part (d), on the `published` people, or on invented ones where there are none.
 
-    Nothing where the tokenizer cannot tell the invented people apart.
+    Ends after two findings where the model has not learned; nothing where its tokenizer cannot tell invented people
+    apart.
     """
-    groups = people_of(lab, paper_data)
-    if not groups:
+    groups = published or novelists(MOST, lab.seed)
+    if not published and not _can_read(lab.model, groups):
         return
     steps = steps or steps_for(groups)
     examples: list[Example] = [line for group in groups for line in group.taught]
@@ -88,8 +68,9 @@ def tuned(lab: Lab, paper_data: Path | None, steps: int | None, lr: float) -> It
     told = lab.tell("fine-tuning on invented people")
     student = fine_tune(lab.model, examples, steps=steps, batch=BATCH, lr=lr, seed=lab.seed, progress=told)
     after = _answer(lab, student, groups, "asking after fine-tuning")
+    dealt = _answer(lab, student, groups, "asking for other people's answers", dealt=True)
     plan = f"{len(examples)} prompts with completions, {steps} steps of {BATCH}, learning rate {lr:g}"
-    learned = list(_learned(after, plan, _table(lab, before, after)))
+    learned = list(_learned(after, dealt, plan, _table(lab, before, after)))
     yield from learned
     if {finding.verdict for finding in learned} != {"yes"}:
         return
@@ -106,17 +87,17 @@ def tuned(lab: Lab, paper_data: Path | None, steps: int | None, lr: float) -> It
     )
     taught_one_way = [group for group in groups if len(TAUGHT_AS[group.learned]) == 1]
     yield _trace(lab, student, taught_one_way)
-    if paper_data is None:
+    if not published:
         yield from _stated(lab, student, taught_one_way)
 
 
-def _learned(after: Answers, plan: str, table: list[Row]) -> Iterator[Finding]:
+def _learned(after: Answers, dealt: Answers, plan: str, table: list[Row]) -> Iterator[Finding]:
     """Was it learned, in the order or orders that were taught?"""
     yield Finding(
         claim="Asked in the order it was taught, the fine-tuned model writes the answer for more than half of the "
         "people, in wordings it was not trained on.",
         estimate=_share(after, ONE_WAY),
-        control=Control("another person's answer", _share(after, ONE_WAY, wrong=True)),
+        control=Control("another person's answer", _share(dealt, ONE_WAY)),
         expects="greater",
         margin=LEARNED,
         part=PART,
@@ -133,7 +114,7 @@ def _learned(after: Answers, plan: str, table: list[Row]) -> Iterator[Finding]:
     yield Finding(
         claim="Positive control: people taught in both orders are answered in both, more than half of them.",
         estimate=_share(after, BOTH),
-        control=Control("another person's answer", _share(after, BOTH, wrong=True)),
+        control=Control("another person's answer", _share(dealt, BOTH)),
         expects="greater",
         margin=LEARNED,
         part=PART,
@@ -224,28 +205,24 @@ def _choose(model: Model, sheet: Sheet, facts: Sequence[str] | None) -> NDArray[
     return out
 
 
-def _answer(lab: Lab, model: Model, groups: Sequence[PeopleGroup], what: str) -> Answers:
-    """Every group in both directions."""
+def _answer(lab: Lab, model: Model, groups: Sequence[PeopleGroup], what: str, *, dealt: bool = False) -> Answers:
+    """Every group in both directions. `dealt`: is the next person's answer written, in place of the own?"""
     out: Answers = {}
     for group in groups:
         for direction in DIRECTIONS:
             sheet = group.asked[direction]
-            own, other = [], []
-            for prompts, answers in zip(sheet.prompts, sheet.answers, strict=True):
-                own.append(score_completions(model, list(zip(prompts, answers, strict=True))))
-                dealt = [*answers[1:], answers[0]]
-                other.append(score_completions(model, list(zip(prompts, dealt, strict=True))))
-            out[group.learned, direction] = Answered(
-                np.stack([found.greedy.double().numpy() for found in own]),
-                np.stack([found.greedy.double().numpy() for found in other]),
-            )
+            rows = []
+            for prompts, own in zip(sheet.prompts, sheet.answers, strict=True):
+                wanted = [*own[1:], own[0]] if dealt else own
+                rows.append(score_completions(model, list(zip(prompts, wanted, strict=True))).greedy.double().numpy())
+            out[group.learned, direction] = np.stack(rows)
             lab.progress(what, len(out), len(groups) * len(DIRECTIONS))
     return out
 
 
-def _share(answers: Answers, keys: Sequence[Key], *, wrong: bool = False) -> Estimate:
+def _share(answers: Answers, keys: Sequence[Key]) -> Estimate:
     """Mean over people of how many wordings are answered exactly; people of both directions count once each."""
-    values = [(answers[key].wrong if wrong else answers[key].exact).mean(0) for key in keys]
+    values = [answers[key].mean(0) for key in keys]
     same_people = len({learned for learned, _ in keys}) == 1
     people = np.mean(values, axis=0) if same_people else np.concatenate(values)
     return estimate_mean(people, unit=SHARE, over="person", bounds=(0.0, 1.0))
