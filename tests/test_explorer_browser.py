@@ -123,6 +123,7 @@ def test_a_search_narrows_the_table_and_lives_in_the_address(page: Page, address
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "search"
     page.keyboard.type("paris")
+    assert page.input_value("#search") == "paris", "fast typing keeps the order of the letters"
     hits = [hit.feature for hit in search(index, "paris")]
     wait_for_first(page, hits[0])
     assert column(page, "number", 3) == [str(feature) for feature in hits[:3]]

@@ -64,6 +64,19 @@
     }
   };
 
+  // What is typed in the search box goes round Dash's Input, which puts the cursor back after every letter and so mixes up
+  // those of a fast typist: here it is told once, when the typing pauses.
+  let pause;
+  for (const kind of ["input", "change"]) {
+    addEventListener(kind, (event) => {
+      if (event.target.id !== "search") return;
+      event.stopPropagation();
+      clearTimeout(pause);
+      const told = () => event.target.isConnected && dash_clientside.set_props("search-text", { data: event.target.value });
+      pause = setTimeout(told, 250);
+    }, true);
+  }
+
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     explorer: {
       searched: async (text, path) => {

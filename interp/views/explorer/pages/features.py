@@ -30,7 +30,7 @@ def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
     text = query.get("q", "")
     box = dcc.Input(
         id="search", value=text, type="search", placeholder="search labels, tokens and examples: capital cities",
-        debounce=0.25, maxLength=200,
+        maxLength=200,
     )  # fmt: skip
     tabs = html.Nav(
         [
@@ -43,6 +43,7 @@ def layout(context: Context, parts: Sequence[str], query: Query) -> Component:
     body = _table(query) if view == "" else _map(context, view, text, query)
     return html.Div(
         [
+            dcc.Store(id="search-text", data=text),  # what was typed last, told by assets/explorer.js
             dcc.Store(id="search-state"),
             dcc.Store(id="map-state"),
             html.H1("Features", className="hidden"),
@@ -134,7 +135,7 @@ def register(app: Dash, context: Context) -> None:
         Output("found", "children"),
         Output("found", "className"),
         Input("grid", "getRowsRequest"),
-        State("search", "value"),
+        State("search-text", "data"),
         prevent_initial_call=True,
     )
     def rows(asked: dict[str, Any] | None, text: str | None) -> tuple[Any, Any, Any]:
@@ -149,7 +150,7 @@ def register(app: Dash, context: Context) -> None:
         return {"rowData": block, "rowCount": len(chosen)}, _counted(context, chosen, text or "", asked), "note"
 
     app.clientside_callback(
-        ClientsideFunction("explorer", "searched"), Output("search-state", "data"), Input("search", "value"),
+        ClientsideFunction("explorer", "searched"), Output("search-state", "data"), Input("search-text", "data"),
         State("address", "pathname"), prevent_initial_call=True,
     )  # fmt: skip
     app.clientside_callback(
