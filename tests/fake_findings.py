@@ -230,6 +230,16 @@ def fake_findings() -> list[Finding]:
             figure=Figure("log_lines", x="parameters", y="test loss (nats)", group="drawn", caption="A power law."),
         ),
         _finding(
+            "More neurons tell more",
+            where,
+            (0.2, 0.1, 0.3),
+            (0.0, -0.1, 0.1),
+            "AUC",
+            "one neuron",
+            table=[{"how many": 2**k, "AUC": 0.9 - 0.3 / 2**k} for k in range(7)],
+            figure=Figure("doubling_lines", x="how many", y="AUC", caption="Each step is twice the last."),
+        ),
+        _finding(
             "The name is readable early",
             where,
             (1.9, 1.2, 2.6),

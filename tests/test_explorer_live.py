@@ -133,7 +133,7 @@ def test_what_is_typed_while_a_page_is_made_does_not_get_lost(page: Page, live: 
     go(page, "/prompt")
     page.fill("#prompt-text", "slow small tower")
     page.click("#prompt-go")
-    page.wait_for_function("document.getElementById('page').inert")
+    page.wait_for_function("() => document.getElementById('page').inert")
     page.wait_for_selector("#attribution .main-svg")
     page.fill("#prompt-text", "a small tower and more")
     assert page.input_value("#prompt-text") == "a small tower and more"

@@ -163,7 +163,7 @@ def test_the_fixture_would_see_a_script_that_ran(browser: BrowserContext, tmp_pa
     (tmp_path / "bad.html").write_text("<main><img src=x onerror='window.hacked = 1'></main>")
     opened = browser.new_page()
     opened.goto((tmp_path / "bad.html").as_uri())
-    opened.wait_for_function("window.hacked")
+    opened.wait_for_function("() => window.hacked")
     assert opened.evaluate("document.querySelectorAll('main img').length") == 1
     opened.close()
 

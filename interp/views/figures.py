@@ -164,6 +164,16 @@ def log_lines(rows: list[Row], spec: findings.Figure) -> go.Figure:
     return figure
 
 
+@kind("x", "y")
+def doubling_lines(rows: list[Row], spec: findings.Figure) -> go.Figure:
+    """As `lines`, for x that doubles from point to point: each doubling is as wide, every x is written out."""
+    figure = lines(rows, spec)
+    ticks = sorted({value for value in numbers(rows, spec.x) if value is not None})
+    return figure.update_xaxes(
+        type="log", dtick=None, tickformat=None, tickvals=ticks, ticktext=[f"{tick:,.6g}" for tick in ticks]
+    )
+
+
 def _log_ticks(values: list[float]) -> list[float]:
     """From three to about ten round numbers among the values: 1, 2 and 5 times powers of ten, or steps of one size."""
     low, high = min(values, default=1.0), max(values, default=1.0)

@@ -1,0 +1,270 @@
+"""The probe `features` on a small GPT-2 whose text has 120 words, and its parts beside plain loops and plain hooks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from refusals import the_line
+
+from interp import Finding, Lab, Model, UserError
+from interp.activations.rows import capture_rows
+from interp.features.coder import Coder
+from interp.features.labels import Namer
+from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.saes import attach
+from interp.saes.load import SAE, load_sae
+from interp.saes.plan import Training, plan_sae
+from interp.saes.sources import MemoryRows
+from interp.saes.trainer import train
+from interp.views.figures import draw
+from probes._features import CONTROLS, units
+from probes._features.controls import planted_tokens
+from probes._features.effect import (
+    FIRINGS,
+    change_last,
+    make,
+    random_changes,
+    strongest,
+    without_everything,
+    without_features,
+    without_neurons,
+)
+from probes._features.explained import _for_half, explain
+from probes._features.made_of import SIZES, needed
+from probes._features.units import (
+    CONTEXT,
+    Text,
+    Units,
+    choose_features,
+    choose_neurons,
+    dealt,
+    layer_before,
+    random_directions,
+    read_text,
+)
+from probes.features import features
+
+SITE = "blocks.0.hook_resid_post"
+
+
+def sentences(n: int) -> list[str]:
+    """Documents of six sentences; an adjective allows two nouns, verbs are drawn freely."""
+    rng = np.random.default_rng(0)
+
+    def phrase() -> str:
+        i = int(rng.integers(40))
+        return f"a{i} n{(i * 7 + int(rng.integers(2))) % 40}"
+
+    return [" . ".join(f"{phrase()} v{rng.integers(40)} {phrase()}" for _ in range(6)) for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def small() -> Model:
+    return train_small_gpt2(sentences(500)[:200], SmallGPT2(d_model=48, n_heads=2, steps=150))
+
+
+@pytest.fixture(scope="module")
+def folder(small: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("sae") / "sae"
+    rows = capture_rows(small, sentences(500)[:200], SITE)
+    plan = plan_sae(SITE, "topk", 256, k=4)
+    train(plan, MemoryRows(rows, small), where, Training(steps=250, batch=256, lr=3e-3, dead_after=100))
+    return where
+
+
+@pytest.fixture(autouse=True)
+def corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (units, attach):
+        monkeypatch.setattr(module, "split_corpus", lambda: (sentences(500)[:200], sentences(500)[200:]))
+
+
+@pytest.fixture(scope="module")
+def sae(small: Model, folder: Path) -> SAE[Any]:
+    return load_sae(folder, small)
+
+
+@pytest.fixture
+def text(small: Model) -> Text:
+    return read_text(Lab(small), SITE, 8000)
+
+
+@pytest.fixture
+def coder(sae: SAE[Any], text: Text) -> Coder:
+    return Coder(sae, text.rows.values[text.kept])
+
+
+@pytest.fixture
+def chosen(text: Text, coder: Coder) -> Units:
+    return choose_features(text, coder, 20, 0)
+
+
+def findings_of(model: Model, folder: Path) -> list[Finding]:
+    return list(features(Lab(model, sae_folder=folder), tokens=8000, units=30, changed=20))
+
+
+@pytest.fixture(scope="module")
+def found(small: Model, folder: Path) -> list[Finding]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (units, attach):
+            patch.setattr(module, "split_corpus", lambda: (sentences(500)[:200], sentences(500)[200:]))
+        return findings_of(small, folder)
+
+
+def test_where_features_are_words_the_probe_says_so(found: list[Finding]) -> None:
+    verdicts = {finding.claim: finding.verdict for finding in found}
+    assert verdicts["Most features fire for tokens that a short list can name."] == "yes"
+    assert verdicts["Tokens foretell a feature's firing better than a neuron's."] == "yes"
+    assert verdicts["Most features take more than 8 neurons."] == "no"
+    assert [finding.verdict for finding in found if finding.part == CONTROLS] == ["yes"] * 6
+    assert 2 <= sum(finding.answers for finding in found) <= 4
+
+
+def test_every_figure_draws_and_the_seed_gives_the_same(found: list[Finding], small: Model, folder: Path) -> None:
+    for finding in found:
+        if finding.figure is not None:
+            draw(finding)
+    again = findings_of(small, folder)
+    assert [(f.claim, f.estimate, f.table) for f in again] == [(f.claim, f.estimate, f.table) for f in found]
+
+
+def test_rows_are_those_of_a_plain_capture(text: Text, small: Model) -> None:
+    plain = capture_rows(small, sentences(500)[200:], SITE, max_tokens=8000, context=CONTEXT)
+    torch.testing.assert_close(text.rows.values, plain.values, atol=1e-4, rtol=0)
+    for name in ("ids", "document", "position", "is_sink"):
+        assert torch.equal(getattr(text.rows, name), getattr(plain, name))
+    row = int(text.kept[500])
+    ids = text.up_to(row)
+    torch.testing.assert_close(
+        small.capture([ids], "blocks.0.mlp.hook_post").last("blocks.0.mlp.hook_post")[0], text.neurons[row]
+    )
+
+
+def test_all_fire_equally_often_where_they_are_strongest(text: Text, chosen: Units) -> None:
+    neurons, random = choose_neurons(text, chosen, 0), random_directions(text, chosen, 0)
+    assert len(neurons) == len(random) == len(chosen)
+    values = text.neurons.double().numpy()
+    for i, number in enumerate(neurons.numbers):
+        kept = values[text.kept, number]
+        centred = kept - kept.mean()
+        along = centred * np.sign((centred**3).mean())
+        n = len(chosen.rows[i])
+        assert len(neurons.rows[i]) == len(random.rows[i]) == n
+        assert set(text.kept[np.argsort(-along, kind="stable")[:n]]) == set(neurons.rows[i])
+    assert np.array_equal(neurons.fires(text).sum(0), chosen.fires(text).sum(0))
+
+
+def test_features_are_those_of_the_dictionary(text: Text, chosen: Units, sae: SAE[Any]) -> None:
+    acts = sae.encode(text.rows.values).detach().numpy()
+    for i, feature in enumerate(chosen.numbers):
+        where = np.flatnonzero((acts[:, feature] > 0) & ~text.rows.is_sink.numpy())
+        assert np.array_equal(where, chosen.rows[i])
+        assert np.allclose(acts[where, feature], chosen.values[i], atol=1e-3)
+        assert units.FEWEST <= len(where) <= units.COMMONEST * len(text.kept)
+
+
+def test_a_rule_is_found_where_there_is_one_and_none_where_firings_are_dealt(text: Text, chosen: Units) -> None:
+    namer = Namer(text.facts, text.document, text.vocabulary)
+    assert np.nanmin(explain(text, namer, planted_tokens(text, 0)).scores) > 0.99
+    assert abs(np.nanmean(explain(text, namer, dealt(chosen, text, 0)).scores)) < 0.02
+
+
+def test_the_fewest_kinds_that_hold_half() -> None:
+    assert _for_half(np.array([5, 5, 9, 2]), np.array([1.0, 1.0, 1.0, 1.0])) == 1
+    assert _for_half(np.array([1, 2, 3, 4]), np.ones(4)) == 2
+    assert _for_half(np.array([1, 2, 3, 4]), np.array([10.0, 1, 1, 1])) == 1
+
+
+def test_the_size_that_is_needed() -> None:
+    curves = np.full((len(SIZES), 2), 0.9)
+    curves[0], curves[1, 1] = 0.6, 0.7
+    assert needed(curves).tolist() == [2, 4]
+
+
+def test_a_feature_is_taken_away_as_a_plain_hook_does(small: Model, text: Text, chosen: Units, coder: Coder) -> None:
+    away = without_features(text, chosen.first(4), coder)
+    kls = make(Lab(small), [away], "features")[0]
+    rows, values, numbers = strongest(text, chosen.first(4))
+    block = small.hf.get_submodule("transformer.h.0")
+    for i in (0, 5, 11):
+        ids = torch.tensor([text.up_to(int(rows[i]))])
+        less = float(values[i]) * coder.directions[int(numbers[i])]
+
+        def push(_: object, __: object, out: torch.Tensor, less: torch.Tensor = less) -> torch.Tensor:
+            out = out.clone()
+            out[:, -1] -= less
+            return out
+
+        with torch.no_grad():
+            before = small.hf(ids).logits[0, -1].double().log_softmax(-1)
+            handle = block.register_forward_hook(push)
+            try:
+                after = small.hf(ids).logits[0, -1].double().log_softmax(-1)
+            finally:
+                handle.remove()
+        kl = float((before.exp() * (before - after)).sum())
+        assert kls[i // FIRINGS, i % FIRINGS] == pytest.approx(kl, rel=1e-3, abs=1e-6)
+
+
+def test_a_neuron_at_its_mean_writes_what_it_writes(small: Model, text: Text, chosen: Units) -> None:
+    neurons = choose_neurons(text, chosen, 0).first(5)
+    change = without_neurons(Lab(small), text, neurons)
+    rows, _, numbers = strongest(text, neurons)
+    matrix = small.hf.get_parameter("transformer.h.0.mlp.c_proj.weight").detach()
+    by = text.neurons[text.kept].mean(0)[numbers] - text.neurons[rows, numbers]
+    torch.testing.assert_close(change.length, by.abs() * matrix[numbers].norm(dim=1), rtol=1e-3, atol=1e-4)
+
+
+def test_no_change_changes_nothing_and_random_ones_are_as_long(
+    small: Model, text: Text, chosen: Units, coder: Coder
+) -> None:
+    away = without_features(text, chosen.first(4), coder)
+    for change in random_changes(text, away, 2, 0):
+        torch.testing.assert_close(change.by.norm(dim=1), away.length)
+    still = type(away)(away.prompts, away.site, torch.zeros_like(away.by), away.length)
+    assert np.abs(make(Lab(small), [still], "nothing")[0]).max() < 1e-6
+    whole = without_everything(text, chosen.first(4))
+    with small.edit({SITE: change_last(whole.by)}):
+        at = small.capture(whole.prompts, SITE).last(SITE)
+    mean = text.rows.values[text.kept].mean(0)
+    torch.testing.assert_close(at, mean.expand_as(at), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("site", "layer"),
+    [("blocks.3.hook_resid_post", 3), ("blocks.3.hook_mlp_out", 3), ("blocks.3.hook_resid_pre", 2)],
+)
+def test_the_layer_that_wrote_last(site: str, layer: int) -> None:
+    assert layer_before(site) == layer
+
+
+@pytest.mark.parametrize("site", ["blocks.0.hook_resid_pre", "blocks.2.hook_attn_out", "blocks.1.mlp.hook_post"])
+def test_a_site_that_no_neuron_writes_to_is_refused(site: str) -> None:
+    with pytest.raises(UserError, match="which neurons write to") as refused:
+        layer_before(site)
+    the_line(refused)
+
+
+@pytest.mark.parametrize(("flag", "value"), [("tokens", 999), ("units", 9), ("changed", 0)])
+def test_bad_flags_are_one_line(tiny_gpt2: Model, flag: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"--{flag} {value}; expected") as refused:
+        next(iter(features(Lab(tiny_gpt2), **{flag: value})))
+    the_line(refused)
+
+
+def test_too_few_features_are_told(text: Text, coder: Coder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "FEWEST", 100_000)
+    with pytest.raises(UserError, match=r"0 features of the SAE fire on .* raise --tokens") as refused:
+        choose_features(text, coder, 20, 0)
+    the_line(refused)
+
+
+@pytest.mark.slow
+def test_the_bundled_model(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    found = list(features(Lab(smol, quick=True)))
+    assert [finding.verdict for finding in found if finding.part == CONTROLS] == ["yes"] * 6
+    assert sum(finding.answers for finding in found) == 4
