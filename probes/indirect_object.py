@@ -64,6 +64,7 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
         if not right:
             raise UserError(f"--{name} {value}; expected {told}")
     model = lab.model
+    swept = min(swept, 4) if lab.quick else swept
     made = [make_sentences(model, template, pairs // 3, lab.seed + i) for i, template in enumerate(TEMPLATES)]
     yield _prefers(lab, made)
     yield _names(lab, made)

@@ -76,6 +76,8 @@ def induction(
         if not right:
             raise UserError(f"--{name} {value}; expected {told}")
     model = lab.model
+    if lab.quick:
+        sequences, random_sets = 8, min(random_sets, 4)
     choosing, judging = (_repeated(lab, length, sequences // 8, half) for half in (0, 1))
     shuffled = [_shuffle_second(ids, lab.seed + i) for i, ids in enumerate(judging)]
     lab.progress("reading repeated tokens", 0, 1)

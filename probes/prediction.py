@@ -60,7 +60,7 @@ def prediction(lab: Lab, *, corpus: Path | None = None, documents: int = 36, tok
     for name, value, least in (("documents", documents, 8), ("tokens", tokens, 48)):
         if value < least:
             raise UserError(f"--{name} {value}; expected {least} or more")
-    n = min(documents, 14) if lab.quick else documents
+    n = min(documents, 8) if lab.quick else documents
     other = list(load_corpus(corpus)) if corpus else library_text()
     texts: By = {
         kind: read_documents(lab, lab.model, some, tokens, n, f"reading {kind}")

@@ -137,7 +137,7 @@ def reversal_curse(
     inside = next((facts for facts in fact_sets if _aligns(lab, facts)), None)
     seeds = min(seeds, QUICK_SEEDS) if lab.quick else seeds
     students = yield from trained(lab, seeds, steps)
-    yield from pretrained(lab, fact_sets[:2] if lab.quick else fact_sets, n_boot)
+    yield from pretrained(lab, fact_sets[:1] if lab.quick else fact_sets, n_boot)
     yield from in_context(lab)
     yield from family(lab, families, n_boot)
     patients = patients_of(lab, students, inside)

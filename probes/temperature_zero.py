@@ -88,7 +88,7 @@ def temperature_zero(lab: Lab, *, new_tokens: int = 12) -> Iterator[Finding]:
 def _prompts(lab: Lab) -> list[str]:
     chat = [chat_prompt(lab.model, message) for message in ASKED] if has_chat(lab.model) else []
     every = [*PROMPTS, *chat]
-    return every[::2] if lab.quick else every
+    return every[::3] if lab.quick else every
 
 
 def _others(compared: Sequence[Compared]) -> list[Compared]:

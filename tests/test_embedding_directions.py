@@ -106,7 +106,7 @@ def listed(n_rivals: int = 60) -> Words:
     return Words(known, kinds, rivals, [], {word: i for i, word in enumerate(dict.fromkeys(everything))})
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_planted_directions_are_found_and_noise_has_none(seed: int) -> None:
     told = listed()
     rng = np.random.default_rng(seed)
@@ -167,7 +167,7 @@ def test_a_model_that_needs_number_is_steered_by_it(numbered: Model) -> None:
     assert found == findings_of(numbered), "the same seed, the same findings"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_an_untrained_model_gets_no_yes(seed: int) -> None:
     model = speaker([f"{t.format('dog')} {verb}" for t in TEMPLATES for verb in ("is", "are")], 1)
     with torch.no_grad():

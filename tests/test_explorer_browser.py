@@ -39,7 +39,7 @@ __all__ = ["address", "browser", "index", "page"]  # fixtures
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [1280, 1680])
+@pytest.mark.parametrize("width", [1280, pytest.param(1680, marks=pytest.mark.slow)])
 def test_every_page_is_whole(browser: Browser, address: str, width: int):
     with opened(browser, address, width) as (page, watch):
         open_table(page, address)

@@ -24,12 +24,14 @@ from interp.views.figures import draw
 from probes._features import CONTROLS, units
 from probes._features.controls import planted_tokens
 from probes._features.effect import (
+    EARLY,
     FIRINGS,
-    change_last,
+    as_activations_vary,
+    down_the_slope,
+    in_any_direction,
     make,
-    random_changes,
+    of_other_features,
     strongest,
-    without_everything,
     without_features,
     without_neurons,
 )
@@ -103,7 +105,7 @@ def chosen(text: Text, coder: Coder) -> Units:
 
 
 def findings_of(model: Model, folder: Path) -> list[Finding]:
-    return list(features(Lab(model, sae_folder=folder), tokens=8000, units=30, changed=20))
+    return list(features(Lab(model, sae_folder=folder), tokens=8000, units=30, changed=30))
 
 
 @pytest.fixture(scope="module")
@@ -218,19 +220,73 @@ def test_a_neuron_at_its_mean_writes_what_it_writes(small: Model, text: Text, ch
     torch.testing.assert_close(change.length, by.abs() * matrix[numbers].norm(dim=1), rtol=1e-3, atol=1e-4)
 
 
-def test_no_change_changes_nothing_and_random_ones_are_as_long(
+def test_no_change_changes_nothing_and_the_others_are_as_long(
     small: Model, text: Text, chosen: Units, coder: Coder
 ) -> None:
-    away = without_features(text, chosen.first(4), coder)
-    for change in random_changes(text, away, 2, 0):
-        torch.testing.assert_close(change.by.norm(dim=1), away.length)
+    few = chosen.first(4)
+    away = without_features(text, few, coder)
     still = type(away)(away.prompts, away.site, torch.zeros_like(away.by), away.length)
     assert np.abs(make(Lab(small), [still], "nothing")[0]).max() < 1e-6
-    whole = without_everything(text, chosen.first(4))
-    with small.edit({SITE: change_last(whole.by)}):
-        at = small.capture(whole.prompts, SITE).last(SITE)
-    mean = text.rows.values[text.kept].mean(0)
-    torch.testing.assert_close(at, mean.expand_as(at), atol=1e-3, rtol=0)
+    others = of_other_features(away, text, few, coder, 0)
+    for change in (
+        as_activations_vary(away, text, 0),
+        in_any_direction(away, text, 0),
+        down_the_slope(Lab(small), away, text),
+        others,
+    ):
+        torch.testing.assert_close(change.by.norm(dim=1), away.length, rtol=1e-4, atol=1e-5)
+    rows, _, numbers = strongest(text, few)
+    active = coder.sae.encode(text.rows.values[rows]) > 0
+    for i in range(len(rows)):
+        toward = torch.nn.functional.cosine_similarity(coder.directions, -others.by[i], dim=1).argmax()
+        assert active[i, toward]
+        assert int(toward) != int(numbers[i])
+
+
+def test_random_changes_vary_as_activations_do(text: Text, chosen: Units, coder: Coder) -> None:
+    away = without_features(text, chosen, coder)
+    x = text.rows.values[text.kept]
+    spread = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+    along = [
+        torch.cat([draw(away, text, seed).by for seed in range(20)]) @ spread.Vh[0]
+        for draw in (as_activations_vary, in_any_direction)
+    ]
+    share = float(spread.S[0] ** 2 / spread.S.square().sum())
+    ours, blind = (float((one / away.length.repeat(20)).square().mean()) for one in along)
+    assert ours == pytest.approx(share, rel=0.35)
+    assert blind == pytest.approx(1 / x.shape[1], rel=0.35)
+    assert ours > 2 * blind
+
+
+def test_the_strongest_early_firings_come_first(text: Text, chosen: Units) -> None:
+    _, values, numbers = strongest(text, chosen)
+    for i, unit in enumerate(chosen.numbers):
+        place = text.facts.place[chosen.rows[i]]
+        early = np.sort(chosen.values[i][place < EARLY])[::-1][:FIRINGS]
+        mine = numbers.numpy() == unit
+        assert mine.sum() == FIRINGS
+        assert np.allclose(values[mine][: len(early)], early)
+
+
+def test_a_unit_that_nothing_tells_takes_more_than_any() -> None:
+    assert needed(np.full((len(SIZES), 1), 0.4)).tolist() == [SIZES[-1]]
+
+
+def test_fewer_neurons_than_features_are_as_many_of_both(
+    small: Model, text: Text, coder: Coder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = units.replace(text, neurons=text.neurons[:, :12])
+    few = choose_features(narrow, coder, 20, 0)
+    assert len(few) == len(choose_neurons(narrow, few, 0)) == 12
+    with pytest.raises(UserError, match="beside 5 neurons; expected 10 or more of both") as refused:
+        choose_features(units.replace(text, neurons=text.neurons[:, :5]), coder, 20, 0)
+    the_line(refused)
+
+
+def test_too_few_documents_are_told(small: Model) -> None:
+    with pytest.raises(UserError, match=r"100 tokens are . documents; expected 25 or more") as refused:
+        read_text(Lab(small), SITE, 100)
+    the_line(refused)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +304,7 @@ def test_a_site_that_no_neuron_writes_to_is_refused(site: str) -> None:
     the_line(refused)
 
 
-@pytest.mark.parametrize(("flag", "value"), [("tokens", 999), ("units", 9), ("changed", 0)])
+@pytest.mark.parametrize(("flag", "value"), [("tokens", 3999), ("units", 9), ("changed", 0)])
 def test_bad_flags_are_one_line(tiny_gpt2: Model, flag: str, value: int) -> None:
     with pytest.raises(UserError, match=f"--{flag} {value}; expected") as refused:
         next(iter(features(Lab(tiny_gpt2), **{flag: value})))
@@ -257,7 +313,7 @@ def test_bad_flags_are_one_line(tiny_gpt2: Model, flag: str, value: int) -> None
 
 def test_too_few_features_are_told(text: Text, coder: Coder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "FEWEST", 100_000)
-    with pytest.raises(UserError, match=r"0 features of the SAE fire on .* raise --tokens") as refused:
+    with pytest.raises(UserError, match=r"0 features of the SAE fire on .* another SAE with --sae") as refused:
         choose_features(text, coder, 20, 0)
     the_line(refused)
 

@@ -112,6 +112,7 @@ def test_sigterm_keeps_what_is_whole_and_says_so(tiny: Path, corpus: Path, whole
     assert contents(out) == contents(whole.folder)
 
 
+@pytest.mark.slow
 def test_workers_as_processes_share_the_work(tiny: Path, corpus: Path, whole: Index, tmp_path: Path):
     out = tmp_path / "index"
     processes = [

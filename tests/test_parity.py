@@ -33,6 +33,7 @@ def test_every_site_of_every_architecture_is_checked_and_right(tiny_of: Callable
     assert count_hooks(model.bridge) == 0
 
 
+@pytest.mark.slow
 def test_the_bundled_model_passes(smol: Model):
     before = smol.hf.config._attn_implementation
     result = check_parity(smol, SHORT)

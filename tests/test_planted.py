@@ -106,7 +106,7 @@ def test_every_method_names_the_planted_fact(seed: int) -> None:
         assert share == pytest.approx(1.0 if through else 0.0, abs=0.1)
 
 
-@pytest.mark.parametrize(("models", "allowed"), [(20, 4), pytest.param(200, 18, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("models", "allowed"), [(10, 3), pytest.param(200, 18, marks=pytest.mark.slow)])
 def test_where_nothing_is_planted_nothing_is_found(models: int, allowed: int) -> None:
     """Prompts that differ in one token, answers that have to do with neither: a place counts as found in one run of 20
     at most, by chance; more than `allowed` come in less than one test of 100."""

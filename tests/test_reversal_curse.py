@@ -105,7 +105,7 @@ def test_models_taught_both_orders_show_no_curse(tiny_gpt2: Model, monkeypatch: 
 
     monkeypatch.setattr(part_a, "teach", teach_both)
     monkeypatch.setattr(part_a, "KINDS", ((False, 2),))
-    found = list(islice(part_a.trained(Lab(tiny_gpt2), seeds=3, steps=400), 3))
+    found = list(islice(part_a.trained(Lab(tiny_gpt2), seeds=2, steps=400), 3))
     assert [f.verdict for f in found] == ["yes", "yes", "no"]
     assert found[2].claim.startswith("Asked in the other order")
 
@@ -226,6 +226,7 @@ PAIRS = HEADER + "".join(
 )
 
 
+@pytest.mark.slow
 def test_a_users_pairs_are_asked_by_surname(smol: Model, tmp_path: Path) -> None:
     from interp.text.pairs import load_pairs
 

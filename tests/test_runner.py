@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from interp.cli import main
 from interp.errors import UserError
 from interp.lab.runner import check_out
 from interp.lab.runs import read_run
@@ -67,6 +69,22 @@ def interp(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedPr
     return subprocess.run(
         command, check=False, cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True, timeout=120
     )
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`interp` as above, in this process and in `tmp_path`: a process of its own takes seconds to import torch."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        told = capsys.readouterr()
+        return subprocess.CompletedProcess([], int(ended.value.code or 0), told.out, told.err)
+
+    return run
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -141,14 +159,16 @@ def test_a_killed_run_keeps_what_it_found(small_model: Path, probe_file: Path, t
     assert interp("report", out, cwd=tmp_path).returncode == 0
 
 
-def test_an_error_before_the_first_finding_leaves_nothing(small_model: Path, probe_file: Path, tmp_path: Path) -> None:
+def test_an_error_before_the_first_finding_leaves_nothing(
+    small_model: Path, probe_file: Path, tmp_path: Path, here: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     before = sorted(tmp_path.rglob("*"))
     for out in ("run", "new/deep/run"):
-        done = interp("probe", probe_file, "--model", small_model, "--out", out, "--fail-at", 0, cwd=tmp_path)
+        done = here("probe", probe_file, "--model", small_model, "--out", out, "--fail-at", 0)
         assert_one_line(done, "step 0 is bad")
         assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "mine").mkdir()  # the user's own empty folder stays
-    done = interp("probe", probe_file, "--model", small_model, "--out", "mine", "--fail-at", 0, cwd=tmp_path)
+    done = here("probe", probe_file, "--model", small_model, "--out", "mine", "--fail-at", 0)
     assert_one_line(done, "step 0 is bad")
     assert list((tmp_path / "mine").iterdir()) == []
 
@@ -205,7 +225,9 @@ def test_a_full_disk_is_one_line(small_model: Path, probe_file: Path, tmp_path: 
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_bad_command_lines_are_one_line(small_model: Path, probe_file: Path, tmp_path: Path) -> None:
+def test_bad_command_lines_are_one_line(
+    small_model: Path, probe_file: Path, tmp_path: Path, here: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "something").write_text("x")
@@ -225,13 +247,14 @@ def test_bad_command_lines_are_one_line(small_model: Path, probe_file: Path, tmp
         ([*run, "--out", "full"], ("not empty",)),
         ([*run, "--device", "cuda:77"], ("cuda:77",)),
         ([*run, "--dtype", "fp8"], ("fp8",)),
-        (["probe", probe_file, "--model", "smolm2-135m"], ("unknown model", "smollm2-135m")),
         (["report", "nowhere"], ("is not a run",)),
         (["models", "lost"], ("lost",)),
     ]
     before = sorted(tmp_path.iterdir())
     for arguments, words in cases:
-        assert_one_line(interp(*arguments, cwd=tmp_path, HF_HUB_OFFLINE="1"), *words)
+        assert_one_line(here(*arguments), *words)
+    misspelt = interp("probe", probe_file, "--model", "smolm2-135m", cwd=tmp_path, HF_HUB_OFFLINE="1")
+    assert_one_line(misspelt, "unknown model", "smollm2-135m")
     assert sorted(tmp_path.iterdir()) == before
 
 

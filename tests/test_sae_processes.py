@@ -114,7 +114,7 @@ def test_sigterm_saves_and_says_so(store: Store, undisturbed: bytes, tmp_path: P
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("arch", ["topk", "batchtopk"])
+@pytest.mark.parametrize("arch", ["batchtopk", pytest.param("topk", marks=pytest.mark.slow)])
 def test_two_ranks_reach_what_one_reaches(store: Store, tmp_path: Path, arch: str) -> None:
     """Within 1e-3 of the weights' norm after 100 steps: sums over two halves round otherwise, and Adam adds that up."""
     one, two = tmp_path / "one", tmp_path / "two"

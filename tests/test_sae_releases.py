@@ -182,6 +182,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_the_environment_is_honoured(repos: Path, tmp_path: Path):
     """HF_ENDPOINT and HF_HOME, then HF_HUB_OFFLINE, each read by a process that starts with it."""
     names = ["someone/top:.", "someone/saes:deep/er"]

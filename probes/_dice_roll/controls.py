@@ -16,7 +16,7 @@ from interp.model.fresh import fresh_model
 from interp.model.model import Model
 from interp.model.small import Lesson, SmallGPT2, train_small_gpt2s
 from probes._dice_roll import DIGITS, SHARE, SIDES, UNIFORM
-from probes._dice_roll.answers import ask_for_a_die
+from probes._dice_roll.prompts import NULL
 
 PART = "Controls of the method"
 LOADED = 0.5  # of the throws show 4
@@ -93,11 +93,12 @@ def _over_models(values: Sequence[float]) -> Estimate:
 
 def _nothing_known(lab: Lab, prompts: Sequence[str]) -> Finding:
     """Random weights prefer some token everywhere; about the die they know nothing."""
-    asked = ask_for_a_die(fresh_model(lab.model, lab.seed), prompts)
-    side = asked.favourite
+    bare = fresh_model(lab.model, lab.seed)
+    asked, null = (choose_among(bare, some, DIGITS).share for some in (prompts, NULL))
+    side = int(asked[::2].mean(0).argmax())
     ours, theirs = (
         estimate_mean(share[:, side], unit=SHARE, over="prompt", bounds=(0.0, 1.0), seed=lab.seed)
-        for share in (asked.judged, asked.null.share)
+        for share in (asked[1::2], null)
     )
     return Finding(
         claim="Negative control: with random weights, the favourite has nothing to do with the die.",

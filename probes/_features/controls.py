@@ -11,14 +11,14 @@ from interp.features.labels import Namer
 from interp.lab.findings import Control, Finding
 from interp.lab.probe import Lab
 from probes._features import CONTROLS, CORRELATION, DOUBLINGS, ORDER
-from probes._features.effect import Lost, doublings
+from probes._features.effect import AGAIN, ALIKE, STEEP, Lost, doublings
 from probes._features.explained import explain
 from probes._features.made_of import CHANCE as AT_CHANCE
 from probes._features.made_of import PLANTED, SIZES, TOGETHER, Readouts, judged
 from probes._features.units import FEWEST, Text, Units, dealt
 
 WORDS = 3  # that a planted unit fires for
-SURELY, CHANCE, ALIKE = 0.9, 0.05, 0.5  # correlation and AUC; either, by chance; doublings
+SURELY, CHANCE, SAME = 0.9, 0.05, 0.5  # correlation and AUC; either, by chance; doublings
 
 
 def planted_tokens(text: Text, seed: int) -> Units:
@@ -37,7 +37,6 @@ def controls(
     features: Units,
     readouts: dict[str, Readouts],
     lost: Lost,
-    whole: np.ndarray,
 ) -> Iterator[Finding]:
     """Planted rules, sums and effects are found; what is dealt at random has none."""
     seed = lab.seed
@@ -78,19 +77,25 @@ def controls(
         part=CONTROLS,
     )
     yield Finding(
-        claim="Positive control: the mean in place of the whole activation does more than a random change as long as "
-        "one feature.",
-        estimate=estimate_mean(doublings(whole, lost.random[0]), unit=DOUBLINGS, over="feature", seed=seed),
-        control=Control("as much", known(0.0, unit=DOUBLINGS, why="as much")),
+        claim="Positive control: down the slope of the likeliest token, a change as long as a feature does more.",
+        estimate=estimate_mean(
+            doublings(lost.beside[STEEP], lost.beside[ALIKE]), unit=DOUBLINGS, over="feature", seed=seed
+        ),
+        control=Control("a random change", known(0.0, unit=DOUBLINGS, why="as much")),
         expects="greater",
-        margin=ALIKE,
+        margin=SAME,
         part=CONTROLS,
+        measure="At the same tokens, along the gradient of the likeliest next token's log-probability: the direction "
+        "in which the model surely changes.",
     )
     yield Finding(
         claim="Negative control: two random changes do equally much.",
-        estimate=estimate_mean(doublings(lost.random[1], lost.random[0]), unit=DOUBLINGS, over="feature", seed=seed),
+        estimate=estimate_mean(
+            doublings(lost.beside[AGAIN], lost.beside[ALIKE]), unit=DOUBLINGS, over="feature", seed=seed
+        ),
         control=Control("as much", known(0.0, unit=DOUBLINGS, why="as much")),
         expects="equal",
-        margin=ALIKE,
+        margin=SAME,
         part=CONTROLS,
+        measure="How far two draws of the same kind lie apart: what the numbers of this part cannot tell from nothing.",
     )

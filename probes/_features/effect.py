@@ -1,7 +1,8 @@
 """What a feature or a neuron does where it fires: it is taken away, and the next token's probabilities are compared.
 
-Beside each change goes a random one of the same length in the residual stream: any change of an activation does
-something.
+Any change of an activation does something. So beside each goes a change of the same length in the residual stream:
+along a direction that activations vary along (drawn with their covariance), along one drawn blindly, and along another
+feature that is active at the same token.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analysis.metrics import divergence
+from interp.analysis.metrics import divergence, log_prob
 from interp.features.coder import Coder
 from interp.lab.probe import Lab
 from interp.model.choose import choose
+from interp.model.gradients import gradients_of
 from interp.model.hooks import Edit, Site
 from probes._features.units import Text, Units
 
+Kl = NDArray[np.float64]
+ALIKE, AGAIN = "random change, as activations vary", "another one, as activations vary"
+BLIND, OTHER = "random change in any direction", "another feature active there"
+STEEP = "down the slope of the likeliest token"
 FIRINGS = 3  # of a unit
 EARLY = 48  # tokens of a document: firings in these come first, for a short text is read faster
 SMALLEST = 1e-9  # nats: below it, rounding
@@ -38,19 +44,18 @@ class Change:
 
 @dataclass(frozen=True)
 class Lost:
-    """KL in nats by [unit, firing]: without the unit, and with each of some random changes as long as it was."""
+    """KL in nats by [unit, firing]: without the unit, and after each of the changes as long that stand beside it."""
 
-    without: NDArray[np.float64]
-    random: tuple[NDArray[np.float64], ...]
+    without: Kl
+    beside: dict[str, Kl]
     length: NDArray[np.float64]
 
-    @property
-    def doublings(self) -> NDArray[np.float64]:
-        """How often the KL doubles from the random change to the unit's: [unit], the mean over its firings."""
-        return doublings(self.without, self.random[0])
+    def against(self, name: str) -> NDArray[np.float64]:
+        """How often the KL doubles from that change to the unit's: [unit], the mean over its firings."""
+        return doublings(self.without, self.beside[name])
 
 
-def doublings(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+def doublings(ours: Kl, theirs: Kl) -> NDArray[np.float64]:
     """How often `theirs` [unit, firing] must be doubled to give `ours`: [unit], the mean over firings."""
     return (np.log2(np.maximum(ours, SMALLEST)) - np.log2(np.maximum(theirs, SMALLEST))).mean(1)
 
@@ -88,22 +93,45 @@ def without_neurons(lab: Lab, text: Text, neurons: Units) -> Change:
     return Change(prompts, at, by, (after - before).float().norm(dim=1).cpu())
 
 
-def without_everything(text: Text, features: Units) -> Change:
-    """The mean instead of the whole activation, where these features fire."""
-    rows = strongest(text, features)[0]
-    by = text.rows.values[text.kept].mean(0) - text.rows.values[rows]
-    return Change([text.up_to(int(row)) for row in rows], text.rows.site, by, by.norm(dim=1))
+def as_long(change: Change, directions: Float[Tensor, "prompt d"], text: Text) -> Change:
+    """Along these directions at the dictionary's site, as long as what it stands beside."""
+    by = directions / directions.norm(dim=1, keepdim=True) * change.length[:, None]
+    return Change(change.prompts, text.rows.site, by, change.length)
 
 
-def random_changes(text: Text, like: Change, n: int, seed: int) -> list[Change]:
-    """`n` times as many random directions at the dictionary's site, each as long as what it stands beside."""
-    shape = (n, len(like.prompts), text.rows.values.shape[1])
-    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    drawn = drawn / drawn.norm(dim=-1, keepdim=True) * like.length[:, None]
-    return [Change(like.prompts, text.rows.site, by, like.length) for by in drawn]
+def as_activations_vary(change: Change, text: Text, seed: int) -> Change:
+    """Drawn with the activations' covariance: a sum of them, centred, with random weights."""
+    x = text.rows.values[text.kept]
+    weights = torch.randn(len(change.prompts), len(x), generator=torch.Generator().manual_seed(seed))
+    return as_long(change, weights @ (x - x.mean(0)), text)
 
 
-def make(lab: Lab, changes: list[Change], what: str) -> list[NDArray[np.float64]]:
+def in_any_direction(change: Change, text: Text, seed: int) -> Change:
+    """Every direction as likely as any other."""
+    shape = (len(change.prompts), text.rows.values.shape[1])
+    return as_long(change, torch.randn(shape, generator=torch.Generator().manual_seed(seed)), text)
+
+
+def of_other_features(change: Change, text: Text, features: Units, coder: Coder, seed: int) -> Change:
+    """Less another feature that is active at the same token, drawn among them; the same one where it is alone."""
+    rows, _, numbers = strongest(text, features)
+    pairs = coder(text.rows.values[rows]).pairs
+    rng, others = np.random.default_rng(seed), numbers.numpy().copy()
+    for i in range(len(rows)):
+        active = pairs.feature[int(pairs.starts[i]) : int(pairs.starts[i + 1])].numpy()
+        if len(rest := active[active != numbers[i].item()]):
+            others[i] = rng.choice(rest)
+    return as_long(change, -coder.directions[others].float().cpu(), text)
+
+
+def down_the_slope(lab: Lab, change: Change, text: Text) -> Change:
+    """Along the direction in which the likeliest next token loses most: a change that must do much for its length."""
+    site, best = text.rows.site, lab.model.last_logits(change.prompts).argmax(-1).tolist()
+    slopes = gradients_of(lab.model, change.prompts, site, log_prob(best)).gradients.last(site)
+    return as_long(change, -slopes.float().cpu(), text)
+
+
+def make(lab: Lab, changes: list[Change], what: str) -> list[Kl]:
     """The KL of each change, [unit, firing]; all of them are of the same prompts."""
     clean, found = lab.model.last_logits(changes[0].prompts), []
     for change in changes:

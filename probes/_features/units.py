@@ -16,12 +16,12 @@ from interp.activations.rows import Rows, find_sinks, read_rows, taps_of
 from interp.errors import UserError
 from interp.features.coder import Coder
 from interp.features.finish import read_vocabulary
-from interp.features.labels import HELD_OUT
 from interp.features.statistics import RowFacts, row_facts
 from interp.lab.probe import Lab
 from interp.saes.default import split_corpus
 from probes._features import FEATURES, NEURONS, RANDOM
 
+FOLDS, FEWEST_DOCUMENTS = 5, 25
 CONTEXT, AT_ONCE = 128, 64  # tokens of a document; documents between two signs of life
 FEWEST, COMMONEST = 30, 0.05  # firings; share of tokens
 LEAST = 10  # features to choose from
@@ -57,9 +57,14 @@ class Text:
         return row_facts(self.rows.ids.numpy(), self.starts, self.rows.is_sink.numpy(), self.vocabulary)
 
     @cached_property
-    def held_out(self) -> NDArray[np.bool_]:
-        """Of the kept rows, those of documents on which nothing is chosen or fitted."""
-        return self.document[self.kept] % HELD_OUT == HELD_OUT - 1
+    def able(self) -> NDArray[np.int64]:
+        """The neurons that are not constant."""
+        spread = self.neurons[self.kept].double().std(0)
+        return np.flatnonzero((spread > 1e-6 * spread.max()).numpy())
+
+    def fold(self, i: int) -> NDArray[np.bool_]:
+        """The kept rows of every fifth document from document `i` on: what is judged where the others fit."""
+        return self.document[self.kept] % FOLDS == i
 
     def up_to(self, row: int) -> list[int]:
         """The document's tokens up to this one."""
@@ -104,10 +109,20 @@ def layer_before(site: str) -> int:
 
 
 def read_text(lab: Lab, site: str, tokens: int) -> Text:
-    """The first `tokens` tokens of documents that no dictionary of ours was trained on."""
+    """The first `tokens` tokens of documents that no dictionary of ours was trained on, or all that there are.
+
+    Raises UserError for fewer than 25 documents: one in five judges.
+    """
     layer, documents = layer_before(site), split_corpus()[1]
     sites = [site, f"blocks.{layer}.mlp.hook_post"]
-    sequences = _cut(lab.model.encode(documents, cut=CONTEXT), tokens)
+    longest = min(CONTEXT, getattr(lab.model.hf.config, "max_position_embeddings", CONTEXT))
+    sequences = _cut(lab.model.encode(documents, cut=longest), tokens)
+    tokens = sum(map(len, sequences))
+    if len(sequences) < FEWEST_DOCUMENTS:
+        raise UserError(
+            f"{tokens} tokens are {len(sequences)} documents; expected {FEWEST_DOCUMENTS} or more, of which one in "
+            f"{FOLDS} judges; raise --tokens"
+        )
     taps, pieces, done = taps_of(lab.model, sites), {name: list[Tensor]() for name in sites}, 0
     for start in range(0, len(sequences), AT_ONCE):
         some = sequences[start : start + AT_ONCE]
@@ -140,7 +155,7 @@ def _cut(sequences: list[list[int]], tokens: int) -> list[list[int]]:
 
 
 def choose_features(text: Text, coder: Coder, n: int, seed: int) -> Units:
-    """`n` features drawn from those that fire on 20 tokens or more, and on 5 % of them at most.
+    """`n` features drawn from those that fire on 30 tokens or more, and on 5 % of them at most; at most one a neuron.
 
     Raises UserError where fewer than 10 do.
     """
@@ -149,10 +164,12 @@ def choose_features(text: Text, coder: Coder, n: int, seed: int) -> Units:
     feature, row, value = (t[fires].numpy() for t in (pairs.feature, pairs.row, pairs.pre.double()))
     counts = np.bincount(feature, minlength=pairs.d_sae)
     eligible = np.flatnonzero((counts >= FEWEST) & (counts <= COMMONEST * len(text.kept)))
-    if len(eligible) < LEAST:
+    n = min(n, len(text.able))
+    if min(n, len(eligible)) < LEAST:
         raise UserError(
             f"{len(eligible)} features of the SAE fire on {FEWEST} to {COMMONEST * len(text.kept):.0f} of "
-            f"{len(text.kept)} tokens; expected {LEAST} or more; raise --tokens, or give another SAE with --sae"
+            f"{len(text.kept)} tokens, beside {len(text.able)} neurons; expected {LEAST} or more of both; give another "
+            "SAE with --sae, or raise --tokens"
         )
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(eligible)[:n]
@@ -170,11 +187,8 @@ def choose_neurons(text: Text, like: Units, seed: int) -> Units:
 
     A neuron is read in the direction in which its distribution has the longer tail.
     """
-    values = text.neurons[text.kept].double()
-    spread = values.std(0)
-    able = np.flatnonzero((spread > 1e-6 * spread.max()).numpy())
-    chosen = np.random.default_rng(seed + 1).permutation(able)[: len(like)]
-    columns = values[:, chosen]
+    chosen = np.random.default_rng(seed + 1).permutation(text.able)[: len(like)]
+    columns = text.neurons[text.kept][:, chosen].double()
     centred = columns - columns.mean(0)
     return _strongest(NEURONS, chosen, (centred * centred.pow(3).mean(0).sign()).numpy(), text, like)
 
@@ -191,12 +205,12 @@ def random_directions(text: Text, like: Units, seed: int) -> Units:
 def _strongest(kind: str, numbers: NDArray[np.int64], along: NDArray[np.float64], text: Text, like: Units) -> Units:
     """Column i on its strongest rows, as many as unit i of `like`: what it has above the strongest that is left out."""
     rows, values = [], []
-    for column, theirs in zip(along.T, like.rows, strict=False):
+    for column, theirs in zip(along.T, like.rows, strict=True):
         order = np.argsort(-column, kind="stable")
         best, floor = np.sort(order[: len(theirs)]), column[order[len(theirs)]]
         rows.append(text.kept[best])
         values.append(np.maximum(column[best] - floor, 1e-12))
-    return Units(kind, tuple(map(int, numbers[: len(rows)])), tuple(rows), tuple(values))
+    return Units(kind, tuple(map(int, numbers)), tuple(rows), tuple(values))
 
 
 def dealt(units: Units, text: Text, seed: int) -> Units:

@@ -22,7 +22,7 @@ def streams_to_patch(lab: Lab) -> list[str]:
     the last token counts: there the answer is known beforehand.
     """
     n = lab.model.n_layers
-    stride = max(1, min(6 if lab.quick else 3, n // 4))
+    stride = max(1, min(8 if lab.quick else 3, n // 4))
     return [residual_site(lab.model, layer) for layer in range(n - 1, 0, -stride)][::-1]
 
 

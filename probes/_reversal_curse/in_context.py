@@ -15,7 +15,7 @@ from interp.text.facts import Direction
 from interp.text.invented import invent_groups
 from probes._reversal_curse import DIRECTIONS
 
-CONTEXTS = 12  # half of them in a quick run
+CONTEXTS = 12  # a third of them in a quick run
 PEOPLE = 4  # in each context, one fact a person; chance is 1 in 4
 UNIT = "share of questions"
 MARGIN = 0.1
@@ -69,7 +69,7 @@ def _fits(lab: Lab) -> bool:
 
 
 def _contexts(lab: Lab) -> int:
-    return CONTEXTS // 2 if lab.quick else CONTEXTS
+    return CONTEXTS // 3 if lab.quick else CONTEXTS
 
 
 def _questions(lab: Lab, direction: Direction) -> Iterator[tuple[list[str], list[str]]]:
