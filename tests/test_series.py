@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub import tiny_gpt2 as write_tiny_gpt2
 from refusals import the_line
 
-from interp import Control, Estimate, Finding, Lab, Model, UserError, probe
+from interp import Control, Estimate, Finding, Lab, Model, UserError, load_model, probe
+from interp.activations.rows import capture_rows
 from interp.cli import dispatch
 from interp.lab import discover
 from interp.lab.probe import Probe
 from interp.lab.runs import read_run
 from interp.lab.series import RECORD, open_series, read_series
+from interp.saes.plan import Training, plan_sae
+from interp.saes.sources import MemoryRows
+from interp.saes.trainer import train
 
 
 def finding(claim: str) -> Finding:
@@ -68,7 +78,7 @@ def three(monkeypatch: pytest.MonkeyPatch, tiny_gpt2: Model, word_sae: Path) -> 
     monkeypatch.setattr(saes, "load_sae", lambda *_: None)
     asked.clear()
     stopped.clear()
-    return ["probe", "all", "--model", "tiny"]
+    return ["probe", "all", "--model", "tiny", "--jobs", "1"]
 
 
 def test_one_report_says_what_was_answered_and_what_could_not_be_asked(
@@ -115,6 +125,7 @@ def test_a_series_that_was_stopped_goes_on(
         (["--only", "alpha", "--without", "alpha"], "no probe is left"),
         (["--quick", "--full"], "one of them"),
         (["--seed", "-1"], "0 or more"),
+        (["--jobs", "0"], "--jobs 0; expected 1 or more"),
     ],
 )
 def test_bad_flags_are_one_line(three: list[str], tmp_path: Path, flags: list[str], words: str) -> None:
@@ -152,3 +163,84 @@ def test_without_a_series_there_is_none(tmp_path: Path) -> None:
     assert read_series(tmp_path / "new") == made
     assert not made.has("alpha")
     assert made.runs == []
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gpt2(tmp_path_factory.mktemp("series") / "tiny")
+
+
+def series_command(checkpoint: Path, sae: Path, out: Path, names: list[str]) -> list[str]:
+    two = ["--only", *names, "--sae", str(sae), "--jobs", "2", "--quick"]
+    return [
+        sys.executable,
+        "-m",
+        "interp.cli",
+        "probe",
+        "all",
+        "--model",
+        str(checkpoint),
+        *two,
+        "--out",
+        str(out),
+    ]
+
+
+@pytest.fixture(scope="module")
+def sae_of_it(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = load_model(checkpoint, "cpu")
+    folder = tmp_path_factory.mktemp("series-sae") / "sae"
+    plan, training = plan_sae("blocks.0.hook_resid_post", "topk", 64, k=4), Training(steps=5, batch=64)
+    train(plan, MemoryRows(capture_rows(model, ["a few words of text"] * 8, plan.site), model), folder, training)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names", [["parallel-attention"], pytest.param(["anatomy", "parallel-attention"], marks=pytest.mark.slow)]
+)
+def test_processes_of_their_own_ask_and_a_kill_costs_what_ran(
+    checkpoint: Path, sae_of_it: Path, tmp_path: Path, names: list[str]
+) -> None:
+    out = tmp_path / "all"
+    command = series_command(checkpoint, sae_of_it, out, names)
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("*/findings.jsonl")):
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=120)
+    assert started.returncode == 130, said
+    assert f"the same command with --out {out} goes on" in said
+    assert "Traceback" not in said
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    there = read_series(out)
+    assert there is not None
+    assert sorted(run.name for run in there.runs) == names
+    assert all(read_run(run).info.status == "finished" for run in there.runs)
+    for name in names:
+        assert name in done.stdout
+    assert (out / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_told(checkpoint: Path, sae_of_it: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all"
+    started = subprocess.Popen(
+        series_command(checkpoint, sae_of_it, out, ["anatomy", "parallel-attention"]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(out.glob("*/run.json")):
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.05)
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
+    workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, said = started.communicate(timeout=120)
+    assert started.returncode == 2, said
+    (line,) = [line for line in said.splitlines() if line.startswith("interp: ")]
+    assert "--jobs 1 takes half of it" in line
+    assert "goes on" in line

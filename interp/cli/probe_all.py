@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from interp.cli.probe_jobs import Job, Setting, default_jobs, run_side_by_side
 from interp.cli.running import run_shown, tally, write_report
 from interp.cli.terminal import parse, print_table, shown_progress
 from interp.errors import UserError, unknown
@@ -35,6 +37,7 @@ class AllOptions:
     full: Annotated[bool, tyro.conf.arg(help="More and larger models to train: for a GPU, or a night.")] = False
     only: Annotated[tuple[str, ...], tyro.conf.arg(help="Run these probes alone.")] = field(default_factory=tuple)
     without: Annotated[tuple[str, ...], tyro.conf.arg(help="Leave these probes out.")] = field(default_factory=tuple)
+    jobs: Annotated[int | None, tyro.conf.arg(help="Probes at a time; by default two on a CPU, one on a GPU.")] = None
 
 
 def probe_all(arguments: list[str], new_folder: Path) -> int:
@@ -49,6 +52,8 @@ def probe_all(arguments: list[str], new_folder: Path) -> int:
     check_effort(options.quick, options.full)
     if options.seed < 0:
         raise UserError(f"--seed {options.seed}; expected 0 or more")
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}; expected 1 or more")
     available = list_probes()
     for name in (*options.only, *options.without):
         if name.replace("_", "-") not in available:
@@ -64,11 +69,14 @@ def probe_all(arguments: list[str], new_folder: Path) -> int:
     shared |= {"seed": options.seed, "quick": options.quick, "full": options.full, "sae": str(options.sae or "")}
     series = open_series(out, shared)
     lab = Lab(model, seed=options.seed, sae_folder=_sae(model, options.sae), quick=options.quick, full=options.full)
-    line = _flags(options)
+    commands = {name: shlex.join(["interp", "probe", name, *_flags(options)]) for name in names}
     started = time.monotonic()
-    for i, (name, one) in enumerate(probes.items()):
-        print(f"[{i + 1}/{len(probes)}] {name}: {one.title}", flush=True)
-        series = _one(series, name, one, lab, shlex.join(["interp", "probe", name, *line]))
+    if (options.jobs or default_jobs(model.device.type)) > 1:
+        series = _side_by_side(series, probes, lab, options, commands)
+    else:
+        for i, (name, one) in enumerate(probes.items()):
+            print(f"[{i + 1}/{len(probes)}] {name}: {one.title}", flush=True)
+            series = _one(series, name, one, lab, commands[name])
     return _close(series, time.monotonic() - started)
 
 
@@ -97,6 +105,42 @@ def _one(series: Series, name: str, probe: Probe, lab: Lab, command: str) -> Ser
         print(f"interp: the same command with --out {series.folder} goes on", file=sys.stderr)
         raise
     print(f"  {tally(run)} ({time.monotonic() - began:.0f} s)", flush=True)
+    return series
+
+
+def _side_by_side(
+    series: Series, probes: dict[str, Probe], lab: Lab, options: AllOptions, commands: dict[str, str]
+) -> Series:
+    """All that are not there yet, several at a time."""
+    for name in probes:
+        if series.has(name):
+            print(f"{name}: kept from before")
+    jobs = [Job(name, series.clear(name), commands[name]) for name in probes if not series.has(name)]
+    if not jobs:
+        return series
+    setting = Setting(
+        options.model, options.device, options.dtype, lab.seed, lab.sae_folder or Path(), lab.quick, lab.full
+    )
+    n = min(len(jobs), options.jobs or default_jobs(lab.model.device.type))
+    done = 0
+    try:
+        with closing(run_side_by_side(jobs, n, setting)) as news:
+            for one in news:
+                if one.kind == "begun":
+                    print(f"{one.name}: {probes[one.name].title}", flush=True)
+                    continue
+                done += 1
+                if one.kind == "left out":
+                    series = series.leave_out(one.name, one.text)
+                told = f"left out: {one.text}" if one.kind == "left out" else tally(series.folder / one.name)
+                took = f" ({one.seconds:.0f} s)" if one.kind == "done" else ""
+                print(f"  [{done}/{len(jobs)}] {one.name}: {told}{took}", flush=True)
+    except (KeyboardInterrupt, UserError) as stop:
+        kept = f"{done} of {len(jobs)} probes are kept; the same command with --out {series.folder} goes on"
+        if isinstance(stop, UserError):
+            raise UserError(f"{stop}; {kept}") from None
+        print(f"interp: interrupted; {kept}", file=sys.stderr)
+        sys.exit(130)
     return series
 
 

@@ -16,6 +16,7 @@ from interp.errors import UserError
 if TYPE_CHECKING:
     from interp.lab.findings import Finding
     from interp.lab.probe import Lab, Probe
+    from interp.model.model import Model
 
 
 def run_shown(
@@ -29,11 +30,7 @@ def run_shown(
     """Run a probe with progress, and findings as they come, on the terminal."""
     from interp.lab.runner import Interrupted, run_probe
 
-    extra: dict[str, Any] = {}
-    if lab.sae_folder is not None:
-        from interp.saes.load import describe_sae, load_sae
-
-        extra["sae"] = describe_sae(load_sae(lab.sae_folder, lab.model))
+    extra = {} if lab.sae_folder is None else {"sae": sae_record(lab.sae_folder, lab.model)}
     try:
         with shown_progress() as say:
             return run_probe(
@@ -42,6 +39,13 @@ def run_shown(
     except Interrupted as stop:
         print(f"interp: {stop}", file=sys.stderr)
         sys.exit(130)
+
+
+def sae_record(folder: Path, model: Model) -> dict[str, Any]:
+    """What a run writes down of the sparse autoencoder it was given."""
+    from interp.saes.load import describe_sae, load_sae
+
+    return describe_sae(load_sae(folder, model))
 
 
 def tally(run: Path) -> str:

@@ -63,7 +63,7 @@ def run_probe(
             f"cannot write to {folder}: {error.strerror}; free some space or choose another --out"
         ) from error
     try:
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             for finding in probe(lab, **arguments):
                 _put(writer, finding)
                 count += 1
@@ -140,7 +140,7 @@ def _kept(count: int, folder: Path) -> str:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM ends a run as Ctrl-C does: what was found is kept and said."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
