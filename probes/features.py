@@ -7,8 +7,8 @@ Question. A beginner's course says that a feature is a set of neurons that activ
 are they active for? How many neurons is each made of? And does the model use it?
 
 Features are drawn at random from those that fire on 30 tokens or more and on 5 % at most. Beside each stand one neuron
-of the layer before the SAE and one random direction. A neuron has some value at every token: it is said to fire where
-it is strongest, on as many tokens as the feature.
+drawn from the layer before the SAE and one random direction. A neuron has some value at every token: we call it firing
+at its strongest tokens, as many as the feature fires on.
 
 (a) A rule is made for each: the tokens, words, tokens before or kinds of token that foretell its firing best. It is
 judged on documents that it was not made from.
@@ -22,15 +22,17 @@ to its mean, and with other changes as long.
 
 What counts as yes:
 
-- the rule correlates with a feature's firing by 0.1 more than with a neuron's, and by 0.5 for most features;
+- its rule correlates with a feature's firing by 0.1 more than a neuron's rule, or a random direction's, with theirs;
+- for most features that correlation is 0.5 or more;
+- half of a feature's activation falls on fewer kinds of token than half of a neuron's, by half a doubling (1.4 times);
 - 64 neurons tell where a feature fires better than the best one, by 0.1 of AUC, and most features take more than 8;
-- without a feature the probabilities change by half a doubling more than by a random change as long, of the kind that
-  activations vary by.
+- without a feature the probabilities change 1.4 times as much as by a random change of the same length, drawn so that
+  it varies as activations do.
 
 What could fool us:
 
 - How often it fires. What fires on many tokens is easier to foretell than what fires on few: all are made equally rare.
-- A rule that fits by chance. It is judged on other documents; firings dealt to random tokens must have none.
+- A rule that fits by chance. It is judged on other documents; firings dealt to random tokens must have no rule.
 - The SAE was made to be sparse, and neurons were not: cut off at the feature's rate, a neuron keeps only its strongest
   tokens, where it is at its best.
 - Any change does something, and one along directions that the model uses does more than one in any direction. Random
@@ -82,9 +84,10 @@ def features(lab: Lab, *, tokens: int = 20_000, units: int = 96, changed: int = 
     """Explain, take apart and take away.
 
     Args:
-        tokens: how many tokens of held-out text to read, 4,000 or more; all, where there are fewer
-        units: how many features, neurons and random directions, 10 or more
-        changed: how many of the features and neurons to take away, 10 or more; all, where there are fewer
+        tokens: how many tokens of held-out text to read, 4,000 or more; all, where there are fewer; half with --quick
+        units: how many features, neurons and random directions, 10 or more; half with --quick
+        changed: how many of the features and neurons to take away, 10 or more; all, where there are fewer;
+            half with --quick
     """
     for name, value, least in (
         ("tokens", tokens, LEAST_TOKENS),

@@ -51,7 +51,7 @@ def on_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def findings_of(model: Model) -> list[Finding]:
-    found = list(load_probe("prediction")(Lab(model, quick=True), tokens=48))
+    found = list(load_probe("prediction")(Lab(model), documents=20, tokens=48))
     for finding in found:
         if finding.figure:
             draw(finding)

@@ -29,7 +29,7 @@ def causes(features: Lost, neurons: Lost, lab: Lab) -> Iterator[Finding]:
             table[-1] |= {"length of the change": float(lost.length.mean())}
     long = features.length.mean(), neurons.length.mean()
     lengths = f"The changes are {long[0]:.3g} long for features, {long[1]:.3g} for neurons."
-    nothing = Control("as much", known(0.0, unit=DOUBLINGS, why="as much"))
+    nothing = Control("no difference", known(0.0, unit=DOUBLINGS, why="as much as that"))
     yield Finding(
         claim="Without a feature, the next token's probabilities change more than by a random change as long.",
         estimate=estimate_mean(ours, unit=DOUBLINGS, over="feature", seed=lab.seed),

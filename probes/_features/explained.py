@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from interp.analysis.statistics import estimate_mean, known, proportion
 from interp.features.examples import strip_rows, top_examples
 from interp.features.feature import Label
-from interp.features.labels import HELD_OUT, Namer
+from interp.features.labels import Namer
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.saes.load import SAE
@@ -93,14 +93,19 @@ def better(ours: Explained, other: Explained, table: list[Row], lab: Lab, *, dra
 def fewer_tokens(ours: Explained, neurons: Explained, lab: Lab) -> Finding:
     """On how many kinds of token does half of the activation fall?"""
     table: list[Row] = [
-        {"what fires": one.kind, "kinds of token": int(n), "rule": label.text}
+        {
+            "what fires": one.kind,
+            "kinds of token": int(n),
+            "rule": label.text,
+            "correlation with firing on other documents": None if np.isnan(label.score) else label.score,
+        }
         for one in (ours, neurons)
         for n, label in zip(one.tokens, one.labels, strict=True)
     ]
     return Finding(
         claim="Half of a feature's activation falls on fewer kinds of token than half of a neuron's.",
         estimate=estimate_mean(np.log2(neurons.tokens / ours.tokens), unit=DOUBLINGS, over="feature", seed=lab.seed),
-        control=Control("as many", known(0.0, unit=DOUBLINGS, why="as many")),
+        control=Control("no difference", known(0.0, unit=DOUBLINGS, why="as many")),
         expects="greater",
         margin=FEWER,
         part=EXPLAINED,
@@ -125,8 +130,9 @@ def has_rule(text: Text, ours: Explained, units: Units, sae: SAE, lab: Lab) -> F
         expects="greater",
         part=EXPLAINED,
         answers=True,
-        measure=f"The share of {FEATURES} whose rule correlates by {FOUND} or more with firing on other documents, "
-        f"one in {HELD_OUT}; {len(text.kept):,} tokens in all.",
+        measure=f"The share of {FEATURES} whose rule correlates by {FOUND} or more with firing on the fifth of the "
+        f"documents that it was not made from ({len(text.kept):,} tokens were read in all). The table of the next "
+        "finding has every rule.",
         caveat="A rule that is made from few firings is a poor one: with more text some features would have a better "
         "one. An index of more text (interp features build) gives each its rule and its score.",
         table=table,
