@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hub import tiny_gpt2 as write_tiny_gpt2
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from stores import Captured
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # Torch's threads spin while they wait: on cores that other processes share, two are slower than one. Subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A deadline per example is a clock's word on a machine that runs other tests beside it.
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 
 @pytest.fixture(scope="session")

@@ -289,6 +289,7 @@ print(best)
 """
 
 
+@pytest.mark.slow  # a clock's word needs a quiet machine
 def test_a_later_load_takes_less_than_two_seconds(smol: Model):
     """Hashing 540 MB included. The best of three: the machine may be busy with something else."""
     done = subprocess.run([sys.executable, "-c", TIMED], capture_output=True, text=True, check=True)
