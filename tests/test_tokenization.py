@@ -66,6 +66,9 @@ def test_a_tokenizer_that_knows_every_word_cuts_none_and_one_that_knows_letters_
     byte_by_byte = is_split(tiny_gpt2, [w for w in texts if len(w) > 8])
     assert byte_by_byte.mean() > 0.9, "the tiny tokenizer has learned a few dozen merges"
     assert split_in_text(whole, [" ".join(texts[:50])] * 4, 0).mean == 0.0
+    with pytest.raises(UserError) as few:
+        split_in_text(whole, [" ".join(texts[:50])] * 3, 0)
+    assert "3 documents of the corpus have 20 words" in the_line(few)
 
 
 def test_equal_lengths_are_weighed_as_a_loop_does() -> None:

@@ -12,12 +12,14 @@ import numpy as np
 
 from interp.analysis.estimate import Estimate
 from interp.analysis.statistics import estimate_mean
+from interp.errors import UserError
 from interp.model.model import Model
 from interp.text.data import data
 from probes._tokenization import SPLIT
 
 BANDS = ((6, "over 1,000 in a million"), (5, "100 to 1,000"), (4, "10 to 100"), (3, "1 to 10"), (2, "under 1"))
 FREQUENT, RARE = 5.0, 4.0  # Zipf: from, below
+LEAST = 4  # documents, for an interval over them
 FORMS: dict[str, Callable[[str], str]] = {
     "in a sentence": lambda w: f" {w}",
     "at the start": lambda w: w,
@@ -115,10 +117,18 @@ def _weighted(groups: Sequence[Sequence[bool]], weights: Sequence[int]) -> Estim
 
 
 def split_in_text(model: Model, documents: Sequence[str], seed: int) -> Estimate:
-    """Share of the running words of each document that are split, over documents."""
+    """Share of the running words of each document that are split, over documents.
+
+    Raises UserError where fewer than four documents have words enough.
+    """
     shares = []
     for text in documents:
         words = re.findall(r"[A-Za-z]+", text)
         if len(words) >= 20:
             shares.append(float(is_split(model, words).mean()))
+    if len(shares) < LEAST:
+        raise UserError(
+            f"{len(shares)} documents of the corpus have 20 words in Latin letters or more; "
+            f"expected {LEAST} such documents or more; use more text"
+        )
     return estimate_mean(shares, unit="share of running words", over="document", bounds=(0.0, 1.0), seed=seed)
