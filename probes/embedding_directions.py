@@ -17,10 +17,11 @@ have not seen; with 1, 2, 4, … up to all directions of the embedding.
 
 (d) Cause: the plural direction is added at a singular noun. Does "are" become likelier beside "is"?
 
-What counts as yes; the middle layer was named beforehand:
+What counts as yes, at the middle layer, which was chosen before any run:
 
 - the offset finds the fourth word in 10 points more of the questions than the word nearest to c alone, over families;
-- offsets of right pairs have a cosine 0.05 above that of wrong pairs, and beyond all but 2.5 % of random deals;
+- offsets of right pairs have a cosine 0.05 above that of wrong pairs, and above 97.5 % of the cosines that come of
+  pairing the words at random;
 - with all directions 5 points more is read than with the quarter of largest variance;
 - the plural direction moves "are" against "is" by 0.5 nats more than random directions of its length.
 

@@ -34,7 +34,8 @@ choice.
 (f) How it works inside. Is the answer written at the last token of the item that the prompt names, and does attention
 carry it from there? In both orders, by lens and by cutting attention, in the models of (c).
 
-What counts as yes is fixed in the source, next to each claim, as an interval that must lie beyond its control.
+What counts as yes was fixed before any run: beside each claim stands its rule, a margin by which the whole interval
+must lie beyond the control.
 
 What could fool us:
 

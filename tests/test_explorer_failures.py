@@ -82,14 +82,13 @@ def test_text_that_means_harm_is_only_text(browser: Browser, tmp_path: Path):
         page.wait_for_timeout(700)  # a tooltip, where there is one, is text as well
         assert page.locator(".ag-tooltip *").count() == 0
         assert flaws(page) == []
-        for number in range(12):
+        for number in range(0, 12, 3):
             page.goto(f"{there}feature/{number}")
             page.wait_for_selector("#logits .main-svg")
             page.wait_for_selector(".token")
             assert flaws(page) == [], number
-            if number % 4 == 0:
-                _point_at_bars(page)
-                assert flaws(page) == [], number
+            _point_at_bars(page)
+            assert flaws(page) == [], number
         for path in ("feature/0?doc=0", "feature/error", "features/map", "features/effect", "?q=%3Cscript%3E"):
             page.goto(there + path)
             page.wait_for_selector(".token, #map .main-svg, .ag-row")

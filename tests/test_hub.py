@@ -125,20 +125,23 @@ def ours(checkpoints: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactor
     return load_again(OURS, served, {}, tmp_path_factory.mktemp("ours"), "offline", "unplugged")
 
 
-@pytest.fixture(params=["plain", "ours"])
+@pytest.fixture(params=["ours", pytest.param("plain", marks=pytest.mark.slow)])
 def both(request: pytest.FixtureRequest) -> Loads:
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.slow
 def test_transformers_downloads_exactly_the_served_weights_and_tokenizer(plain: Loads):
     assert plain.under["online"]["gpt2"] == {"far": 0.0, "spelt": PROMPT}
     assert any(request.status == 307 for request in plain.requests), "gpt2 was redirected to its new home"
 
 
+@pytest.mark.slow
 def test_transformers_loads_the_same_from_the_cache_when_the_hub_is_gone(plain: Loads):
     assert plain.under["offline"]["gpt2"] == plain.under["online"]["gpt2"]
 
 
+@pytest.mark.slow
 def test_transformers_refuses_a_repo_that_the_hub_does_not_have(plain: Loads):
     text = plain.under["online"]["no-such-model"]["text"]
     assert "no-such-model is not a local folder and is not a valid model identifier" in text

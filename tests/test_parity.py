@@ -154,7 +154,7 @@ def test_a_planted_fault_is_found(make_tiny: Callable[..., Model], architecture:
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "bloom", "falcon", "gpt_bigcode", "codegen", "mpt"])
-@pytest.mark.parametrize("parts", ["qk", "qv", "kv"])
+@pytest.mark.parametrize("parts", ["qk", *(pytest.param(parts, marks=pytest.mark.slow) for parts in ("qv", "kv"))])
 def test_parts_of_one_matrix_that_are_swapped_in_every_layer_are_found(
     make_tiny: Callable[..., Model], architecture: str, parts: str
 ):

@@ -141,7 +141,9 @@ def _start(small_model: Path, probe_file: Path, out: Path, cwd: Path) -> subproc
     return started
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_killed_run_keeps_what_it_found(small_model: Path, probe_file: Path, tmp_path: Path, signum: int) -> None:
     out = tmp_path / "run"
     started = _start(small_model, probe_file, out, tmp_path)
