@@ -99,13 +99,16 @@ def _at(logits: Tensor, true: Tensor, generator: torch.Generator) -> tuple[Tenso
     own = logits.gather(1, true[:, None])
     rank = (logits > own).sum(1) + 1
     drawn = torch.multinomial(one.exp(), 1, generator=generator)[:, 0] == at
+    below = logits - logits.max(-1, keepdim=True).values  # of the best token: it is 0 and its exponential 1
+    own = (own - logits.max(-1, keepdim=True).values)[:, 0]
     losses, entropies, sure = [], [], []
     for temperature in TEMPERATURES:
-        logs = (logits / temperature).log_softmax(-1)
-        p = logs.exp()
-        losses.append(-logs.gather(1, true[:, None])[:, 0])
-        entropies.append(-(p * logs.clamp(min=-1e4)).sum(-1))
-        sure.append(p.max(-1).values)
+        scaled = (below / temperature).clamp_(min=-1e4)  # 0 · -inf is no number
+        weights = scaled.exp()
+        total = weights.sum(-1)
+        losses.append(total.log() - own / temperature)
+        entropies.append(total.log() - torch.linalg.vecdot(weights, scaled) / total)
+        sure.append(1 / total)
     return best.exp(), at == true, rank, drawn, torch.stack(losses), torch.stack(entropies), torch.stack(sure)
 
 
