@@ -94,7 +94,7 @@ def test_neither_padding_nor_batch_mates_change_any_site(tiny_of: Callable[[str]
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompts=ids_lists, batch_size=st.integers(1, 6), side=st.sampled_from(SIDES))
 def test_any_batch_gives_what_each_prompt_gives_alone(
     tiny_of: Callable[[str], Model], architecture: str, prompts: list[list[int]], batch_size: int, side: Any

@@ -205,7 +205,7 @@ def test_hostile_corpora_are_captured_or_refused_with_file_and_row(
     outcomes = {"captured": 0, "refused": 0}
     good = GOOD if examples < 1000 else [*GOOD, MEGABYTE]
 
-    @settings(max_examples=examples, deadline=None, database=None)
+    @settings(max_examples=examples, database=None)
     @given(
         st.lists(st.one_of(hostile_line, st.sampled_from(good)), max_size=6),
         st.sampled_from([b"\n", b"\r\n", b"\n\n"]),

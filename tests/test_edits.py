@@ -115,7 +115,7 @@ prompts_of_ids = st.lists(st.lists(st.integers(0, 290), min_size=1, max_size=10)
 
 
 @pytest.mark.parametrize("site", [MLP, "blocks.1.attn.hook_z", PATTERN, "blocks.1.attn.hook_attn_scores"])
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompts=prompts_of_ids, batch_size=st.integers(1, 4), side=st.sampled_from(["left", "right"]))
 def test_receipts_count_real_tokens_only(
     tiny_gpt2: Model, site: str, prompts: list[list[int]], batch_size: int, side: Any

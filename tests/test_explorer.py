@@ -62,7 +62,7 @@ def test_sorting_is_by_the_number_and_what_has_none_comes_last(index: Index, key
     key=st.sampled_from(["number", "score", "rate", "maximum"]),
     pick=st.integers(0, 38),
 )
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_filter_keeps_what_a_loop_keeps(index: Index, kind: str, key: str, pick: int):
     values = next(column for column in COLUMNS if column.key == key).values(index).astype(float)
     bound = float(values[pick])
@@ -259,7 +259,6 @@ def test_the_checker_finds_what_would_be_read_as_html():
     label=st.one_of(st.sampled_from(NASTY), st.text(max_size=30)),
 )
 @settings(
-    deadline=None,
     max_examples=12,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -280,7 +279,6 @@ def test_no_text_of_a_corpus_reaches_a_page_as_html(
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=600))
-@settings(deadline=None)
 def test_visible_text_hides_nothing_and_turns_nothing(text: str):
     shown = visible(text)
     assert len(shown) <= 8 * 400 + 40, "a huge token stays small"

@@ -124,7 +124,7 @@ def test_whatever_a_token_is_it_is_drawn_as_text(page: Page, address: str):
     @given(
         st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=40), st.text("<>/\"'&;=", max_size=9)), min_size=1)
     )
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     def check(texts: list[str]) -> None:
         shown = [visible(text) for text in texts]
         drawn, width = page.evaluate(_DRAWN, shown)

@@ -184,7 +184,7 @@ PIECES = st.sampled_from(
 BYTES = st.binary(max_size=60) | st.lists(PIECES, max_size=25).map(b"".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(raw=BYTES)
 def test_any_bytes_load_or_are_refused_in_one_line(raw: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp() / "any"
@@ -218,7 +218,7 @@ def test_any_bytes_load_or_are_refused_in_one_line(raw: bytes, tmp_path_factory:
 WORDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(names=st.lists(WORDS, min_size=2, max_size=10, unique_by=lambda w: w.casefold()))
 def test_every_fact_comes_back_in_both_directions(names: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     # "x1 " in front keeps two names apart whatever normalisation does to them

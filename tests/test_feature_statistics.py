@@ -33,7 +33,7 @@ def planted(draw: st.DrawFn) -> tuple[NDArray[np.float64], RowFacts]:
     return np.where(is_sink, 0.0, values), row_facts(token, starts, is_sink, vocabulary)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(planted())
 def test_ties_and_sinks_are_as_in_a_loop(case: tuple[NDArray[np.float64], RowFacts]):
     values, facts = case

@@ -93,7 +93,7 @@ def _by_loop(
     return len(order) / ordinary, max(strength), found
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=corpora(), n=st.integers(1, 4), window=st.integers(0, 3), block=st.sampled_from([1, 2, 5, 1024]))
 def test_top_examples_are_those_of_a_loop_over_every_row(model: Model, rows: Rows, n: int, window: int, block: int):
     features = [2, 0, 1]

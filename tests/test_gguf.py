@@ -101,7 +101,7 @@ def ids_by_hand(model: Model, text: str, digits_first: bool) -> list[int]:
 text = st.text(st.sampled_from("a bcXé日٣½4\n\t2019'd.,-№ "), max_size=24).filter(bool)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text)
 @example("a  4")
 @example("In 1984, 2+2=5")
@@ -135,7 +135,7 @@ def test_a_way_of_splitting_that_nobody_here_knows_is_refused(
     assert load_model(write_gguf(tmp_path / "q.gguf", hf, tiny_gpt2.tokenizer, pre="qwen2")).encode("a 4")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 1, exclude_max=True))
 @example(0.0)
 @example(0.999999)
@@ -153,7 +153,7 @@ def test_a_truncated_file_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.slow  # a flipped size makes the loader allocate for seconds before it is refused
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 3000), st.integers(0, 255))
 def test_a_damaged_header_never_shows_a_traceback(
     gguf_file: Path, tmp_path: Path, own_cache: Path, place: int, byte: int

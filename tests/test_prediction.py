@@ -73,6 +73,11 @@ def test_what_is_known_of_a_chain_is_found(chained: Model, on_the_chain: None) -
     assert found == findings_of(chained), "the same seed, the same findings"
 
 
+def test_a_quick_run_reads_eight_documents(chained: Model, on_the_chain: None) -> None:
+    found = list(load_probe("prediction")(Lab(chained, quick=True), tokens=48))
+    assert by_claim(found, "10 points more often").estimate.n == 8
+
+
 def test_a_model_that_is_too_sure_is_found_out(chained: Model, on_the_chain: None) -> None:
     def louder(module: Any, arguments: Any, out: Any) -> Any:
         out.logits = 4 * out.logits

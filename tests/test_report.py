@@ -267,7 +267,7 @@ def _planted(text: str) -> str:
     return render([Run(Path("run"), info, findings)])
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=_TEXT)
 def test_no_text_becomes_markup(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "get_plotlyjs", lambda: "")  # 5 MB of it would only slow the parser

@@ -49,7 +49,7 @@ def assert_chosen(found: Tensor, pre: Tensor, lowest: Tensor) -> None:
     torch.testing.assert_close(found[there].double(), pre[there], rtol=EXACT, atol=float(room))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 300),
     d_in=st.integers(1, 40),
@@ -68,7 +68,7 @@ def test_top_k_is_a_sort(rows: int, d_in: int, d_sae: int, share: float, seed: i
     assert_chosen(as_matrix(code, rows), pre, pre.topk(k).values[:, -1:])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(1, 300),
     d_sae=st.integers(1, 500),
@@ -90,7 +90,7 @@ def test_batch_top_k_is_a_sort_of_the_batch(rows: int, d_sae: int, k: float, see
         assert len(code.pre) == min(wanted, int((pre > 0).sum())) or wanted == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(1, 300),
     d_sae=st.integers(1, 500),

@@ -140,7 +140,7 @@ def test_the_bundled_tokenizer_adds_nothing_and_gives_back_every_text(smol: Mode
 KNOWN = st.characters(exclude_categories=["Cs"], exclude_characters="\x04\x06\x13\x14\x16\x1d", max_codepoint=0x3FFFF)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(KNOWN, min_size=1))
 def test_no_text_is_lost(smol: Model, text: str):
     assert smol.tokenizer.decode(smol.encode(text)[0], clean_up_tokenization_spaces=False) == text

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from interp.analysis.statistics import estimate_mean, known, proportion
 from interp.features.examples import strip_rows, top_examples
 from interp.features.feature import Label
-from interp.features.labels import Namer
+from interp.features.labels import HELD_OUT, Namer
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.saes.load import SAE
@@ -130,9 +130,9 @@ def has_rule(text: Text, ours: Explained, units: Units, sae: SAE, lab: Lab) -> F
         expects="greater",
         part=EXPLAINED,
         answers=True,
-        measure=f"The share of {FEATURES} whose rule correlates by {FOUND} or more with firing on the fifth of the "
-        f"documents that it was not made from ({len(text.kept):,} tokens were read in all). The table of the next "
-        "finding has every rule.",
+        measure=f"The share of {FEATURES} whose rule correlates by {FOUND} or more with firing on the documents "
+        f"that it was not made from, one in {HELD_OUT} ({len(text.kept):,} tokens were read in all). The table of the "
+        "next finding has every rule.",
         caveat="A rule that is made from few firings is a poor one: with more text some features would have a better "
         "one. An index of more text (interp features build) gives each its rule and its score.",
         table=table,

@@ -99,8 +99,8 @@ def _at(logits: Tensor, true: Tensor, generator: torch.Generator) -> tuple[Tenso
     own = logits.gather(1, true[:, None])
     rank = (logits > own).sum(1) + 1
     drawn = torch.multinomial(one.exp(), 1, generator=generator)[:, 0] == at
-    below = logits - logits.max(-1, keepdim=True).values  # of the best token: it is 0 and its exponential 1
-    own = (own - logits.max(-1, keepdim=True).values)[:, 0]
+    top = logits.max(-1, keepdim=True).values
+    below, own = logits - top, (own - top)[:, 0]  # the best token's is 0, and its exponential 1
     losses, entropies, sure = [], [], []
     for temperature in TEMPERATURES:
         scaled = (below / temperature).clamp_(min=-1e4)  # 0 · -inf is no number
