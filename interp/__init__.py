@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interp.activations.store import open_store
-    from interp.analysis.estimate import Estimate
     from interp.errors import UserError
     from interp.lab.findings import Control, Figure, Finding
     from interp.lab.probe import Lab, probe
     from interp.model.edits import ablate, patch, steer
-    from interp.model.load import load_model
+    from interp.model.loading.load import load_model
     from interp.model.model import Model
+    from interp.stats.estimate import Estimate
     from interp.text.data import data
 
 try:
@@ -28,7 +28,7 @@ except PackageNotFoundError:  # a bare checkout on sys.path
 
 _HOMES = {
     "Control": "interp.lab.findings",
-    "Estimate": "interp.analysis.estimate",
+    "Estimate": "interp.stats.estimate",
     "Figure": "interp.lab.findings",
     "Finding": "interp.lab.findings",
     "Lab": "interp.lab.probe",
@@ -36,7 +36,7 @@ _HOMES = {
     "UserError": "interp.errors",
     "ablate": "interp.model.edits",
     "data": "interp.text.data",
-    "load_model": "interp.model.load",
+    "load_model": "interp.model.loading.load",
     "open_store": "interp.activations.store",
     "patch": "interp.model.edits",
     "probe": "interp.lab.probe",

@@ -34,15 +34,15 @@ from collections.abc import Iterator
 
 import torch
 
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean, known
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab, probe
-from interp.model.fresh import fresh_model
 from interp.model.model import Model
-from interp.model.parameters import BIASES, biases_of, count_by_formula, count_parameters
-from interp.saes.default import split_corpus
+from interp.model.parameter_count import BIASES, biases_of, count_by_formula, count_parameters
+from interp.model.training.random_weights import fresh_model
+from interp.saes.loading.default import split_corpus
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known
 from probes._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
 from probes._anatomy.biases import biases_at, copied, losses, small_gpt2
 from probes._anatomy.neurons import TOP, overlaps, read_neurons, share_above

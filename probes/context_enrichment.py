@@ -38,12 +38,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from interp.analysis.statistics import estimate_crossed, estimate_mean, known
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab, probe
-from interp.model.fresh import fresh_model
-from interp.model.hooks import Site
-from interp.saes.default import shipped_sae
+from interp.model.hooks.editing import Site
+from interp.model.training.random_weights import fresh_model
+from interp.saes.loading.default import shipped_sae
+from interp.stats.estimators import estimate_crossed, estimate_mean, known
 from probes._context_enrichment import CONTROLS, COSINE, RIGHT, SIZE
 from probes._context_enrichment.carried import admit, carried, features
 from probes._context_enrichment.phrases import TEMPLATES, Vectors, Words, choose_words, read_vectors

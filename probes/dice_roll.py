@@ -41,7 +41,7 @@ from pathlib import Path
 from interp.errors import UserError
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab, probe
-from interp.saes.default import shipped_sae
+from interp.saes.loading.default import shipped_sae
 from probes._dice_roll.answers import ask_for_a_die, elsewhere, favourites
 from probes._dice_roll.controls import controls
 from probes._dice_roll.inside import admit, look_inside

@@ -48,7 +48,7 @@ from collections.abc import Iterator
 from interp.errors import UserError
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab, probe
-from interp.model.fresh import fresh_model
+from interp.model.training.random_weights import fresh_model
 from probes._embedding_directions.analogies import analogies
 from probes._embedding_directions.controls import controls
 from probes._embedding_directions.held import kinds, more_directions

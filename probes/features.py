@@ -48,13 +48,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from interp.errors import UserError
-from interp.features.coder import Coder
-from interp.features.labels import Namer
+from interp.features.build.coder import Coder
+from interp.features.build.labels import Namer
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab, probe
-from interp.saes.attach import attach_sae
-from interp.saes.default import ensure_default_sae
-from interp.saes.load import site_of
+from interp.saes.loading.attach import attach_sae
+from interp.saes.loading.default import ensure_default_sae
+from interp.saes.loading.sae import site_of
 from probes._features.causes import causes
 from probes._features.controls import controls
 from probes._features.effect import (

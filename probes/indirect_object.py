@@ -37,10 +37,10 @@ import numpy as np
 from interp.analysis.attribution import attribute_logits
 from interp.analysis.metrics import logit_difference
 from interp.analysis.patching import attribution_patch, patch_sweep
-from interp.analysis.statistics import estimate_mean, known
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab, probe
+from interp.stats.estimators import estimate_mean, known
 from probes._indirect_object import UNIT
 from probes._indirect_object.heads import choose_heads, move_the_answer, write_the_name
 from probes._indirect_object.places import how_well_estimated, streams_to_patch, where_it_stands

@@ -33,7 +33,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.estimate import Estimate
 from interp.analysis.heads import (
     KINDS,
     ablate_heads,
@@ -44,10 +43,11 @@ from interp.analysis.heads import (
     score_heads,
 )
 from interp.analysis.metrics import continuation
-from interp.analysis.statistics import estimate_crossed, estimate_mean, known
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab, probe
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_crossed, estimate_mean, known
 
 NATS = "nats per token"
 LENGTHS = 4  # of copies: the longest, and two, four and six tokens less

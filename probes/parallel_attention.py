@@ -38,16 +38,16 @@ from pathlib import Path
 
 import torch
 
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean, known
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab, probe
-from interp.model.fresh import fresh_model
+from interp.model.attention_window import windowed_losses
 from interp.model.model import Model
-from interp.model.planted import plant_induction
-from interp.model.windows import windowed_losses
-from interp.saes.default import split_corpus
+from interp.model.training.planted import plant_induction
+from interp.model.training.random_weights import fresh_model
+from interp.saes.loading.default import split_corpus
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known
 from interp.text.corpus import load_corpus
 from probes._parallel_attention import AT_ONCE, CONTROLS, MATTERS, NATS
 from probes._parallel_attention.heads import cut_layers, look_far

@@ -38,7 +38,7 @@ from pathlib import Path
 from interp.errors import UserError
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab, probe
-from interp.saes.default import split_corpus
+from interp.saes.loading.default import split_corpus
 from interp.text.corpus import load_corpus
 from probes._prediction import OTHER, OWN
 from probes._prediction.controls import controls

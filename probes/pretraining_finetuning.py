@@ -51,8 +51,8 @@ from collections.abc import Iterator
 from interp.errors import UserError
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab, probe
-from interp.model.finetune import fine_tune
-from interp.saes.default import shipped_sae
+from interp.model.training.finetune import fine_tune
+from interp.saes.loading.default import shipped_sae
 from probes._pretraining_finetuning.behaviour import answers, forgotten, ordinary_text
 from probes._pretraining_finetuning.controls import other_answers, planted
 from probes._pretraining_finetuning.features import features_moved

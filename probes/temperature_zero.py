@@ -37,12 +37,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import known, proportion
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab, probe
 from interp.model.chat import chat_prompt, has_chat
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import known, proportion
 from probes._temperature_zero import CAUSE, CHANGES, CONTROLS, PARTED
 from probes._temperature_zero.compare import Compared, compare_precisions, compare_ways, leads, parts, share
 from probes._temperature_zero.sums import Sums, add_in_orders, products_of, whole_numbers

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fake_index import write_fake_index  # pyright: ignore[reportMissingImports]
 
 from interp.cli.terminal import print_table
-from interp.features.index import open_index
+from interp.features.read.index import open_index
 from interp.views.explorer.context import Context
 from interp.views.explorer.serve import prepare
 from interp.views.feature_page import write_page

@@ -65,12 +65,12 @@ def measure_ours(folder: Path, mode: str) -> None:
     from interp.activations.rows import read_rows, taps_of
     from interp.activations.store import open_store
     from interp.activations.token_table import Cut, Tokens
-    from interp.features.build import build_index
-    from interp.features.building import Building
-    from interp.features.plan import Settings as IndexSettings
-    from interp.features.plan import plan_index
-    from interp.saes.default import shipped_sae
-    from interp.saes.load import load_sae, site_of
+    from interp.features.build.inputs import Building
+    from interp.features.build.passes import build_index
+    from interp.features.build.plan import Settings as IndexSettings
+    from interp.features.build.plan import plan_index
+    from interp.saes.loading.default import shipped_sae
+    from interp.saes.loading.sae import load_sae, site_of
 
     ids = np.load(folder / "tokens.npy")
     n, length = ids.shape
@@ -175,7 +175,7 @@ def _told(one: dict[str, float]) -> tuple[str, str, str]:
 
 
 def _run_peer(folder: Path, settings: Settings) -> None:
-    from interp.model.bundled import bundled_folder
+    from interp.model.loading.bundled import bundled_folder
     from interp.text.data import data
 
     assert settings.peer is not None

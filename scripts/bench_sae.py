@@ -25,10 +25,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from interp.saes.encoder import Precision
-from interp.saes.learner import Learner, Start
-from interp.saes.plan import Training, plan_sae
-from interp.saes.ranks import Ranks
+from interp.saes.training.encoder import Precision
+from interp.saes.training.learner import Learner, Start
+from interp.saes.training.plan import Training, plan_sae
+from interp.saes.training.processes import Ranks
 
 SITE = "blocks.0.hook_resid_post"
 Kind = Literal["topk", "batchtopk", "jumprelu", "standard", "gated"]

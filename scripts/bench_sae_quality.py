@@ -21,13 +21,13 @@ from sae_lens.training.sae_trainer import SAETrainer
 from interp import load_model
 from interp.activations.rows import capture_rows
 from interp.cli.terminal import print_table
-from interp.saes.convert import as_sae_lens
-from interp.saes.default import default_site, split_corpus
 from interp.saes.evaluate import evaluate_saes
-from interp.saes.learner import Learner, fresh
-from interp.saes.plan import SAEPlan, Training, plan_sae
-from interp.saes.ranks import Ranks
-from interp.saes.sources import Batches, MemoryRows
+from interp.saes.loading.default import default_site, split_corpus
+from interp.saes.training.learner import Learner, fresh
+from interp.saes.training.plan import SAEPlan, Training, plan_sae
+from interp.saes.training.processes import Ranks
+from interp.saes.training.save import as_sae_lens
+from interp.saes.training.sources import Batches, MemoryRows
 
 Kind = Literal["topk", "batchtopk", "jumprelu", "standard", "gated"]
 

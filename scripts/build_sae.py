@@ -25,16 +25,16 @@ import tyro
 from interp import load_model, open_store
 from interp.activations.rows import capture_rows
 from interp.cli.terminal import shown_progress
-from interp.features.examples import interesting, top_examples
-from interp.model.cache import new_folder
+from interp.features.read.examples import interesting, top_examples
+from interp.model.loading.cache import new_folder
 from interp.model.model import Model
-from interp.saes.default import split_corpus
 from interp.saes.evaluate import SAEReport, evaluate_saes, random_sae_like
-from interp.saes.load import SAE, load_sae, site_of
-from interp.saes.plan import Training, plan_sae
-from interp.saes.report import Telling
-from interp.saes.sources import StoreRows
-from interp.saes.trainer import train
+from interp.saes.loading.default import split_corpus
+from interp.saes.loading.sae import SAE, load_sae, site_of
+from interp.saes.training.plan import Training, plan_sae
+from interp.saes.training.report import Telling
+from interp.saes.training.sources import StoreRows
+from interp.saes.training.trainer import train
 from interp.text.corpus import load_corpus
 
 SHOWN = 12  # features in the card

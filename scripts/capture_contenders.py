@@ -72,7 +72,7 @@ def full(model: Any) -> Contender:
 def ours_to_memory(model: Any, sites: list[str]) -> Contender:
     """The trunk with hooks, copies kept."""
     from interp.activations.offload import Offload
-    from interp.model.trunk import find_taps, read_trunk
+    from interp.model.hooks.trunk import find_taps, read_trunk
 
     taps = find_taps(model, sites)
     assert len(taps) == len(sites)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from interp.features.index import open_index
+from interp.features.read.index import open_index
 from interp.text.data import data
 from interp.views.explorer.context import Context
 from interp.views.explorer.serve import prepare

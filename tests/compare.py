@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from interp.model.captured import Activations
+from interp.model.hooks.captured import Activations
 
 
 def far(ours: Tensor, theirs: Tensor) -> float:

@@ -83,7 +83,7 @@ def word_model() -> Model:
     """A small GPT-2 trained on the sentences of `word_sae`."""
     from word_sae import SENTENCES, SIZE
 
-    from interp.model.small import train_small_gpt2
+    from interp.model.training.small import train_small_gpt2
 
     return train_small_gpt2(SENTENCES, SIZE)
 
@@ -103,8 +103,8 @@ def word_sae(word_model: Model, word_rows: Rows, tmp_path_factory: pytest.TempPa
     """The folder of an SAE trained on them. Leave it as it is."""
     from word_sae import PLAN, TRAINING
 
-    from interp.saes.sources import MemoryRows
-    from interp.saes.trainer import train
+    from interp.saes.training.sources import MemoryRows
+    from interp.saes.training.trainer import train
 
     folder = tmp_path_factory.mktemp("saes") / "sae"
     train(PLAN, MemoryRows(word_rows, word_model), folder, TRAINING)
@@ -114,7 +114,7 @@ def word_sae(word_model: Model, word_rows: Rows, tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def sae_copy(word_sae: Path, tmp_path: Path) -> Path:
     """A copy of it to damage, without the manifest, so that each check is met on its own."""
-    from interp.model.cache import MANIFEST
+    from interp.model.loading.cache import MANIFEST
 
     shutil.copytree(word_sae, tmp_path / "sae")
     (tmp_path / "sae" / MANIFEST).unlink()

@@ -12,7 +12,7 @@ from explorer_browser import (
 from explorer_server import served, with_runs
 from fake_index import write_fake_index
 
-from interp.features.index import Index, open_index
+from interp.features.read.index import Index, open_index
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

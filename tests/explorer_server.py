@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from fake_findings import fake_findings
 from fake_run import write_run
 
-from interp.features.index import Index
+from interp.features.read.index import Index
 from interp.views.explorer.context import Context
 from interp.views.explorer.serve import prepare
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.activations.files import write_sealed
-from interp.features.feature import Label
-from interp.features.layout import ARRAYS, FIXED, RECORD, SCHEMA, VOCABULARY, WORDS
-from interp.features.words import words_of
-from interp.features.write import IndexFiles
+from interp.features.build.search_words import words_of
+from interp.features.build.write import IndexFiles
+from interp.features.read.feature import Label
+from interp.features.read.layout import ARRAYS, FIXED, RECORD, SCHEMA, VOCABULARY, WORDS
 
 TEXTS = (" the", " capital", " of", " France", " is", " Paris", ".", "\n", " tower", " small", " large", " café")
 SIZES = {

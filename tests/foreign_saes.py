@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from word_sae import SITE
 
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
 
 D, F, K = 12, 40, 4
 Tensors = dict[str, Tensor]

@@ -15,10 +15,11 @@ from interp.activations.capture import Worker
 from interp.activations.plan import plan_capture
 from interp.activations.store import Store
 from interp.activations.token_table import Cut
-from interp.features import build, plan
-from interp.features.building import Building
-from interp.features.index import Index
-from interp.features.layout import ARRAYS, TEXTS
+from interp.features.build.inputs import Building
+from interp.features.build.passes import passes as build
+from interp.features.build.passes import plan
+from interp.features.read.index import Index
+from interp.features.read.layout import ARRAYS, TEXTS
 from interp.model.model import Model
 
 SETTINGS = plan.Settings(top=6, bands=3, examples=2, typical=4, neighbours=5, logits=4, effects=3)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
 
 NAME = "gpt2-small-res-jb:blocks.0.hook_resid_pre"
 JB, V5, TM, LM_SAE = (

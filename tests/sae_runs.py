@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.saes.checkpoint import METRICS, folder_of
-from interp.saes.plan import Training
-from interp.saes.trainer import train
+from interp.saes.training.checkpoint import METRICS, folder_of
+from interp.saes.training.plan import Training
+from interp.saes.training.trainer import train
 
 LAST, MLP = "blocks.1.hook_resid_post", "blocks.1.hook_mlp_out"
 STEPS = Training(steps=24, batch=64, lr=3e-3, dead_after=5)

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp import Finding, Lab, Model, UserError
 from interp.lab.discover import load_probe
-from interp.model.parameters import biases_of, count_by_formula, count_parameters
+from interp.model.parameter_count import biases_of, count_by_formula, count_parameters
 from interp.views.figures import draw
 from probes import anatomy as the_probe
 from probes._anatomy.biases import biases_at, copied, losses

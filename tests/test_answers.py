@@ -15,7 +15,7 @@ from interp.analysis.metrics import logit_difference
 from interp.analysis.patching import Sweep, patch_sweep
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.text.facts import FactSet
 from interp.text.invented import invent, people_set
 

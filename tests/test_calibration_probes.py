@@ -12,9 +12,9 @@ from interp import Finding, Lab, Model, UserError
 from interp.analysis.heads import ablate_heads, attention_paid, mean_outputs, others_like
 from interp.analysis.layouts import single_tokens
 from interp.lab.discover import load_probe
-from interp.model import planted as planted_parts
-from interp.model.planted import plant_induction, plant_nothing
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training import planted as planted_parts
+from interp.model.training.planted import plant_induction, plant_nothing
+from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.views.figures import draw
 from probes import indirect_object
 from probes._indirect_object import sentences

@@ -15,7 +15,7 @@ from tiny import PLACES
 from torch import Tensor
 
 from interp import Model
-from interp.model.tokens import Side
+from interp.model.hooks.tokens import Side
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
 SIDES: list[Side] = ["right", "left"]

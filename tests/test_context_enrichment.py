@@ -11,7 +11,7 @@ from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
 from interp.lab.discover import load_probe
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.views.figures import draw
 from probes._context_enrichment import phrases
 from probes._context_enrichment.senses import WORDS, _left_out

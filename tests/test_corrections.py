@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from interp.analysis.corrections import max_t
+from interp.stats.corrections import max_t
 
 
 def test_it_equals_a_loop_over_every_pattern_of_signs() -> None:

@@ -14,7 +14,7 @@ from interp import Finding, Lab, Model, UserError
 from interp.analysis.choices import choose_among, choose_number, last_tokens
 from interp.lab.discover import load_probe
 from interp.model.chat import chat_prompt, has_chat
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.views.figures import draw
 from probes._dice_roll import DIGITS, WORDS, inside, prompts
 from probes._dice_roll.answers import ask_for_a_die, favourites

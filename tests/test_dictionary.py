@@ -13,10 +13,10 @@ from word_sae import PLAN, SENTENCES, TRAINING
 from interp.activations.rows import Rows
 from interp.lab.probe import Lab
 from interp.model.model import Model
-from interp.saes import attach
-from interp.saes import default as default_sae
-from interp.saes.sources import MemoryRows
-from interp.saes.trainer import train
+from interp.saes.loading import attach
+from interp.saes.loading import default as default_sae
+from interp.saes.training.sources import MemoryRows
+from interp.saes.training.trainer import train
 from interp.views.figures import draw
 from probes import dictionary
 

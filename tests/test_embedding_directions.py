@@ -13,7 +13,7 @@ from interp import Finding, Lab, Model, UserError
 from interp.analysis.lens import residual_site
 from interp.analysis.offsets import alike, ask, every_cosine
 from interp.lab.discover import load_probe
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.views.figures import draw
 from probes._embedding_directions import CONTROLS, words
 from probes._embedding_directions.analogies import ask_all, shares

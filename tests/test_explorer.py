@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from refusals import the_line
 
 from interp.errors import UserError
-from interp.features.index import Index, open_index
-from interp.features.search import search
+from interp.features.read.index import Index, open_index
+from interp.features.read.search import search
 from interp.views.explorer.app import page_at
 from interp.views.explorer.context import Context
 from interp.views.explorer.table import COLUMNS, find_rows, row_of

@@ -26,8 +26,8 @@ from explorer_pages import address, index, page
 from explorer_server import served
 from fake_findings import fake_findings
 
-from interp.features.index import Index
-from interp.features.search import search
+from interp.features.read.index import Index
+from interp.features.read.search import search
 from interp.views.explorer.context import Context
 
 if TYPE_CHECKING:

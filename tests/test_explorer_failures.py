@@ -22,7 +22,7 @@ from fake_index import write_fake_index
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from interp.features.index import Index, open_index
+from interp.features.read.index import Index, open_index
 from interp.views.explorer.context import Context
 from interp.views.explorer.serve import prepare
 from interp.views.token_text import visible

@@ -14,7 +14,7 @@ from explorer_browser import (
 )
 from explorer_pages import address, index, page
 
-from interp.features.index import Index
+from interp.features.read.index import Index
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -18,7 +18,7 @@ from refusals import the_line
 
 from interp.cli import main
 from interp.errors import UserError
-from interp.features.index import Index, open_index
+from interp.features.read.index import Index, open_index
 from interp.views.explorer.context import Context
 from interp.views.explorer.serve import prepare
 

@@ -15,8 +15,8 @@ from explorer_server import served
 from fake_index import write_fake_index
 
 from interp.errors import UserError
-from interp.features.index import open_index
-from interp.features.prompts import Active, Continuation, NextToken, Part, PromptReading
+from interp.features.read.index import open_index
+from interp.features.read.prompts import Active, Continuation, NextToken, Part, PromptReading
 from interp.views.explorer.app import page_at
 from interp.views.explorer.context import Context
 from interp.views.explorer.pages.steer import read_changes

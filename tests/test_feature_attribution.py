@@ -16,7 +16,7 @@ from interp.analysis.attribution import attribute_logits
 from interp.analysis.feature_attribution import attribute_features
 from interp.analysis.metrics import logit_difference
 from interp.model.edits import freeze, patch
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
 
 PROMPTS = SENTENCES[1:4]
 RIGHT, WRONG = [5, 6, 7], [8, 9, 10]

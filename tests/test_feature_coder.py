@@ -16,11 +16,11 @@ from torch import Tensor
 from word_sae import SENTENCES, SITE
 
 from interp.activations.rows import find_sinks
-from interp.features.coder import Coder
+from interp.features.build.coder import Coder
 from interp.model.model import Model
-from interp.saes.coordinates import coordinates_as_sae
 from interp.saes.lineage import lineage_of
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
+from interp.saes.neuron_basis import coordinates_as_sae
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import UserError
-from interp.features.index import Index, open_index
-from interp.features.prompts import Active, NextToken, Part, PromptReading
+from interp.features.read.index import Index, open_index
+from interp.features.read.prompts import Active, NextToken, Part, PromptReading
 from interp.views import feature_figures as figures
 from interp.views.token_text import LONGEST, visible
 

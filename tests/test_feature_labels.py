@@ -16,13 +16,13 @@ from sklearn.metrics import matthews_corrcoef, precision_score, recall_score
 
 from interp.cli import dispatch
 from interp.errors import UserError
-from interp.features.ask import examination, label_features, load_ask, name_feature
-from interp.features.index import Index, open_index
-from interp.features.labels import HELD_OUT, Namer
-from interp.features.search import search
-from interp.features.statistics import row_facts
+from interp.features.build.labels import HELD_OUT, Namer
+from interp.features.build.llm_labels import examination, label_features, load_ask, name_feature
+from interp.features.build.statistics import row_facts
+from interp.features.read.index import Index, open_index
+from interp.features.read.search import search
 from interp.model.model import Model
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
 
 VOCABULARY = [" the", " cat", " dog", "s", ".", " Rome", " 7", "\n", " of", " Paris", " Berlin"]
 DOCUMENTS, LENGTH = 200, 12

@@ -16,8 +16,8 @@ from refusals import the_line
 
 from interp.cli import dispatch
 from interp.errors import UserError
-from interp.features.index import Index, open_index
-from interp.features.search import search
+from interp.features.read.index import Index, open_index
+from interp.features.read.search import search
 from interp.views.feature_page import write_page
 
 if TYPE_CHECKING:

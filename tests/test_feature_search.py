@@ -15,13 +15,13 @@ from refusals import the_line
 
 from interp.cli import dispatch
 from interp.errors import UserError
-from interp.features.compare import match_features
-from interp.features.index import Index, open_index
-from interp.features.neuronpedia import BATCH, write_neuronpedia
-from interp.features.search import search
+from interp.features.read.compare import match_features
+from interp.features.read.index import Index, open_index
+from interp.features.read.neuronpedia import BATCH, write_neuronpedia
+from interp.features.read.search import search
 from interp.model.model import Model
-from interp.saes.coordinates import coordinates_as_sae
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
+from interp.saes.neuron_basis import coordinates_as_sae
 
 TEXTS = (" the", " capital", " of", " France", " tower", " towering", " café", ".")
 LABELS = ("capital cities", "towers and houses", "the word capital", "nothing of the kind")

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interp.features import neighbours
-from interp.features.statistics import RowFacts, first_by, row_facts, summarise
+from interp.features.build.passes import neighbours
+from interp.features.build.statistics import RowFacts, first_by, row_facts, summarise
 
 SIZES = {"top": 3, "bands": 2, "examples": 2, "typical": 3}
 

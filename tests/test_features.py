@@ -16,11 +16,11 @@ from torch import Tensor
 
 from interp.activations.rows import Rows, capture_rows
 from interp.errors import UserError
-from interp.features import examples as module
-from interp.features.examples import FeatureExamples, interesting, most_active, strip_rows, top_examples
+from interp.features.read.arrays import examples as module
+from interp.features.read.examples import FeatureExamples, interesting, most_active, strip_rows, top_examples
 from interp.lab.findings import Figure
 from interp.model.model import Model
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.saes.lineage import lineage_of
 from interp.views.tokens import token_strip
 

@@ -12,14 +12,14 @@ from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
 from interp.activations.rows import capture_rows
-from interp.features.coder import Coder
-from interp.features.labels import Namer
-from interp.model.small import SmallGPT2, train_small_gpt2
-from interp.saes import attach
-from interp.saes.load import SAE, load_sae
-from interp.saes.plan import Training, plan_sae
-from interp.saes.sources import MemoryRows
-from interp.saes.trainer import train
+from interp.features.build.coder import Coder
+from interp.features.build.labels import Namer
+from interp.model.training.small import SmallGPT2, train_small_gpt2
+from interp.saes.loading import attach
+from interp.saes.loading.sae import SAE, load_sae
+from interp.saes.training.plan import Training, plan_sae
+from interp.saes.training.sources import MemoryRows
+from interp.saes.training.trainer import train
 from interp.views.figures import draw
 from probes._features import CONTROLS, units
 from probes._features.controls import planted_tokens

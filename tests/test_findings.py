@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.analysis.estimate import PERMUTATION, Estimate
-from interp.analysis.statistics import estimate_mean
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, finding_from_json, finding_to_json
 from interp.lab.runs import RunInfo, RunWriter, read_run
+from interp.stats.estimate import PERMUTATION, Estimate
+from interp.stats.estimators import estimate_mean
 from interp.views.report import render
 
 number = st.floats(-100, 100, allow_nan=False)

@@ -11,7 +11,7 @@ from refusals import the_line
 from interp import Model, UserError
 from interp.analysis.completions import score_completions
 from interp.model.edits import ablate
-from interp.model.finetune import encode_pairs, fine_tune, pad_pairs
+from interp.model.training.finetune import encode_pairs, fine_tune, pad_pairs
 
 EXAMPLES = [("the cat sat on the", " mat"), ("a dog", " barks at the moon"), ("the big house is", " red")]
 

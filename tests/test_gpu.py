@@ -18,13 +18,13 @@ from interp.activations.rows import Rows, capture_rows
 from interp.activations.shards import ShardWriter
 from interp.analysis.answers import score_answers
 from interp.analysis.lens import answer_lead
-from interp.model.parity import check_parity
-from interp.saes.coordinates import coordinates_as_sae
+from interp.model.checking.parity import check_parity
 from interp.saes.evaluate import evaluate_sae
-from interp.saes.learner import Learner, fresh
-from interp.saes.load import load_sae
-from interp.saes.plan import Training, plan_sae
-from interp.saes.ranks import Ranks
+from interp.saes.loading.sae import load_sae
+from interp.saes.neuron_basis import coordinates_as_sae
+from interp.saes.training.learner import Learner, fresh
+from interp.saes.training.plan import Training, plan_sae
+from interp.saes.training.processes import Ranks
 
 pytestmark = pytest.mark.gpu
 PROMPTS = ["Here is a fact. The capital of France is", "Once upon a time", "def add(a, b):\n    return a"]

@@ -14,8 +14,8 @@ from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
 from interp.analysis.answers import score_answers
 from interp.analysis.metrics import continuation, entropy, last, log_prob, logit_difference, rank
+from interp.model.checking.parity import check_parity
 from interp.model.gradients import gradients_of
-from interp.model.parity import check_parity
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
 METRIC = logit_difference([5, 6, 7], [8, 9, 10])

@@ -11,8 +11,8 @@ from compare import far, rows_of
 from tiny import PLACES
 
 from interp import Model, UserError
-from interp.model.bridge import count_hooks
-from interp.model.tokens import Side
+from interp.model.hooks.bridge import count_hooks
+from interp.model.hooks.tokens import Side
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
 SIDES: list[Side] = ["right", "left"]

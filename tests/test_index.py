@@ -21,11 +21,12 @@ from interp.activations.capture import Worker, capture_store
 from interp.activations.plan import plan_capture
 from interp.activations.rows import find_sinks
 from interp.activations.token_table import Cut
-from interp.features import build, neighbours
-from interp.features.index import Index
-from interp.features.statistics import priority
+from interp.features.build.passes import neighbours
+from interp.features.build.passes import passes as build
+from interp.features.build.statistics import priority
+from interp.features.read.index import Index
 from interp.model.model import Model
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,7 @@ def test_effects_are_those_of_an_edit_at_that_token(index: Index, word_model: Mo
     checked = 0
     for f in range(len(index)):
         rows, _ = index.firings(f)
-        from interp.features.effects import choose_firings
+        from interp.features.build.effects import choose_firings
 
         rises = []
         for at in choose_firings(f, rows, starts, SETTINGS.effects):

@@ -26,17 +26,17 @@ from interp.activations.files import write_sealed
 from interp.activations.plan import plan_capture
 from interp.cli import dispatch
 from interp.errors import UserError
-from interp.features.build import build_index, missing_pieces
-from interp.features.index import Index, open_index
-from interp.features.layout import RECORD, SCHEMA
-from interp.features.write import IndexFiles
+from interp.features.build.passes import build_index, missing_pieces
+from interp.features.build.write import IndexFiles
+from interp.features.read.index import Index, open_index
+from interp.features.read.layout import RECORD, SCHEMA
 from interp.model.model import Model
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
 
 # The same command with a pause after each piece and each group of ablations, so that a kill meets it in the middle.
 SLOWLY = """
 import sys, time
-from interp.features import build, effects, plan
+from interp.features.build.passes import passes as build, effects, plan
 plan.PIECE_ROWS = 150
 effects.SEQUENCES = 4
 for module, name in ((build, "write_piece"), (effects, "write_tensors")):

@@ -15,11 +15,11 @@ from torch.nn.functional import cross_entropy
 
 from interp.activations.rows import capture_rows
 from interp.errors import UserError
-from interp.features.effects import choose_firings
-from interp.features.index import Index
+from interp.features.build.effects import choose_firings
+from interp.features.read.index import Index
 from interp.model.model import Model
-from interp.saes.coordinates import coordinates_as_sae
-from interp.saes.load import SAE
+from interp.saes.loading.sae import SAE
+from interp.saes.neuron_basis import coordinates_as_sae
 
 SITE = "blocks.0.hook_resid_post"
 SHARES_PAST = ["gpt2", "llama", "gptj", "falcon", "gpt_neox", "opt", "mixtral", "olmo2"]

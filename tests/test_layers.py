@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # A folder of interp/ imports only from itself and from those before it.
-ORDER = ["errors", "text", "model", "activations", "saes", "features", "analysis", "lab", "views", "cli", "__main__"]
+ORDER = [
+    "errors", "progress", "paths", "stats", "text", "model", "activations", "saes", "features", "analysis", "lab",
+    "views", "cli", "__main__",
+]  # fmt: skip
+# Inside these, the same holds for the folders of the folder; "" are the files that lie in it directly.
+FLOORS = {
+    "model": ["hooks", "", "loading", "checking", "training"],
+    "saes": ["lineage", "training", "loading", ""],
+    "features": ["read", "build", ""],
+}
 OWNERS = {
     "datasets": "text",
     "transformer_lens": "model",
@@ -27,13 +36,14 @@ OWNERS = {
     "safetensors": "activations",
     "ray": "activations",
     "sae_lens": "saes",
-    "scipy": "analysis",
+    "scipy": "stats",
     "sklearn": "analysis",
     "plotly": "views",
     "dash": "views",
     "tyro": "cli",
     "rich": "cli",
 }
+DOORS = ["analysis", "edits", "features", "figures", "saes", "stats"]
 FOR_PROBES = {"interp", "torch", "einops", "numpy", "jaxtyping"} | set(sys.stdlib_module_names)
 SLOW_TO_IMPORT = ["torch", "transformers", "transformer_lens", "sae_lens"]
 
@@ -53,8 +63,9 @@ def imports(file: Path, root: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, name) for name in names if isinstance(name, str))
 
 
-def library_complaint(folder: str, name: str) -> str | None:
-    """What is wrong with `import name` in `interp/folder`, or None."""
+def library_complaint(file: Path, name: str) -> str | None:
+    """What is wrong with `import name` in the file at `file` (from the folder `interp` on), or None."""
+    folder = file.parts[0].removesuffix(".py")
     top, *rest = name.split(".")
     if top in OWNERS and OWNERS[top] != folder:
         return f"{top} belongs to {OWNERS[top]}/ alone"
@@ -66,7 +77,65 @@ def library_complaint(folder: str, name: str) -> str | None:
         return "import it from the module that defines it, so that the order can be seen"
     if ORDER.index(rest[0]) > ORDER.index(folder):
         return f"{rest[0]} comes after {folder}"
+    if rest[0] == folder and folder in FLOORS:
+        here, there = (floor_of(folder, parts) for parts in (file.with_suffix("").parts[1:], rest[1:]))
+        if FLOORS[folder].index(there) > FLOORS[folder].index(here):
+            return f"{folder}/{there or '*.py'} comes after {folder}/{here or '*.py'}"
     return None
+
+
+def floor_of(folder: str, parts: Sequence[str]) -> str:
+    """Which of the floors of `folder` a module of it is on, by its path inside."""
+    return parts[0] if parts and parts[0] in FLOORS[folder] else ""
+
+
+def is_door(file: Path, root: Path) -> bool:
+    """Is this `interp` itself, or the `__init__` of a folder? These load lazily what users import from them."""
+    where = file.relative_to(root / "interp").as_posix()
+    return where in ("__init__.py", *(f"{door}/__init__.py" for door in DOORS), *(f"{door}.py" for door in DOORS))
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Every module of `interp/` by its dotted name, doors left out."""
+    found = {}
+    for file in sorted((root / "interp").rglob("*.py")):
+        if not is_door(file, root):
+            parts = file.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def circles(root: Path) -> list[list[str]]:
+    """Groups of modules that import each other in a circle, imports inside functions and for types included."""
+    known = modules(root)
+    graph: dict[str, set[str]] = {}
+    for name, file in known.items():
+        wanted = {dotted for _, dotted in imports(file, root)}
+        graph[name] = {m for m in (d if d in known else d.rpartition(".")[0] for d in wanted) if m in known} - {name}
+    found: list[list[str]] = []
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(node: str) -> None:  # Tarjan's strongly connected components
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph[node]):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            group = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
 
 
 def probe_complaint(file: Path, name: str) -> str | None:
@@ -83,14 +152,14 @@ def violations(root: Path) -> list[str]:
     found: list[str] = []
     for file in sorted((root / "interp").rglob("*.py")):
         folder = file.relative_to(root / "interp").parts[0].removesuffix(".py")
-        if folder == "__init__":
-            continue  # the front door: it names modules of every folder, and loads them only when asked
+        if is_door(file, root):
+            continue  # it names modules of every folder behind it, and loads them only when asked
         where = file.relative_to(root).as_posix()
         if folder not in ORDER:
             found.append(f"{where}:1: {folder} is not in the order {' '.join(ORDER)}")
             continue
         for line, name in imports(file, root):
-            if complaint := library_complaint(folder, name):
+            if complaint := library_complaint(file.relative_to(root / "interp"), name):
                 found.append(f"{where}:{line}: import {name}: {complaint}")
     for file in sorted((root / "probes").rglob("*.py")):
         for line, name in imports(file, root):
@@ -103,16 +172,32 @@ def test_every_import_points_upstream_and_heavy_libraries_keep_to_their_owner():
     assert not violations(ROOT), "\n".join(["", *violations(ROOT)])
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    assert circles(ROOT) == []
+
+
+def test_a_planted_circle_is_found(tmp_path: Path):
+    """Also one that is closed inside a function, or for a type alone."""
+    folder = tmp_path / "interp" / "lab"
+    folder.mkdir(parents=True)
+    (folder / "a.py").write_text("def f():\n    from interp.lab.b import g")
+    (folder / "b.py").write_text("from interp.lab import c")
+    (folder / "c.py").write_text("if TYPE_CHECKING:\n    from interp.lab.a import f")
+    (folder / "d.py").write_text("from interp.lab.a import f")
+    assert circles(tmp_path) == [["interp.lab.a", "interp.lab.b", "interp.lab.c"]]
+
+
 def test_every_folder_of_the_order_exists():
     """Else a renamed folder would leave a rule about nothing."""
-    missing = [n for n in ORDER if not any((ROOT / "interp" / f"{n}{end}").exists() for end in ("", ".py"))]
+    named = [*ORDER, *(f"{folder}/{floor}" for folder, floors in FLOORS.items() for floor in floors)]
+    missing = [n for n in named if not any((ROOT / "interp" / f"{n}{end}").exists() for end in ("", ".py"))]
     assert not missing
 
 
 @pytest.mark.parametrize(
     ("path", "source", "why"),
     [
-        ("interp/text/a.py", "from interp.model.load import load_model", "model comes after text"),
+        ("interp/text/a.py", "from interp.model.loading.load import load_model", "model comes after text"),
         ("interp/errors.py", "import interp.text.data", "text comes after errors"),
         ("interp/model/a.py", "def f():\n    from interp.saes import train", "saes comes after model"),
         ("interp/model/a.py", "from ..lab import runs", "lab comes after model"),
@@ -124,6 +209,10 @@ def test_every_folder_of_the_order_exists():
         ("interp/text/a.py", "from transformers import AutoTokenizer", "transformers belongs to model/ alone"),
         ("interp/saes/a.py", "from safetensors.torch import load_file", "safetensors belongs to activations/ alone"),
         ("interp/lab/a.py", "from probes import dice", "the library does not know the probes"),
+        ("interp/model/hooks/a.py", "from interp.model.model import Model", "model/*.py comes after model/hooks"),
+        ("interp/model/model.py", "from interp.model.loading.load import x", "model/loading comes after model/*.py"),
+        ("interp/saes/training/a.py", "from interp.saes.edits import x", "saes/*.py comes after saes/training"),
+        ("interp/features/read/a.py", "from ..build import x", "features/build comes after features/read"),
         ("interp/utils/a.py", "x = 1", "utils is not in the order"),
         ("interp/utils.py", "x = 1", "utils is not in the order"),
         ("probes/a.py", "from probes.b import helper", "a probe imports no sibling"),

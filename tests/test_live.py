@@ -18,12 +18,12 @@ from word_sae import SENTENCES, SITE, with_provenance
 
 from interp.activations.rows import capture_rows
 from interp.errors import UserError
-from interp.features.index import Index
 from interp.features.live import LiveModel, attach_live
+from interp.features.read.index import Index
 from interp.model.model import Model
-from interp.saes.coordinates import coordinates_as_sae
 from interp.saes.edits import clamp_features, edit_features
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
+from interp.saes.neuron_basis import coordinates_as_sae
 
 PROMPT = "ann likes the red"
 

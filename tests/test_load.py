@@ -19,8 +19,8 @@ from tiny import tiny_hf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import Model, UserError, load_model
-from interp.model import bundled
-from interp.model.load import pick_device
+from interp.model.loading import bundled
+from interp.model.loading.load import pick_device
 
 PROMPT = "The capital of France is"
 
@@ -278,7 +278,9 @@ def test_a_missing_or_altered_package_is_one_line(tmp_path: Path, monkeypatch: p
 TIMED = """
 import time
 import interp, torch
-from interp.model import load, model, bridge
+from interp.model.loading import load
+from interp.model import model
+from interp.model.hooks.editing import bridge
 import transformers.models.llama.modeling_llama, transformers.models.auto
 best = 9.0
 for _ in range(3):

@@ -17,7 +17,7 @@ import torch
 from tiny import left_in
 
 from interp import UserError, load_model
-from interp.model import cache
+from interp.model.loading import cache
 
 PROMPT = "The capital of France is 42"
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -54,7 +54,7 @@ def test_an_intact_entry_is_not_converted_again(gguf_file: Path, own_cache: Path
     load_model(gguf_file)
     (entry(own_cache) / ".DS_Store").write_text("a file browser was here")
     written = (entry(own_cache) / "model.safetensors").stat().st_mtime_ns
-    monkeypatch.setattr("interp.model.load.convert_gguf", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr("interp.model.loading.load.convert_gguf", lambda *_: pytest.fail("converted again"))
     load_model(gguf_file)
     assert (entry(own_cache) / "model.safetensors").stat().st_mtime_ns == written
 
@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     monkeypatch.setenv("INTERP_CACHE", str(small_disk / "cache"))
     if asked == "while writing":  # another process fills the disk after we looked
         usage = shutil.disk_usage(small_disk)._replace(free=10**12)
-        monkeypatch.setattr("interp.model.cache.shutil.disk_usage", lambda _: usage)
+        monkeypatch.setattr("interp.model.loading.cache.shutil.disk_usage", lambda _: usage)
     with pytest.raises(UserError) as refused:
         load_model(gguf_file)
     assert "cannot write" in str(refused.value)

@@ -10,9 +10,9 @@ from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
 from interp.lab.discover import load_probe
-from interp.model.planted import plant_induction
-from interp.model.small import SmallGPT2, train_small_gpt2
-from interp.model.windows import in_sight, windowed, windowed_losses
+from interp.model.attention_window import in_sight, windowed, windowed_losses
+from interp.model.training.planted import plant_induction
+from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.views.figures import draw
 from probes import parallel_attention as the_probe
 from probes._parallel_attention.heads import distances

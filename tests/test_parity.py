@@ -10,8 +10,8 @@ import torch
 from tiny import PLACES
 
 from interp import Model, UserError
-from interp.model.bridge import count_hooks
-from interp.model.parity import PROMPTS, KindResult, ParityResult, check_parity
+from interp.model.checking.parity import PROMPTS, KindResult, ParityResult, check_parity
+from interp.model.hooks.bridge import count_hooks
 
 SHORT = PROMPTS[1:2]
 

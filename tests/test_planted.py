@@ -10,15 +10,14 @@ import pytest
 
 from interp import Model, UserError
 from interp.analysis.attribution import attribute_logits
-from interp.analysis.corrections import max_t
 from interp.analysis.heads import repeated_tokens, score_heads
 from interp.analysis.metrics import logit_difference
 from interp.analysis.patching import attribution_patch, correlation, patch_sweep
 from interp.analysis.paths import path_patch
 from interp.model.choose import only
 from interp.model.edits import ablate, knock_out
-from interp.model.hooks import Metric
-from interp.model.planted import (
+from interp.model.hooks.editing import Metric
+from interp.model.training.planted import (
     HEADS,
     LAYERS,
     Contrast,
@@ -28,6 +27,7 @@ from interp.model.planted import (
     plant_lookup,
     plant_nothing,
 )
+from interp.stats.corrections import max_t
 
 # 50 of 50, of which the default run plants 10
 PLANTS = [seed if seed < 10 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(50)]

@@ -9,7 +9,7 @@ import torch
 from refusals import the_line
 
 from interp import UserError
-from interp.model.population import Member, Population, Schooling, Size, begin, forward, train_population
+from interp.model.training.batched_gpt2 import Member, Population, Schooling, Size, begin, forward, train_population
 
 SIZE = Size(16, n_layers=2, n_heads=4, context=12)
 TEXT = torch.randint(9, (400,), generator=torch.Generator().manual_seed(0))

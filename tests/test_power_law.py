@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from interp.analysis.power_law import fit_floor, fit_power_law, lower_envelope
+from interp.stats.power_law import fit_floor, fit_power_law, lower_envelope
 
 SIZES = np.geomspace(1e3, 1e6, 8)
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
-from interp.analysis.calibration import calibration_error, honest_errors, reliability
 from interp.lab.discover import load_probe
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training.small import SmallGPT2, train_small_gpt2
+from interp.stats.calibration import calibration_error, honest_errors, reliability
 from interp.views.figures import draw
 from probes import prediction as the_probe
 from probes._prediction import OTHER

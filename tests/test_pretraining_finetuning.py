@@ -14,7 +14,6 @@ from word_sae import SENTENCES
 
 from interp import Finding, Lab, Model, UserError
 from interp.analysis.completions import score_completions
-from interp.analysis.statistics import matched_scores
 from interp.analysis.weight_change import (
     effective_rank,
     energies,
@@ -24,10 +23,11 @@ from interp.analysis.weight_change import (
     weight_changes,
 )
 from interp.lab.discover import load_probe
-from interp.model.copies import copy_model, weights_from
-from interp.model.finetune import fine_tune
-from interp.model.small import SmallGPT2, train_small_gpt2
-from interp.saes.load import load_sae
+from interp.model.training.copies import copy_model, weights_from
+from interp.model.training.finetune import fine_tune
+from interp.model.training.small import SmallGPT2, train_small_gpt2
+from interp.saes.loading.sae import load_sae
+from interp.stats.estimators import matched_scores
 from interp.views.figures import draw
 from probes import pretraining_finetuning as the_probe
 from probes._pretraining_finetuning import END, behaviour, controls, features, inside, small

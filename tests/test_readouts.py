@@ -10,7 +10,7 @@ import torch
 
 from interp import Model, UserError
 from interp.analysis.readouts import read_labels, readout_of
-from interp.model.fresh import fresh_model
+from interp.model.training.random_weights import fresh_model
 
 N, D = 48, 64
 

@@ -12,7 +12,7 @@ from people_folder import write_people
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab
 from interp.model.model import Model
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.text.facts import Fact
 from interp.text.invented import people_set
 from interp.text.people_files import read_people

@@ -10,7 +10,7 @@ import torch
 from interp.activations.rows import SINK_FACTOR, SINK_RULE, capture_rows, find_sinks, median_norm
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training.small import SmallGPT2, train_small_gpt2
 
 SITE = "blocks.0.hook_resid_post"
 WORDS = product(["ann", "bob", "cat", "dog", "eve", "fox"], ["likes", "sees", "eats"], ["hat", "car", "sun"])

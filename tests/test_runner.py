@@ -18,7 +18,7 @@ from interp.cli import main
 from interp.errors import UserError
 from interp.lab.runner import check_out
 from interp.lab.runs import read_run
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training.small import SmallGPT2, train_small_gpt2
 
 PROBE = '''
 """Does a slow probe keep what it found?

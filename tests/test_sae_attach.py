@@ -17,8 +17,8 @@ from word_sae import SENTENCES, change_cfg, with_provenance
 
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.saes.attach import attach_sae, find_faults, measure_fit
-from interp.saes.load import load_sae
+from interp.saes.loading.attach import attach_sae, find_faults, measure_fit
+from interp.saes.loading.sae import load_sae
 from interp.text.data import data
 
 HELD_OUT = SENTENCES[1::2]

@@ -30,7 +30,7 @@ from torch import Tensor
 from word_sae import SITE
 
 from interp.errors import UserError
-from interp.saes.load import load_sae, site_of
+from interp.saes.loading.sae import load_sae, site_of
 
 _LINEAR = {"encoder.weight": (F, D), "encoder.bias": (F,), "decoder.weight": (D, F)}
 _OURS = {"W_enc": (D, F), "b_enc": (F,), "W_dec": (F, D), "b_dec": (D,)}

@@ -13,10 +13,10 @@ from word_sae import SENTENCES, SITE
 from interp.analysis.metrics import logit_difference
 from interp.errors import UserError
 from interp.model.gradients import gradients_of
-from interp.model.hooks import Site
+from interp.model.hooks.editing import Site
 from interp.model.model import Model
 from interp.saes.edits import clamp_features, edit_features, mean_ablate, reconstruct, steer_features
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
 
 
 def _batch(d: int = 32) -> tuple[Tensor, Site]:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.saes.codes import Code, Grid, Pairs
-from interp.saes.encoder import Encoder, Precision, Weights, choose_precision
-from interp.saes.ranks import Ranks
+from interp.saes.training.encoder import Encoder, Precision, Weights, choose_precision
+from interp.saes.training.processes import Ranks
+from interp.saes.training.sparse_codes import Code, Grid, Pairs
 
 EXACT = 1e-4
 

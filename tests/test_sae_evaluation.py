@@ -20,7 +20,7 @@ from interp.errors import UserError
 from interp.model.model import Model
 from interp.saes.evaluate import SAEReport, evaluate_sae, evaluate_saes, random_sae_like
 from interp.saes.lineage import lineage_of
-from interp.saes.load import describe_sae, encode_features, load_sae
+from interp.saes.loading.sae import describe_sae, encode_features, load_sae
 
 
 @pytest.fixture(scope="module")

@@ -22,15 +22,15 @@ from word_sae import PLAN, SITE, TRAINING, change_cfg
 from interp.activations.rows import Rows
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.saes.convert import as_sae_lens, save_sae
 from interp.saes.evaluate import random_sae_like
-from interp.saes.learner import Learner, fresh
 from interp.saes.lineage import lineage_of
-from interp.saes.load import describe_sae, encode_features, load_sae, site_of
-from interp.saes.plan import plan_sae
-from interp.saes.ranks import Ranks
-from interp.saes.sources import Batches, MemoryRows
-from interp.saes.trainer import train
+from interp.saes.loading.sae import describe_sae, encode_features, load_sae, site_of
+from interp.saes.training.learner import Learner, fresh
+from interp.saes.training.plan import plan_sae
+from interp.saes.training.processes import Ranks
+from interp.saes.training.save import as_sae_lens, save_sae
+from interp.saes.training.sources import Batches, MemoryRows
+from interp.saes.training.trainer import train
 
 # --- format ---
 

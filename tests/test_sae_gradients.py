@@ -10,10 +10,10 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainStepInput
 from torch import Tensor
 
-from interp.saes.architectures import architecture_of, architectures
-from interp.saes.architectures.base import Batch, Step
-from interp.saes.codes import Grid, Pairs
-from interp.saes.encoder import Encoder, Precision
+from interp.saes.training.architectures import architecture_of, architectures
+from interp.saes.training.architectures.base import Batch, Step
+from interp.saes.training.encoder import Encoder, Precision
+from interp.saes.training.sparse_codes import Grid, Pairs
 
 ROWS, D_IN, D_SAE = 96, 24, 128
 MANY = torch.arange(D_SAE) % 5 == 0  # more than the d_in / 2 that aux-k takes

@@ -12,8 +12,8 @@ from word_sae import SENTENCES, SITE, change_cfg, with_provenance
 
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.model.small import SmallGPT2, train_small_gpt2
-from interp.saes.load import load_sae
+from interp.model.training.small import SmallGPT2, train_small_gpt2
+from interp.saes.loading.sae import load_sae
 
 
 @pytest.mark.parametrize(

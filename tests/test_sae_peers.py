@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
 
 PEERS = '''
 """Write SAEs with sparsify and dictionary_learning, and what those compute for some rows."""

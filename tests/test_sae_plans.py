@@ -17,9 +17,9 @@ from interp.activations.rows import Rows
 from interp.activations.store import Store
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.saes.plan import SAEPlan, Training, plan_sae, read_settings
-from interp.saes.sources import MemoryRows, StoreRows
-from interp.saes.trainer import train
+from interp.saes.training.plan import SAEPlan, Training, plan_sae, read_settings
+from interp.saes.training.sources import MemoryRows, StoreRows
+from interp.saes.training.trainer import train
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import torch
 
 from interp.activations.store import Store
 from interp.cli import dispatch
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
 
 LAST = "blocks.1.hook_resid_post"
 FLAGS = ["--site", LAST, "--width", "64", "--k", "4", "--batch", "64", "--tokens", "6400", "--checkpoint-minutes", "0"]

@@ -23,8 +23,8 @@ from release_hub import (
 from sae_lens.loading import pretrained_sae_loaders as loaders
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-from interp.saes import releases
-from interp.saes.load import load_sae, load_transcoder
+from interp.saes.loading import releases
+from interp.saes.loading.sae import load_sae, load_transcoder
 
 
 @pytest.fixture(scope="module")

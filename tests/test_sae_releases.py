@@ -30,7 +30,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 from word_sae import SITE, with_provenance
 
 from interp.model.model import Model
-from interp.saes.load import load_sae, site_of
+from interp.saes.loading.sae import load_sae, site_of
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_what_sae_lens_asks_past_the_cache_is_said_when_offline(gone: tuple[str,
 ENVIRONMENT = """
 import sys
 from interp.errors import UserError
-from interp.saes.load import load_sae
+from interp.saes.loading.sae import load_sae
 for name in sys.argv[1:]:
     try:
         print(name, float(load_sae(name).W_dec.sum()))

@@ -15,15 +15,15 @@ from sae_runs import KINDS, LAST, STEPS, StopAt, metrics, stopped_and_resumed, w
 
 from interp.activations.store import Store
 from interp.errors import UserError
-from interp.model.cache import is_intact
-from interp.saes import trainer
-from interp.saes.checkpoint import FILE, METRICS, folder_of, training_folder
-from interp.saes.convert import save_sae
-from interp.saes.plan import plan_sae
-from interp.saes.ranks import Ranks
-from interp.saes.report import Telling
-from interp.saes.sources import StoreRows
-from interp.saes.trainer import train
+from interp.model.loading.cache import is_intact
+from interp.saes.training import trainer
+from interp.saes.training.checkpoint import FILE, METRICS, folder_of, training_folder
+from interp.saes.training.plan import plan_sae
+from interp.saes.training.processes import Ranks
+from interp.saes.training.report import Telling
+from interp.saes.training.save import save_sae
+from interp.saes.training.sources import StoreRows
+from interp.saes.training.trainer import train
 
 
 @pytest.fixture(scope="module")

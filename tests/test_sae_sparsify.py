@@ -32,10 +32,10 @@ from word_sae import SENTENCES, SITE, change_cfg
 from interp.activations.rows import Rows
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.saes.convert import save_sae
 from interp.saes.evaluate import evaluate_sae
-from interp.saes.foreign import site_of_module
-from interp.saes.load import encode_features, load_sae, site_of
+from interp.saes.loading.foreign import site_of_module
+from interp.saes.loading.sae import encode_features, load_sae, site_of
+from interp.saes.training.save import save_sae
 
 
 def _sparsify(w: Tensors) -> tuple[Tensor, Tensor]:

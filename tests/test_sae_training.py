@@ -18,16 +18,16 @@ from word_sae import SITE
 from interp.activations.rows import Rows
 from interp.activations.store import Store
 from interp.errors import UserError
-from interp.model.cache import is_intact
+from interp.model.loading.cache import is_intact
 from interp.model.model import Model
-from interp.saes.learner import Learner, fresh
-from interp.saes.load import load_sae
-from interp.saes.log import sinks_of
-from interp.saes.plan import Training, plan_sae
-from interp.saes.ranks import Ranks
-from interp.saes.report import Telling
-from interp.saes.sources import Batches, MemoryRows, ModelRows, StoreRows
-from interp.saes.trainer import train
+from interp.saes.loading.sae import load_sae
+from interp.saes.training.learner import Learner, fresh
+from interp.saes.training.log import sinks_of
+from interp.saes.training.plan import Training, plan_sae
+from interp.saes.training.processes import Ranks
+from interp.saes.training.report import Telling
+from interp.saes.training.sources import Batches, MemoryRows, ModelRows, StoreRows
+from interp.saes.training.trainer import train
 
 
 @pytest.fixture(scope="module")

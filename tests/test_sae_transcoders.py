@@ -26,9 +26,9 @@ from interp.activations.rows import Rows
 from interp.activations.store import Store
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.saes.load import load_sae, load_transcoder, site_of
-from interp.saes.plan import plan_sae
-from interp.saes.sources import StoreRows
+from interp.saes.loading.sae import load_sae, load_transcoder, site_of
+from interp.saes.training.plan import plan_sae
+from interp.saes.training.sources import StoreRows
 
 IN, OUT = "blocks.0.hook_resid_mid", "blocks.0.mlp.hook_post"
 

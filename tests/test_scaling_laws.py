@@ -11,7 +11,7 @@ from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
 from interp.lab.discover import load_probe
-from interp.model.population import Size
+from interp.model.training.batched_gpt2 import Size
 from interp.views.figures import draw
 from probes import scaling_laws as the_probe
 from probes._scaling_laws.family import count_parameters, measure_family

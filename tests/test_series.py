@@ -23,9 +23,9 @@ from interp.lab import discover
 from interp.lab.probe import Probe
 from interp.lab.runs import read_run
 from interp.lab.series import RECORD, open_series, read_series
-from interp.saes.plan import Training, plan_sae
-from interp.saes.sources import MemoryRows
-from interp.saes.trainer import train
+from interp.saes.training.plan import Training, plan_sae
+from interp.saes.training.sources import MemoryRows
+from interp.saes.training.trainer import train
 
 
 def finding(claim: str) -> Finding:
@@ -67,8 +67,8 @@ def gamma(lab: Lab) -> Iterator[Finding]:
 def three(monkeypatch: pytest.MonkeyPatch, tiny_gpt2: Model, word_sae: Path) -> list[str]:
     """Three probes instead of the project's; the flags for a tiny model and any SAE folder."""
     from interp.cli import probe_all
-    from interp.model import load
-    from interp.saes import load as saes
+    from interp.model.loading import load
+    from interp.saes.loading import sae as saes
 
     found: dict[str, Probe] = {"alpha": alpha, "beta": beta, "gamma": gamma}
     monkeypatch.setattr(discover, "list_probes", lambda: dict.fromkeys(found, "a question"))

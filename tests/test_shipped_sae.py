@@ -11,12 +11,12 @@ import sae_lens
 import torch
 
 from interp.activations.rows import capture_rows
-from interp.model.cache import is_intact
+from interp.model.loading.cache import is_intact
 from interp.model.model import Model
-from interp.saes.attach import attach_sae
-from interp.saes.default import ensure_default_sae, shipped_sae, split_corpus
 from interp.saes.evaluate import evaluate_sae
-from interp.saes.load import load_sae, site_of
+from interp.saes.loading.attach import attach_sae
+from interp.saes.loading.default import ensure_default_sae, shipped_sae, split_corpus
+from interp.saes.loading.sae import load_sae, site_of
 from interp.text.data import data
 
 

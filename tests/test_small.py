@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from interp import Model, UserError
-from interp.model.small import Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s
+from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s
 
 PAIRS = {"red": "apple", "yellow": "banana", "green": "pear", "orange": "carrot"}
 SENTENCES = [f"the {colour} one is {thing}" for colour, thing in PAIRS.items()]

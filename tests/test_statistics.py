@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from interp.analysis.estimate import HUGE, Estimate
-from interp.analysis.statistics import (
+from interp.stats.estimate import HUGE, Estimate
+from interp.stats.estimators import (
     double_centre,
     estimate_crossed,
     estimate_mean,

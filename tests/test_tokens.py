@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from interp import Model, UserError
-from interp.model.tokens import adds_bos, batches, encode, pad
+from interp.model.hooks.tokens import adds_bos, batches, encode, pad
 
 WORDS = {"<s>": 0, "</s>": 1, "<unk>": 2, "one": 3, "two": 4, "three": 5}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from interp.model.model import Model
-from interp.model.small import SmallGPT2
-from interp.saes.plan import Training, plan_sae
+from interp.model.training.small import SmallGPT2
+from interp.saes.training.plan import Training, plan_sae
 
 SITE = "blocks.0.hook_resid_post"
 SIZE = SmallGPT2(d_model=32, n_heads=2, steps=60)

@@ -1,7 +1,7 @@
 """Capture activations to a store: as fast as the model runs, by any number of workers, and never a shard lost.
 
-A forward reads the plain trunk (`interp.model.trunk`) where it gives all sites that were asked for, else the hooked
-tree. What a hook sees is written to its place in the shard at once, so that memory holds one layer and no more.
+A forward reads the plain trunk (`interp.model.hooks.trunk`) where it gives all sites that were asked for, else the
+hooked tree. What a hook sees is written to its place in the shard at once: memory holds one layer and no more.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from interp.activations.shards import ShardWriter
 from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_path
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
+from interp.model.hooks.trunk import Tap, find_taps, read_trunk
 from interp.model.model import Model
-from interp.model.trunk import Tap, find_taps, read_trunk
 
 Stop = Callable[[], bool]
 Where = tuple[str, list[tuple[int, int]]]  # a site, and which rows each sequence is

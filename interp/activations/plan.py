@@ -22,8 +22,8 @@ import torch
 
 from interp.activations.token_table import Cut, Tokens, read_tokens
 from interp.errors import UserError
+from interp.model.hooks.trunk import find_taps
 from interp.model.model import Model
-from interp.model.trunk import find_taps
 from interp.text.corpus import Corpus, from_texts
 
 SCHEMA = 1

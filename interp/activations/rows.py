@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.tokens import batches, pad
+from interp.model.hooks.trunk import Tap, find_taps, read_trunk
 from interp.model.model import Model
-from interp.model.tokens import batches, pad
-from interp.model.trunk import Tap, find_taps, read_trunk
 
 SINK_FACTOR = 10.0
 SINK_RULE = f"position 0, and every token whose norm exceeds {SINK_FACTOR:g} times the median norm at the site"

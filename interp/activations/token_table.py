@@ -20,8 +20,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from interp.errors import UserError
+from interp.model.hooks.tokens import encode
 from interp.model.model import Model
-from interp.model.tokens import encode
 from interp.text.corpus import Corpus
 from interp.text.formats import Document
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from interp.analysis.metrics import Ids, logit_difference, token_table
 from interp.errors import UserError
-from interp.model.captured import Activations
+from interp.model.final_norm import read_norm
+from interp.model.hooks.captured import Activations
+from interp.model.hooks.plain import plain_module
+from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
-from interp.model.plain import plain_module
-from interp.model.read_out import read_norm
-from interp.model.tokens import Prompts
 
 Unit = Literal["component", "head", "neuron"]
 RELATIVE = 1e-3  # how far a sum may be from the whole in fp32, as a share of the sum of sizes

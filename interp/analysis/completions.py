@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.model.finetune import IGNORED, Example, encode_pairs, pad_pairs
+from interp.model.hooks.tokens import batches
 from interp.model.model import Model
-from interp.model.tokens import batches
+from interp.model.training.finetune import IGNORED, Example, encode_pairs, pad_pairs
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.analysis.answers import encode_answers, score_answers
-from interp.analysis.statistics import matched_scores, top_choice
 from interp.errors import UserError
 from interp.model.model import Model
+from interp.stats.estimators import matched_scores, top_choice
 from interp.text.facts import Direction, FactSet, HeldOut
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from interp.analysis.attribution import Attribution, add_up, check_sum, read_logits
 from interp.analysis.metrics import Ids
 from interp.errors import UserError
+from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
-from interp.model.tokens import Prompts
-from interp.saes.load import SAE, site_of
+from interp.saes.loading.sae import SAE, site_of
 
 
 def attribute_features(

@@ -18,9 +18,9 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.choose import only
 from interp.model.edits import ablate
-from interp.model.hooks import Edit
+from interp.model.hooks.editing import Edit
+from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
-from interp.model.tokens import Prompts
 
 KINDS = ("previous", "duplicate", "induction")
 

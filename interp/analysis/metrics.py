@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks import Metric, Site
+from interp.model.hooks.editing import Metric, Site
 
 Ids = Sequence[int] | Sequence[Sequence[int]] | Int[Tensor, "prompt ..."]
 

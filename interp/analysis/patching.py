@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.captured import Activations
 from interp.model.gradients import gradients_of, observe
-from interp.model.hooks import Edit, Metric, Site
+from interp.model.hooks.captured import Activations
+from interp.model.hooks.editing import Edit, Metric, Site
+from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
-from interp.model.tokens import Prompts
 
 By = Literal["pos", "head"]
 Progress = Callable[[int, int], None]

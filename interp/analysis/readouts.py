@@ -17,13 +17,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean, null_of
 from interp.errors import UserError
-from interp.model.captured import Activations
-from interp.model.fresh import fresh_model
+from interp.model.hooks.captured import Activations
+from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
-from interp.model.tokens import Prompts
+from interp.model.training.random_weights import fresh_model
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, null_of
 
 ALPHAS = np.logspace(-1, 5, 13)
 FOLDS, UNIT = 5, "share of rows, a mean over groups"

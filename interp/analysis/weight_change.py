@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.model.parameters import part_by_name
+from interp.model.parameter_count import part_by_name
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from interp.cli.terminal import Positional, parse
 from interp.errors import UserError
 
 if TYPE_CHECKING:
-    from interp.features.index import Index
     from interp.features.live import LiveModel
+    from interp.features.read.index import Index
 
 
 @dataclass
@@ -37,7 +37,7 @@ class ExploreOptions:
 def explore(arguments: list[str]) -> int:
     """An index of features in the browser: table, map, examples, prompts of yours"""
     options: ExploreOptions = parse(ExploreOptions, arguments, "explore")
-    from interp.features.index import open_index
+    from interp.features.read.index import open_index
     from interp.views.explorer.context import Context
     from interp.views.explorer.serve import prepare
 
@@ -60,8 +60,8 @@ def explore(arguments: list[str]) -> int:
 
 
 def _beside(index: Index, folder: Path) -> Index:
-    from interp.features.compare import check_same_text
-    from interp.features.index import open_index
+    from interp.features.read.compare import check_same_text
+    from interp.features.read.index import open_index
 
     other = open_index(folder)
     check_same_text(index, other)

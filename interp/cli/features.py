@@ -15,8 +15,8 @@ from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from interp.features.feature import Example, Feature
-    from interp.features.index import Index
+    from interp.features.read.feature import Example, Feature
+    from interp.features.read.index import Index
 
 
 @dataclass
@@ -38,7 +38,7 @@ def show(arguments: list[str]) -> int:
     options: ShowOptions = parse(ShowOptions, arguments, "features show")
     if options.n < 1:
         raise UserError(f"--n {options.n}; expected 1 or more")
-    from interp.features.index import ERROR, open_index
+    from interp.features.read.index import ERROR, open_index
 
     index = open_index(options.index)
     if not options.feature:
@@ -152,8 +152,8 @@ def search(arguments: list[str]) -> int:
     options: SearchOptions = parse(SearchOptions, arguments, "features search")
     if options.n < 1:
         raise UserError(f"--n {options.n}; expected 1 or more")
-    from interp.features.index import open_index
-    from interp.features.search import search as find
+    from interp.features.read.index import open_index
+    from interp.features.read.search import search as find
 
     index = open_index(options.index)
     hits = find(index, options.query, options.n)
@@ -199,7 +199,7 @@ def export(arguments: list[str]) -> int:
     options: ExportOptions = parse(ExportOptions, arguments, "features export")
     if (options.html is None) == (options.neuronpedia is None):
         raise UserError("expected --html FILE or --neuronpedia FOLDER, one of the two")
-    from interp.features.index import open_index
+    from interp.features.read.index import open_index
 
     index = open_index(options.index)
     chosen = [index.check(one) for one in options.features] or None
@@ -208,7 +208,7 @@ def export(arguments: list[str]) -> int:
 
         print(write_page(index, options.html, chosen).resolve())
     else:
-        from interp.features.neuronpedia import write_neuronpedia
+        from interp.features.read.neuronpedia import write_neuronpedia
 
         assert options.neuronpedia is not None
         with shown_progress() as say:
@@ -236,8 +236,8 @@ class LabelOptions:
 def label(arguments: list[str]) -> int:
     """Names by a language model of yours, each with its score"""
     options: LabelOptions = parse(LabelOptions, arguments, "features label")
-    from interp.features.ask import label_features, load_ask
-    from interp.features.index import open_index
+    from interp.features.build.llm_labels import label_features, load_ask
+    from interp.features.read.index import open_index
 
     index, ask = open_index(options.index), load_ask(options.ask)
     chosen = [index.check(one) for one in options.features] or np.argsort(-index["rate"], kind="stable").tolist()

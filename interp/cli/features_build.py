@@ -16,9 +16,9 @@ from interp.errors import UserError
 
 if TYPE_CHECKING:
     from interp.activations.store import Store
-    from interp.features.building import Building
+    from interp.features.build.inputs import Building
     from interp.model.model import Model
-    from interp.saes.load import SAE
+    from interp.saes.loading.sae import SAE
 
 OF_THE_CORPUS = ("context", "max_tokens", "batch_tokens")  # options that a store has decided
 SAMPLE, SAMPLE_ROWS = 256, 8192  # sequences that an SAE is tried on, rows that tell a coordinate's mean and spread
@@ -65,8 +65,8 @@ class BuildOptions:
 def features_build(arguments: list[str]) -> int:
     """What every feature fires on, with what, and what it does: one pass over a corpus"""
     options: BuildOptions = parse(BuildOptions, arguments, "features build")
-    from interp.features.build import build_index, missing_pieces
-    from interp.model.cache import check_place
+    from interp.features.build.passes import build_index, missing_pieces
+    from interp.model.loading.cache import check_place
 
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file; expected a folder to create; choose another path")
@@ -104,10 +104,10 @@ def _building(options: BuildOptions, say: Callable[[str, int, int], None], stop:
     from interp.activations.plan import plan_capture
     from interp.activations.store import open_store
     from interp.activations.token_table import Cut
-    from interp.features.building import Building
-    from interp.features.plan import Settings, plan_index
-    from interp.model.load import load_model
-    from interp.saes.load import site_of
+    from interp.features.build.inputs import Building
+    from interp.features.build.plan import Settings, plan_index
+    from interp.model.loading.load import load_model
+    from interp.saes.loading.sae import site_of
     from interp.text.corpus import open_corpus
     from interp.text.data import data
 
@@ -132,9 +132,9 @@ def _building(options: BuildOptions, say: Callable[[str, int, int], None], stop:
 def _dictionary(options: BuildOptions, model: Model, sample: list[list[int]]) -> SAE[Any]:
     """The SAE that the options name, checked on the sample, or the coordinates at a site."""
     from interp.activations.rows import capture_rows
-    from interp.saes.attach import attach_sae
-    from interp.saes.coordinates import coordinates_as_sae
-    from interp.saes.default import shipped_sae
+    from interp.saes.loading.attach import attach_sae
+    from interp.saes.loading.default import shipped_sae
+    from interp.saes.neuron_basis import coordinates_as_sae
 
     if options.basis is not None:
         site, *more = model.sites(options.basis)
@@ -152,7 +152,7 @@ def _dictionary(options: BuildOptions, model: Model, sample: list[list[int]]) ->
 
 
 def _check_store(store: Store, model: Model) -> None:
-    from interp.features.plan import refuse_other_model
+    from interp.features.build.plan import refuse_other_model
 
     refuse_other_model(store.plan.model, model, f"{store.folder} was captured")
     if store.missing:

@@ -9,7 +9,7 @@ from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.errors import unknown
 
 if TYPE_CHECKING:
-    from interp.model.captured import Activations
+    from interp.model.hooks.captured import Activations
 
 Action = Literal["list", "prepare", "sites"]
 
@@ -30,14 +30,14 @@ def models(arguments: list[str]) -> int:
         raise unknown("action", arguments[0], get_args(Action), f"for a model: interp models sites {arguments[0]}")
     options: ModelsOptions = parse(ModelsOptions, arguments, "models")
     if options.action == "prepare":
-        from interp.model.load import load_model
+        from interp.model.loading.load import load_model
 
         load_model(options.name)
         return 0
     if options.action == "sites":
         _print_sites(options.name)
         return 0
-    from interp.model.doctor import loadable_models
+    from interp.model.loading.doctor import loadable_models
 
     rows = [(m.name, m.where, f"{m.memory / 1e6:,.0f} MB", m.note) for m in loadable_models()]
     print_table(("model", "where", "weights in fp32", "what"), rows)
@@ -46,8 +46,8 @@ def models(arguments: list[str]) -> int:
 
 
 def _print_sites(name: str) -> None:
-    from interp.model.load import load_model
-    from interp.model.sites import kind_of
+    from interp.model.hooks.sites import kind_of
+    from interp.model.loading.load import load_model
 
     model = load_model(name)
     table = model.site_table
@@ -72,7 +72,7 @@ class DoctorOptions:
 def doctor(arguments: list[str]) -> int:
     """Versions, device, caches, what is missing and how to get it"""
     parse(DoctorOptions, arguments, "doctor")
-    from interp.model.doctor import check_machine
+    from interp.model.loading.doctor import check_machine
 
     checks = check_machine()
     print_table(("", "", "found", "to mend it"), [(c.state, c.what, c.found, c.mend) for c in checks])
@@ -94,8 +94,8 @@ class ParityOptions:
 def parity(arguments: list[str]) -> int:
     """Hooks against plain transformers, site by site"""
     options: ParityOptions = parse(ParityOptions, arguments, "parity")
-    from interp.model.load import load_model
-    from interp.model.parity import check_parity
+    from interp.model.checking.parity import check_parity
+    from interp.model.loading.load import load_model
 
     model = load_model(options.model, options.device)
     with shown_progress() as say:

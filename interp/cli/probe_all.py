@@ -45,8 +45,8 @@ def probe_all(arguments: list[str], new_folder: Path) -> int:
     from interp.lab.discover import list_probes, load_probe
     from interp.lab.probe import Lab, check_effort
     from interp.lab.series import choose_probes, open_series
-    from interp.model.cache import check_place
-    from interp.model.load import load_model
+    from interp.model.loading.cache import check_place
+    from interp.model.loading.load import load_model
 
     options: AllOptions = parse(AllOptions, arguments, "probe all")
     check_effort(options.quick, options.full)
@@ -82,7 +82,7 @@ def probe_all(arguments: list[str], new_folder: Path) -> int:
 
 def _sae(model: Model, chosen: Path | None) -> Path:
     """The SAE for all probes: made once, where the model has none."""
-    from interp.saes.default import ensure_default_sae
+    from interp.saes.loading.default import ensure_default_sae
 
     if chosen is not None:
         return chosen

@@ -149,7 +149,7 @@ def _work(asked: Any, told: Any, setting: Setting, parent: int) -> None:
     from interp.lab.discover import load_probe
     from interp.lab.probe import Lab
     from interp.lab.runner import Interrupted, run_probe
-    from interp.model.load import load_model
+    from interp.model.loading.load import load_model
 
     model = load_model(setting.model, setting.device, setting.dtype)
     extra = {"sae": sae_record(setting.sae, model)}

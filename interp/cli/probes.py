@@ -43,8 +43,8 @@ def demo(arguments: list[str]) -> int:
     from interp.lab.discover import load_probe
     from interp.lab.probe import Lab
     from interp.lab.runner import check_out
-    from interp.model.load import load_model
-    from interp.saes.default import ensure_default_sae
+    from interp.model.loading.load import load_model
+    from interp.saes.loading.default import ensure_default_sae
 
     check_out(out)
     model = load_model(options.model, options.device)
@@ -147,7 +147,7 @@ def probe(arguments: list[str]) -> int:
     own = {name: getattr(options, name) for name in chosen.parameters()}
     out = options.out or _new_folder(chosen.name)
     from interp.lab.runner import check_out
-    from interp.model.load import load_model
+    from interp.model.loading.load import load_model
 
     check_out(out)
     for name, value in own.items():

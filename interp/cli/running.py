@@ -43,7 +43,7 @@ def run_shown(
 
 def sae_record(folder: Path, model: Model) -> dict[str, Any]:
     """What a run writes down of the sparse autoencoder it was given."""
-    from interp.saes.load import describe_sae, load_sae
+    from interp.saes.loading.sae import describe_sae, load_sae
 
     return describe_sae(load_sae(folder, model))
 

@@ -17,7 +17,7 @@ from interp.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from interp.model.model import Model
-    from interp.saes.load import SAE
+    from interp.saes.loading.sae import SAE
 
 
 @dataclass
@@ -51,8 +51,8 @@ def sae_show(arguments: list[str]) -> int:
         )
     if options.n < 1 or options.tokens < 1:
         raise UserError(f"--n {options.n}, --tokens {options.tokens}; expected 1 or more")
-    from interp.model.load import load_model
-    from interp.saes.attach import attach_sae
+    from interp.model.loading.load import load_model
+    from interp.saes.loading.attach import attach_sae
 
     model = load_model(options.model)
     sae = attach_sae(options.folder, model, force=options.force)
@@ -66,9 +66,9 @@ def sae_show(arguments: list[str]) -> int:
 
 def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
     from interp.activations.rows import capture_rows
-    from interp.features.examples import top_examples
-    from interp.saes.default import split_corpus
-    from interp.saes.load import site_of
+    from interp.features.read.examples import top_examples
+    from interp.saes.loading.default import split_corpus
+    from interp.saes.loading.sae import site_of
     from interp.text.corpus import load_corpus
 
     if not 0 <= int(options.feature or 0) < sae.cfg.d_sae:
@@ -89,7 +89,7 @@ def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
 
 
 def _show_prompt(prompt: str, n: int, sae: SAE[Any], model: Model) -> None:
-    from interp.features.examples import most_active
+    from interp.features.read.examples import most_active
 
     (found,) = most_active(sae, model, [prompt], n)
     rows = []
@@ -111,7 +111,7 @@ class SAEInfoOptions:
 
 def sae_info(arguments: list[str]) -> int:
     """Site, sizes and lineage"""
-    from interp.saes.load import describe_sae, load_sae
+    from interp.saes.loading.sae import describe_sae, load_sae
 
     options: SAEInfoOptions = parse(SAEInfoOptions, arguments, "sae info")
     described = describe_sae(load_sae(options.folder))

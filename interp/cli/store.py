@@ -78,8 +78,8 @@ def capture(arguments: list[str]) -> int:
     from interp.activations.plan import SHARD_BYTES, plan_capture
     from interp.activations.store import open_store
     from interp.activations.token_table import Cut
-    from interp.model.cache import check_place
-    from interp.model.load import load_model
+    from interp.model.loading.cache import check_place
+    from interp.model.loading.load import load_model
     from interp.text.corpus import open_corpus
 
     if options.out.exists() and not options.out.is_dir():
@@ -227,7 +227,7 @@ def store(arguments: list[str]) -> int:
 def _kinds(sites: list[str]) -> str:
     """`blocks.*.hook_resid_post (30: 0-29)` instead of thirty names."""
     from interp.activations.verify import runs_of
-    from interp.model.sites import kind_of, layer_of
+    from interp.model.hooks.sites import kind_of, layer_of
 
     kinds: dict[str, list[str]] = {}
     for site in sites:

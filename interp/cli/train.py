@@ -17,9 +17,9 @@ from interp.cli.terminal import parse, shown_progress, stoppable
 from interp.errors import UserError
 
 if TYPE_CHECKING:
-    from interp.saes.plan import SAEPlan, Training
-    from interp.saes.ranks import Ranks
-    from interp.saes.sources import Source
+    from interp.saes.training.plan import SAEPlan, Training
+    from interp.saes.training.processes import Ranks
+    from interp.saes.training.sources import Source
 
 Say = Callable[[str, int, int], None]
 SPARSITY = "l1_coefficient=… (standard, gated), l0_coefficient=… or target_l0=… (jumprelu)"
@@ -88,7 +88,7 @@ def sae_train(arguments: list[str]) -> int:
     """Train one, or several at once, from a store or straight from a model"""
     options: SAETrainOptions = parse(SAETrainOptions, arguments, "sae train")
     _check(options)
-    from interp.saes.trainer import check_names
+    from interp.saes.training.trainer import check_names
 
     with _together() as ranks, shown_progress() as say:
         source, sites = _open_store(options) if options.store else _open_model(options, say)
@@ -104,7 +104,7 @@ def sae_train(arguments: list[str]) -> int:
 
 def _train_share(options: SAETrainOptions, plans: list[SAEPlan], source: Source, say: Say) -> int:
     """Train this process' SAEs one after the other, each towards a folder of its own; nobody waits for anybody."""
-    from interp.saes.ranks import Ranks
+    from interp.saes.training.processes import Ranks
 
     for plan in plans:
         if code := _train(replace(options, out=options.out / plan.name), [plan], source, Ranks(), say):
@@ -113,10 +113,10 @@ def _train_share(options: SAETrainOptions, plans: list[SAEPlan], source: Source,
 
 
 def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks: Ranks, say: Say) -> int:
-    from interp.saes.checkpoint import folder_of
-    from interp.saes.log import sinks_of
-    from interp.saes.report import Telling
-    from interp.saes.trainer import train
+    from interp.saes.training.checkpoint import folder_of
+    from interp.saes.training.log import sinks_of
+    from interp.saes.training.report import Telling
+    from interp.saes.training.trainer import train
 
     training = _training(options, source.count(list(dict.fromkeys(s for plan in plans for s in plan.sites))))
     with stoppable("saving a checkpoint") as asked, sinks_of(options.log, options.out.name) as sinks:
@@ -165,7 +165,7 @@ def _check(options: SAETrainOptions) -> None:
 def _open_store(options: SAETrainOptions) -> tuple[Source, list[str]]:
     from interp.activations.store import open_store
     from interp.errors import unknown
-    from interp.saes.sources import StoreRows
+    from interp.saes.training.sources import StoreRows
 
     store = open_store(Path(str(options.store)))
     if not options.site and len(store.sites) > 1:
@@ -180,9 +180,9 @@ def _open_store(options: SAETrainOptions) -> tuple[Source, list[str]]:
 def _open_model(options: SAETrainOptions, say: Say) -> tuple[Source, list[str]]:
     from interp.activations.plan import plan_capture
     from interp.activations.token_table import Cut
-    from interp.model.load import load_model
-    from interp.saes.default import default_site, split_corpus
-    from interp.saes.sources import ModelRows
+    from interp.model.loading.load import load_model
+    from interp.saes.loading.default import default_site, split_corpus
+    from interp.saes.training.sources import ModelRows
     from interp.text.corpus import from_texts, open_corpus
 
     model = load_model(options.model or "smollm2-135m", options.device)
@@ -199,7 +199,7 @@ def _default_k(arch: str) -> list[Any]:
 
 
 def _plan(options: SAETrainOptions, site: str, width: int, k: float | None) -> SAEPlan:
-    from interp.saes.plan import plan_sae, read_settings
+    from interp.saes.training.plan import plan_sae, read_settings
 
     settings = read_settings(options.arch, options.set)
     if k is not None and _default_k(options.arch) == [None]:
@@ -217,7 +217,7 @@ def _plan(options: SAETrainOptions, site: str, width: int, k: float | None) -> S
 
 
 def _training(options: SAETrainOptions, rows: int) -> Training:
-    from interp.saes.plan import Training
+    from interp.saes.training.plan import Training
 
     same = ("batch", "lr", "lr_warm_up", "sparsity_warm_up", "dead_after", "resample_every", "precision", "seed")
     wanted = rows if options.tokens is None else options.tokens
@@ -228,9 +228,9 @@ def _watch(options: SAETrainOptions, source: Source) -> Callable[[Any], dict[str
     """The loss recovered on held-out text, where it is asked for."""
     if not options.loss_tokens:
         return None
-    from interp.saes.default import split_corpus
     from interp.saes.evaluate import evaluate_sae
-    from interp.saes.sources import ModelRows
+    from interp.saes.loading.default import split_corpus
+    from interp.saes.training.sources import ModelRows
 
     assert isinstance(source, ModelRows)
     model, held_out = source.model, split_corpus()[1]
@@ -252,7 +252,7 @@ def _watch(options: SAETrainOptions, source: Source) -> Callable[[Any], dict[str
 @contextmanager
 def _together() -> Iterator[Ranks]:
     """The rank of this process among those that torchrun started; alone without it."""
-    from interp.saes.ranks import Ranks, Together
+    from interp.saes.training.processes import Ranks, Together
 
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield Ranks()

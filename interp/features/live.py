@@ -23,15 +23,15 @@ from torch import Tensor
 
 from interp.activations.rows import find_sinks, taps_of
 from interp.errors import UserError
-from interp.features.index import Index
-from interp.features.plan import refuse_other_model
-from interp.features.prompts import Active, Continuation, NextToken, Part, PromptReading
-from interp.model.load import load_model
+from interp.features.build.plan import refuse_other_model
+from interp.features.read.index import Index
+from interp.features.read.prompts import Active, Continuation, NextToken, Part, PromptReading
+from interp.model.hooks.taps import Tap, tapped
+from interp.model.loading.load import load_model
 from interp.model.model import Model
-from interp.model.taps import Tap, tapped
-from interp.saes.attach import attach_sae
-from interp.saes.default import shipped_sae
-from interp.saes.load import SAE, describe_sae, site_of
+from interp.saes.loading.attach import attach_sae
+from interp.saes.loading.default import shipped_sae
+from interp.saes.loading.sae import SAE, describe_sae, site_of
 
 NEXT = 10  # likeliest next tokens shown
 LONGEST = 512  # tokens of a prompt
@@ -83,7 +83,7 @@ def _in_turn(method: Callable[Concatenate[LiveModel, P], R]) -> Callable[Concate
 
 @dataclass(frozen=True)
 class LiveModel:
-    """`interp.features.prompts.Live` with a model. `typical_norm`: the median norm at the site, that sinks exceed."""
+    """`prompts.Live` with a model. `typical_norm`: the median norm at the site, that sinks exceed."""
 
     model: Model
     sae: SAE[Any]

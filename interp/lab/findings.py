@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from math import hypot
 from typing import Any, Literal, TypeVar, get_args
 
-from interp.analysis.estimate import HUGE, Estimate
+from interp.stats.estimate import HUGE, Estimate
 
 __all__ = [
     "Control",

@@ -17,7 +17,7 @@ from interp.errors import UserError
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab, Probe
 from interp.lab.runs import RunInfo, RunWriter
-from interp.model.cache import check_place
+from interp.model.loading.cache import check_place
 
 OnFinding = Callable[[Finding], None]
 

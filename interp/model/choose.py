@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks import Edit, Site, check_edit, check_pos
+from interp.model.hooks.editing import Edit, Site, check_edit, check_pos
 
 Pos = int | slice | None
 Some = int | Iterable[int] | None  # None: all

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.choose import Pos, choose
-from interp.model.hooks import Edit, Site, check_edit, check_pos, real_entries
+from interp.model.hooks.editing import Edit, Site, check_edit, check_pos, real_entries
 
 
 def ablate(to: float | Tensor = 0.0, *, pos: Pos = None) -> Edit:

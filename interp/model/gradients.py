@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.captured import Activations
-from interp.model.hooks import Metric, apply_metric, place
+from interp.model.hooks.captured import Activations
+from interp.model.hooks.editing import Metric, apply_metric, place
+from interp.model.hooks.tokens import Prompts, Tokens, pad
 from interp.model.model import Model
-from interp.model.tokens import Prompts, Tokens, pad
 
 
 @dataclass(frozen=True)

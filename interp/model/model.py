@@ -19,18 +19,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.errors import UserError
-from interp.model.bridge import unembed
-from interp.model.captured import Activations
-from interp.model.hooked import Editing, HookedTree
-from interp.model.hooks import Edit, Metric, Receipts, apply_metric, place
+from interp.model.hooks.bridge import unembed
+from interp.model.hooks.captured import Activations
+from interp.model.hooks.editing import Edit, Metric, Receipts, apply_metric, place
+from interp.model.hooks.sites import SiteTable
+from interp.model.hooks.tokens import BosPolicy, Prompts, Side, encode, pad
+from interp.model.hooks.tree import Editing, HookedTree
 from interp.model.provenance import ModelProvenance
-from interp.model.sites import SiteTable
-from interp.model.tokens import BosPolicy, Prompts, Side, encode, pad
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.model_bridge import TransformerBridge
 
-    from interp.model.generate import Generation
+    from interp.model.hooks.generation import Generation
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Model:
         `register_site("blocks.*.mlp.hook_act", "model.layers.*.mlp.act_fn")`.
         Raises UserError for a name that exists, a module that does not, or one that the hooked model never runs.
         """
-        from interp.model.register import register
+        from interp.model.hooks.registered import register
 
         return register(self, name, where)
 
@@ -192,8 +192,8 @@ class Model:
         top_k: int | None = None,
         seed: int = 0,
     ) -> Generation:
-        """Continue prompts, keeping the activations of what is generated; see `interp.model.generate.generate`."""
-        from interp.model.generate import generate
+        """Continue prompts, keeping the activations of what is generated; see `hooks.generation`."""
+        from interp.model.hooks.generation import generate
 
         sites = [capture] if isinstance(capture, str) else list(capture)
         return generate(self, prompts, max_new_tokens, sites, temperature, top_k, seed)

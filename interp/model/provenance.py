@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from interp.model.bridge import NUMERICS
+from interp.model.hooks.bridge import NUMERICS
 
 LIBRARIES = ("interp-probes", "torch", "transformers", "transformer-lens", "sae-lens", "tokenizers", "numpy")
 

@@ -10,30 +10,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp.saes.attach import attach_sae
-    from interp.saes.convert import save_sae
     from interp.saes.evaluate import evaluate_sae, evaluate_saes
-    from interp.saes.load import load_sae, load_transcoder
-    from interp.saes.plan import SAEPlan, Training, plan_sae
-    from interp.saes.report import Telling
-    from interp.saes.sources import MemoryRows, ModelRows, StoreRows
-    from interp.saes.trainer import train
+    from interp.saes.loading.attach import attach_sae
+    from interp.saes.loading.sae import load_sae, load_transcoder
+    from interp.saes.training.plan import SAEPlan, Training, plan_sae
+    from interp.saes.training.report import Telling
+    from interp.saes.training.save import save_sae
+    from interp.saes.training.sources import MemoryRows, ModelRows, StoreRows
+    from interp.saes.training.trainer import train
 
 _HOMES = {
-    "MemoryRows": "sources",
-    "ModelRows": "sources",
-    "SAEPlan": "plan",
-    "StoreRows": "sources",
-    "Telling": "report",
-    "Training": "plan",
-    "attach_sae": "attach",
+    "MemoryRows": "training.sources",
+    "ModelRows": "training.sources",
+    "SAEPlan": "training.plan",
+    "StoreRows": "training.sources",
+    "Telling": "training.report",
+    "Training": "training.plan",
+    "attach_sae": "loading.attach",
     "evaluate_sae": "evaluate",
     "evaluate_saes": "evaluate",
-    "load_sae": "load",
-    "load_transcoder": "load",
-    "plan_sae": "plan",
-    "save_sae": "convert",
-    "train": "trainer",
+    "load_sae": "loading.sae",
+    "load_transcoder": "loading.sae",
+    "plan_sae": "training.plan",
+    "save_sae": "training.save",
+    "train": "training.trainer",
 }
 
 __all__ = [

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.activations.rows import find_sinks
 from interp.errors import UserError
-from interp.model.hooks import Edit, Site
+from interp.model.hooks.editing import Edit, Site
 
 
 def reconstruct(sae: SAE[Any], keep_error: bool = False, *, typical_norm: float | None = None) -> Edit:

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from interp.activations.rows import SINK_RULE, Progress, Rows, capture_rows, median_norm
 from interp.errors import UserError
-from interp.model.hooks import Edit
+from interp.model.hooks.editing import Edit
 from interp.model.model import Model
 from interp.saes.edits import mean_ablate, reconstruct
 from interp.saes.lineage import refuse_misfit
-from interp.saes.load import BLOCK, site_of
+from interp.saes.loading.sae import BLOCK, site_of
 
 LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MB in fp32; a batch of 16 x 128 x 49,152 would take 400
 NORMAL = 1.959964  # what 97.5 % of the normal distribution lies below

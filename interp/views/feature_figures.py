@@ -15,9 +15,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from interp.errors import unknown
-from interp.features.feature import Feature
-from interp.features.index import Index
-from interp.features.prompts import NextToken, Part, PromptReading
+from interp.features.read.feature import Feature
+from interp.features.read.index import Index
+from interp.features.read.prompts import NextToken, Part, PromptReading
 from interp.views import style
 from interp.views.tables import shortened, wrapped
 from interp.views.token_text import visible

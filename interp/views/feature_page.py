@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from interp.errors import UserError
-from interp.features.index import Index
+from interp.features.read.index import Index
 from interp.views import feature_figures as figures
 from interp.views.explorer.table import COLUMNS
 from interp.views.feature_words import HINTS, MEANINGS, band_title

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from interp.lab.probe import Lab
 from interp.model.model import Model
-from interp.model.parameters import biases_of
-from interp.model.small import SmallGPT2, train_small_gpt2
-from interp.saes.default import split_corpus
+from interp.model.parameter_count import biases_of
+from interp.model.training.small import SmallGPT2, train_small_gpt2
+from interp.saes.loading.default import split_corpus
 
 WORDS, LENGTH, STEPS = 400, 14, 300
 

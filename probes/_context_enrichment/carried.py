@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.analysis.attribution import parts_written
-from interp.analysis.corrections import max_t
 from interp.analysis.heads import others_like
 from interp.analysis.lens import residual_site
-from interp.analysis.statistics import estimate_crossed, estimate_mean, known
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.choose import only
 from interp.model.edits import knock_out
-from interp.model.hooks import Edit
+from interp.model.hooks.editing import Edit
 from interp.model.model import Model
-from interp.saes.attach import attach_sae
-from interp.saes.load import site_of
+from interp.saes.loading.attach import attach_sae
+from interp.saes.loading.sae import site_of
+from interp.stats.corrections import max_t
+from interp.stats.estimators import estimate_crossed, estimate_mean, known
 from probes._context_enrichment import CARRIED
 from probes._context_enrichment.phrases import TEMPLATES, Vectors, Words, prompts_of
 from probes._context_enrichment.size import size_direction, tell_apart

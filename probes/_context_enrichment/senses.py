@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.analysis.lens import residual_site
-from interp.analysis.statistics import estimate_mean, null_of
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.model import Model
+from interp.stats.estimators import estimate_mean, null_of
 from probes._context_enrichment import SENSES
 
 UNIT = "share of sentences"

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_crossed, null_of
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_crossed, null_of
 from probes._context_enrichment import RIGHT
 
 At = Float[Tensor, "template adjective noun d_model"]

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.analysis.choices import Choices, choose_among, choose_number, entropy_of
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean, known
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.chat import chat_prompt, has_chat
 from interp.model.model import Model
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known
 from probes._dice_roll import DIGITS, SHARE, SIDES, UNIFORM, WORDS
 from probes._dice_roll.prompts import ASKED, BEGUN, COIN, NULL, NUMBER_ASKED, NUMBER_BEGUN, OTHERS
 

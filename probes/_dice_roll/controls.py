@@ -8,13 +8,13 @@ from random import Random
 import numpy as np
 
 from interp.analysis.choices import choose_among
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean, known
 from interp.lab.findings import Control, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.fresh import fresh_model
 from interp.model.model import Model
-from interp.model.small import Lesson, SmallGPT2, train_small_gpt2s
+from interp.model.training.random_weights import fresh_model
+from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2s
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known
 from probes._dice_roll import DIGITS, SHARE, SIDES, UNIFORM
 from probes._dice_roll.prompts import NULL
 

@@ -21,15 +21,15 @@ from interp.analysis.feature_attribution import attribute_features
 from interp.analysis.heads import ablate_heads, mean_outputs, others_like
 from interp.analysis.lens import residual_site
 from interp.analysis.metrics import logit_difference
-from interp.analysis.statistics import estimate_crossed, estimate_mean, known
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.edits import steer
-from interp.model.hooks import Edit
+from interp.model.hooks.editing import Edit
 from interp.model.model import Model
-from interp.saes.attach import attach_sae
 from interp.saes.edits import clamp_features
-from interp.saes.load import site_of
+from interp.saes.loading.attach import attach_sae
+from interp.saes.loading.sae import site_of
+from interp.stats.estimators import estimate_crossed, estimate_mean, known
 from probes._dice_roll import DIGITS, SHARE, SIDES, UNIFORM
 from probes._dice_roll.answers import Asked, shares
 from probes._dice_roll.prompts import NULL

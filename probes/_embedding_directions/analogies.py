@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.estimate import Estimate
 from interp.analysis.offsets import Questions, Way, ask, by_pair
-from interp.analysis.statistics import estimate_mean, known, null_of
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known, null_of
 from probes._embedding_directions import ANALOGIES, MARGIN, SHARE
 from probes._embedding_directions.words import Vectors, Words, embedding_of
 

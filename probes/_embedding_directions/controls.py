@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.estimate import Estimate
 from interp.analysis.offsets import by_pair
-from interp.analysis.statistics import estimate_mean, known
 from interp.lab.findings import Control, Finding
 from interp.lab.probe import Lab
 from interp.model.model import Model
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known
 from probes._embedding_directions import CONTROLS, COSINE, MARGIN, SHARE
 from probes._embedding_directions.analogies import ask_all, chance_gap, deals, over_families, shares
 from probes._embedding_directions.one_direction import ALIKE, read_alike

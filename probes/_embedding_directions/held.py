@@ -11,14 +11,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analysis.estimate import Estimate
 from interp.analysis.lens import residual_site
 from interp.analysis.offsets import ask, by_pair
 from interp.analysis.readouts import Readout, read_labels, readout_of
-from interp.analysis.statistics import estimate_mean, known
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.model import Model
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known
 from probes._embedding_directions import CONTROLS, HOLDS
 from probes._embedding_directions.words import ARBITRARY, PREFIX, Vectors, Words, embedding_of
 

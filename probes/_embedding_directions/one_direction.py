@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.analysis.offsets import alike, every_cosine
-from interp.analysis.statistics import estimate_mean
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.estimators import estimate_mean
 from probes._embedding_directions import COSINE, OFFSETS
 from probes._embedding_directions.analogies import Orders, chance_gap, deals, over_families
 from probes._embedding_directions.words import Vectors, Words

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.analysis.answers import encode_answers
-from interp.analysis.estimate import Estimate
 from interp.analysis.lens import residual_site
 from interp.analysis.metrics import logit_difference
-from interp.analysis.statistics import estimate_crossed, known
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.hooks import Edit, Site
+from interp.model.hooks.editing import Edit, Site
 from interp.model.model import Model
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_crossed, known
 from probes._embedding_directions import CAUSES, CONTROLS
 from probes._embedding_directions.words import Vectors, Words
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.analysis.statistics import estimate_mean, known
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.estimators import estimate_mean, known
 from probes._features import CAUSES, DOUBLINGS
 from probes._features.effect import ALIKE, BLIND, OTHER, Kl, Lost
 

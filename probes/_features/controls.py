@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.analysis.statistics import estimate_mean, known
-from interp.features.labels import Namer
+from interp.features.build.labels import Namer
 from interp.lab.findings import Control, Finding
 from interp.lab.probe import Lab
+from interp.stats.estimators import estimate_mean, known
 from probes._features import CONTROLS, CORRELATION, DOUBLINGS, ORDER
 from probes._features.effect import AGAIN, ALIKE, STEEP, Lost, doublings
 from probes._features.explained import explain

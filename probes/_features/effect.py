@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.analysis.metrics import divergence, log_prob
-from interp.features.coder import Coder
+from interp.features.build.coder import Coder
 from interp.lab.probe import Lab
 from interp.model.choose import choose
 from interp.model.gradients import gradients_of
-from interp.model.hooks import Edit, Site
+from interp.model.hooks.editing import Edit, Site
 from probes._features.units import Text, Units
 
 Kl = NDArray[np.float64]

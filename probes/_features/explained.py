@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.statistics import estimate_mean, known, proportion
-from interp.features.examples import strip_rows, top_examples
-from interp.features.feature import Label
-from interp.features.labels import HELD_OUT, Namer
+from interp.features.build.labels import HELD_OUT, Namer
+from interp.features.read.examples import strip_rows, top_examples
+from interp.features.read.feature import Label
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.saes.load import SAE
+from interp.saes.loading.sae import SAE
+from interp.stats.estimators import estimate_mean, known, proportion
 from probes._features import CORRELATION, DOUBLINGS, EXPLAINED, FEATURES, NEURONS
 from probes._features.units import Text, Units
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.analysis.sparse_readouts import sparse_readouts
-from interp.analysis.statistics import estimate_mean, known, proportion
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.estimators import estimate_mean, known, proportion
 from probes._features import FEATURES, MADE_OF, ORDER, RANDOM
 from probes._features.units import FOLDS, Text, Units
 

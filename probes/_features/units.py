@@ -14,11 +14,11 @@ from torch import Tensor
 
 from interp.activations.rows import Rows, find_sinks, read_rows, taps_of
 from interp.errors import UserError
-from interp.features.coder import Coder
-from interp.features.finish import read_vocabulary
-from interp.features.statistics import RowFacts, row_facts
+from interp.features.build.assemble import read_vocabulary
+from interp.features.build.coder import Coder
+from interp.features.build.statistics import RowFacts, row_facts
 from interp.lab.probe import Lab
-from interp.saes.default import split_corpus
+from interp.saes.loading.default import split_corpus
 from probes._features import FEATURES, NEURONS, RANDOM
 
 FOLDS, FEWEST_DOCUMENTS = 5, 25

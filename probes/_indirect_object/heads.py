@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from interp.analysis.attribution import Attribution
 from interp.analysis.patching import Sweep
-from interp.analysis.statistics import estimate_mean
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.estimators import estimate_mean
 from probes._indirect_object import UNIT
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from interp.analysis.layouts import Layout
 from interp.analysis.lens import residual_site
 from interp.analysis.patching import Sweep
-from interp.analysis.statistics import estimate_mean, known
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.estimators import estimate_mean, known
 from probes._indirect_object import UNIT
 
 

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.analysis.metrics import continuation
-from interp.analysis.statistics import estimate_mean
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.windows import windowed
+from interp.model.attention_window import windowed
+from interp.stats.estimators import estimate_mean
 from probes._parallel_attention import HEADS, NATS
 
 NEAR = 8  # tokens that a layer sees when it is cut

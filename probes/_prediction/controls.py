@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from interp.analysis.statistics import known
 from interp.lab.findings import Control, Finding
 from interp.lab.probe import Lab
-from interp.model.fresh import fresh_model
+from interp.model.training.random_weights import fresh_model
+from interp.stats.estimators import known
 from probes._prediction import CONTROLS, RIGHT, WITHIN
 from probes._prediction.guesses import commonest
 from probes._prediction.honest import too_sure

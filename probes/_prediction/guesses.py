@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean
 from probes._prediction import NATS, OTHER, RIGHT
 from probes._prediction.read import ONE, By, Read, over_documents
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from interp.analysis.calibration import calibration_error, honest_errors, reliability
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import known, null_of
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.calibration import calibration_error, honest_errors, reliability
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import known, null_of
 from probes._prediction import OTHER, RIGHT, WITHIN
 from probes._prediction.read import ONE, By, Read, over_documents
 

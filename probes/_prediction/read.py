@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean
 from interp.errors import UserError
 from interp.lab.probe import Lab
 from interp.model.model import Model
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
 ONE = TEMPERATURES.index(1.0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.statistics import estimate_mean, known
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.estimators import estimate_mean, known
 from probes._prediction import NATS, OTHER, WITHIN
 from probes._prediction.read import ONE, TEMPERATURES, By, over_documents
 

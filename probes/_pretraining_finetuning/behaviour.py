@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from interp.analysis.answers import score_answers
 from interp.analysis.completions import score_completions
-from interp.analysis.statistics import estimate_mean, known, matched_scores, pooled_pairing_null, proportion, top_choice
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.finetune import IGNORED, encode_pairs, pad_pairs
+from interp.model.hooks.tokens import batches
 from interp.model.model import Model
-from interp.model.tokens import batches
-from interp.saes.default import split_corpus
+from interp.model.training.finetune import IGNORED, encode_pairs, pad_pairs
+from interp.saes.loading.default import split_corpus
+from interp.stats.estimators import estimate_mean, known, matched_scores, pooled_pairing_null, proportion, top_choice
 from probes._pretraining_finetuning import ANSWERS, EXACT, FORGOTTEN, NATS, SHARE
 from probes._pretraining_finetuning.questions import Exam, Question, by_task
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from interp.analysis.completions import score_completions
-from interp.analysis.statistics import known, proportion
 from interp.analysis.weight_change import (
     effective_rank,
     energies,
@@ -16,9 +15,10 @@ from interp.analysis.weight_change import (
 )
 from interp.lab.findings import Control, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.copies import copy_model
 from interp.model.model import Model
-from interp.model.small import SmallGPT2, train_small_gpt2
+from interp.model.training.copies import copy_model
+from interp.model.training.small import SmallGPT2, train_small_gpt2
+from interp.stats.estimators import known, proportion
 from probes._pretraining_finetuning import CONTROLS, SHARE
 from probes._pretraining_finetuning.behaviour import ONE_SEED, sit
 from probes._pretraining_finetuning.inside import OUTSIDE, blocks_of, scores_with

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.analysis.statistics import estimate_crossed, estimate_mean
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.model import Model
-from interp.saes.attach import attach_sae, measure_fit
-from interp.saes.default import split_corpus
-from interp.saes.load import encode_features, site_of
+from interp.saes.loading.attach import attach_sae, measure_fit
+from interp.saes.loading.default import split_corpus
+from interp.saes.loading.sae import encode_features, site_of
+from interp.stats.estimators import estimate_crossed, estimate_mean
 from probes._pretraining_finetuning import MOVED
 from probes._pretraining_finetuning.questions import Exam
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from interp.analysis.completions import score_completions
 from interp.analysis.lens import residual_site
-from interp.analysis.statistics import estimate_mean, known
 from interp.analysis.weight_change import (
     effective_rank,
     energies,
@@ -22,9 +21,10 @@ from interp.analysis.weight_change import (
 )
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.copies import copy_model, weights_from
-from interp.model.finetune import Example
 from interp.model.model import Model
+from interp.model.training.copies import copy_model, weights_from
+from interp.model.training.finetune import Example
+from interp.stats.estimators import estimate_mean, known
 from probes._pretraining_finetuning import CARRIES, CONTROLS, MOVED, NATS
 from probes._pretraining_finetuning.behaviour import ONE_SEED
 from probes._pretraining_finetuning.questions import Exam, Question

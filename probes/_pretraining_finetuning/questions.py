@@ -9,8 +9,8 @@ import numpy as np
 
 from interp.analysis.answers import encode_answers
 from interp.errors import UserError
-from interp.model.finetune import Example, encode_pairs
 from interp.model.model import Model
+from interp.model.training.finetune import Example, encode_pairs
 from interp.text.data import data
 from interp.text.facts import load_facts
 from probes._pretraining_finetuning import END

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.small import Lesson, SmallGPT2, train_small_gpt2s
+from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2s
 from interp.text.facts import FactSet
 from interp.text.invented import invent_groups, people_set
 from interp.text.people_files import Learned

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from interp.analysis.facts import Aligned, align
 from interp.analysis.lens import answer_lead
 from interp.analysis.metrics import logit_difference
-from interp.analysis.statistics import estimate_mean, known
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.edits import knock_out
 from interp.model.model import Model
+from interp.stats.estimators import estimate_mean, known
 from interp.text.facts import Direction
 from probes._reversal_curse import DIRECTIONS
 from probes._reversal_curse.where import LEAD, Patient, layers_of

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.estimate import Estimate
 from interp.analysis.facts import Asked, ask
-from interp.analysis.statistics import estimate_crossed, pooled_pairing_null, sign_flip_null
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_crossed, pooled_pairing_null, sign_flip_null
 from interp.text.facts import Direction, FactSet
 from interp.text.pairs import ParentType, Surname
 from probes._reversal_curse import DIRECTIONS

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from interp.analysis.answers import score_answers
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean, known, matched_scores, pairing_null, proportion, top_choice
 from interp.lab.findings import Control, Expects, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.model import Model
-from interp.model.small import Lesson, SmallGPT2, train_small_gpt2s
+from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2s
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known, matched_scores, pairing_null, proportion, top_choice
 from interp.text.facts import FactSet
 from interp.text.invented import NameTokens, invent_groups, people_set
 from interp.text.people_files import Learned

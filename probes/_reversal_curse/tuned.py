@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from interp.analysis.answers import score_answers
 from interp.analysis.completions import score_completions
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean, known, matched_scores, top_choice
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.finetune import Example, encode_pairs, fine_tune
 from interp.model.model import Model
+from interp.model.training.finetune import Example, encode_pairs, fine_tune
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known, matched_scores, top_choice
 from interp.text.facts import Direction
 from interp.text.people_files import Learned, PeopleGroup, Sheet
 from probes._reversal_curse import DIRECTIONS, TAUGHT_AS

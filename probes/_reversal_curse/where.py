@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.activations.rows import capture_rows
-from interp.analysis.estimate import Estimate
 from interp.analysis.facts import align
 from interp.analysis.lens import answer_lead, residual_site
 from interp.analysis.metrics import logit_difference
 from interp.analysis.patching import patch_sweep
-from interp.analysis.statistics import estimate_mean, known
-from interp.features.examples import top_examples
+from interp.features.read.examples import top_examples
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.model import Model
-from interp.saes.default import split_corpus
-from interp.saes.load import SAE, encode_features, load_sae, site_of
+from interp.saes.loading.default import split_corpus
+from interp.saes.loading.sae import SAE, encode_features, load_sae, site_of
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known
 from interp.text.facts import Direction, FactSet, HeldOut
 from probes._reversal_curse import DIRECTIONS
 from probes._reversal_curse.trained import Student

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.analysis.power_law import fit_power_law
-from interp.analysis.statistics import estimate_mean
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.load import load_model
+from interp.model.loading.load import load_model
 from interp.model.model import Model
-from interp.saes.default import split_corpus
+from interp.saes.loading.default import split_corpus
+from interp.stats.estimators import estimate_mean
+from interp.stats.power_law import fit_power_law
 from interp.text.corpus import load_corpus
 
 PART = "A family of models"

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from interp.lab.probe import Lab
-from interp.model.population import Member, Population, Schooling, Size, train_population
+from interp.model.training.batched_gpt2 import Member, Population, Schooling, Size, train_population
 from probes._scaling_laws.text import Characters
 
 

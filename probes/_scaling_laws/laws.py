@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from interp.analysis.estimate import Estimate
-from interp.analysis.power_law import UNIT, PowerLaw, fit_floor, fit_power_law, foretell, lower_envelope
-from interp.analysis.statistics import estimate_mean, known
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, known
+from interp.stats.power_law import UNIT, PowerLaw, fit_floor, fit_power_law, foretell, lower_envelope
 from probes._scaling_laws import LOSS, NATS
 from probes._scaling_laws.grid import Point
 

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.saes.default import split_corpus
+from interp.saes.loading.default import split_corpus
 from interp.text.corpus import load_corpus
 
 RARE = 100  # a character that is met less often is one of "other"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean, proportion
 from interp.lab.findings import Row
 from interp.model.model import Model
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean, proportion
 from probes._temperature_zero import PARTED
 from probes._temperature_zero.ways import CACHE, Logits, Text, Way, alone, write_texts
 

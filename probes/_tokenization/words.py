@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.analysis.estimate import Estimate
-from interp.analysis.statistics import estimate_mean
 from interp.errors import UserError
 from interp.model.model import Model
+from interp.stats.estimate import Estimate
+from interp.stats.estimators import estimate_mean
 from interp.text.data import data
 from probes._tokenization import SPLIT
 

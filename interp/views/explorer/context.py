@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.features.index import Index
-from interp.features.prompts import Live
+from interp.features.read.index import Index
+from interp.features.read.prompts import Live
 
 WEAK = 0.1  # a label whose score is below says hardly more than chance
 

@@ -11,7 +11,7 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from interp.errors import UserError
-from interp.features.feature import Example, Label
+from interp.features.read.feature import Example, Label
 from interp.views.explorer.page import address
 from interp.views.style import faded
 from interp.views.token_text import visible

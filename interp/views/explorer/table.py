@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.errors import UserError, unknown
-from interp.features.index import Index
-from interp.features.search import search
+from interp.features.read.index import Index
+from interp.features.read.search import search
 from interp.views.explorer.context import WEAK
 from interp.views.token_text import visible
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dash import Dash, Input, NoUpdate, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from interp.features.compare import match_features
-from interp.features.index import Index
-from interp.features.prompts import Live
+from interp.features.read.compare import match_features
+from interp.features.read.index import Index
+from interp.features.read.prompts import Live
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address, search_of, whole_number
 from interp.views.explorer.pages.prompt import largest, prompt_box

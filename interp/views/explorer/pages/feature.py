@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from interp.features.feature import Example, Feature
-from interp.features.index import ERROR
+from interp.features.read.feature import Example, Feature
+from interp.features.read.index import ERROR
 from interp.views.explorer.context import WEAK, Context
 from interp.views.explorer.page import Page, Query, address, whole_number
 from interp.views.explorer.pages.prompt import EXAMPLE

@@ -8,7 +8,7 @@ from dash import Dash, Input, NoUpdate, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from interp.errors import UserError
-from interp.features.prompts import Live, NextToken, PromptReading
+from interp.features.read.prompts import Live, NextToken, PromptReading
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address, search_of
 from interp.views.explorer.parts import below, feature_link, graph, labelled, note, note_with_link, section, token

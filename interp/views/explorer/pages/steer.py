@@ -9,7 +9,7 @@ from dash import Dash, Input, NoUpdate, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
 from interp.errors import UserError
-from interp.features.prompts import Continuation, Live
+from interp.features.read.prompts import Continuation, Live
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address, search_of, whole_number
 from interp.views.explorer.pages.prompt import EXAMPLE, prompt_box

@@ -1,0 +1,248 @@
+"""What a feature does to the model's loss: it is taken away at one token, and the loss there is measured again.
+
+Only that token changes, so only that token is run again, on top of what attention kept of those before it; all the
+ablations of a sequence go through the model side by side, each seeing the tokens before its own and no other ablation.
+Beside each goes a random direction of the same length: any change of the activation costs something.
+
+On the first sequence that way is tried without an ablation, and must give the plain forward's logits. Where it does not
+(a model without a cache, or whose attention does not take such a mask), every ablation runs its whole sequence: slower,
+and right for any model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from interp.activations.tensor_file import read_tensors, write_tensors
+from interp.errors import UserError
+from interp.features.build.coder import Coder
+from interp.features.build.statistics import Ints, priority
+from interp.model.model import Model
+from interp.model.hooks.taps import Tap, tapped
+from interp.saes.evaluate import students_t
+
+PIECES = "effects-*.safetensors"
+SEQUENCES = 16  # of a piece: what a kill can cost
+AT_ONCE = 256  # ablations of one forward
+LOGITS_AT_ONCE = 1 << 25  # numbers: 128 MB
+ERRORS = 2  # rows of a sequence at which the error is taken away
+AGREE = 1e-3  # of the largest logit
+SEED = 0
+
+
+def choose_firings(feature: int, rows: Ints, starts: Ints, n: int) -> Ints:
+    """Which of a feature's firings (`rows`) to ablate, `n` at most: places in `rows`.
+
+    Sequences are taken in one random order, the same for all features, so that few are run. The last token of a
+    sequence has no next one and is left out.
+    """
+    if n == 0:
+        return np.empty(0, np.int64)
+    sequence = np.searchsorted(starts, rows, side="right") - 1
+    inside = np.flatnonzero(rows + 1 < starts[sequence + 1])
+    order = np.lexsort((priority(rows[inside], feature), priority(sequence[inside], -1)))
+    return inside[order[:n]]
+
+
+class Ablation(NamedTuple):
+    """A firing that is taken away."""
+
+    feature: int
+    row: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Rise of the loss in nats for each ablation, for a random direction in its place, and where the error is gone."""
+
+    feature: NDArray[np.int64]
+    rise: NDArray[np.float32]
+    random: NDArray[np.float32]
+    error: NDArray[np.float32]
+
+
+def measure_effects(
+    model: Model,
+    coder: Coder,
+    tap: Tap,
+    folder: Path,
+    plan: str,
+    chosen: Sequence[Ablation],
+    tokens: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    *,
+    tell: Callable[[int, int], None],
+    stop: Callable[[], bool],
+) -> Effects | None:
+    """Ablate all `chosen`, piece by piece; pieces in `folder` are used again. None when stopped before the end.
+
+    Raises UserError while an edit is active.
+    """
+    model.check_plain("measuring effects")
+    by_sequence: dict[int, list[Ablation]] = {}
+    for one in sorted(chosen, key=lambda a: (a.row, a.feature)):
+        by_sequence.setdefault(int(np.searchsorted(starts, one.row, side="right")) - 1, []).append(one)
+    order = sorted(by_sequence)
+    groups = [order[i : i + SEQUENCES] for i in range(0, len(order), SEQUENCES)]
+    found: list[dict[str, Tensor]] = []
+    run = _Run(model, coder, tap)
+    for number, group in enumerate(groups):
+        path, note = folder / f"effects-{number:05d}.safetensors", {"plan": plan, "piece": number}
+        if (kept := _kept(path, note)) is None:
+            parts = []
+            for sequence in group:
+                first, last = int(starts[sequence]), int(starts[sequence + 1])
+                ids = torch.from_numpy(tokens[first:last].astype(np.int64)).to(model.device)
+                parts.append(
+                    run.sequence(ids, [a._replace(row=a.row - first) for a in by_sequence[sequence]], sequence)
+                )
+            kept = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            write_tensors(path, kept, note)
+        found.append(kept)
+        tell(min(len(order), (number + 1) * SEQUENCES), len(order))
+        if stop() and number + 1 < len(groups):
+            return None
+    joined = {name: torch.cat([one[name] for one in found]).numpy() for name in found[0]} if found else {}
+    empty = np.empty(0, np.float32)
+    return Effects(
+        joined.get("feature", np.empty(0, np.int64)), *(joined.get(name, empty) for name in ("rise", "random", "error"))
+    )
+
+
+def _kept(path: Path, note: dict[str, Any]) -> dict[str, Tensor] | None:
+    if not path.exists():
+        return None
+    try:
+        tensors, there = read_tensors(path)
+    except UserError:  # damaged: made again
+        return None
+    return tensors if there == note else None
+
+
+class _Run:
+    """Runs the tokens of a sequence again, each with its change."""
+
+    def __init__(self, model: Model, coder: Coder, tap: Tap) -> None:
+        self.model, self.coder, self.tap = model, coder, tap
+        self.shares_past: bool | None = None  # does running single tokens on top of the cache give the same logits?
+
+    @torch.no_grad()
+    def sequence(self, ids: Tensor, ablations: Sequence[Ablation], number: int) -> dict[str, Tensor]:
+        """The rise of the loss for every ablation of a sequence, for as many random directions, and for the error."""
+        device = self.model.device
+        seen: list[Tensor] = []
+        with tapped(self.tap, lambda value: seen.append(value[0].clone())):
+            out = self.model.hf.base_model(ids[None], use_cache=True)
+        cache, x = getattr(out, "past_key_values", None), seen[0]
+        if self.shares_past is None:
+            self.shares_past = self._try(ids, cache, x)
+        at = torch.tensor([a.row for a in ablations], device=device)
+        feature = torch.tensor([a.feature for a in ablations], device=device)
+        value = torch.tensor([a.value for a in ablations], device=device)
+        away = self.coder.contribution(x[at].to(self.coder.directions), feature, value).to(x)
+        random = torch.randn(away.shape, generator=torch.Generator().manual_seed(SEED + number)).to(x)
+        random = random / random.norm(dim=1, keepdim=True) * away.norm(dim=1, keepdim=True)
+        some = self._error_rows(len(ids), number).to(device)
+        missed = self._missed(x[some])
+        where, clean = torch.unique(torch.cat([at, some]), return_inverse=True)
+        rows = torch.cat([where, at, at, some])
+        change = torch.cat([torch.zeros(len(where), x.shape[1]).to(x), -away, -random, -missed])
+        loss = self._losses(ids, cache if self.shares_past else None, rows, change)
+        base, rise, by_chance, error = loss.split([len(where), len(at), len(at), len(some)])
+        before = base[clean].split([len(at), len(some)])
+        return {
+            "feature": feature.cpu(),
+            "rise": (rise - before[0]).cpu(),
+            "random": (by_chance - before[0]).cpu(),
+            "error": (error - before[1]).cpu(),
+        }
+
+    def _error_rows(self, length: int, number: int) -> Tensor:
+        rows = np.arange(1, length - 1)
+        return torch.from_numpy(np.sort(rows[np.argsort(priority(rows, number), kind="stable")[:ERRORS]]))
+
+    def _missed(self, x: Tensor) -> Tensor:
+        sae = self.coder.sae
+        rows = x.to(sae.device, sae.dtype)
+        return (rows - sae.decode(sae.encode(rows))).to(x)
+
+    def _losses(self, ids: Tensor, cache: Any, rows: Tensor, change: Tensor) -> Float[Tensor, " change"]:
+        size = AT_ONCE if cache is not None else max(1, LOGITS_AT_ONCE // (len(ids) * self.model.hf.config.vocab_size))
+        losses = []
+        for some, by in zip(rows.split(size), change.split(size), strict=True):
+            logits = self._alone(ids, some, by) if cache is None else self._again(ids, cache, some, by)
+            losses.append(cross_entropy(logits.float(), ids[some + 1], reduction="none"))
+        return torch.cat(losses)
+
+    def _again(self, ids: Tensor, cache: Any, rows: Tensor, change: Tensor) -> Float[Tensor, "row d_vocab"]:
+        """Logits of the tokens at `rows`, with `change` added at the site; each sees those before it and itself."""
+        hf, n, length = self.model.hf, len(rows), len(ids)
+        past = torch.arange(length, device=ids.device)[None] < rows[:, None]
+        sees = torch.cat([past, torch.eye(n, dtype=torch.bool, device=ids.device)], 1)
+        mask = torch.zeros(sees.shape, dtype=hf.dtype, device=ids.device)
+        mask = mask.masked_fill(~sees, torch.finfo(hf.dtype).min)[None, None]
+        with tapped(self.tap, lambda value: value + change[None]):
+            out = hf(
+                ids[rows][None], past_key_values=cache, attention_mask=mask, position_ids=rows[None], use_cache=True
+            )
+        cache.crop(-n)
+        return out.logits[0]
+
+    def _alone(self, ids: Tensor, rows: Tensor, change: Tensor) -> Float[Tensor, "row d_vocab"]:
+        """The same, the whole sequence once for every change."""
+        copies = torch.arange(len(rows), device=ids.device)
+
+        def edit(value: Tensor) -> Tensor:
+            value = value.clone()
+            value[copies, rows] += change
+            return value
+
+        with tapped(self.tap, edit):
+            logits = self.model.hf(ids.expand(len(rows), -1), use_cache=False).logits
+        return logits[copies, rows]
+
+    def _try(self, ids: Tensor, cache: Any, x: Tensor) -> bool:
+        """Does running tokens again on top of the cache, without a change, leave their logits as they were?"""
+        rows = torch.arange(len(ids), device=ids.device)[:AT_ONCE]
+        plain = self.model.hf(ids[None], use_cache=False).logits[0, : len(rows)]
+        try:
+            again = self._again(ids, cache, rows, torch.zeros(len(rows), x.shape[1]).to(x))
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+            return False
+        off = float((again - plain).abs().max() / plain.abs().max())
+        return off < AGREE * (1 if self.model.hf.dtype == torch.float32 else 30)
+
+
+def summarise_effects(effects: Effects, d_sae: int) -> dict[str, NDArray[Any]]:
+    """Mean and 95 % interval over a feature's ablations, the mean of the random directions, how many; NaN for none."""
+    n = np.bincount(effects.feature, minlength=d_sae)
+    mean, low, high = _intervals(effects.feature, effects.rise, n)
+    with np.errstate(invalid="ignore"):
+        random = np.bincount(effects.feature, effects.random.astype(np.float64), minlength=d_sae) / n
+    error = np.array(_intervals(np.zeros(len(effects.error), np.int64), effects.error, np.array([len(effects.error)])))
+    return {
+        "effect": np.stack([mean, low, high], 1).astype(np.float32),
+        "effect_random": random.astype(np.float32),
+        "effect_n": n.astype(np.int32),
+        "error_effect": error[:, 0].astype(np.float32),
+    }
+
+
+def _intervals(group: NDArray[np.int64], values: NDArray[np.float32], n: NDArray[np.int64]) -> tuple[Any, Any, Any]:
+    wide = values.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(group, wide, minlength=len(n)) / n
+        squares = np.bincount(group, np.square(wide - mean[group]), minlength=len(n))
+        half = np.array([students_t(int(k) - 1) if k > 1 else np.nan for k in n]) * np.sqrt(squares / (n - 1) / n)
+    return mean, mean - half, mean + half

@@ -1,0 +1,1 @@
+"""Read an index: its arrays, one feature, a search, a comparison, other tools' formats."""

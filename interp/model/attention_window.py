@@ -1,0 +1,75 @@
+"""How far back may attention look? The plain model with a window, and the same as an edit for some layers alone.
+
+Positions stay what they are; only keys further back are hidden. The first token can be left in sight: many models keep
+what they do not need on it, and break without it (attention sinks, Xiao et al. 2309.17453).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.model.hooks.editing import Edit, Site
+from interp.model.model import Model
+
+
+def in_sight(length: int, window: int, *, first: bool) -> Bool[Tensor, "query key"]:
+    """Which keys each query sees: the last `window` tokens, itself included, and with `first` the first one."""
+    if window < 1:
+        raise UserError(f"window={window}; expected 1 (only the token itself) or more")
+    back = torch.arange(length)[:, None] - torch.arange(length)[None]
+    seen = (back >= 0) & (back < window)
+    if first:
+        seen[:, 0] = True
+    return seen
+
+
+@torch.no_grad()
+def windowed_losses(
+    model: Model,
+    rows: Sequence[Sequence[int]],
+    window: int | None,
+    *,
+    first: bool = True,
+    start: int = 1,
+    batch_size: int = 8,
+) -> Float[Tensor, "sequence pos"]:
+    """Surprise of the tokens from `start` on, in nats, of sequences of one length, all layers seeing `window` tokens.
+
+    None is everything. Raises UserError while an edit is active, and for sequences of several lengths.
+    """
+    model.check_plain("windowed_losses")
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1:
+        raise UserError(f"sequences of {len(lengths)} lengths came; expected one length")
+    (length,) = lengths
+    hidden = ~in_sight(length, length if window is None else window, first=first)
+    lowest = torch.finfo(model.hf.dtype).min
+    mask = torch.zeros(length, length, dtype=model.hf.dtype).masked_fill(hidden, lowest).to(model.device)
+    out = []
+    for at in range(0, len(rows), batch_size):
+        ids = torch.tensor([list(row) for row in rows[at : at + batch_size]], device=model.device)
+        many = mask[None, None].expand(len(ids), 1, -1, -1)
+        kept = length - start + 1  # a vocabulary is wide: only what is looked at
+        logits = model.hf(ids, attention_mask=many, use_cache=False, logits_to_keep=kept).logits[:, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, start:].flatten(), reduction="none")
+        out.append(loss.view(len(ids), -1).cpu())
+    return torch.cat(out)
+
+
+def windowed(window: int, *, first: bool = True) -> Edit:
+    """An edit of attention patterns: what lies further back is hidden, and what is left of a row sums to 1 again."""
+
+    def cut(activation: Tensor, site: Site) -> Tensor:
+        if site.axes != ("prompt", "head", "pos", "pos"):
+            raise UserError(f"windowed works on attention patterns, and {site.name} has axes {site.axes}")
+        seen = in_sight(activation.shape[-1], window, first=first).to(activation.device)
+        left = activation * seen
+        total = left.sum(-1, keepdim=True)
+        return torch.where(total > 0, left / total.clamp_min(torch.finfo(left.dtype).tiny), left)
+
+    return cut

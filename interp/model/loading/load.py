@@ -1,0 +1,199 @@
+"""`load_model`: the bundled model, a hub name, a local folder or a `.gguf` file, to one `Model`.
+
+Nothing is downloaded when a whole copy lies in the cache, and no code from a checkpoint is ever run
+(`trust_remote_code=False` is passed: left open, transformers would ask at the terminal).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from interp.errors import UserError, unknown
+from interp.model.hooks.bridge import NUMERICS, check_decoder
+from interp.model.hooks.tokens import BosPolicy, adds_bos
+from interp.model.loading.bundled import BUNDLED, bundled_folder
+from interp.model.loading.cache import cache_dir, is_intact
+from interp.model.loading.gguf import CONVERTER, convert_gguf
+from interp.model.loading.hub import fetch_from_hub
+from interp.model.loading.quiet import first_line, quiet
+from interp.model.model import Model
+from interp.model.provenance import ModelProvenance, hash_files, hash_tokenizer, library_versions
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint on this disk: where, what kind of source, and what identifies its weights."""
+
+    folder: Path
+    source: Literal["bundled", "hub", "folder", "gguf"]
+    weights: str
+
+
+def load_model(
+    name_or_path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    *,
+    bos: BosPolicy = "tokenizer",
+) -> Model:
+    """Load a decoder with named sites.
+
+    `name_or_path`: "smollm2-135m" (bundled), a Hugging Face name ("gpt2", "name@revision"), a folder, a `.gguf` file.
+    `device`: CUDA when there is one, else the CPU; said on stderr. `dtype`: fp32 unless told otherwise.
+    `bos`: what goes in front of a prompt: what the tokenizer does by itself, always a BOS token, or never.
+    Raises UserError, in one line, for anything that cannot be loaded.
+    """
+    if bos not in get_args(BosPolicy):
+        raise UserError(f"bos={bos!r}; expected one of {', '.join(get_args(BosPolicy))}")
+    name = str(name_or_path)
+    if not name.strip():
+        raise UserError(
+            "the model's name is empty; expected smollm2-135m, a Hugging Face name, a folder or a .gguf file"
+        )
+    chosen = pick_device(device)
+    kind = pick_dtype(dtype)
+    located = locate(name)
+    tokenizer, hf = _load_folder(name, located.folder, chosen, kind)
+    provenance = ModelProvenance(
+        name=name,
+        source=located.source,
+        location=str(located.folder),
+        weights=located.weights,
+        tokenizer=hash_tokenizer(tokenizer),
+        architecture=type(hf).__name__,
+        parameters=sum(p.numel() for p in hf.parameters()),
+        dtype=str(kind).removeprefix("torch."),
+        device=_describe_device(chosen),
+        numerics=NUMERICS,
+        bos={"policy": bos, "tokenizer_adds": adds_bos(tokenizer), "token": tokenizer.bos_token},
+        libraries=library_versions(),
+    )
+    print(
+        f"{name}: {provenance.parameters / 1e6:.0f}M parameters on {provenance.device}, {provenance.dtype}",
+        file=sys.stderr,
+    )
+    return Model(hf, tokenizer, provenance, bos)
+
+
+def locate(name: str) -> Located:
+    """Find or make the checkpoint folder for a name; downloads or converts when there is no other way."""
+    if name in BUNDLED:
+        folder, weights = bundled_folder(name)
+        return Located(folder, "bundled", weights)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"no such file: {path}; expected a .gguf file; check the path")
+        weights = hash_files([path])
+        folder = cache_dir() / "models" / f"gguf-{weights.removeprefix('sha256:')[:16]}-{CONVERTER}"
+        return Located(folder if is_intact(folder) else convert_gguf(path, folder), "gguf", weights)
+    if path.is_dir():
+        files = [*_weight_files(path), path / "config.json"]  # which decides what the weights compute
+        return Located(path, "folder", hash_files(files))
+    if path.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"{name} is not a model; expected a folder with config.json, a .gguf file or a hub name")
+    repo, _, revision = name.partition("@")
+    try:
+        folder, commit = fetch_from_hub(repo, revision or None)
+    except UserError as error:
+        near = [b for b in BUNDLED if name[:4].casefold() == b[:4].casefold()]
+        raise unknown("model", name, near) if near else error from error
+    return Located(folder, "hub", f"commit:{commit}")
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or CUDA when there is one, else the CPU. Raises UserError for one that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen).item()  # a `meta` tensor has no value
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise UserError(f"device {str(device)!r} cannot be used here; this machine has {there}") from error
+    return chosen
+
+
+def pick_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """The dtype by name ("fp32", "bf16", "fp16") or as it is; fp32 by default."""
+    if dtype is None:
+        return torch.float32
+    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(chosen, torch.dtype) or chosen not in DTYPES.values():
+        raise unknown("dtype", str(dtype).removeprefix("torch."), DTYPES)
+    return chosen
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} has no config.json; expected a Hugging Face model folder (save_pretrained)")
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    if not files:
+        raise UserError(f"{folder} has no weights (*.safetensors); expected a Hugging Face model folder")
+    return files
+
+
+def _load_folder(
+    name: str, folder: Path, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # so that they are told, and refused below
+            )
+        hf, info = loaded
+    except Exception as error:  # what a foreign folder makes transformers, tokenizers and safetensors raise varies
+        if not any(next(folder.glob(name), None) for name in ("tokenizer.*", "*vocab*", "spiece*")):
+            raise UserError(f"{name}: {folder} has no tokenizer; expected tokenizer.json beside config.json") from error
+        raise UserError(
+            f"{name} could not be loaded from {folder} ({type(error).__name__}: {first_line(error)}); "
+            "expected a causal language model with its tokenizer, in safetensors"
+        ) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes up an empty one where the files lack
+        raise UserError(f"{name}: {folder} has no tokenizer; expected tokenizer.json beside config.json")
+    if info["mismatched_keys"]:
+        key, there, expected = sorted(info["mismatched_keys"])[0]
+        raise UserError(
+            f"{name}: {folder} holds {key} of shape {tuple(there)}, and its config.json makes that {tuple(expected)}; "
+            "weights and config belong to different models; fetch the model again"
+        )
+    made_up = sorted(info["missing_keys"])
+    if made_up:
+        raise UserError(
+            f"{name}: {folder} lacks {len(made_up)} weights of a {type(hf).__name__} ({', '.join(made_up):.120}), "
+            "which transformers would fill at random; fetch the model again"
+        )
+    if info["unexpected_keys"]:
+        unused = sorted(info["unexpected_keys"])
+        print(f"{name}: {type(hf).__name__} leaves {len(unused)} weights unused: {unused[0]}, …", file=sys.stderr)
+    hf = hf.to(device).eval()
+    if getattr(hf.config, "is_decoder", None) is False:  # BERT and its like; decoders mostly have no such setting
+        check_decoder(hf)
+    return tokenizer, hf
+
+
+def _describe_device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)

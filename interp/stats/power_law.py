@@ -1,0 +1,104 @@
+"""Does a loss fall as a power of size? Straight lines in double logarithms, with intervals, and signs that they bend.
+
+A power law L = (c / x) ** a is a line of slope -a in log L against log x (Kaplan et al. 2001.08361). With a floor that
+no size beats, L = E + (c / x) ** a (Hoffmann et al. 2203.15556), the line bends. Few points over a narrow range fit
+both, and their exponents differ: so both are given, with how much the line bends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+from interp.stats.estimate import Estimate
+
+Floats = NDArray[np.float64]
+UNIT = "exponent"
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """`exponent`: minus the slope of the line, its interval over `n` points. `scale`: log L at log x = 0.
+
+    `bend`: the coefficient of (log x)² where it is added, the x centred; 0 is a line.
+    """
+
+    exponent: Estimate
+    scale: float
+    bend: Estimate
+
+    def predict(self, x: ArrayLike) -> Floats:
+        """The line's loss at sizes `x`."""
+        return np.exp(self.scale - self.exponent.mean * np.log(np.asarray(x, np.float64)))
+
+
+def fit_power_law(x: ArrayLike, loss: ArrayLike, *, over: str = "size") -> PowerLaw:
+    """Fit `loss` [point] (or [point, seed], averaged first) against `x` [point], both positive.
+
+    Least squares on logarithms; Student's intervals with the points as units. Raises ValueError for fewer than four
+    different sizes: three points have no spread about a bent line.
+    """
+    sizes, means = np.asarray(x, np.float64), np.asarray(loss, np.float64)
+    means = means if means.ndim == 1 else means.mean(axis=1)
+    if len(set(sizes.tolist())) < 4 or sizes.min() <= 0 or means.min() <= 0:
+        raise ValueError(f"a power law needs four sizes or more, and positive numbers; {len(set(sizes.tolist()))} came")
+    u, v = np.log(sizes), np.log(means)
+    line = _regress(np.stack([np.ones_like(u), u], 1), v)
+    bent = _regress(np.stack([np.ones_like(u), u, (u - u.mean()) ** 2], 1), v)
+    n = len(sizes)
+    slope = _estimate(-line[0][1], line[1][1], n - 2, n, over)
+    return PowerLaw(slope, float(line[0][0]), _estimate(bent[0][2], bent[1][2], n - 3, n, over))
+
+
+def foretell(x: ArrayLike, loss: ArrayLike, at: float) -> float:
+    """The loss at size `at` by the line through the others, in double logarithms."""
+    slope, start = np.polyfit(np.log(np.asarray(x, np.float64)), np.log(np.asarray(loss, np.float64)), 1)
+    return float(np.exp(start + slope * np.log(at)))
+
+
+def fit_floor(x: ArrayLike, loss: ArrayLike) -> tuple[float, float] | None:
+    """(E, a) of L = E + (c / x) ** a, by least squares on log L; None where the points decide no floor."""
+    sizes, means = np.asarray(x, np.float64), np.asarray(loss, np.float64)
+
+    def off(p: Floats) -> Floats:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.nan_to_num(np.log(np.exp(p[0]) + np.exp(p[1] - p[2] * np.log(sizes))) - np.log(means), posinf=1e3)
+
+    best = None
+    for share in (0.2, 0.5, 0.8):
+        for a in (0.1, 0.3, 0.6):
+            floor = share * means.min()
+            start = (np.log(floor), np.log(means[0] - floor) + a * np.log(sizes[0]), a)
+            found = optimize.least_squares(off, start, method="lm", max_nfev=2000)
+            best = found if best is None or found.cost < best.cost else best
+    assert best is not None
+    floor, a = float(np.exp(best.x[0])), float(best.x[2])
+    return (floor, a) if 0.01 * means.min() < floor < 0.99 * means.min() and 0 < a < 5 else None
+
+
+def lower_envelope(cost: ArrayLike, loss: ArrayLike) -> NDArray[np.int64]:
+    """Indices of the points that no cheaper or equally cheap point beats, the cheapest first."""
+    c, v = np.asarray(cost, np.float64), np.asarray(loss, np.float64)
+    kept: list[int] = []
+    for i in np.lexsort((v, c)):
+        if not kept or v[i] < v[kept[-1]]:
+            kept.append(int(i))
+    return np.array(kept)
+
+
+def _regress(design: Floats, v: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Coefficients and their standard errors."""
+    found, *_ = np.linalg.lstsq(design, v, rcond=None)
+    left = v - design @ found
+    freedom = len(v) - design.shape[1]
+    variance = float(left @ left) / freedom if freedom else 0.0
+    return found, np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * variance)
+
+
+def _estimate(mean: float, error: float, freedom: int, n: int, over: str) -> Estimate:
+    half = float(stats.t.ppf(0.975, max(1, freedom)) * error)
+    return Estimate(float(mean), float(mean) - half, float(mean) + half, n, UNIT, over)
