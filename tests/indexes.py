@@ -15,9 +15,9 @@ from interp.activations.capture import Worker
 from interp.activations.plan import plan_capture
 from interp.activations.store import Store
 from interp.activations.token_table import Cut
+from interp.features.build import passes as build
+from interp.features.build import plan
 from interp.features.build.inputs import Building
-from interp.features.build.passes import passes as build
-from interp.features.build.passes import plan
 from interp.features.read.index import Index
 from interp.features.read.layout import ARRAYS, TEXTS
 from interp.model.model import Model

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interp.features.build.passes import neighbours
+from interp.features.build import neighbours
 from interp.features.build.statistics import RowFacts, first_by, row_facts, summarise
 
 SIZES = {"top": 3, "bands": 2, "examples": 2, "typical": 3}

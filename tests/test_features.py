@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.activations.rows import Rows, capture_rows
 from interp.errors import UserError
-from interp.features.read.arrays import examples as module
+from interp.features.read import examples as module
 from interp.features.read.examples import FeatureExamples, interesting, most_active, strip_rows, top_examples
 from interp.lab.findings import Figure
 from interp.model.model import Model

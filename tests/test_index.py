@@ -21,8 +21,8 @@ from interp.activations.capture import Worker, capture_store
 from interp.activations.plan import plan_capture
 from interp.activations.rows import find_sinks
 from interp.activations.token_table import Cut
-from interp.features.build.passes import neighbours
-from interp.features.build.passes import passes as build
+from interp.features.build import neighbours
+from interp.features.build import passes as build
 from interp.features.build.statistics import priority
 from interp.features.read.index import Index
 from interp.model.model import Model

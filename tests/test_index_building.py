@@ -36,7 +36,7 @@ from interp.saes.loading.sae import load_sae
 # The same command with a pause after each piece and each group of ablations, so that a kill meets it in the middle.
 SLOWLY = """
 import sys, time
-from interp.features.build.passes import passes as build, effects, plan
+from interp.features.build import passes as build, effects, plan
 plan.PIECE_ROWS = 150
 effects.SEQUENCES = 4
 for module, name in ((build, "write_piece"), (effects, "write_tensors")):

@@ -279,8 +279,8 @@ TIMED = """
 import time
 import interp, torch
 from interp.model.loading import load
+from interp.model.hooks import bridge
 from interp.model import model
-from interp.model.hooks.editing import bridge
 import transformers.models.llama.modeling_llama, transformers.models.auto
 best = 9.0
 for _ in range(3):

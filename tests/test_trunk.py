@@ -9,7 +9,7 @@ import torch
 from tiny import PLACES
 
 from interp import Model, UserError
-from interp.model.hooks.editing import trunk
+from interp.model.hooks import trunk
 from interp.model.hooks.trunk import Tap, find_taps, read_trunk
 
 ROWS = [[5, 6, 7, 8, 9], [9, 8, 7], [4, 4]]

@@ -14,16 +14,16 @@ from interp.activations.files import write_sealed
 from interp.activations.rows import SINK_FACTOR
 from interp.activations.tensor_file import map_tensors
 from interp.errors import UserError
-from interp.features.build.inputs import Building
 from interp.features.build.effects import Ablation, choose_firings, measure_effects, summarise_effects
-from interp.features.read.feature import Label
 from interp.features.build.firings import Firings, piece_path
+from interp.features.build.inputs import Building
 from interp.features.build.labels import Namer
-from interp.features.read.layout import FIXED, RECORD, SCHEMA, VOCABULARY, WORDS
 from interp.features.build.neighbours import count_together, find_near, read_logits_of
-from interp.features.build.statistics import RowFacts, first_by, row_facts, summarise
 from interp.features.build.search_words import words_of
+from interp.features.build.statistics import RowFacts, first_by, row_facts, summarise
 from interp.features.build.write import IndexFiles
+from interp.features.read.feature import Label
+from interp.features.read.layout import FIXED, RECORD, SCHEMA, VOCABULARY, WORDS
 from interp.model.model import Model
 from interp.model.provenance import library_versions
 from interp.saes.loading.sae import site_of

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.saes.training.sparse_codes import Grid, Pairs, from_flat
-from interp.saes.training.encoder import Encoder, Weights, choose_precision
 from interp.saes.loading.sae import BLOCK, SAE
+from interp.saes.training.encoder import Encoder, Weights, choose_precision
+from interp.saes.training.sparse_codes import Grid, Pairs, from_flat
 
 CLOSE = 1e-4  # of the largest number: how far the short way may be from the SAE's own
 

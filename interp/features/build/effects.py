@@ -27,8 +27,8 @@ from interp.activations.tensor_file import read_tensors, write_tensors
 from interp.errors import UserError
 from interp.features.build.coder import Coder
 from interp.features.build.statistics import Ints, priority
-from interp.model.model import Model
 from interp.model.hooks.taps import Tap, tapped
+from interp.model.model import Model
 from interp.saes.evaluate import students_t
 
 PIECES = "effects-*.safetensors"

@@ -18,8 +18,8 @@ from interp.activations.store import Store
 from interp.activations.token_table import Tokens
 from interp.features.build.coder import Coder
 from interp.features.build.plan import IndexPlan
-from interp.model.model import Model
 from interp.model.hooks.taps import Tap
+from interp.model.model import Model
 from interp.saes.loading.sae import SAE, site_of
 
 Tell = Callable[[str, int, int], None]

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.features.read.feature import Label
 from interp.features.build.statistics import RowFacts
+from interp.features.read.feature import Label
 
 HELD_OUT = 5  # every fifth document
 KEYS = 12  # of a rule, at most

@@ -18,13 +18,13 @@ import numpy as np
 
 from interp.activations.files import read_sealed, write_sealed
 from interp.errors import UserError
+from interp.features.build.labels import HELD_OUT, match_score
+from interp.features.build.search_words import searched
+from interp.features.build.statistics import priority
+from interp.features.build.write import IndexFiles
 from interp.features.read.feature import Example, Label
 from interp.features.read.index import Index, open_index
-from interp.features.build.labels import HELD_OUT, match_score
 from interp.features.read.layout import RECORD, WORDS
-from interp.features.build.statistics import priority
-from interp.features.build.search_words import searched
-from interp.features.build.write import IndexFiles
 
 Ask = Callable[[str], str]
 SHOWN = 10  # examples in the question

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from interp.features.build.firings import Firings
 from interp.features.build.statistics import first_by
-from interp.model.model import Model
-from interp.model.hooks.plain import plain_module
 from interp.model.final_norm import read_norm
+from interp.model.hooks.plain import plain_module
 from interp.model.hooks.sites import layer_of
+from interp.model.model import Model
 from interp.saes.training.encoder import choose_precision
 
 COUNTS_AT_ONCE = 1 << 26  # counters of pairs of features: 256 MB

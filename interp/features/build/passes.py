@@ -21,14 +21,14 @@ import torch
 from interp.activations.capture import Worker
 from interp.activations.files import clear_leftovers
 from interp.errors import UserError
-from interp.features.build.inputs import Building
-from interp.features.build.effects import PIECES as EFFECTS
 from interp.features.build.assemble import finish
+from interp.features.build.effects import PIECES as EFFECTS
 from interp.features.build.firings import PIECES as FIRINGS
 from interp.features.build.firings import is_there, write_piece
+from interp.features.build.inputs import Building
+from interp.features.build.plan import PLAN, IndexPlan, begin
 from interp.features.read.index import Index, open_index
 from interp.features.read.layout import RECORD
-from interp.features.build.plan import PLAN, IndexPlan, begin
 
 PARTS = ("*.json", "*.npy", "*.txt", FIRINGS, EFFECTS)  # names that a build writes under temporary ones first
 
