@@ -40,7 +40,7 @@ import torch
 
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab, probe
-from interp.model.hooks.editing import Site
+from interp.model.hooks.editing import Where
 from interp.model.training.random_weights import fresh_model
 from interp.saes.loading.default import shipped_sae
 from interp.stats.estimators import estimate_crossed, estimate_mean, known
@@ -198,7 +198,7 @@ def _planted(lab: Lab, words: Words, middle: int, n_perm: int) -> Finding:
     low = max(1, middle // 2)
     site = f"blocks.{low - 1}.hook_resid_post"
 
-    def pushed(activation: torch.Tensor, at: Site) -> torch.Tensor:
+    def pushed(activation: torch.Tensor, at: Where) -> torch.Tensor:
         last = at.mask.sum(-1) - 1
         rows = torch.arange(len(activation), device=activation.device)
         of = at.prompts.to(activation.device) // len(words.nouns)

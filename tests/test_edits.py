@@ -16,7 +16,7 @@ from interp import Model, UserError, ablate, patch, steer
 from interp.model.choose import only
 from interp.model.edits import project_out, resample
 from interp.model.hooks.bridge import count_hooks
-from interp.model.hooks.editing import Site
+from interp.model.hooks.editing import Where
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
 MLP, RESID = "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post"
@@ -27,7 +27,7 @@ def same(ours: Tensor, theirs: Tensor, atol: float = 1e-5) -> bool:
     return torch.allclose(ours, theirs, rtol=1e-4, atol=atol, equal_nan=True)
 
 
-def halve(activation: Tensor, site: Site) -> Tensor:
+def halve(activation: Tensor, where: Where) -> Tensor:
     return activation / 2
 
 
@@ -97,11 +97,11 @@ def test_an_edit_in_place_touches_its_site_only(tiny_llama: Model):
     site = "blocks.0.ln1.hook_in"
     tiny_llama.sites(site)
 
-    def in_place(activation: Tensor, _: Site) -> Tensor:
+    def in_place(activation: Tensor, _: Where) -> Tensor:
         activation[..., 0] += 5.0
         return activation
 
-    def out_of_place(activation: Tensor, _: Site) -> Tensor:
+    def out_of_place(activation: Tensor, _: Where) -> Tensor:
         return torch.cat([activation[..., :1] + 5.0, activation[..., 1:]], dim=-1)
 
     with tiny_llama.edit({site: out_of_place}):
@@ -120,7 +120,7 @@ prompts_of_ids = st.lists(st.lists(st.integers(0, 290), min_size=1, max_size=10)
 def test_receipts_count_real_tokens_only(
     tiny_gpt2: Model, site: str, prompts: list[list[int]], batch_size: int, side: Any
 ):
-    def change(activation: Tensor, where: Site) -> Tensor:
+    def change(activation: Tensor, where: Where) -> Tensor:
         real = where.mask.view(*where.mask.shape, 1, 1) if activation.ndim == 4 else where.mask.unsqueeze(-1)
         if "pos" not in where.axes[1]:
             real = where.mask[:, None, :, None] & where.mask[:, None, None, :]
@@ -185,7 +185,7 @@ def test_a_first_edit_of_a_kind_may_open_inside_another_edit(make_tiny: Callable
 def test_an_edit_may_ask_the_model_something_of_its_own(tiny_gpt2: Model):
     other = tiny_gpt2.encode(["Rome"])
 
-    def curious(activation: Tensor, site: Site) -> Tensor:
+    def curious(activation: Tensor, where: Where) -> Tensor:
         tiny_gpt2.capture(other, "blocks.0.hook_resid_pre")  # stops before this site
         return activation * 1.0
 
@@ -193,11 +193,11 @@ def test_an_edit_may_ask_the_model_something_of_its_own(tiny_gpt2: Model):
         tiny_gpt2.logits(PROMPTS)
     assert [r.fired for r in receipts.values()] == [1, 1]
 
-    def self_regarding(activation: Tensor, site: Site) -> Tensor:
-        own = tiny_gpt2.capture(PROMPTS, site.name)[site.name][site.prompts]  # without edits, or it would ask for ever
+    def self_regarding(activation: Tensor, where: Where) -> Tensor:
+        own = tiny_gpt2.capture(PROMPTS, where.name)[where.name][where.prompts]  # without edits, or it would ask for ever
         return torch.where(own.isnan(), activation, own * 2)
 
-    def doubled(activation: Tensor, site: Site) -> Tensor:
+    def doubled(activation: Tensor, where: Where) -> Tensor:
         return activation * 2
 
     ways = []
@@ -211,7 +211,7 @@ def test_an_edit_may_ask_the_model_something_of_its_own(tiny_gpt2: Model):
 def test_whatever_an_edit_raises_no_hook_stays(tiny_gpt2: Model, error: type[BaseException]):
     base = tiny_gpt2.logits(PROMPTS)
 
-    def raising(activation: Tensor, site: Site) -> Tensor:
+    def raising(activation: Tensor, where: Where) -> Tensor:
         raise error("stop")
 
     with pytest.raises(error), tiny_gpt2.edit({RESID: halve}), tiny_gpt2.edit({"blocks.*.hook_mlp_out": raising}):
@@ -243,11 +243,11 @@ def test_edits_never_reach_the_plain_model(tiny_gpt2: Model):
 def test_an_edit_on_the_attention_pattern(tiny_gpt2: Model):
     """Attention to the first token only: z is the first token's value at every position."""
 
-    def to_first(pattern: Tensor, site: Site) -> Tensor:
-        assert site.axes[0] == "prompt"
-        assert site.layer == 0
+    def to_first(pattern: Tensor, where: Where) -> Tensor:
+        assert where.axes[0] == "prompt"
+        assert where.layer == 0
         out = torch.zeros_like(pattern)
-        first = site.mask.long().argmax(-1)  # under left padding the first real token is not at 0
+        first = where.mask.long().argmax(-1)  # under left padding the first real token is not at 0
         out[torch.arange(len(first)), :, :, first] = 1.0
         return out
 
@@ -282,7 +282,7 @@ def test_captured_padding_put_back_by_a_users_own_edit_does_not_spread(tiny_gpt2
 def test_what_an_edit_does_to_padding_reaches_no_real_token(tiny_gpt2: Model, side: Any):
     """An edit that fills the whole pattern would make a short prompt attend to its neighbour's padding."""
 
-    def everywhere(pattern: Tensor, site: Site) -> Tensor:
+    def everywhere(pattern: Tensor, where: Where) -> Tensor:
         return torch.full_like(pattern, 0.25)
 
     with tiny_gpt2.edit({PATTERN: everywhere}):

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from interp import Model, UserError, ablate, steer
 from interp.model.hooks.bridge import count_hooks
-from interp.model.hooks.editing import Site
+from interp.model.hooks.editing import Where
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
 MLP, RESID = "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post"
 
 
-def halve(activation: Tensor, site: Site) -> Tensor:
+def halve(activation: Tensor, where: Where) -> Tensor:
     return activation / 2
 
 

@@ -13,20 +13,20 @@ from word_sae import SENTENCES, SITE
 from interp.analysis.metrics import logit_difference
 from interp.errors import UserError
 from interp.model.gradients import gradients_of
-from interp.model.hooks.editing import Site
+from interp.model.hooks.editing import Where
 from interp.model.model import Model
 from interp.saes.edits import clamp_features, edit_features, mean_ablate, reconstruct, steer_features
 from interp.saes.loading.sae import load_sae
 
 
-def _batch(d: int = 32) -> tuple[Tensor, Site]:
+def _batch(d: int = 32) -> tuple[Tensor, Where]:
     """Two prompts, the second one left-padded by two, with a sink at the first one's position 3."""
     generator = torch.Generator().manual_seed(0)
     activation = torch.randn(2, 6, d, generator=generator)
     activation[0, 3] *= 100
     mask = torch.ones(2, 6, dtype=torch.bool)
     mask[1, :2] = False
-    return activation, Site(SITE, torch.arange(2), 2, mask, ("prompt", "pos", "feature"))
+    return activation, Where(SITE, torch.arange(2), 2, mask, ("prompt", "pos", "feature"))
 
 
 EDITED = [[False, True, True, False, True, True], [False, False, False, True, True, True]]
@@ -125,13 +125,13 @@ def test_gradients_go_through_a_reconstruction(word_sae: Path, word_model: Model
     sae, before = load_sae(word_sae), "blocks.0.hook_resid_pre"
     metric = logit_difference([5, 6], [7, 8])
 
-    def by_hand(activation: Tensor, site: Site) -> Tensor:
+    def by_hand(activation: Tensor, where: Where) -> Tensor:
         first = torch.zeros_like(activation, dtype=torch.bool)
         first[:, 0] = True
         return torch.where(first, activation, sae.decode(sae.encode(activation)))
 
-    def constant(activation: Tensor, site: Site) -> Tensor:
-        return by_hand(activation, site).detach()
+    def constant(activation: Tensor, where: Where) -> Tensor:
+        return by_hand(activation, where).detach()
 
     found = []
     for edit in (reconstruct(sae, typical_norm=1e4), by_hand, constant):

@@ -1,7 +1,6 @@
 """Capture activations to a store: as fast as the model runs, by any number of workers, and never a shard lost.
 
-A forward reads the plain trunk (`interp.model.hooks.trunk`) where it gives all sites that were asked for, else the
-hooked tree. What a hook sees is written to its place in the shard at once: memory holds one layer and no more.
+What a forward shows is written to its place in the shard at once: memory holds one layer and no more.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from interp.activations.create import create_store
 from interp.activations.files import NewFile, clear_leftovers, new_file, write_sealed
@@ -24,7 +24,7 @@ from interp.activations.shards import ShardWriter
 from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_path
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
-from interp.model.hooks.trunk import Tap, find_taps, read_trunk
+from interp.model.hooks.forward import batches, engine_for, stream
 from interp.model.model import Model
 
 Stop = Callable[[], bool]
@@ -131,8 +131,13 @@ class ShardRun:
 
     def __init__(self, model: Model, store: Store, progress: Progress | None, total: int) -> None:
         self.model, self.store, self.progress, self.total, self.done = model, store, progress, total, 0
-        names = list(store.plan.sites)
-        self.taps: dict[str, Tap] = find_taps(model, names) if store.plan.numerics["path"] == "trunk" else {}
+        self.sites = list(store.plan.sites)
+        path = "trunk" if engine_for(model.tree, self.sites) == "plain" else "hooked tree"
+        if path != store.plan.numerics["path"]:
+            raise UserError(
+                f"the store was planned to be read from the {store.plan.numerics['path']}, and this model is read from "
+                f"the {path}: their last bits differ; capture to another folder"
+            )
 
     def write(self, index: int) -> Written:
         """Run a shard's forwards and write what they give, to a file that is not yet durable."""
@@ -161,11 +166,9 @@ class ShardRun:
         tokens = self.store.tokens
         rows = [tokens.sequence(i).tolist() for i in batch]
         spans = [(int(tokens.starts[i]), int(tokens.starts[i + 1])) for i in batch]
-        if self.taps:
-            longest = max(map(len, rows))
-            ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-            read_trunk(self.model, ids, self.taps, lambda site, value: offload.put((site, spans), value))
-            return
-        acts = self.model.capture(rows, list(self.store.plan.sites), batch_size=len(rows))
-        for site, value in acts.items():
-            offload.put((site, spans), value)
+        for part in batches(self.model.tree, rows, len(rows), "right", self.sites):
+            where = [spans[i] for i in part.index.tolist()]
+            stream(self.model.tree, part, self.sites, partial(self._put, offload, where))
+
+    def _put(self, offload: Offload[Where], where: list[tuple[int, int]], site: str, value: Tensor) -> None:
+        offload.put((site, where), value)

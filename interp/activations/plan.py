@@ -22,7 +22,7 @@ import torch
 
 from interp.activations.token_table import Cut, Tokens, read_tokens
 from interp.errors import UserError
-from interp.model.hooks.trunk import find_taps
+from interp.model.hooks.forward import engine_for
 from interp.model.model import Model
 from interp.text.corpus import Corpus, from_texts
 
@@ -82,7 +82,7 @@ def plan_capture(
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     shapes = site_shapes(model, sites)
-    context = getattr(model.hf.config, "max_position_embeddings", None)
+    context = getattr(model.config, "max_position_embeddings", None)
     cut = cut or Cut(min(Cut.context, context or Cut.context))
     if context and cut.context > context:
         raise UserError(f"context {cut.context}; this model takes {context} tokens at most")
@@ -101,7 +101,7 @@ def plan_capture(
         numerics={
             "compute": provenance.dtype,
             "stored": dtype,
-            "path": "trunk" if len(find_taps(model, list(shapes))) == len(shapes) else "hooked tree",
+            "path": "trunk" if engine_for(model.tree, shapes) == "plain" else "hooked tree",
             "attention": getattr(model.hf.config, "_attn_implementation", None),
             **_kernels(model.device),
             "libraries": {name: provenance.libraries.get(name) for name in ("torch", "transformers")},
@@ -124,7 +124,7 @@ def _kernels(device: torch.device) -> dict[str, str | int | None]:
 
 def site_shapes(model: Model, sites: str | Sequence[str]) -> dict[str, list[int]]:
     """The shape of one row at every site that matches. Raises UserError for a site without one row a token."""
-    names = model.site_table.match(sites)
+    names = model.tree.match(sites)
     for name in names:
         axes = model.site_table.axes[name]
         if axes[:2] != ("prompt", "pos") or "pos" in axes[2:]:

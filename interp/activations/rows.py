@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.tokens import batches, pad
-from interp.model.hooks.trunk import Tap, find_taps, read_trunk
+from interp.model.hooks.forward import batches, stream
 from interp.model.model import Model
 
 SINK_FACTOR = 10.0
@@ -64,7 +63,7 @@ def capture_rows(
     for word, value in (("max_tokens", max_tokens), ("context", context)):
         if value is not None and value < 1:
             raise UserError(f"{word}={value}; expected 1 or more")
-    name = model.site_table.match(site)
+    name = model.tree.match(site)
     if len(name) != 1:
         raise UserError(f"site {site!r} matches {len(name)} sites; expected exactly one here")
     axes = model.site_table.axes[name[0]]
@@ -78,9 +77,8 @@ def capture_rows(
     values = torch.empty(0)
     done = 0
     many = SORTED * batch_size  # sorted by length inside, so that little is padded
-    taps = taps_of(model, name)
     for start in range(0, len(chosen), many):
-        piece = read_rows(model, chosen[start : start + many], name, batch_size, taps)[name[0]].float().cpu()
+        piece = read_rows(model, chosen[start : start + many], name, batch_size)[name[0]].float().cpu()
         if not done:  # one block from the start: joining pieces at the end would need the memory twice
             values = torch.empty(len(position), piece.shape[1])
         values[done : done + len(piece)] = piece
@@ -97,35 +95,19 @@ def capture_rows(
     )
 
 
-def taps_of(model: Model, sites: Sequence[str]) -> dict[str, Tap]:
-    """Where the plain trunk shows these sites; none while it would not show what the hooked tree does."""
-    return {} if model.is_edited or model.hf.training else find_taps(model, sites)
-
-
 def read_rows(
-    model: Model,
-    sequences: list[list[int]],
-    sites: Sequence[str],
-    batch_size: int = 16,
-    taps: dict[str, Tap] | None = None,
+    model: Model, sequences: list[list[int]], sites: Sequence[str], batch_size: int = 16
 ) -> dict[str, Float[Tensor, "row d"]]:
-    """Activations of token sequences at several sites (full names), sequence by sequence, on the model's device.
-
-    From the plain trunk, which is faster, where `taps` (`taps_of`, found here unless given) has every site.
-    """
-    taps = taps_of(model, sites) if taps is None else taps
-    if len(taps) < len(sites):
-        acts = model.capture(sequences, list(sites), batch_size=batch_size)
-        return {site: acts.rows(site) for site in sites}
+    """Activations of token sequences at several sites (full names), sequence by sequence, on the model's device."""
     pieces: dict[str, list[Tensor]] = {site: [torch.empty(0)] * len(sequences) for site in sites}
-    for batch in batches(sequences, batch_size):
-        tokens = pad([sequences[i] for i in batch], batch, len(sequences), "right", 0, model.device)
+    for batch in batches(model.tree, sequences, batch_size, "right", sites):
+        index = batch.index.tolist()
 
-        def keep(site: str, value: Tensor, batch: list[int] = batch) -> None:
-            for i, row in zip(batch, value, strict=True):
+        def keep(site: str, value: Tensor, index: list[int] = index) -> None:
+            for i, row in zip(index, value, strict=True):
                 pieces[site][i] = row[: len(sequences[i])].clone()
 
-        read_trunk(model, tokens.ids, taps, keep)
+        stream(model.tree, batch, sites, keep)
     return {site: torch.cat(rows) for site, rows in pieces.items()}
 
 

@@ -1,25 +1,30 @@
 """How likely is an answer after a prompt? Scores of whole strings over their tokens, never of a first token alone.
 
-Runs the plain model with its key-value cache: every prompt once, then only the answers' tokens but the last, which
-nothing needs to be read after. Scoring N prompts against N answers costs little more than the N prompts, where the
-obvious loop costs N x N of them.
+Runs the model with its key-value cache: every prompt once, then only the answers' tokens but the last, which nothing
+needs to be read after. Edits see the prompt, then each token of the answer, as they do while the model generates.
+Scoring N prompts against N answers costs little more than the N prompts, where the obvious loop costs N x N of them.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.forward import check_fits, forward, keeps_a_cache
+from interp.model.hooks.tokens import Tokens, pad
 from interp.model.model import Model
 
 MAX_ROWS = 256  # answers scored in one forward
+SEAM = 64  # characters of a text without blanks that can decide the tokens at its end
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,13 @@ def score_answers(
 ) -> AnswerScores:
     """Log-probability of every answer after every prompt, and whether the model would write it.
 
-    Answers carry the space that joins them (" Paris"). Raises UserError where joining changes the prompt's tokens,
-    while an edit is active, and for a model in training mode.
+    Answers carry the space that joins them (" Paris"). Raises UserError where joining changes the prompt's tokens, and
+    where prompt and answer exceed the context.
     """
-    model.check_plain("score_answers")
     prompts, answers = ([some] if isinstance(some, str) else list(some) for some in (prompts, answers))
     answer_ids = encode_answers(model, prompts, answers)
     prompt_ids = model.encode(list(prompts))
+    check_fits(model.tree, prompt_ids, max(map(len, answer_ids)) - 1)
     summed = torch.empty(len(prompts), len(answers))
     greedy = torch.empty(len(prompts), len(answers), dtype=torch.bool)
     order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
@@ -70,21 +75,38 @@ def score_answers(
 
 
 def encode_answers(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> list[list[int]]:
-    """Token ids of each answer as it follows a prompt. Raises UserError where prompt and answer do not part cleanly."""
-    ids = [model.tokenizer(a, add_special_tokens=False).input_ids for a in answers]
-    if not all(ids):
-        raise UserError("an answer is empty; expected text that starts with the space joining it to the prompt")
+    """Token ids of each answer as it follows a prompt. Raises UserError where prompt and answer do not part cleanly.
+
+    An answer's tokens are those that it adds to a prompt, and must be the same behind every prompt. What happens at the
+    seam depends on how a prompt ends and how an answer starts: every such pair is tried.
+    """
+    for answer in answers:
+        if not isinstance(answer, str) or not answer:
+            raise UserError("an answer is empty; expected text that starts with the space joining it to the prompt")
     before = model.encode(list(prompts))
-    # The seam depends on how a prompt ends and how an answer starts: every prompt and every answer once is enough.
-    pairs = [(0, j) for j in range(len(answers))] + [(i, 0) for i in range(1, len(prompts))]
-    joined = model.encode([prompts[i] + answers[j] for i, j in pairs])
-    for (i, j), whole in zip(pairs, joined, strict=True):
-        if whole != [*before[i], *ids[j]]:
+    tails, heads = [_tail(prompt) for prompt in prompts], [_head(answer) for answer in answers]
+    pairs = {(tails[i], heads[j]): (i, j) for i in reversed(range(len(prompts))) for j in reversed(range(len(answers)))}
+    wanted = dict.fromkeys([(0, j) for j in range(len(answers))] + list(pairs.values()))
+    joined = model.encode([prompts[i] + answers[j] for i, j in wanted])
+    ids: dict[int, list[int]] = {}
+    for (i, j), whole in zip(wanted, joined, strict=True):
+        start = len(before[i])
+        if whole[:start] != before[i] or len(whole) == start or whole[start:] != ids.setdefault(j, whole[start:]):
             raise UserError(
                 f"the answer {answers[j]!r} melts into the tokens of the prompt {prompts[i]!r}; "
                 "expected a prompt that ends in a word and an answer that starts with a space"
             )
-    return ids
+    return [ids[j] for j in range(len(answers))]
+
+
+def _tail(prompt: str) -> str:
+    """What of a prompt can decide the tokens at its end: its last two words."""
+    return "".join(re.split(r"(\s+)", prompt)[-3:])[-SEAM:]
+
+
+def _head(answer: str) -> str:
+    """What of an answer can decide the tokens at its start: its first two words."""
+    return "".join(re.split(r"(\s+)", answer)[:5])[:SEAM]
 
 
 def _score_block(
@@ -92,27 +114,45 @@ def _score_block(
 ) -> tuple[Float[Tensor, "prompt answer"], Bool[Tensor, "prompt answer"]]:
     """`summed` and `greedy` for prompts of one length: a forward over them, then one for each length of answer.
 
-    These go on top of the first one's cache; a recurrent model, which has none, reads the prompts again.
+    These go on top of the first one's cache; where there is none to go on from, the prompts are read again.
     """
-    with torch.no_grad():
-        first = model.hf(torch.tensor(prompts, device=model.device), use_cache=True, logits_to_keep=1)
-        start = first.logits[:, -1].float().log_softmax(-1)
-        firsts = torch.tensor([ids[0] for ids in answers], device=model.device)
-        summed, greedy = start[:, firsts], start.argmax(-1)[:, None] == firsts
-        for length in sorted({len(ids) for ids in answers} - {1}):
-            chosen = [i for i, ids in enumerate(answers) if len(ids) == length]
-            # rows: every chosen answer under prompt 0, then under prompt 1, …
-            rows = torch.tensor([answers[i] for i in chosen], device=model.device).repeat(len(prompts), 1)
-            cache = copy.deepcopy(getattr(first, "past_key_values", None))  # a forward adds to the one it is given
-            if cache is None:
-                before = torch.tensor(prompts, device=model.device).repeat_interleave(len(chosen), 0)
-                whole = torch.cat([before, rows[:, :-1]], dim=1)
-                logits = model.hf(whole, use_cache=False, logits_to_keep=length - 1).logits.float()
-            else:
-                cache.batch_repeat_interleave(len(chosen))
-                logits = model.hf(rows[:, :-1], past_key_values=cache, use_cache=True).logits.float()
-            later = logits.gather(-1, rows[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
-            best = (logits.argmax(-1) == rows[:, 1:]).all(-1)
-            summed[:, chosen] += later.sum(-1).view(len(prompts), len(chosen))
-            greedy[:, chosen] &= best.view(len(prompts), len(chosen))
+    tree, n = model.tree, len(prompts)
+    longest = max(map(len, answers)) - 1
+    cached = longest > 0 and keeps_a_cache(tree, (), prompts, longest)
+    first_batch = pad(prompts, range(n), n, "right", 0, model.device)
+    first = forward(tree, first_batch, keep="last", use_cache=cached)
+    start = first.logits[:, 0].float().log_softmax(-1)
+    firsts = torch.tensor([ids[0] for ids in answers], device=model.device)
+    summed, greedy = start[:, firsts], start.argmax(-1)[:, None] == firsts
+    for length in sorted({len(ids) for ids in answers} - {1}):
+        chosen = [i for i, ids in enumerate(answers) if len(ids) == length]
+        # rows: every chosen answer under prompt 0, then under prompt 1, …
+        rows = torch.tensor([answers[i] for i in chosen], device=model.device).repeat(n, 1)
+        logits = _behind(model, first_batch, rows[:, :-1], first.cache)
+        later = logits.gather(-1, rows[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
+        best = (logits.argmax(-1) == rows[:, 1:]).all(-1)
+        summed[:, chosen] += later.sum(-1).view(n, len(chosen))
+        greedy[:, chosen] &= best.view(n, len(chosen))
     return summed, greedy
+
+
+def _behind(
+    model: Model, prompts: Tokens, rows: Int[Tensor, "row pos"], cache: Any
+) -> Float[Tensor, "row pos d_vocab"]:
+    """Logits at the tokens of `rows`, as many rows behind each prompt; an edit sees token after token."""
+    copies = len(rows) // len(prompts.ids)
+    real = torch.ones_like(rows, dtype=torch.bool)
+    index = prompts.index.repeat_interleave(copies)
+    before = prompts.ids.repeat_interleave(copies, 0)
+    width = rows.shape[1]
+    if cache is not None:
+        cache = copy.deepcopy(cache)  # a forward adds to the one it is given
+        cache.batch_repeat_interleave(copies)
+        past = torch.ones_like(before, dtype=torch.bool)
+        batch = Tokens(rows, real, index, prompts.total, past=past, turns=(1,) * width)
+        return forward(model.tree, batch, cache=cache).logits.float()
+    whole = torch.cat([before, rows], dim=1)
+    turns = (before.shape[1], *[1] * width)
+    mask = torch.ones_like(whole, dtype=torch.bool)
+    batch = Tokens(whole, mask, index, prompts.total, turns=turns, reported=1)
+    return forward(model.tree, batch, keep=width).logits.float()

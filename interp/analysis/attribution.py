@@ -162,7 +162,7 @@ def parts_written(
     is exact, whichever way the module stores its matrix.
     """
     name = f"blocks.{layer}.attn.o" if what == "attn" else f"blocks.{layer}.mlp.out"
-    module = plain_module(model, name)
+    module = plain_module(model.tree, name)
     if module is None:
         raise UserError(f"{type(model.hf).__name__} has no single matrix at {name}; attribute by component instead")
     weight = next(module.parameters())
@@ -181,7 +181,7 @@ def _read_out(
     model: Model, final: Float[Tensor, "prompt d_model"], unembedding: tuple[Tensor, Tensor]
 ) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
     """(d logit difference / d residual with the norm's scale held, what it adds whatever the residual is)."""
-    norm = plain_module(model, "ln_final")
+    norm = plain_module(model.tree, "ln_final")
     if norm is None:
         raise UserError(f"{type(model.hf).__name__} has no final norm; attribute with patching instead")
     matrix, bias = unembedding

@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.model.hooks.tokens import batches
+from interp.model.hooks.asked import length_kind
+from interp.model.hooks.forward import forward
+from interp.model.hooks.tokens import Tokens, batches_of
 from interp.model.model import Model
 from interp.model.training.finetune import IGNORED, Example, encode_pairs, pad_pairs
 
@@ -38,16 +40,22 @@ class CompletionScores:
 def score_completions(model: Model, examples: Sequence[Example], *, batch_size: int = 32) -> CompletionScores:
     """Score every (prompt, completion) by itself.
 
-    Raises UserError where `encode_pairs` does, and for a model that is edited or in training mode.
+    Edits see the prompt, then each token of the completion. Raises UserError where `encode_pairs` does.
     """
-    model.check_plain("score_completions")
     pairs = encode_pairs(model, examples)
     lengths = torch.tensor([len(ids) - start for ids, start in pairs])
     summed, agrees = torch.empty(len(pairs)), torch.ones(len(pairs), int(lengths.max()), dtype=torch.bool)
-    for chosen in batches([ids for ids, _ in pairs], batch_size):
+    kind = (lambda i: pairs[i][1]) if model.is_edited else (lambda i: length_kind(model.tree, len(pairs[i][0])))
+    for chosen in batches_of([ids for ids, _ in pairs], batch_size, kind):
         ids, labels = pad_pairs([pairs[i] for i in chosen], model.device)
-        logits = model.hf(ids, use_cache=False, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].float()
         real = labels != IGNORED
+        mask = torch.arange(ids.shape[1], device=ids.device) < torch.tensor(
+            [[len(pairs[i][0])] for i in chosen], device=ids.device
+        )
+        start = pairs[chosen[0]][1]
+        turns = (start, *[1] * (ids.shape[1] - start)) if model.is_edited else ()
+        batch = Tokens(ids, mask, torch.tensor(chosen), len(pairs), turns=turns)
+        logits = forward(model.tree, batch, keep=labels.shape[1] + 1).logits[:, :-1].float()
         picked = logits.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1) - logits.logsumexp(-1)
         summed[chosen] = (picked * real).sum(-1).cpu()
         best = (logits.argmax(-1) == labels).cpu()

@@ -92,7 +92,7 @@ def attention_paid(
             "expected sequences of one length, and places in them"
         )
     scores: dict[str, list[Tensor]] = {kind: [] for kind in keys}
-    for site in model.site_table.match("blocks.*.attn.hook_pattern"):  # one layer at a time: patterns are large
+    for site in model.tree.match("blocks.*.attn.hook_pattern"):  # one layer at a time: patterns are large
         pattern = model.capture(list(sequences), site, batch_size=batch_size)[site].float()
         for kind, where in keys.items():
             scores[kind].append(pattern[:, :, queries, where].mean(-1).cpu())

@@ -1,7 +1,8 @@
 """What a run is measured by: numbers of the logits, one a prompt, for `model.measure`, sweeps and gradients.
 
-A metric is a function `(logits [prompt, pos, d_vocab], site) -> [prompt]`, so that one of your own works the same.
-`site.prompts` numbers the rows among the caller's prompts, `site.mask` is True at real tokens, padding is on the right.
+A metric is a function `(logits [prompt, pos, d_vocab], where) -> [prompt]`, so that one of your own works the same.
+`where.prompts` numbers the rows among the caller's prompts, `where.mask` is True at real tokens, padding is on the
+right.
 """
 
 from __future__ import annotations
@@ -14,42 +15,44 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.editing import Metric, Site
+from interp.model.hooks.editing import Metric, Where, at_last
 
 Ids = Sequence[int] | Sequence[Sequence[int]] | Int[Tensor, "prompt ..."]
 
 
-def last(logits: Float[Tensor, "prompt pos d_vocab"], site: Site) -> Float[Tensor, "prompt d_vocab"]:
+def last(logits: Float[Tensor, "prompt pos d_vocab"], where: Where) -> Float[Tensor, "prompt d_vocab"]:
     """The logits at each prompt's last token."""
-    return logits[torch.arange(len(logits), device=logits.device), site.mask.sum(-1) - 1]
+    return logits[torch.arange(len(logits), device=logits.device), where.mask.sum(-1) - 1]
 
 
 def logit_difference(right: Ids, wrong: Ids) -> Metric:
     """Logit of each prompt's right token less that of its wrong one, at the last token, in nats.
 
-    `right` [prompt] and `wrong` [prompt], or [prompt, some] for the mean over several.
+    `right` [prompt] and `wrong` [prompt], or [prompt, some] for the mean over several. Raises UserError where a
+    prompt's two answers are the same: their difference is 0 whatever the model does.
     """
     right_ids, wrong_ids = token_table("right", right), token_table("wrong", wrong)
     if len(right_ids) != len(wrong_ids):
         raise UserError(f"{len(right_ids)} right answers and {len(wrong_ids)} wrong ones came; expected one a prompt")
+    check_differ(right_ids, wrong_ids)
 
-    def difference(logits: Tensor, site: Site) -> Tensor:
-        final = last(logits, site).float()
-        means = [final.gather(1, _mine(ids, site, final)).mean(1) for ids in (right_ids, wrong_ids)]
+    def difference(logits: Tensor, where: Where) -> Tensor:
+        final = last(logits, where).float()
+        means = [final.gather(1, _mine(ids, where, final)).mean(1) for ids in (right_ids, wrong_ids)]
         return means[0] - means[1]
 
-    return difference
+    return at_last(difference)
 
 
 def log_prob(ids: Ids) -> Metric:
     """Log-probability of each prompt's token [prompt] after its last one, in nats."""
     wanted = token_table("ids", ids)
 
-    def surprise(logits: Tensor, site: Site) -> Tensor:
-        logs = last(logits, site).float().log_softmax(-1)
-        return logs.gather(1, _mine(wanted, site, logs)).mean(1)
+    def surprise(logits: Tensor, where: Where) -> Tensor:
+        logs = last(logits, where).float().log_softmax(-1)
+        return logs.gather(1, _mine(wanted, where, logs)).mean(1)
 
-    return surprise
+    return at_last(surprise)
 
 
 def continuation(
@@ -64,14 +67,14 @@ def continuation(
             f"{len(starts)} starts came for {len(ids)} prompts; expected one each, from 1 to its last token"
         )
 
-    def of(logits: Tensor, site: Site) -> Tensor:
-        if site.total != len(ids):
-            raise UserError(f"the metric has {len(ids)} prompts, and {site.total} came; expected the same")
+    def of(logits: Tensor, where: Where) -> Tensor:
+        if where.total != len(ids):
+            raise UserError(f"the metric has {len(ids)} prompts, and {where.total} came; expected the same")
         out = []
-        for n, (row, prompt) in enumerate(zip(logits, site.prompts.tolist(), strict=True)):
+        for n, (row, prompt) in enumerate(zip(logits, where.prompts.tolist(), strict=True)):
             own, start = ids[prompt], starts[prompt]
-            if int(site.mask[n].sum()) != len(own):
-                raise UserError(f"prompt {prompt} has {int(site.mask[n].sum())} tokens; the metric's has {len(own)}")
+            if int(where.mask[n].sum()) != len(own):
+                raise UserError(f"prompt {prompt} has {int(where.mask[n].sum())} tokens; the metric's has {len(own)}")
             logs = row[start - 1 : len(own) - 1].float().log_softmax(-1)
             picked = logs.gather(1, torch.tensor(own[start:], device=logs.device)[:, None])
             out.append(picked.sum() if per == "string" else picked.mean())
@@ -86,12 +89,12 @@ def rank(ids: Ids) -> Metric:
     if wanted.shape[1] != 1:
         raise UserError(f"rank: {wanted.shape[1]} tokens a prompt came; expected one")
 
-    def of(logits: Tensor, site: Site) -> Tensor:
-        final = last(logits, site)
-        own = final.gather(1, _mine(wanted, site, final)[:, :1])
+    def of(logits: Tensor, where: Where) -> Tensor:
+        final = last(logits, where)
+        own = final.gather(1, _mine(wanted, where, final)[:, :1])
         return (final > own).sum(1).float() + 1
 
-    return of
+    return at_last(of)
 
 
 def divergence(reference: Float[Tensor, "prompt d_vocab"]) -> Metric:
@@ -100,24 +103,34 @@ def divergence(reference: Float[Tensor, "prompt d_vocab"]) -> Metric:
     `reference`: the last logits of another run of the same prompts.
     """
 
-    def kl(logits: Tensor, site: Site) -> Tensor:
-        if site.total != len(reference):
-            raise UserError(f"the reference has {len(reference)} prompts, and {site.total} came; expected the same")
-        ours = last(logits, site).float().log_softmax(-1)
-        theirs = reference[site.prompts.to(reference.device)].to(ours).log_softmax(-1)
+    def kl(logits: Tensor, where: Where) -> Tensor:
+        if where.total != len(reference):
+            raise UserError(f"the reference has {len(reference)} prompts, and {where.total} came; expected the same")
+        ours = last(logits, where).float().log_softmax(-1)
+        theirs = reference[where.prompts.to(reference.device)].to(ours).log_softmax(-1)
         return (theirs.exp() * (theirs - ours)).sum(-1)
 
-    return kl
+    return at_last(kl)
 
 
 def entropy() -> Metric:
     """Entropy of the next-token distribution after the last token, in nats."""
 
-    def of(logits: Tensor, site: Site) -> Tensor:
-        logs = last(logits, site).float().log_softmax(-1)
+    def of(logits: Tensor, where: Where) -> Tensor:
+        logs = last(logits, where).float().log_softmax(-1)
         return -(logs.exp() * logs).sum(-1)
 
-    return of
+    return at_last(of)
+
+
+def check_differ(right: Int[Tensor, "prompt some"], wrong: Int[Tensor, "prompt some"]) -> None:
+    """Raise UserError where the right and the wrong answers of a prompt are the same tokens."""
+    for i, (a, b) in enumerate(zip(right.tolist(), wrong.tolist(), strict=True)):
+        if sorted(set(a)) == sorted(set(b)):
+            raise UserError(
+                f"prompt {i}: the right and the wrong answer are the same token, {a[0]}; expected two that differ; a "
+                "tokenizer that puts a BOS token in front gives it for every word: take model.token_id(' Paris')"
+            )
 
 
 def token_table(word: str, ids: Ids) -> Int[Tensor, "prompt some"]:
@@ -125,22 +138,20 @@ def token_table(word: str, ids: Ids) -> Int[Tensor, "prompt some"]:
     try:
         table = torch.as_tensor(ids)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"{word}={ids!r:.80}; expected token ids, as many a prompt: model.tokenizer(text).input_ids"
-        ) from error
+        raise UserError(f"{word}={ids!r:.80}; expected token ids, as many a prompt: model.token_id(text)") from error
     if table.ndim not in (1, 2) or not table.numel() or table.is_floating_point():
         raise UserError(f"{word}: shape {tuple(table.shape)} came; expected token ids, one a prompt or several")
     return table.view(len(table), -1).long()
 
 
 def _mine(
-    table: Int[Tensor, "prompt some"], site: Site, logits: Float[Tensor, "row d_vocab"]
+    table: Int[Tensor, "prompt some"], where: Where, logits: Float[Tensor, "row d_vocab"]
 ) -> Int[Tensor, "row some"]:
-    if site.total != len(table):
+    if where.total != len(table):
         raise UserError(
-            f"the metric has answers for {len(table)} prompts, and {site.total} came; expected one a prompt"
+            f"the metric has answers for {len(table)} prompts, and {where.total} came; expected one a prompt"
         )
     wrong = table[(table < 0) | (table >= logits.shape[-1])]
     if len(wrong):
         raise UserError(f"token id {int(wrong[0])} came as an answer, and the model has {logits.shape[-1]} tokens")
-    return table[site.prompts].to(logits.device)
+    return table[where.prompts].to(logits.device)

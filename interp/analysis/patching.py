@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.gradients import gradients_of, observe
 from interp.model.hooks.captured import Activations
-from interp.model.hooks.editing import Edit, Metric, Site
+from interp.model.hooks.editing import Edit, Metric, Where
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
 
@@ -85,7 +85,7 @@ def patch_sweep(
     has none.
     """
     pairs = pair_up(model, source, corrupt)
-    names = model.site_table.match(sites)
+    names = model.tree.match(sites)
     whole = observe(model, pairs.source, names, metric, batch_size=batch_size)
     acts = whole.acts
     grid = _grid(pairs, acts, by, positions)
@@ -232,10 +232,10 @@ def _grid(pairs: Pairs, acts: Activations, by: Sequence[By], positions: Sequence
 def _patch_cells(values: Float[Tensor, "pair pos ..."], cells: Sequence[_Cell]) -> Edit:
     """Row i of the run gets `values` of its pair at the place of cell i."""
 
-    def patched(activation: Tensor, site: Site) -> Tensor:
+    def patched(activation: Tensor, where: Where) -> Tensor:
         out = activation.clone()
         for row, cell in enumerate(cells):
-            pos = slice(0, int(site.mask[row].sum())) if cell.pos is None else cell.pos
+            pos = slice(0, int(where.mask[row].sum())) if cell.pos is None else cell.pos
             head = slice(None) if cell.head is None else cell.head
             place = (row, pos, head) if activation.ndim == 4 else (row, pos)
             out[place] = values[(cell.pair, *place[1:])].to(out)

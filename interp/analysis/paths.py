@@ -40,11 +40,11 @@ def path_patch(
     pairs = pair_up(model, source, corrupt)
     origin = model.site_table.origin
     there = model.capture(pairs.source, sender, batch_size=batch_size)
-    ends = model.site_table.match(receivers)
+    ends = model.tree.match(receivers)
     if {origin[site] for site in ends} & {origin[site] for site in there}:
         raise UserError(f"{sender} is sender and receiver; patch it with patch_sweep, or choose receivers behind it")
     kinds = ["blocks.*.attn.hook_z"] if through_mlps else ["blocks.*.attn.hook_z", "blocks.*.hook_mlp_out"]
-    held = [site for site in model.site_table.match(kinds) if not any(_makes(part, site) for part in there)]
+    held = [site for site in model.tree.match(kinds) if not any(_makes(part, site) for part in there)]
     own = model.capture(pairs.corrupt, list(dict.fromkeys([*held, *ends])), batch_size=batch_size)
     frozen = freeze({site: own[site] for site in held})
     sent: dict[str, Edit] = {}

@@ -66,7 +66,7 @@ def read_labels(
     Raises UserError for fewer than two labels or groups, and for a label that occurs in one group only.
     """
     codes, families = _coded(labels, groups, len(model.encode(prompts)))
-    names = model.site_table.match(sites)
+    names = model.tree.match(sites)
     bare = fresh_model(model, seed) if fresh is None else fresh
     both: list[Activations] = [each.capture(prompts, names) for each in (model, bare)]
     majority = max(float(_by_group((codes == k)[:, None], families).mean()) for k in range(codes.max() + 1))

@@ -74,5 +74,4 @@ def _live(index: Index, options: ExploreOptions) -> LiveModel | None:
     from interp.features.live import attach_live
 
     live = attach_live(index, options.model, options.sae)
-    _ = live.tap  # refused now and not at the first prompt
     return live

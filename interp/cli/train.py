@@ -186,7 +186,7 @@ def _open_model(options: SAETrainOptions, say: Say) -> tuple[Source, list[str]]:
     from interp.text.corpus import from_texts, open_corpus
 
     model = load_model(options.model or "smollm2-135m", options.device)
-    sites = model.site_table.match(options.site) if options.site else [default_site(model)]
+    sites = model.tree.match(options.site) if options.site else [default_site(model)]
     wanted = [*sites, *([options.site_out] if options.site_out else [])]
     corpus = open_corpus(options.corpus) if options.corpus else from_texts(split_corpus()[0], "the bundled sample")
     cut = Cut(options.context, max_tokens=options.tokens)

@@ -1,16 +1,15 @@
 """A loaded model with the SAE of an index: prompts of the user's, read, explained and changed on the spot.
 
-Everything runs the plain model with one function at the SAE's site, on top of attention's cache where tokens follow
-each other. Such a function is seen by every run of the model, so one question is answered at a time. Changes leave the
-error term alone, x + decode(changed) - decode(features), and attention sinks too; the control beside each change is a
-random direction, at every token as long as the change there.
+An edit is seen by every run of the model, so one question is answered at a time. Changes leave the error term alone,
+x + decode(changed) - decode(features), and attention sinks too; the control beside each change is a random direction,
+at every token as long as the change there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import wraps
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -21,12 +20,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations.rows import find_sinks, taps_of
+from interp.activations.rows import find_sinks
 from interp.errors import UserError
 from interp.features.build.plan import refuse_other_model
 from interp.features.read.index import Index
 from interp.features.read.prompts import Active, Continuation, NextToken, Part, PromptReading
-from interp.model.hooks.taps import Tap, tapped
+from interp.model.hooks.asked import context_length
+from interp.model.hooks.editing import Where
+from interp.model.hooks.forward import forward
+from interp.model.hooks.tokens import Tokens
 from interp.model.loading.load import load_model
 from interp.model.model import Model
 from interp.saes.loading.attach import attach_sae
@@ -95,22 +97,14 @@ class LiveModel:
         """The model's name."""
         return self.model.provenance.name
 
-    @cached_property
-    def tap(self) -> Tap:
-        """Where the plain model shows the SAE's site."""
-        site = site_of(self.sae)
-        taps = taps_of(self.model, [site])
-        if site not in taps:
-            raise UserError(f"the plain model does not show {site}; prompts can only be read at sites that it shows")
-        return taps[site]
+    @property
+    def site(self) -> str:
+        """The SAE's site."""
+        return site_of(self.sae)
 
     def token_id(self, text: str) -> int:
         """The id of a text that is one token. Raises UserError for another, with its pieces."""
-        ids = self.model.tokenizer(text, add_special_tokens=False).input_ids
-        if len(ids) != 1:
-            pieces = ", ".join(repr(str(self.model.tokenizer.decode([i]))) for i in ids) or "nothing"
-            raise UserError(f"{text!r} is {len(ids)} tokens ({pieces}); expected one; words mostly begin with a blank")
-        return int(ids[0])
+        return self.model.token_id(text)
 
     @_in_turn
     @torch.no_grad()
@@ -118,14 +112,14 @@ class LiveModel:
         """What fires where, and the likeliest next tokens. Sinks are left out."""
         ids = self._encode(prompt)
         seen: list[Tensor] = []
-        with tapped(self.tap, lambda value: seen.append(value[0].clone())):
-            logits = self.model.hf(ids[None]).logits[0, -1]
+        watch = {self.site: lambda value: seen.append(value[0].clone())}
+        logits = forward(self.model.tree, _batch(ids[None]), watch=watch, keep=1).logits[0, -1]
         x = seen[0]
         features, missed = self._coded(x)
         sinks = self._sinks(x)
         error = (missed.norm(dim=1) / x.norm(dim=1).clamp(min=1e-30)).tolist()
         return PromptReading(
-            tokens=tuple(str(self.model.tokenizer.decode([i])) for i in ids.tolist()),
+            tokens=tuple(self.model.vocabulary[i] for i in ids.tolist()),
             is_sink=tuple(sinks.tolist()),
             features=tuple(() if s else _active(row) for row, s in zip(features, sinks.tolist(), strict=True)),
             error=tuple(0.0 if s else e for e, s in zip(error, sinks.tolist(), strict=True)),
@@ -172,17 +166,17 @@ class LiveModel:
         ids = self._encode(prompt, room=new_tokens)
         random = torch.randn(self.sae.cfg.d_in, generator=torch.Generator().manual_seed(SEED)).to(self.model.device)
         random = random / random.norm()
-        first = True
 
-        def edit(value: Tensor) -> Tensor:
+        def edit(value: Tensor, where: Where) -> Tensor:
             """Row 0 stays, row 1 is changed, row 2 moved as far along a random direction."""
-            nonlocal first
-            delta, beside = (self._delta(value[i].float(), changes, first) for i in (1, 2))
-            first = False
+            delta, beside = (self._delta(value[i].float(), changes, where.before is None) for i in (1, 2))
             moved = torch.stack([torch.zeros_like(delta), delta, beside.norm(dim=-1, keepdim=True) * random])
             return value + moved.to(value)
 
-        texts, logits = self._continue(ids, edit, new_tokens)
+        rows = [ids.tolist()] * 3
+        with self.model.edit({self.site: edit}):
+            texts = self.model.generate(rows, max_new_tokens=new_tokens).texts
+            logits = self.model.last_logits(rows)
         told = ", ".join(f"{feature} at {value:g}" for feature, value in changes.items())
         names = (
             "as it is",
@@ -197,7 +191,7 @@ class LiveModel:
         if not prompt:
             raise UserError("no prompt came; expected some text")
         (ids,) = self.model.encode([prompt])
-        context = getattr(self.model.hf.config, "max_position_embeddings", None) or LONGEST
+        context = context_length(self.model.tree) or LONGEST
         if len(ids) > (most := min(LONGEST, context - room)):
             raise UserError(f"the prompt has {len(ids)} tokens; expected {most} at most; shorten it")
         return torch.tensor(ids, device=self.model.device)
@@ -250,48 +244,28 @@ class LiveModel:
             kept.append(value.detach().requires_grad_(True))
             return kept[0]
 
-        with torch.enable_grad(), tapped(self.tap, watch):
-            logits = self.model.hf(ids[None]).logits[0, -1]
+        with torch.enable_grad():
+            ran = forward(self.model.tree, _batch(ids[None]), watch={self.site: watch}, keep=1, gradients=True)
+            logits = ran.logits[0, -1]
             (slope,) = torch.autograd.grad(logits.float().log_softmax(-1)[token], kept[0])
         return kept[0].detach()[0], slope[0]
 
     def _fall(self, ids: Tensor, token: int, away: Float[Tensor, "part pos d"]) -> list[float]:
         """By how much the token's log-probability falls when each of `away` is subtracted."""
         some = torch.cat([torch.zeros_like(away[:1]), away])
-        with tapped(self.tap, lambda value: value - some.to(value)):
-            logits = self.model.hf(ids.expand(len(some), -1)).logits[:, -1]
+        change = {self.site: lambda value: value - some.to(value)}
+        logits = forward(self.model.tree, _batch(ids.expand(len(some), -1)), change=change, keep=1).logits[:, -1]
         scores = logits.float().log_softmax(-1)[:, token]
         return (scores[0] - scores[1:]).tolist()
-
-    def _continue(
-        self, ids: Tensor, edit: Callable[[Tensor], Tensor], new_tokens: int
-    ) -> tuple[list[str], Sequence[Tensor]]:
-        """Three copies of a prompt continued greedily under `edit`: texts, and the logits at the prompt's end."""
-        hf, end = self.model.hf, self.model.tokenizer.eos_token_id
-        now, cache, first = ids.expand(3, -1), None, None
-        written: list[Tensor] = []
-        with tapped(self.tap, edit):
-            for step in range(new_tokens):
-                settings: dict[str, Any] = {}
-                if step:
-                    at = torch.full((3, 1), len(ids) + step - 1, device=ids.device)
-                    settings = {"past_key_values": cache, "position_ids": at}
-                out = hf(now, use_cache=True, **settings)
-                cache, logits = out.past_key_values, out.logits[:, -1].float()
-                first = logits if first is None else first
-                now = logits.argmax(-1, keepdim=True)
-                written.append(now[:, 0])
-        texts = []
-        for row in torch.stack(written, 1).tolist():
-            row = row[: row.index(end)] if end in row else row
-            texts.append(str(self.model.tokenizer.decode(row)))
-        assert first is not None
-        return texts, list(first)
 
     def _next(self, logits: Tensor) -> tuple[NextToken, ...]:
         probabilities = logits.float().softmax(-1)
         order = probabilities.sort(descending=True, stable=True).indices[:NEXT].tolist()
-        return tuple(NextToken(i, str(self.model.tokenizer.decode([i])), float(probabilities[i])) for i in order)
+        return tuple(NextToken(i, self.model.vocabulary[i], float(probabilities[i])) for i in order)
+
+
+def _batch(ids: Tensor) -> Tokens:
+    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(len(ids)), len(ids))
 
 
 def _active(row: Float[Tensor, " d_sae"]) -> tuple[Active, ...]:

@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.editing import Edit, Site
+from interp.model.hooks.editing import Edit, Where
+from interp.model.hooks.forward import forward
+from interp.model.hooks.tokens import Tokens
 from interp.model.model import Model
 
 
@@ -40,22 +42,20 @@ def windowed_losses(
 ) -> Float[Tensor, "sequence pos"]:
     """Surprise of the tokens from `start` on, in nats, of sequences of one length, all layers seeing `window` tokens.
 
-    None is everything. Raises UserError while an edit is active, and for sequences of several lengths.
+    None is everything. Edits apply. Raises UserError for sequences of several lengths.
     """
-    model.check_plain("windowed_losses")
     lengths = {len(row) for row in rows}
     if len(lengths) != 1:
         raise UserError(f"sequences of {len(lengths)} lengths came; expected one length")
     (length,) = lengths
-    hidden = ~in_sight(length, length if window is None else window, first=first)
-    lowest = torch.finfo(model.hf.dtype).min
-    mask = torch.zeros(length, length, dtype=model.hf.dtype).masked_fill(hidden, lowest).to(model.device)
+    sees = in_sight(length, length if window is None else window, first=first).to(model.device)
     out = []
     for at in range(0, len(rows), batch_size):
         ids = torch.tensor([list(row) for row in rows[at : at + batch_size]], device=model.device)
-        many = mask[None, None].expand(len(ids), 1, -1, -1)
-        kept = length - start + 1  # a vocabulary is wide: only what is looked at
-        logits = model.hf(ids, attention_mask=many, use_cache=False, logits_to_keep=kept).logits[:, :-1].float()
+        index = torch.arange(at, at + len(ids))
+        batch = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), index, len(rows), sees=sees)
+        # a vocabulary is wide: only what is looked at
+        logits = forward(model.tree, batch, keep=length - start + 1).logits[:, :-1].float()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, start:].flatten(), reduction="none")
         out.append(loss.view(len(ids), -1).cpu())
     return torch.cat(out)
@@ -64,10 +64,11 @@ def windowed_losses(
 def windowed(window: int, *, first: bool = True) -> Edit:
     """An edit of attention patterns: what lies further back is hidden, and what is left of a row sums to 1 again."""
 
-    def cut(activation: Tensor, site: Site) -> Tensor:
-        if site.axes != ("prompt", "head", "pos", "pos"):
-            raise UserError(f"windowed works on attention patterns, and {site.name} has axes {site.axes}")
-        seen = in_sight(activation.shape[-1], window, first=first).to(activation.device)
+    def cut(activation: Tensor, where: Where) -> Tensor:
+        if where.axes != ("prompt", "head", "pos", "pos"):
+            raise UserError(f"windowed works on attention patterns, and {where.name} has axes {where.axes}")
+        n, k = activation.shape[-2:]
+        seen = in_sight(k, window, first=first)[k - n :].to(activation.device)
         left = activation * seen
         total = left.sum(-1, keepdim=True)
         return torch.where(total > 0, left / total.clamp_min(torch.finfo(left.dtype).tiny), left)

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.editing import Edit, Site, check_edit, check_pos
+from interp.model.hooks.editing import Edit, Where, check_edit, check_pos
 
 Pos = int | slice | None
 Some = int | Iterable[int] | None  # None: all
@@ -31,12 +31,12 @@ def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = No
     chosen_by = {"head": heads, "feature": features, "prompt": prompts}
     numbers = {axis: _numbers(f"{axis}s", some) for axis, some in chosen_by.items()}
 
-    def partly(activation: Tensor, site: Site) -> Tensor:
-        chosen = choose(activation, site, pos)
+    def partly(activation: Tensor, where: Where) -> Tensor:
+        chosen = choose(activation, where, pos)
         for axis, some in numbers.items():
             if some is not None:
-                chosen = chosen & _along(axis, some, activation, site)
-        result = edit(activation.clone(), site)
+                chosen = chosen & _along(axis, some, activation, where)
+        result = edit(activation.clone(), where)
         if not isinstance(result, Tensor) or result.shape != activation.shape:
             return result  # refused, in its words, where edits are applied
         return result.where(chosen, activation)
@@ -45,27 +45,27 @@ def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = No
     return partly
 
 
-def choose(activation: Tensor, site: Site, pos: Pos = None) -> Bool[Tensor, ...]:
+def choose(activation: Tensor, where: Where, pos: Pos = None) -> Bool[Tensor, ...]:
     """True at the chosen tokens (queries, at a pattern), as a mask that broadcasts against `activation`."""
-    if site.axes[:1] != ("prompt",) or "pos" not in site.axes:
-        raise UserError(f"this edit works per token, but {site.name} has axes {site.axes}; write a function for it")
+    if where.axes[:1] != ("prompt",) or "pos" not in where.axes:
+        raise UserError(f"this edit works per token, but {where.name} has axes {where.axes}; write a function for it")
     shape = [1] * activation.ndim
-    shape[0], shape[site.axes.index("pos")] = site.mask.shape
-    return site.positions(pos).view(shape)
+    shape[0], shape[where.axes.index("pos")] = where.mask.shape
+    return where.positions(pos).view(shape)
 
 
-def _along(axis: str, numbers: list[int], activation: Tensor, site: Site) -> Bool[Tensor, ...]:
+def _along(axis: str, numbers: list[int], activation: Tensor, where: Where) -> Bool[Tensor, ...]:
     """True at these places of an axis, as a mask that broadcasts. Raises UserError for an axis the site has not."""
-    if axis not in site.axes:
-        raise UserError(f"{site.name} has no {axis}s: its axes are {', '.join(site.axes)}; choose another site")
-    place = activation.ndim - 1 if axis == "feature" else site.axes.index(axis)
-    n = site.total if axis == "prompt" else activation.shape[place]
+    if axis not in where.axes:
+        raise UserError(f"{where.name} has no {axis}s: its axes are {', '.join(where.axes)}; choose another site")
+    place = activation.ndim - 1 if axis == "feature" else where.axes.index(axis)
+    n = where.total if axis == "prompt" else activation.shape[place]
     if wrong := [i for i in numbers if not -n <= i < n]:
-        raise UserError(f"{axis} {wrong[0]} at {site.name}; expected some of 0 to {n - 1}")
+        raise UserError(f"{axis} {wrong[0]} at {where.name}; expected some of 0 to {n - 1}")
     wanted = torch.zeros(n, dtype=torch.bool, device=activation.device)
     wanted[numbers] = True
     if axis == "prompt":
-        wanted = wanted[site.prompts.to(activation.device)]
+        wanted = wanted[where.prompts.to(activation.device)]
     shape = [1] * activation.ndim
     shape[place] = len(wanted)
     return wanted.view(shape)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.choose import Pos, choose
-from interp.model.hooks.editing import Edit, Site, check_edit, check_pos, real_entries
+from interp.model.hooks.editing import Edit, Where, check_edit, check_pos, real_entries
 
 
 def ablate(to: float | Tensor = 0.0, *, pos: Pos = None) -> Edit:
@@ -32,10 +32,10 @@ def ablate(to: float | Tensor = 0.0, *, pos: Pos = None) -> Edit:
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"ablate got to={to!r:.60}; expected a number or a tensor, such as a site's mean") from error
 
-    def ablated(activation: Tensor, site: Site) -> Tensor:
+    def ablated(activation: Tensor, where: Where) -> Tensor:
         value = torch.as_tensor(to, dtype=activation.dtype, device=activation.device)
-        _check_fits("ablate", value, activation, site)
-        return torch.where(choose(activation, site, pos), value, activation)
+        _check_fits("ablate", value, activation, where)
+        return torch.where(choose(activation, where, pos), value, activation)
 
     return ablated
 
@@ -48,18 +48,19 @@ def resample(pool: Float[Tensor, "row ..."], pos: Pos = None, *, seed: int = 0) 
     if not isinstance(pool, Tensor) or pool.ndim < 2 or not len(pool):
         raise UserError(f"resample got {_shape(pool)}; expected a tensor [row, feature], as acts.rows(site) returns it")
 
-    def resampled(activation: Tensor, site: Site) -> Tensor:
-        _check_per_token("resample", site)
+    def resampled(activation: Tensor, where: Where) -> Tensor:
+        _check_per_token("resample", where)
         if pool.shape[1:] != activation.shape[2:]:
             got, wanted = tuple(pool.shape[1:]), tuple(activation.shape[2:])
-            raise UserError(f"resample got rows of shape {got} at {site.name}; expected {wanted}")
+            raise UserError(f"resample got rows of shape {got} at {where.name}; expected {wanted}")
         drawn = torch.zeros(activation.shape[:2], dtype=torch.long)
-        for i, prompt in enumerate(site.prompts.tolist()):
-            real = site.mask[i].cpu()
+        for i, prompt in enumerate(where.prompts.tolist()):
+            real = where.mask[i].cpu()
             generator = torch.Generator().manual_seed(seed * 1_000_003 + prompt)
-            drawn[i, real] = torch.randint(len(pool), (int(real.sum()),), generator=generator)
+            earlier = 0 if where.before is None else int(where.before[i])
+            drawn[i, real] = torch.randint(len(pool), (earlier + int(real.sum()),), generator=generator)[earlier:]
         rows = pool[drawn.to(pool.device)].to(activation)
-        return torch.where(choose(activation, site, pos), rows, activation)
+        return torch.where(choose(activation, where, pos), rows, activation)
 
     return resampled
 
@@ -69,8 +70,8 @@ def scale(factor: float, pos: Pos = None) -> Edit:
     check_pos(pos)
     check_number("scale", factor)
 
-    def scaled(activation: Tensor, site: Site) -> Tensor:
-        return torch.where(choose(activation, site, pos), activation * factor, activation)
+    def scaled(activation: Tensor, where: Where) -> Tensor:
+        return torch.where(choose(activation, where, pos), activation * factor, activation)
 
     return scaled
 
@@ -87,11 +88,11 @@ def project_out(directions: Float[Tensor, "... d"], pos: Pos = None) -> Edit:
     if dependent or not bool(several.isfinite().all()):
         raise UserError("project_out got directions that are zero, not finite or linearly dependent")
 
-    def projected(activation: Tensor, site: Site) -> Tensor:
-        _check_per_token("project_out", site)
-        _check_fits("project_out", several[0], activation, site)
+    def projected(activation: Tensor, where: Where) -> Tensor:
+        _check_per_token("project_out", where)
+        _check_fits("project_out", several[0], activation, where)
         span = basis.U.to(activation)
-        return torch.where(choose(activation, site, pos), activation - activation @ span @ span.T, activation)
+        return torch.where(choose(activation, where, pos), activation - activation @ span @ span.T, activation)
 
     return projected
 
@@ -103,20 +104,22 @@ def freeze(acts: Mapping[str, Tensor]) -> dict[str, Edit]:
     """
 
     def frozen(values: Tensor) -> Edit:
-        def hold(activation: Tensor, site: Site) -> Tensor:
-            if len(values) != site.total or values.ndim != activation.ndim or not bool(site.mask[:, 0].all()):
+        def hold(activation: Tensor, where: Where) -> Tensor:
+            if where.before is not None:  # what was captured speaks of the prompt, and these are tokens behind it
+                return activation
+            if len(values) != where.total or values.ndim != activation.ndim or not bool(where.mask[:, 0].all()):
                 raise UserError(
-                    f"freeze at {site.name} got {_shape(values)} for {site.total} prompts; expected what capture "
+                    f"freeze at {where.name} got {_shape(values)} for {where.total} prompts; expected what capture "
                     "returned there for the same prompts, padded on the right"
                 )
-            mine = values[site.prompts.to(values.device)].to(activation)
+            mine = values[where.prompts.to(values.device)].to(activation)
             held = torch.full_like(activation, torch.nan)
             overlap = tuple(slice(min(a, b)) for a, b in zip(mine.shape[1:], activation.shape[1:], strict=True))
             held[:, *overlap] = mine[:, *overlap]
-            real = real_entries(site, activation).expand_as(activation)
+            real = real_entries(where, activation).expand_as(activation)
             theirs, ours = ((~t).flatten(1).sum(1) for t in (mine.isnan(), ~real))
             if bool((theirs != ours).any()) or bool((held.isnan() & real).any()):
-                raise UserError(f"freeze at {site.name} got values of prompts of other lengths; capture these prompts")
+                raise UserError(f"freeze at {where.name} got values of prompts of other lengths; capture these prompts")
             return torch.where(real, held, activation)
 
         return hold
@@ -136,18 +139,19 @@ def knock_out(keys: Pos, queries: Pos = None) -> Edit:
     check_pos(keys, "keys")
     check_pos(queries, "queries")
 
-    def knocked_out(activation: Tensor, site: Site) -> Tensor:
-        if site.axes != ("prompt", "head", "pos", "pos"):
-            raise UserError(f"knock_out works on attention patterns, and {site.name} has axes {site.axes}")
-        cut = choose(activation, site, queries) & site.positions(keys)[:, None, None, :]
+    def knocked_out(activation: Tensor, where: Where) -> Tensor:
+        if where.axes != ("prompt", "head", "pos", "pos"):
+            raise UserError(f"knock_out works on attention patterns, and {where.name} has axes {where.axes}")
+        n, k = activation.shape[-2:]
+        real_keys = (where.mask if where.keys is None else where.keys)[:, -k:]
+        cut = choose(activation, where, queries) & where.key_positions(keys)[:, None, None, -k:]
         left = activation.masked_fill(cut, 0.0)
         total = left.sum(-1, keepdim=True)
-        n = site.mask.shape[1]
-        seen = site.mask[:, None, None, :] & torch.ones(n, n, dtype=torch.bool, device=cut.device).tril()
-        lost = (total.squeeze(-1) == 0) & (seen & ~cut).any(-1) & cut.any(-1) & site.mask[:, None, :]
+        seen = real_keys[:, None, None, :] & torch.ones(n, k, dtype=torch.bool, device=cut.device).tril(k - n)
+        lost = (total.squeeze(-1) == 0) & (seen & ~cut).any(-1) & cut.any(-1) & where.mask[:, None, :]
         if bool(lost.any()):
             raise UserError(
-                f"knock_out at {site.name}: what some row has left cannot be told from 0 in its dtype, so that the "
+                f"knock_out at {where.name}: what some row has left cannot be told from 0 in its dtype, so that the "
                 "softmax of the other keys cannot be known; load the model in fp32, or edit attn_scores"
             )
         sink = 1 - activation.sum(-1, keepdim=True)  # what an attention sink of the architecture keeps (gpt-oss)
@@ -166,9 +170,9 @@ def compose(*edits: Edit) -> Edit:
     for edit in edits:
         check_edit("compose", edit)
 
-    def composed(activation: Tensor, site: Site) -> Tensor:
+    def composed(activation: Tensor, where: Where) -> Tensor:
         for edit in edits:
-            result = edit(activation, site)
+            result = edit(activation, where)
             if not isinstance(result, Tensor) or result.shape != activation.shape:
                 return result  # refused, in its words, where edits are applied
             activation = result
@@ -184,15 +188,15 @@ def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = N
     check_number("steer", coefficient)
     check_pos(pos)
 
-    def steered(activation: Tensor, site: Site) -> Tensor:
-        _check_per_token("steer", site)
+    def steered(activation: Tensor, where: Where) -> Tensor:
+        _check_per_token("steer", where)
         if direction.shape != activation.shape[-1:]:
             raise UserError(
-                f"steer got a direction of shape {tuple(direction.shape)} at {site.name}; "
+                f"steer got a direction of shape {tuple(direction.shape)} at {where.name}; "
                 f"expected ({activation.shape[-1]},)"
             )
         change = coefficient * direction.to(activation)
-        return activation + change * choose(activation, site, pos).to(activation.dtype)
+        return activation + change * choose(activation, where, pos).to(activation.dtype)
 
     return steered
 
@@ -209,32 +213,34 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
     absent = source.isnan().flatten(2).all(-1)  # capture writes NaN on padding
     from_start = pos is not None and not isinstance(pos, slice) and pos >= 0
 
-    def patched(activation: Tensor, site: Site) -> Tensor:
-        _check_per_token("patch", site)
-        if len(source) != site.total:
-            raise UserError(f"patch at {site.name} got {len(source)} prompts, but the edited run has {site.total}")
-        if not bool(site.mask[:, 0].all()):
-            raise UserError(f"patch at {site.name} met left padding; its source is aligned right: use padding='right'")
-        wanted = site.prompts.to(source.device)
+    def patched(activation: Tensor, where: Where) -> Tensor:
+        _check_per_token("patch", where)
+        if where.before is not None:  # the source speaks of the prompt, and these are tokens written behind it
+            return activation
+        if len(source) != where.total:
+            raise UserError(f"patch at {where.name} got {len(source)} prompts, but the edited run has {where.total}")
+        if not bool(where.mask[:, 0].all()):
+            raise UserError(f"patch at {where.name} met left padding; its source is aligned right: use padding='right'")
+        wanted = where.prompts.to(source.device)
         if bool(absent[wanted, 0].any()):
-            raise UserError(f"patch at {site.name} got a source with left padding; capture it with padding='right'")
-        theirs, ours = (~absent[wanted]).sum(-1).cpu(), site.mask.sum(-1).cpu()
+            raise UserError(f"patch at {where.name} got a source with left padding; capture it with padding='right'")
+        theirs, ours = (~absent[wanted]).sum(-1).cpu(), where.mask.sum(-1).cpu()
         if not from_start and bool((theirs != ours).any()):
             row = int((theirs != ours).nonzero()[0])
             raise UserError(
-                f"patch at {site.name} got a source of {int(theirs[row])} tokens for prompt {int(site.prompts[row])}, "
-                f"which has {int(ours[row])}; pair prompts with the same number of tokens"
+                f"patch at {where.name} got a source of {int(theirs[row])} tokens for prompt "
+                f"{int(where.prompts[row])}, which has {int(ours[row])}; pair prompts with the same number of tokens"
             )
         if source.shape[2:] != activation.shape[2:]:
             raise UserError(
-                f"patch at {site.name} got {_shape(source)}; expected [prompt, pos, {str([*activation.shape[2:]])[1:]}"
+                f"patch at {where.name} got {_shape(source)}; expected [prompt, pos, {str([*activation.shape[2:]])[1:]}"
             )
-        chosen = choose(activation, site, pos)
+        chosen = choose(activation, where, pos)
         width = min(source.shape[1], activation.shape[1])
         rows = activation.new_full(activation.shape, float("nan"))
         rows[:, :width] = source[wanted, :width].to(activation)
         if bool((rows.isnan() & chosen).any()):
-            raise UserError(f"patch at {site.name} got a source with no value (NaN) at a chosen position of a prompt")
+            raise UserError(f"patch at {where.name} got a source with no value (NaN) at a chosen position of a prompt")
         return activation.where(~chosen, rows)
 
     return patched
@@ -244,19 +250,19 @@ def _shape(source: object) -> str:
     return f"shape {tuple(source.shape)}" if isinstance(source, Tensor) else type(source).__name__
 
 
-def _check_per_token(edit: str, site: Site) -> None:
-    if site.axes[:2] != ("prompt", "pos") or "pos" in site.axes[2:]:
+def _check_per_token(edit: str, where: Where) -> None:
+    if where.axes[:2] != ("prompt", "pos") or "pos" in where.axes[2:]:
         raise UserError(
-            f"{edit} works per token, but {site.name} has axes {', '.join(site.axes)}; use ablate, scale, freeze or "
+            f"{edit} works per token, but {where.name} has axes {', '.join(where.axes)}; use ablate, scale, freeze or "
             "knock_out there, or a function of your own"
         )
 
 
-def _check_fits(edit: str, value: Tensor, activation: Tensor, site: Site) -> None:
+def _check_fits(edit: str, value: Tensor, activation: Tensor, where: Where) -> None:
     """One number, a vector of the last axis, or a whole token's activation."""
     shape = tuple(activation.shape[2:])
     if value.ndim and tuple(value.shape) not in (shape, shape[-1:]):
-        raise UserError(f"{edit} got values of shape {tuple(value.shape)} at {site.name}; expected {shape}")
+        raise UserError(f"{edit} got values of shape {tuple(value.shape)} at {where.name}; expected {shape}")
 
 
 def check_number(edit: str, value: object) -> None:

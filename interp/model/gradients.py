@@ -8,7 +8,6 @@ Edits that are active are part of what is differentiated.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.editing import Metric, apply_metric, place
+from interp.model.hooks.forward import batches, forward
 from interp.model.hooks.tokens import Prompts, Tokens, pad
 from interp.model.model import Model
 
@@ -43,7 +43,7 @@ def observe(
 ) -> Observed:
     """Metric and activations from one forward a batch: `model.measure` and `model.capture` in one."""
     found = _Collected(model, prompts, sites)
-    for batch in model.tree.batches(found.ids, batch_size, "right"):
+    for batch in batches(model.tree, found.ids, batch_size, "right", found.names):
         logits, seen = _run(model, batch, found.names, gradients=False)
         found.add(batch, apply_metric(metric, logits, batch), seen)
     return Observed(found.values, found.activations())
@@ -58,7 +58,7 @@ def gradients_of(
     Raises UserError for a site that the logits do not depend on, and for a metric of another shape.
     """
     found, slopes = (_Collected(model, prompts, sites) for _ in range(2))
-    for batch in model.tree.batches(found.ids, batch_size, "right"):
+    for batch in batches(model.tree, found.ids, batch_size, "right", found.names):
         logits, seen = _run(model, batch, found.names, gradients=True)
         with torch.enable_grad():
             value = apply_metric(metric, logits, batch)
@@ -77,7 +77,7 @@ class _Collected:
     """Values and activations of all prompts, batch by batch."""
 
     def __init__(self, model: Model, prompts: Prompts, sites: str | Iterable[str]) -> None:
-        self.names = model.site_table.match(sites)
+        self.names = model.tree.match(sites)
         self.axes = {name: model.site_table.axes[name] for name in self.names}
         self.ids = model.encode(prompts)
         self.values = torch.empty(len(self.ids), device=model.device)
@@ -106,8 +106,6 @@ def _run(model: Model, batch: Tokens, names: list[str], *, gradients: bool) -> t
         seen.setdefault(name, kept)
         return kept
 
-    with ExitStack() as stack:
-        for name in names:
-            stack.enter_context(model.tree.attached_at(name, partial(follow, name)))
-        logits = model.tree.forward(batch, gradients=gradients)
+    watch = {name: partial(follow, name) for name in names}
+    logits = forward(model.tree, batch, watch=watch, gradients=gradients).logits
     return logits, {name: seen[name] for name in names}

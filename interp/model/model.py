@@ -1,17 +1,17 @@
-"""The loaded model: sites, capture, edit, logits.
+"""The loaded model: sites, capture, edit, logits, generate.
 
 acts = model.capture(prompts, sites="blocks.*.hook_resid_post")
 with model.edit({"blocks.12.hook_resid_post": steer(direction, 4.0)}) as receipts:
-    logits = model.logits(prompts)
+    print(model.generate(prompts).texts)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -21,40 +21,97 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from interp.errors import UserError
 from interp.model.hooks.bridge import unembed
 from interp.model.hooks.captured import Activations
-from interp.model.hooks.editing import Edit, Metric, Receipts, apply_metric, place
+from interp.model.hooks.editing import Edit, Metric, Receipts, apply_metric, needs_last_only, place
+from interp.model.hooks.forward import batches, check_fits, forward, read
+from interp.model.hooks.generation import Generation, Sampling, generate
+from interp.model.hooks.registered import register
 from interp.model.hooks.sites import SiteTable
-from interp.model.hooks.tokens import BosPolicy, Prompts, Side, encode, pad
+from interp.model.hooks.tokens import BosPolicy, Prompts, Side, Tokens, encode, pad
 from interp.model.hooks.tree import Editing, HookedTree
+from interp.model.hooks.vocabulary import end_ids, token_texts
 from interp.model.provenance import ModelProvenance
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.model_bridge import TransformerBridge
 
-    from interp.model.hooks.generation import Generation
+# What a user of TransformerLens or nnsight types first, and what it is called here.
+ELSEWHERE = {
+    "run_with_cache": 'model.capture(prompts, "blocks.*.hook_resid_post")',
+    "run_with_hooks": "with model.edit({site: function}): model.logits(prompts)",
+    "add_hook": "with model.edit({site: function}): model.logits(prompts)",
+    "hooks": "with model.edit({site: function}): model.logits(prompts)",
+    "reset_hooks": "nothing: an edit ends with its context",
+    "to_tokens": "model.encode(prompts)",
+    "to_str_tokens": "model.str_tokens(prompt)",
+    "to_string": "model.tokenizer.decode(ids)",
+    "to_single_token": "model.encode(text), which must give one id",
+    "trace": "model.capture(prompts, sites), or with model.edit({site: function})",
+    "scan": "model.sites(), which names every place",
+    "forward": "model.logits(prompts)",
+    "cfg": "model.config (transformers'), model.n_layers, model.d_model",
+    "hook_dict": "model.sites()",
+}
 
 
-@dataclass
 class Model:
     """A causal language model with named sites. Build one with `load_model`, or `Model(hf, tokenizer, provenance)`.
 
-    `hf` is the plain Hugging Face model, untouched; hooks live in a second module tree that shares its parameters.
-    Where that tree must hold copies (a fused q-k-v matrix, as in Pythia), a later change to `hf`'s weights is refused.
+    `hf` is the plain Hugging Face model, untouched; hooks live in a second module tree that shares its parameters and
+    follows when `hf` is changed. An adapter on `hf` (PEFT) is part of the model while it is switched on.
     An edit reaches every forward while it is active, another thread's too: one thread at a time.
     """
 
-    hf: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    provenance: ModelProvenance
-    bos: BosPolicy = "tokenizer"
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        provenance: ModelProvenance,
+        bos: BosPolicy = "tokenizer",
+    ) -> None:
+        wrapped: Any = hf
+        self.hf: PreTrainedModel = (
+            wrapped.get_base_model() if hasattr(wrapped, "peft_config") and hasattr(wrapped, "get_base_model") else hf
+        )
+        self.tokenizer = tokenizer
+        self.bos: BosPolicy = bos
+        self._provenance = provenance
+
+    def __repr__(self) -> str:
+        return f"Model({self.provenance.name}: {self.n_layers} layers, d_model {self.d_model}, {self.device})"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in ELSEWHERE:
+            raise AttributeError(f"a Model has no {name}; here it is called: {ELSEWHERE[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Raise UserError: a model is asked by name."""
+        raise UserError(
+            "a Model is not called; use model.logits(prompts), model.last_logits(prompts) or model.generate"
+        )
 
     @cached_property
     def tree(self) -> HookedTree:
-        """The hooks and what runs through them."""
+        """The hooks and the edits that are active."""
         return HookedTree(self.hf)
+
+    @property
+    def provenance(self) -> ModelProvenance:
+        """Which weights these are, and on which device and in which dtype they are now."""
+        known, dtype = self._provenance, str(self.hf.dtype).removeprefix("torch.")
+        if known.dtype == dtype and known.device.startswith(self.device.type):
+            return known
+        return replace(known, dtype=dtype, device=str(self.device))
+
+    @property
+    def config(self) -> Any:
+        """The language model's config, as transformers has it; of a multimodal model, that of its text part."""
+        return self.tree.config
 
     @property
     def bridge(self) -> TransformerBridge:
         """The hooked module tree as TransformerLens has it, built when first needed."""
+        self.tree.follow()
         return self.tree.bridge
 
     @property
@@ -70,12 +127,21 @@ class Model:
     @property
     def n_layers(self) -> int:
         """Number of blocks."""
-        return int(self.hf.config.num_hidden_layers)
+        return int(self.config.num_hidden_layers)
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return int(self.hf.config.hidden_size)
+        return int(self.config.hidden_size)
+
+    def residual(self, layer: int) -> str:
+        """The site of the residual stream after `layer` blocks: 0 is the embedding, n_layers what the final norm reads.
+
+        Raises UserError for a layer outside 0 to n_layers.
+        """
+        if not 0 <= layer <= self.n_layers:
+            raise UserError(f"layer {layer} came; expected 0 (the embedding) to {self.n_layers} (after the last block)")
+        return f"blocks.{layer}.hook_resid_pre" if layer < self.n_layers else f"blocks.{layer - 1}.hook_resid_post"
 
     def register_site(self, name: str, where: str) -> list[str]:
         """Name a place that TransformerLens does not, and use it like any site; returns the names that are new.
@@ -85,9 +151,7 @@ class Model:
         `register_site("blocks.*.mlp.hook_act", "model.layers.*.mlp.act_fn")`.
         Raises UserError for a name that exists, a module that does not, or one that the hooked model never runs.
         """
-        from interp.model.hooks.registered import register
-
-        return register(self, name, where)
+        return register(self.tree, name, where)
 
     def sites(self, pattern: str = "*") -> list[str]:
         """Names of the sites that match `pattern` (`*` matches anything), by TransformerLens hook name."""
@@ -99,21 +163,26 @@ class Model:
         Raises UserError for prompts that `tokens.encode` refuses, that do not fit the context or the embedding matrix.
         """
         rows = [row[:cut] for row in encode(self.tokenizer, prompts, self.bos)]
-        context = getattr(self.hf.config, "max_position_embeddings", None)
-        embedded = int(self.hf.get_input_embeddings().weight.shape[0])  # type: ignore[union-attr,arg-type]
-        for i, row in enumerate(rows):
-            if context and 0 < context < len(row):
-                raise UserError(f"prompt {i} has {len(row)} tokens; this model takes {context} at most; shorten it")
-            if max(row) >= embedded:
-                raise UserError(
-                    f"prompt {i} holds token id {max(row)}, but this model embeds ids 0 to {embedded - 1} only; "
-                    "its tokenizer belongs to another model"
-                )
+        check_fits(self.tree, rows)
         return rows
 
     def str_tokens(self, prompt: str) -> list[str]:
-        """The pieces a prompt is broken into, as text."""
-        return [str(self.tokenizer.decode([t])) for t in self.encode(prompt)[0]]
+        """The pieces a prompt is broken into, with their blanks; the bytes of a split character are written ‹E6›."""
+        texts = self.vocabulary
+        return [texts[t] for t in self.encode(prompt)[0]]
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """The text of every token id, as `str_tokens` writes it."""
+        return token_texts(self.tokenizer)
+
+    def token_id(self, text: str) -> int:
+        """The id of a text that is one token, such as " Paris". Raises UserError for another, with its pieces."""
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        if len(ids) != 1:
+            pieces = ", ".join(repr(self.vocabulary[i]) for i in ids) or "nothing"
+            raise UserError(f"{text!r} is {len(ids)} tokens ({pieces}); expected one; words mostly begin with a blank")
+        return int(ids[0])
 
     def capture(
         self, prompts: Prompts, sites: str | Iterable[str], *, batch_size: int = 16, padding: Side = "right"
@@ -122,36 +191,52 @@ class Model:
 
         Neither padding nor batch size nor batch mates change the result beyond rounding: 1e-3 in fp32, and 1e-5 of the
         largest at attention sinks, whose residual stream reaches 25,000 and cancels again.
-        Raises UserError for a name that matches nothing, is gated, or never fires.
+        Raises UserError for a name that matches nothing or never fires.
         """
-        names = self.site_table.match(sites)
+        names = self.tree.match(sites)
         ids = self.encode(prompts)
         whole = pad(ids, range(len(ids)), len(ids), padding, 0, self.device)
-        tensors: dict[str, Tensor] = {}
-        for batch in self.tree.batches(ids, batch_size, padding):
-            for name, piece in self.tree.read(batch, names).items():
-                place(tensors, name, piece, batch, whole, self.site_table.axes[name])
         axes = {name: self.site_table.axes[name] for name in names}
+        tensors: dict[str, Tensor] = {}
+        for batch in batches(self.tree, ids, batch_size, padding, names):
+            for name, piece in read(self.tree, batch, names).items():
+                place(tensors, name, piece, batch, whole, axes[name])
         return Activations(tensors, whole.mask, whole.ids.masked_fill(~whole.mask, -1), axes)
 
     def logits(
         self, prompts: Prompts, *, batch_size: int = 16, padding: Side = "right"
     ) -> Float[Tensor, "prompt pos d_vocab"]:
-        """Next-token logits at every position, through the hooked model (edits apply); NaN on padding."""
+        """Next-token logits at every position (edits apply); NaN on padding."""
         ids = self.encode(prompts)
         whole = pad(ids, range(len(ids)), len(ids), padding, 0, self.device)
         out: dict[str, Tensor] = {}
-        for batch in self.tree.batches(ids, batch_size, padding):
-            place(out, "logits", self.tree.forward(batch), batch, whole, ("prompt", "pos", "feature"))
+        for batch in batches(self.tree, ids, batch_size, padding):
+            place(out, "logits", forward(self.tree, batch).logits, batch, whole, ("prompt", "pos", "feature"))
         return out["logits"]
 
     def last_logits(self, prompts: Prompts, *, batch_size: int = 16) -> Float[Tensor, "prompt d_vocab"]:
-        """Next-token logits at each prompt's last token, through the hooked model (edits apply)."""
+        """Next-token logits at each prompt's last token (edits apply)."""
         ids = self.encode(prompts)
-        out = torch.empty(len(ids), self.hf.config.vocab_size, dtype=self.hf.dtype, device=self.device)
-        for batch in self.tree.batches(ids, batch_size, "right"):
-            rows = torch.arange(len(batch.index), device=self.device)
-            out[batch.index.to(self.device)] = self.tree.forward(batch)[rows, batch.mask.sum(-1) - 1]
+        rows: list[Tensor] = [torch.empty(0)] * len(ids)
+        for batch in batches(self.tree, ids, batch_size, "right"):
+            for i, row in zip(batch.index.tolist(), forward(self.tree, batch, keep="last").logits[:, 0], strict=True):
+                rows[i] = row
+        return torch.stack(rows)
+
+    def loss(self, prompts: Prompts, *, batch_size: int = 8) -> Float[Tensor, "prompt pos"]:
+        """Surprise of every token given those before it, in nats (cross-entropy); edits apply.
+
+        NaN at each prompt's first token, which nothing foretells, and on padding. `nanmean()` is the loss.
+        """
+        ids = self.encode(prompts)
+        out = torch.full((len(ids), max(map(len, ids))), torch.nan, device=self.device)
+        for batch in batches(self.tree, ids, batch_size, "right"):
+            if batch.ids.shape[1] < 2:
+                continue
+            logits, target = forward(self.tree, batch).logits[:, :-1].float(), batch.ids[:, 1:]
+            loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+            piece = loss.masked_fill(~batch.mask[:, 1:], torch.nan)
+            out[batch.index.to(self.device), 1 : batch.ids.shape[1]] = piece
         return out
 
     def measure(
@@ -163,11 +248,12 @@ class Model:
         numbers: Sequence[int] | None = None,
         total: int | None = None,
     ) -> Float[Tensor, " prompt"]:
-        """One number a prompt from its logits, which are not kept: `metric(logits [prompt, pos, d_vocab], site)`.
+        """One number a prompt from its logits, which are not kept: `metric(logits [prompt, pos, d_vocab], where)`.
 
-        `site.prompts` says which prompts these are, `site.mask` where their tokens are; padding is on the right. Runs
-        through the hooked model: edits apply. `numbers` and `total` are what edits and metric are told instead of
-        0, 1, …, where these prompts are copies of others.
+        `where.prompts` says which prompts these are, `where.mask` where their tokens are; padding is on the right. Of
+        a metric that reads the last token alone (`interp.analysis.metrics` has such), only these logits are computed.
+        Edits apply. `numbers` and `total` are the indices to report as `where.prompts`, and how many prompts there are,
+        where these prompts are repeated ones.
         """
         ids = self.encode(prompts)
         named = torch.arange(len(ids)) if numbers is None else torch.tensor(list(numbers))
@@ -177,10 +263,18 @@ class Model:
                 f"numbers={numbers} of total={total} came for {len(ids)} prompts; expected one each, from 0 on"
             )
         out = torch.empty(len(ids), device=self.device)
-        for batch in self.tree.batches(ids, batch_size, "right"):
-            told = replace(batch, index=named[batch.index], total=total)
-            out[batch.index.to(self.device)] = apply_metric(metric, self.tree.forward(told), told).float()
+        for batch in batches(self.tree, ids, batch_size, "right"):
+            named_batch = replace(batch, index=named[batch.index], total=total)
+            out[batch.index.to(self.device)] = self._measured(named_batch, metric).float()
         return out
+
+    def _measured(self, batch: Tokens, metric: Metric) -> Tensor:
+        if not needs_last_only(metric):
+            return apply_metric(metric, forward(self.tree, batch).logits, batch)
+        logits = forward(self.tree, batch, keep="last").logits
+        ids = batch.ids.gather(1, batch.last[:, None])
+        last = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), batch.index, batch.total)
+        return apply_metric(metric, logits, last)
 
     def generate(
         self,
@@ -192,20 +286,37 @@ class Model:
         top_k: int | None = None,
         seed: int = 0,
     ) -> Generation:
-        """Continue prompts, keeping the activations of what is generated; see `hooks.generation`."""
-        from interp.model.hooks.generation import generate
+        """Write up to `max_new_tokens` behind every prompt; edits apply to the prompt, then to each new token.
 
-        sites = [capture] if isinstance(capture, str) else list(capture)
-        return generate(self, prompts, max_new_tokens, sites, temperature, top_k, seed)
+        `temperature` 0 takes the likeliest token each time; above 0, tokens are drawn, among the `top_k` likeliest if
+        that is given, by a generator of this `seed`. A prompt ends at the tokenizer's end-of-text token and at every
+        other one that the model's own generation settings name. `capture` names sites whose activations are kept.
+        Raises UserError where prompt and new tokens exceed the context.
+        """
+        sampling = Sampling(max_new_tokens, temperature, top_k, seed)
+        names = self.tree.match(wanted) if (wanted := [capture] if isinstance(capture, str) else list(capture)) else []
+        ids, activations = generate(self.tree, self.encode(prompts), names, sampling, end_ids(self.hf, self.tokenizer))
+        texts = [str(self.tokenizer.decode(row, skip_special_tokens=True)) for row in ids]
+        return Generation(ids, texts, activations)
 
-    def edit(self, edits: Mapping[str, Edit]) -> AbstractContextManager[Receipts]:
+    def edit(
+        self, edits: Mapping[str, Edit] | None = None, *, gradients: Mapping[str, Edit] | None = None
+    ) -> AbstractContextManager[Receipts]:
         """Apply `{site or pattern: function}` to every forward inside `with model.edit(...)`; yields receipts by site.
 
-        Raises UserError for unknown, gated or silent sites and for those that the model does not read back on entry,
-        for a result that cannot be used, and on exit for an edit that never fired. Hooks are gone after the context,
-        whatever happened inside. Without `with`, nothing is edited: that is warned of.
+        `gradients`: functions of the gradient that flows back through a site, `(gradient, where) -> gradient`; what was
+        computed before the site gets what they return (`gradients_of`).
+        An edit that returns None leaves the activation as it is. Hooks are gone after the context, whatever happened
+        inside. Without `with`, nothing is edited: that is warned of.
+        Raises UserError
+
+        - for a name that matches nothing, a site that never fires, or one that the model does not read back, on entry;
+        - for a result of another shape, device or dtype, or that is not finite;
+        - for an edit that never fired, on exit.
         """
-        return Editing(self.tree, edits)
+        if edits is None and gradients is not None:
+            edits = {}
+        return Editing(self.tree, {} if edits is None else edits, {} if gradients is None else gradients)
 
     def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """Final norm and unembedding applied to a residual vector of any layer: the logit lens (nostalgebraist 2020).
@@ -230,10 +341,8 @@ class Model:
         return self.tree.is_edited
 
     def check_plain(self, what: str) -> None:
-        """Raise UserError where `what`, which runs the plain model, would be wrong: edited, or with dropout on."""
+        """Raise UserError while numbers that `what` keeps under the model's name would be others: edited, in training."""
         if self.hf.training:
             raise UserError(f"{what} would run with dropout: model.hf is in training mode; call model.hf.eval() first")
         if self.is_edited:
-            raise UserError(
-                f"{what} runs the plain model, which edits do not reach; use model.logits inside model.edit"
-            )
+            raise UserError(f"{what} would keep edited numbers under the model's name; leave model.edit first")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.activations.rows import find_sinks
 from interp.errors import UserError
-from interp.model.hooks.editing import Edit, Site
+from interp.model.hooks.editing import Edit, Where
 
 
 def reconstruct(sae: SAE[Any], keep_error: bool = False, *, typical_norm: float | None = None) -> Edit:
@@ -29,9 +29,9 @@ def reconstruct(sae: SAE[Any], keep_error: bool = False, *, typical_norm: float 
     rounding, and is where an edit of features starts from.
     """
 
-    def reconstructed(activation: Tensor, site: Site) -> Tensor:
-        _check_width(sae, activation, site)
-        return _replace(activation, site, through, typical_norm)
+    def reconstructed(activation: Tensor, where: Where) -> Tensor:
+        _check_width(sae, activation, where)
+        return _replace(activation, where, through, typical_norm)
 
     def through(rows: Tensor) -> Tensor:
         out = reconstruction(sae, rows)
@@ -51,9 +51,9 @@ def edit_features(
     The error term stays (Marks et al. 2403.19647): a `change` that changes nothing changes no bit of x.
     """
 
-    def features_edited(activation: Tensor, site: Site) -> Tensor:
-        _check_width(sae, activation, site)
-        return _replace(activation, site, through, typical_norm)
+    def features_edited(activation: Tensor, where: Where) -> Tensor:
+        _check_width(sae, activation, where)
+        return _replace(activation, where, through, typical_norm)
 
     def through(rows: Tensor) -> Tensor:
         features = sae.encode(rows.to(sae.device, sae.dtype))
@@ -96,10 +96,10 @@ def _features(sae: SAE[Any], values: Mapping[int, float]) -> tuple[list[int], Te
     return list(values), torch.tensor([float(v) for v in values.values()])
 
 
-def _check_width(sae: SAE[Any], activation: Tensor, site: Site) -> None:
+def _check_width(sae: SAE[Any], activation: Tensor, where: Where) -> None:
     if activation.shape[-1] != sae.cfg.d_in:
         raise UserError(
-            f"this SAE has d_in={sae.cfg.d_in}, but {site.name} is {activation.shape[-1]} wide; "
+            f"this SAE has d_in={sae.cfg.d_in}, but {where.name} is {activation.shape[-1]} wide; "
             f"edit the site that it reads, {sae.cfg.metadata.hook_name}"
         )
 
@@ -107,12 +107,12 @@ def _check_width(sae: SAE[Any], activation: Tensor, site: Site) -> None:
 def mean_ablate(mean: Float[Tensor, " d_model"], *, typical_norm: float | None = None) -> Edit:
     """Replace the activation [prompt, pos, d_model] by `mean` (zeros: zero ablation), where `reconstruct` does."""
 
-    def mean_ablated(activation: Tensor, site: Site) -> Tensor:
+    def mean_ablated(activation: Tensor, where: Where) -> Tensor:
         if mean.shape != activation.shape[-1:]:
             raise UserError(
-                f"mean_ablate at {site.name} got shape {tuple(mean.shape)}; expected ({activation.shape[-1]},)"
+                f"mean_ablate at {where.name} got shape {tuple(mean.shape)}; expected ({activation.shape[-1]},)"
             )
-        return _replace(activation, site, lambda rows: mean.to(rows).expand_as(rows), typical_norm)
+        return _replace(activation, where, lambda rows: mean.to(rows).expand_as(rows), typical_norm)
 
     return mean_ablated
 
@@ -123,13 +123,13 @@ def reconstruction(sae: SAE[Any], rows: Float[Tensor, "row d_model"]) -> Float[T
         return sae.decode(sae.encode(rows.to(sae.device, sae.dtype))).to(rows)
 
 
-def _replace(activation: Tensor, site: Site, change: Callable[[Tensor], Tensor], typical: float | None) -> Tensor:
+def _replace(activation: Tensor, where: Where, change: Callable[[Tensor], Tensor], typical: float | None) -> Tensor:
     """The activation with `change` applied to the vectors [row, d_model] of real tokens that are no sinks."""
-    if site.axes != ("prompt", "pos", "feature"):
-        raise UserError(f"this edit replaces one vector a token, but {site.name} has axes {', '.join(site.axes)}")
-    position = (site.mask.long().cumsum(-1) - 1)[site.mask]
-    chosen = site.mask.clone()
-    chosen[site.mask] = ~find_sinks(activation[site.mask].float(), position, typical)
+    if where.axes != ("prompt", "pos", "feature"):
+        raise UserError(f"this edit replaces one vector a token, but {where.name} has axes {', '.join(where.axes)}")
+    position = (where.mask.long().cumsum(-1) - 1)[where.mask]
+    chosen = where.mask.clone()
+    chosen[where.mask] = ~find_sinks(activation[where.mask].float(), position, typical)
     out = activation.clone()
     if bool(chosen.any()):
         out[chosen] = change(activation[chosen])

@@ -237,7 +237,7 @@ def _fit(sae: SAE[Any], rows: Rows) -> _Fit:
 def _losses(model: Model, texts: list[list[int]], edits: Mapping[str, Edit], passes: _Passes) -> NDArray[np.float64]:
     """Summed next-token cross-entropy per document in nats, over predictions from position 1 on."""
     longest = max(map(len, texts))
-    size = max(1, LOGITS_AT_ONCE // (longest * int(model.hf.config.vocab_size)))
+    size = max(1, LOGITS_AT_ONCE // (longest * int(model.config.vocab_size)))
     out = []
     with model.edit(edits) if edits else nullcontext():
         for start in range(0, len(texts), size):

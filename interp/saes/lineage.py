@@ -77,7 +77,7 @@ def _check_record(cfg: SAEConfig, model: Model, where: str) -> None:
 def _check_site(cfg: SAEConfig, model: Model, where: str) -> None:
     site = str(cfg.metadata.hook_name)
     try:
-        names = model.site_table.match(site)
+        names = model.tree.match(site)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     axes = model.site_table.axes[names[0]]

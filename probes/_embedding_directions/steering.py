@@ -17,7 +17,7 @@ from interp.analysis.metrics import logit_difference
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.hooks.editing import Edit, Site
+from interp.model.hooks.editing import Edit, Where
 from interp.model.model import Model
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_crossed, known
@@ -68,10 +68,10 @@ class Patients:
 
 
 def _push(added: Float[Tensor, "prompt d_model"]) -> Edit:
-    def pushed(activation: Tensor, site: Site) -> Tensor:
+    def pushed(activation: Tensor, where: Where) -> Tensor:
         out = activation.clone()
         rows = torch.arange(len(out), device=out.device)
-        out[rows, site.mask.sum(-1) - 1] += added[site.prompts.to(added.device)].to(out)
+        out[rows, where.mask.sum(-1) - 1] += added[where.prompts.to(added.device)].to(out)
         return out
 
     return pushed

@@ -20,7 +20,7 @@ from interp.features.build.coder import Coder
 from interp.lab.probe import Lab
 from interp.model.choose import choose
 from interp.model.gradients import gradients_of
-from interp.model.hooks.editing import Edit, Site
+from interp.model.hooks.editing import Edit, Where
 from probes._features.units import Text, Units
 
 Kl = NDArray[np.float64]
@@ -145,8 +145,8 @@ def make(lab: Lab, changes: list[Change], what: str) -> list[Kl]:
 def change_last(by: Float[Tensor, "prompt d"]) -> Edit:
     """Add to each prompt's last token its own row of `by`."""
 
-    def changed(activation: Tensor, site: Site) -> Tensor:
-        mine = by[site.prompts.to(by.device)].to(activation)[:, None]
-        return torch.where(choose(activation, site, -1), activation + mine, activation)
+    def changed(activation: Tensor, where: Where) -> Tensor:
+        mine = by[where.prompts.to(by.device)].to(activation)[:, None]
+        return torch.where(choose(activation, where, -1), activation + mine, activation)
 
     return changed

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from interp.activations.files import write_sealed
 from interp.activations.rows import SINK_FACTOR
 from interp.activations.tensor_file import map_tensors
-from interp.errors import UserError
 from interp.features.build.effects import Ablation, choose_firings, measure_effects, summarise_effects
 from interp.features.build.firings import Firings, piece_path
 from interp.features.build.inputs import Building
@@ -33,10 +32,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def finish(building: Building) -> bool:
-    """Write the index of all pieces; False when it was stopped: then what is measured by then is kept.
-
-    Raises UserError for a site that the plain model does not show, where features would be ablated.
-    """
+    """Write the index of all pieces; False when it was stopped: then what is measured by then is kept."""
     plan, tokens, files = building.plan, building.tokens, IndexFiles(building.folder)
     vocabulary = read_vocabulary(building.model)
     norm, error = (_per_row(building, name) for name in ("norm", "error"))
@@ -146,7 +142,7 @@ def _per_feature(
 
 
 def _effects(building: Building, coder: Any, chosen: list[Ablation]) -> Arrays | None:
-    d_sae, site = building.plan.sae["d_sae"], site_of(building.sae)
+    d_sae = building.plan.sae["d_sae"]
     if not building.plan.settings["effects"]:
         nothing = np.full((d_sae, FIXED["interval"]), np.nan)
         return {
@@ -155,13 +151,9 @@ def _effects(building: Building, coder: Any, chosen: list[Ablation]) -> Arrays |
             "effect_n": np.zeros(d_sae),
             "error_effect": nothing[0],
         }
-    taps = building.taps
-    if site not in taps:
-        raise UserError(f"the plain model does not show {site}, where features would be ablated; use --effects 0")
     measured = measure_effects(
         building.model,
         coder,
-        taps[site],
         building.folder,
         building.plan.hash,
         chosen,

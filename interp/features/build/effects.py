@@ -12,7 +12,7 @@ and right for any model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,9 +27,11 @@ from interp.activations.tensor_file import read_tensors, write_tensors
 from interp.errors import UserError
 from interp.features.build.coder import Coder
 from interp.features.build.statistics import Ints, priority
-from interp.model.hooks.taps import Tap, tapped
+from interp.model.hooks.forward import forward
+from interp.model.hooks.tokens import Tokens
 from interp.model.model import Model
 from interp.saes.evaluate import students_t
+from interp.saes.loading.sae import site_of
 
 PIECES = "effects-*.safetensors"
 SEQUENCES = 16  # of a piece: what a kill can cost
@@ -75,7 +77,6 @@ class Effects:
 def measure_effects(
     model: Model,
     coder: Coder,
-    tap: Tap,
     folder: Path,
     plan: str,
     chosen: Sequence[Ablation],
@@ -96,7 +97,7 @@ def measure_effects(
     order = sorted(by_sequence)
     groups = [order[i : i + SEQUENCES] for i in range(0, len(order), SEQUENCES)]
     found: list[dict[str, Tensor]] = []
-    run = _Run(model, coder, tap)
+    run = _Run(model, coder)
     for number, group in enumerate(groups):
         path, note = folder / f"effects-{number:05d}.safetensors", {"plan": plan, "piece": number}
         if (kept := _kept(path, note)) is None:
@@ -133,8 +134,8 @@ def _kept(path: Path, note: dict[str, Any]) -> dict[str, Tensor] | None:
 class _Run:
     """Runs the tokens of a sequence again, each with its change."""
 
-    def __init__(self, model: Model, coder: Coder, tap: Tap) -> None:
-        self.model, self.coder, self.tap = model, coder, tap
+    def __init__(self, model: Model, coder: Coder) -> None:
+        self.model, self.coder, self.site = model, coder, site_of(coder.sae)
         self.shares_past: bool | None = None  # does running single tokens on top of the cache give the same logits?
 
     @torch.no_grad()
@@ -142,9 +143,9 @@ class _Run:
         """The rise of the loss for every ablation of a sequence, for as many random directions, and for the error."""
         device = self.model.device
         seen: list[Tensor] = []
-        with tapped(self.tap, lambda value: seen.append(value[0].clone())):
-            out = self.model.hf.base_model(ids[None], use_cache=True)
-        cache, x = getattr(out, "past_key_values", None), seen[0]
+        watch = {self.site: lambda value: seen.append(value[0].clone())}
+        cache = forward(self.model.tree, _batch(ids[None]), watch=watch, keep=1, use_cache=True).cache
+        x = seen[0]
         if self.shares_past is None:
             self.shares_past = self._try(ids, cache, x)
         at = torch.tensor([a.row for a in ablations], device=device)
@@ -178,7 +179,7 @@ class _Run:
         return (rows - sae.decode(sae.encode(rows))).to(x)
 
     def _losses(self, ids: Tensor, cache: Any, rows: Tensor, change: Tensor) -> Float[Tensor, " change"]:
-        size = AT_ONCE if cache is not None else max(1, LOGITS_AT_ONCE // (len(ids) * self.model.hf.config.vocab_size))
+        size = AT_ONCE if cache is not None else max(1, LOGITS_AT_ONCE // (len(ids) * self.model.config.vocab_size))
         losses = []
         for some, by in zip(rows.split(size), change.split(size), strict=True):
             logits = self._alone(ids, some, by) if cache is None else self._again(ids, cache, some, by)
@@ -187,17 +188,14 @@ class _Run:
 
     def _again(self, ids: Tensor, cache: Any, rows: Tensor, change: Tensor) -> Float[Tensor, "row d_vocab"]:
         """Logits of the tokens at `rows`, with `change` added at the site; each sees those before it and itself."""
-        hf, n, length = self.model.hf, len(rows), len(ids)
+        n, length = len(rows), len(ids)
         past = torch.arange(length, device=ids.device)[None] < rows[:, None]
         sees = torch.cat([past, torch.eye(n, dtype=torch.bool, device=ids.device)], 1)
-        mask = torch.zeros(sees.shape, dtype=hf.dtype, device=ids.device)
-        mask = mask.masked_fill(~sees, torch.finfo(hf.dtype).min)[None, None]
-        with tapped(self.tap, lambda value: value + change[None]):
-            out = hf(
-                ids[rows][None], past_key_values=cache, attention_mask=mask, position_ids=rows[None], use_cache=True
-            )
+        batch = replace(_batch(ids[rows][None]), past=_real(ids[None]), sees=sees, places=rows[None])
+        change_here = {self.site: lambda value: value + change[None]}
+        logits = forward(self.model.tree, batch, change=change_here, cache=cache).logits[0]
         cache.crop(-n)
-        return out.logits[0]
+        return logits
 
     def _alone(self, ids: Tensor, rows: Tensor, change: Tensor) -> Float[Tensor, "row d_vocab"]:
         """The same, the whole sequence once for every change."""
@@ -208,20 +206,27 @@ class _Run:
             value[copies, rows] += change
             return value
 
-        with tapped(self.tap, edit):
-            logits = self.model.hf(ids.expand(len(rows), -1), use_cache=False).logits
-        return logits[copies, rows]
+        batch = _batch(ids.expand(len(rows), -1))
+        return forward(self.model.tree, batch, change={self.site: edit}).logits[copies, rows]
 
     def _try(self, ids: Tensor, cache: Any, x: Tensor) -> bool:
         """Does running tokens again on top of the cache, without a change, leave their logits as they were?"""
         rows = torch.arange(len(ids), device=ids.device)[:AT_ONCE]
-        plain = self.model.hf(ids[None], use_cache=False).logits[0, : len(rows)]
+        plain = forward(self.model.tree, _batch(ids[None])).logits[0, : len(rows)]
         try:
             again = self._again(ids, cache, rows, torch.zeros(len(rows), x.shape[1]).to(x))
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
             return False
         off = float((again - plain).abs().max() / plain.abs().max())
         return off < AGREE * (1 if self.model.hf.dtype == torch.float32 else 30)
+
+
+def _real(ids: Tensor) -> Tensor:
+    return torch.ones_like(ids, dtype=torch.bool)
+
+
+def _batch(ids: Tensor) -> Tokens:
+    return Tokens(ids, _real(ids), torch.arange(len(ids)), len(ids))
 
 
 def summarise_effects(effects: Effects, d_sae: int) -> dict[str, NDArray[Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.activations.plan import batches_of
-from interp.activations.rows import read_rows, taps_of
+from interp.activations.rows import read_rows
 from interp.activations.store import Store
 from interp.activations.token_table import Tokens
 from interp.features.build.coder import Coder
 from interp.features.build.plan import IndexPlan
-from interp.model.hooks.taps import Tap
 from interp.model.model import Model
 from interp.saes.loading.sae import SAE, site_of
 
@@ -39,11 +37,6 @@ class Building:
     tell: Tell = lambda what, done, total: None
     stop: Callable[[], bool] = lambda: False
 
-    @cached_property
-    def taps(self) -> dict[str, Tap]:
-        """Where the plain model shows the site; none where it does not. Looked for once: it takes a forward or two."""
-        return taps_of(self.model, [site_of(self.sae)])
-
     def coder(self) -> Coder:
         """What codes rows: it has tried its ways on the corpus' first sequences."""
         starts = self.tokens.starts
@@ -58,7 +51,7 @@ class Building:
         out = torch.empty(stop - first, self.sae.cfg.d_in)
         for batch in batches_of(self.tokens, piece, self.plan.capture["batch_tokens"]):
             sequences = [self.tokens.sequence(i).tolist() for i in batch]
-            rows = read_rows(self.model, sequences, [site], len(sequences), self.taps)[site].float().cpu()
+            rows = read_rows(self.model, sequences, [site], len(sequences))[site].float().cpu()
             for i, part in zip(batch, rows.split([len(s) for s in sequences]), strict=True):
                 at = int(self.tokens.starts[i]) - first
                 out[at : at + len(part)] = part

@@ -136,7 +136,7 @@ def read_logits_of(model: Model, site: str, directions: Float[Tensor, "d_sae d"]
     d_sae = len(directions)
     found = {f"{way}_token": np.full((d_sae, n), -1, np.int32) for way in ("up", "down")}
     found |= {f"{way}_logit": np.full((d_sae, n), np.nan, np.float32) for way in ("up", "down")}
-    norm = plain_module(model, "ln_final")
+    norm = plain_module(model.tree, "ln_final")
     if written is None or head is None or norm is None:
         return found
     weight, _, centres = read_norm(norm, next(model.hf.get_input_embeddings().parameters())[0].detach())
@@ -203,7 +203,7 @@ def _written(model: Model, site: str, directions: Tensor) -> Tensor | None:
     if last.startswith("hook_resid") or last in ("hook_attn_out", "hook_mlp_out"):
         return directions
     if site.endswith("mlp.hook_post"):
-        module = plain_module(model, f"blocks.{layer_of(site)}.mlp.out")
+        module = plain_module(model.tree, f"blocks.{layer_of(site)}.mlp.out")
         if module is not None:
             x = directions.to(model.hf.dtype)
             return (module(x) - module(torch.zeros_like(x[:1]))).float()

@@ -52,9 +52,9 @@ def _rotary_invariants(model: Model, layer: int, acts: dict[str, Tensor]) -> Ite
     q, k, scores, pattern = (acts.get(f"{b}.attn.hook_{n}") for n in ("rot_q", "rot_k", "attn_scores", "pattern"))
     if q is not None and k is not None and scores is not None and pattern is not None:
         k = k.repeat_interleave(q.shape[2] // k.shape[2], dim=2)
-        scale = getattr(plain_module(model, f"{b}.attn"), "scaling", q.shape[-1] ** -0.5)
+        scale = getattr(plain_module(model.tree, f"{b}.attn"), "scaling", q.shape[-1] ** -0.5)
         product = torch.einsum("bqhd,bkhd->bhqk", q, k) * scale
-        if (cap := getattr(model.hf.config, "attn_logit_softcapping", None)) is not None:
+        if (cap := getattr(model.config, "attn_logit_softcapping", None)) is not None:
             product = cap * torch.tanh(product / cap)
         for part in "qk":
             yield f"{b}.attn.hook_rot_{part}", "rot_q · rot_k = scores", product[pattern > 0], scores[pattern > 0]

@@ -23,7 +23,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.checking.identities import identities_of
 from interp.model.checking.reference import against_reference, difference, plain_activations
-from interp.model.hooks.editing import Site
+from interp.model.hooks.editing import Where
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
@@ -163,11 +163,11 @@ def _compare(
     return checked, sorted(kinds, key=lambda k: (k.kind, k.reference))
 
 
-def _scale(activation: Tensor, site: Site) -> Tensor:
+def _scale(activation: Tensor, where: Where) -> Tensor:
     return activation * 1.01
 
 
-def _spoil(activation: Tensor, site: Site) -> Tensor:
+def _spoil(activation: Tensor, where: Where) -> Tensor:
     slope = torch.linspace(-1, 1, activation.shape[-1], device=activation.device, dtype=activation.dtype)
     return activation * 1.5 + activation.abs().clamp(max=100).mean() * slope
 

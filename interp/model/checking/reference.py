@@ -52,7 +52,7 @@ def _parted(model: Model, fused: Tensor, ours: list[Tensor]) -> tuple[Tensor, ..
     (*_, heads, width), groups = ours[0].shape, ours[1].shape[-2]
     if heads % groups or (heads + 2 * groups) * width != fused.shape[-1]:
         return (fused,) * 3  # no layout fits what came as q, k and v: a difference without end
-    if model.hf.config.model_type == "codegen":
+    if model.config.model_type == "codegen":
         q, v, k = fused.unflatten(-1, (4, 3, -1)).unbind(-2)
         return q, k, v
     grouped = fused.unflatten(-1, (groups, heads // groups + 2, width))
@@ -80,7 +80,7 @@ def plain_activations(model: Model, row: list[int]) -> dict[str, Tensor]:
 
     with ExitStack() as stack:
         for origin in set(model.site_table.origin.values()):
-            if (tap := find_tap(model, origin)) is not None:
+            if (tap := find_tap(model.tree, origin)) is not None:
                 stack.enter_context(tapped(tap, partial(keep, origin)))
         for layer in range(model.n_layers):
             _watch_fused(model, stack, f"blocks.{layer}.attn", ("q", "k", "v"), seen)
@@ -106,7 +106,7 @@ def _watch_fused(
 ) -> None:
     """Some models compute q, k and v, or gate and in, by one matrix; the bridge gives each a hook of its own."""
     fused = plain_module(
-        model, f"{component}.qkv" if parts[0] == "q" else component, "" if parts[0] == "q" else "gate_up_proj"
+        model.tree, f"{component}.qkv" if parts[0] == "q" else component, "" if parts[0] == "q" else "gate_up_proj"
     )
     if fused is None:
         return

@@ -11,9 +11,9 @@ which hooks fire, and whether an edit at a hook changes anything.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -48,28 +48,37 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
     tree = copy.deepcopy(hf, memo={id(p): p for p in hf.parameters()})
     modules: dict[str, torch.nn.Module] = dict(tree.named_modules())
     tree.config.architectures = tree.config.architectures or [type(hf).__name__]  # a model made in memory names none
+    with suppress(ValueError, AttributeError, NotImplementedError):  # one that knows a single way of attention
+        tree.set_attn_implementation("eager")  # else no pattern exists where the adapter calls transformers' module
     try:
         architecture = determine_architecture_from_hf_config(tree.config)
         bridge = build_bridge_from_module(tree, architecture, hf_config=tree.config, dtype=hf.dtype, device=hf.device)
         hooked = _run_dummy(bridge.eval())
-    except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError) as error:
+    except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).partition(" Available architectures")[0][:200]
         raise UserError(
-            f"TransformerLens has no hooks for architecture {type(hf).__name__} ({reason}); "
-            "expected a decoder that its TransformerBridge supports, such as gpt2, llama, qwen or pythia"
+            f"TransformerLens has no hooks for architecture {type(hf).__name__} ({reason or type(error).__name__}); "
+            "expected a decoder that its TransformerBridge supports, such as gpt2, llama, qwen or pythia; generate, "
+            "logits and scores work without hooks"
         ) from error
     gap = relative_gap(hooked, plain)
     if gap > (1e-3 if hf.dtype == torch.float32 else 0.2):
         raise UserError(
             f"TransformerLens computes {type(hf).__name__} wrongly: its logits differ from plain transformers' by "
-            f"{gap:.1%} of the largest, so no number from its hooks can be trusted; use another model"
+            f"{gap:.1%} of the largest, so no number from its hooks can be trusted; {_way_out(hf)}"
         )
     return bridge, modules
 
 
+def _way_out(hf: PreTrainedModel) -> str:
+    if any("lora_" in name for name, _ in hf.named_parameters()):
+        return "it splits matrices that an adapter changes: merge the adapter first (load_model(..., adapter=FOLDER))"
+    return "use another model; generate, logits and scores work without hooks"
+
+
 def check_decoder(hf: PreTrainedModel) -> Tensor:
     """The plain model's logits on the dummy prompts. Raises UserError for a model that is no causal decoder."""
-    ids = _dummy_ids(hf.config.vocab_size, hf.device)
+    ids = dummy_ids(text_config(hf).vocab_size, hf.device)
     training = hf.training
     try:
         with torch.no_grad():
@@ -97,6 +106,11 @@ def relative_gap(ours: Tensor, theirs: Tensor) -> float:
     return float(gap.max()) / max(float(theirs[finite].abs().max()), 1e-12)
 
 
+def text_config(hf: Any) -> Any:
+    """The config of the language model: a multimodal model keeps it inside its own."""
+    return hf.config.get_text_config(decoder=True)
+
+
 def copies_weights(bridge: TransformerBridge, hf: PreTrainedModel) -> bool:
     """Does the bridge hold copies of some weights? It does where it splits a fused, interleaved q-k-v matrix."""
     shared = {p.untyped_storage().data_ptr() for p in hf.parameters()}
@@ -107,7 +121,7 @@ def copies_weights(bridge: TransformerBridge, hf: PreTrainedModel) -> bool:
 def unembed(bridge: TransformerBridge, resid: Tensor) -> Tensor:
     """Final norm, unembedding and, where the model has one (Gemma 2), the cap on its logits."""
     logits = bridge.unembed(bridge.ln_final(resid))
-    cap = getattr(bridge.original_model.config, "final_logit_softcapping", None)
+    cap = getattr(text_config(bridge.original_model), "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
@@ -145,9 +159,23 @@ def has_effect(bridge: TransformerBridge, name: str, attach: Attach) -> bool:
         ) from error
 
 
-def run(bridge: TransformerBridge, ids: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+def run(bridge: TransformerBridge, ids: Tensor, mask: Tensor | None, position_ids: Tensor) -> Tensor:
     """One forward through the hooked tree: logits [prompt, pos, d_vocab]."""
-    return bridge(ids, attention_mask=mask.long(), position_ids=position_ids, return_type="logits")
+    return bridge(ids, attention_mask=mask, position_ids=position_ids, return_type="logits")
+
+
+def run_on_cache(
+    bridge: TransformerBridge, ids: Tensor, mask: Tensor | None, position_ids: Tensor, cache: Any
+) -> tuple[Tensor, Any]:
+    """The same on top of what attention kept of earlier tokens: logits of these tokens, and the longer cache."""
+    return bridge(
+        ids,
+        attention_mask=mask,
+        position_ids=position_ids,
+        past_key_values=cache,
+        use_cache=True,
+        return_type="logits_and_cache",
+    )
 
 
 @contextmanager
@@ -191,12 +219,68 @@ def read_site_table(bridge: TransformerBridge) -> SiteTable:
             silent.add(name)
         else:
             axes[name] = _name_axes(small[first], large[first])
-    # The last name a hook point got is TransformerLens' traditional one (hook_resid_post), the first the bridge's own.
-    listed = [names[-1] for names in aliases.values() if names[-1] in axes and axes[names[-1]][0] == "prompt"]
     usable = {name: ax for name, ax in axes.items() if ax[0] == "prompt"}
     silent |= {name for name in axes if name not in usable}
+    misnomers = _misnomers(aliases.values())
+    usable = {name: ax for name, ax in usable.items() if name not in misnomers}
+    # The last name a hook point got is TransformerLens' traditional one (hook_resid_post), the first the bridge's own.
+    names = [[name for name in group if name in usable] for group in aliases.values()]
+    listed = [group[-1] for group in names if group]
     origin = {name: aliases[id(points[name])][0] for name in usable}
-    return SiteTable(listed=tuple(listed), axes=usable, origin=origin, gated=gated, silent=frozenset(silent))
+    return SiteTable(tuple(listed), usable, origin, gated, frozenset(silent), misnomers)
+
+
+def _misnomers(aliases: Iterable[list[str]]) -> dict[str, str]:
+    """Names of neurons (`mlp.hook_pre`, `mlp.hook_post`) that the bridge gives to a whole MLP's input or output.
+
+    It does so where the MLP is a mixture of experts, which has no one layer of neurons.
+    """
+    named = {}
+    for group in aliases:
+        end = group[0].rpartition(".mlp.")[2]
+        if end in ("hook_in", "hook_out"):
+            what = "input" if end == "hook_in" else "output"
+            reason = (
+                f"it is the {what} of an MLP of several experts, {group[0]}, and no layer of neurons; use that name"
+            )
+            named |= {n: reason for n in group if n.rpartition(".")[2] in ("hook_pre", "hook_post", "hook_pre_linear")}
+    return named
+
+
+@contextmanager
+def opened(bridge: TransformerBridge, switches: Collection[str]) -> Iterator[None]:
+    """Open gated sites while the context lasts. Raises UserError for a switch that this model does not take.
+
+    An open site costs: `hook_result` and the inputs of q, k and v hold a residual stream a head.
+    """
+    if {"use_attn_in", "use_split_qkv_input"} <= set(switches):
+        raise UserError(
+            "hook_attn_in and hook_q_input (or hook_k_input, hook_v_input) cannot be open in one forward; use one kind"
+        )
+    try:
+        for switch in switches:
+            getattr(bridge, f"set_{switch}")(True)
+    except (ValueError, NotImplementedError) as error:
+        _close(bridge, switches)
+        raise UserError(f"this model cannot open {', '.join(switches)} ({error}); use another site") from error
+    try:
+        yield
+    finally:
+        _close(bridge, switches)
+
+
+def _close(bridge: TransformerBridge, switches: Collection[str]) -> None:
+    for switch in switches:
+        with suppress(ValueError, NotImplementedError):
+            getattr(bridge, f"set_{switch}")(False)
+
+
+def measure_gated(bridge: TransformerBridge, names: Sequence[str], switch: str) -> dict[str, tuple[str, ...]]:
+    """The axes of gated sites of one switch, those that fire a prompt; asked with the switch on."""
+    with opened(bridge, [switch]):
+        small, large = (_dummy_shapes(bridge, prompts, length, names) for prompts, length in ((2, 5), (3, 7)))
+    axes = {name: _name_axes(small[name], large[name]) for name in names if name in small and name in large}
+    return {name: found for name, found in axes.items() if found[0] == "prompt"}
 
 
 def _mislabelled(bridge: TransformerBridge) -> set[str]:
@@ -210,16 +294,6 @@ def _mislabelled(bridge: TransformerBridge) -> set[str]:
     return {s for s, p in pairs if s in seen and p in seen and torch.equal(seen[s], seen[p])}
 
 
-def pads_left(bridge: TransformerBridge) -> bool:
-    """Does padding on the left leave the logits of the real tokens alone? In some recurrent models it does not."""
-    ids = _dummy_ids(bridge.cfg.d_vocab, next(bridge.parameters()).device)
-    padded = torch.nn.functional.pad(ids, (3, 0))
-    mask = torch.nn.functional.pad(torch.ones_like(ids), (3, 0))
-    with torch.no_grad():
-        logits = run(bridge, padded, mask, (mask.cumsum(-1) - 1).clamp(min=0))[:, 3:]
-    return relative_gap(logits, _run_dummy(bridge)) < (1e-3 if logits.dtype == torch.float32 else 0.2)
-
-
 def module_path(bridge: TransformerBridge, component: str) -> str | None:
     """Where a bridge component (`blocks.3.attn.o`) lives in the plain model (`model.layers.3.self_attn.o_proj`)."""
     try:
@@ -228,17 +302,16 @@ def module_path(bridge: TransformerBridge, component: str) -> str | None:
         return None
 
 
-def _dummy_ids(d_vocab: int, device: torch.device) -> Tensor:
+def dummy_ids(d_vocab: int, device: torch.device) -> Tensor:
     """Two prompts of six tokens that differ in the last one only."""
     ids = torch.linspace(1, d_vocab - 1, 7, device=device).long()
     return torch.stack([ids[:6], torch.cat([ids[:5], ids[6:]])])
 
 
 def _run_dummy(bridge: TransformerBridge) -> Tensor:
-    ids = _dummy_ids(bridge.cfg.d_vocab, next(bridge.parameters()).device)
-    mask = torch.ones_like(ids)
+    ids = dummy_ids(bridge.cfg.d_vocab, next(bridge.parameters()).device)
     with torch.no_grad():
-        return run(bridge, ids, mask, mask.cumsum(-1) - 1)
+        return run(bridge, ids, None, torch.ones_like(ids).cumsum(-1) - 1)
 
 
 def measure_axes(bridge: TransformerBridge, attach: Attach) -> tuple[str, ...] | None:
@@ -260,13 +333,14 @@ def measure_axes(bridge: TransformerBridge, attach: Attach) -> tuple[str, ...] |
 
 def _run_zeros(bridge: TransformerBridge, prompts: int, length: int) -> None:
     ids = torch.zeros((prompts, length), dtype=torch.long, device=next(bridge.parameters()).device)
-    mask = torch.ones_like(ids)
     with torch.no_grad():
-        run(bridge, ids, mask, mask.cumsum(-1) - 1)
+        run(bridge, ids, None, torch.ones_like(ids).cumsum(-1) - 1)
 
 
-def _dummy_shapes(bridge: TransformerBridge, prompts: int, length: int) -> dict[str, tuple[int, ...]]:
-    """Shape of the activation at each hook point's first name, in one forward of `prompts` x `length` tokens."""
+def _dummy_shapes(
+    bridge: TransformerBridge, prompts: int, length: int, only: Collection[str] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Shape of the activation at each hook point's first name (or at `only`), in a forward of `prompts` x `length`."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def reader(name: str) -> Callable[[Tensor], None]:
@@ -279,7 +353,8 @@ def _dummy_shapes(bridge: TransformerBridge, prompts: int, length: int) -> dict[
     first_names = {id(point): name for name, point in reversed(bridge.hook_dict.items())}
     with ExitStack() as stack:
         for name, point in bridge.hook_dict.items():
-            if first_names[id(point)] == name and bridge._gated_hook_reason(name) is None:
+            first = first_names[id(point)] == name and bridge._gated_hook_reason(name) is None
+            if first if only is None else name in only:
                 stack.enter_context(attached(point, reader(name)))
         _run_zeros(bridge, prompts, length)
     return shapes

@@ -1,14 +1,17 @@
 """Reading and editing activations, strictly: a hook that did not fire is an error, and an edit leaves a receipt.
 
-An edit is any function `(activation, site) -> activation`. It gets one batch at a time, padding included; `site` says
-which prompts these are and where the real tokens lie. It must return the same shape and dtype, with finite numbers.
-It may call the model itself: there, no edit is active.
+An edit is any function `(activation, where) -> activation`. It gets one batch at a time, padding included; `where` says
+which prompts these are and where the real tokens lie. It must return the same shape and dtype, with finite numbers;
+None leaves the activation as it is. It may call the model itself: there, no edit is active.
+
+While a model generates, an edit sees the prompt once and then each new token by itself.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from operator import index
 
@@ -22,11 +25,13 @@ from interp.model.hooks.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class Site:
+class Where:
     """Where and on what an edit is called.
 
     `prompts`: which of the caller's `total` prompts the rows are. `mask`: True at real tokens.
     `axes`: what each axis of the activation is ("prompt", "pos", "head", "feature").
+    `before`: how many tokens of each prompt earlier forwards have read, while a model generates; None in the first.
+    `keys`: at an attention pattern, which of the tokens that are looked at are real, where these are more than `mask`.
     """
 
     name: str
@@ -34,6 +39,8 @@ class Site:
     total: int
     mask: Bool[Tensor, "prompt pos"]
     axes: tuple[str, ...]
+    before: Int[Tensor, " prompt"] | None = None
+    keys: Bool[Tensor, "prompt key"] | None = None
 
     @property
     def layer(self) -> int | None:
@@ -41,26 +48,37 @@ class Site:
         return layer_of(self.name)
 
     def positions(self, pos: int | slice | None = None) -> Bool[Tensor, "prompt pos"]:
-        """True at the real tokens chosen by `pos`, counted per prompt without its padding (-1 is the last token)."""
+        """True at the real tokens chosen by `pos`, counted per prompt without its padding (-1 is the last token).
+
+        While a model generates, positions are counted from the prompt's first token, and -1 is the newest one; a
+        position that was read earlier chooses nothing.
+        """
         if pos is None:
             return self.mask
         check_pos(pos)
         pos = pos if isinstance(pos, slice) else index(pos)  # numpy's integers are indices too
-        count = self.mask.long().cumsum(-1) - 1  # index of each real token within its own prompt
-        length = self.mask.sum(-1, keepdim=True)
+        earlier = 0 if self.before is None else self.before.to(self.mask.device)[:, None]
+        count = self.mask.long().cumsum(-1) - 1 + earlier  # index of each real token within its own prompt
+        length = self.mask.sum(-1, keepdim=True) + earlier
         if isinstance(pos, int):
             wanted = torch.where(length + pos >= 0, length + pos, -1) if pos < 0 else torch.full_like(length, pos)
-            if bool((wanted < 0).any()) or bool((wanted >= length).any()):
+            if self.before is None and (bool((wanted < 0).any()) or bool((wanted >= length).any())):
                 raise UserError(f"position {pos} is outside a prompt of {int(length.min())} tokens at {self.name}")
             return self.mask & (count == wanted)
         chosen = torch.zeros_like(self.mask)
         for row, n in enumerate(length.flatten().tolist()):
             inside = torch.zeros(n, dtype=torch.bool, device=self.mask.device)
             inside[list(range(n)[pos])] = True
-            if not bool(inside.any()):
+            if self.before is None and not bool(inside.any()):
                 raise UserError(f"{pos} chooses no token in a prompt of {n} tokens at {self.name}")
-            chosen[row, self.mask[row]] = inside
+            chosen[row, self.mask[row]] = inside[n - int(self.mask[row].sum()) :]
         return chosen
+
+    def key_positions(self, pos: int | slice | None = None) -> Bool[Tensor, "prompt key"]:
+        """The same of the tokens that are looked at, which are all read so far."""
+        if self.keys is None or self.before is None:
+            return self.positions(pos)
+        return replace(self, mask=self.keys, before=torch.zeros_like(self.before), keys=None).positions(pos)
 
 
 def check_pos(pos: object, name: str = "pos") -> None:
@@ -78,8 +96,8 @@ def _is_truth(part: object) -> bool:
     return isinstance(part, bool) or getattr(part, "dtype", None) in (torch.bool, "bool")
 
 
-Edit = Callable[[Tensor, Site], Tensor]
-Metric = Callable[[Float[Tensor, "prompt pos d_vocab"], Site], Float[Tensor, " prompt"]]  # one number a prompt
+Edit = Callable[[Tensor, Where], Tensor]
+Metric = Callable[[Float[Tensor, "prompt pos d_vocab"], Where], Float[Tensor, " prompt"]]  # one number a prompt
 
 
 @dataclass
@@ -93,37 +111,47 @@ class Receipt:
     site: str
     fired: int = 0
     seen: int = 0
-    changed: int = 0
-    _sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    _sums: list[Tensor] = field(default_factory=list)  # of each call: how many changed, and their three norms, summed
+
+    @property
+    def changed(self) -> int:
+        """How many vectors it changed."""
+        return round(self._total(0))
 
     @property
     def norm_before(self) -> float:
         """Mean L2 norm of the vectors that it changed, as they came in; 0 where it changed none."""
-        return self._mean(0)
+        return self._mean(1)
 
     @property
     def norm_after(self) -> float:
         """Mean L2 norm of the same vectors as they went out."""
-        return self._mean(1)
+        return self._mean(2)
 
     @property
     def norm_change(self) -> float:
         """Mean L2 norm of out minus in: 0 means that the edit ran and changed nothing."""
-        return self._mean(2)
+        return self._mean(3)
+
+    def _total(self, i: int) -> float:
+        if len(self._sums) > 1:  # added up when somebody looks: a forward does not wait for it
+            self._sums = [torch.stack(self._sums).sum(0)]
+        return float(self._sums[0][i]) if self._sums else 0.0
 
     def _mean(self, i: int) -> float:
-        return self._sums[i] / self.changed if self.changed else 0.0
+        return self._total(i) / self.changed if self.changed else 0.0
 
     def record(self, before: Tensor, after: Tensor) -> None:
         """Add one call; `before` and `after` are [row, feature] at real tokens."""
         before, after = before.detach(), after.detach()
+        if before.dtype in (torch.float16, torch.bfloat16):  # the square of an attention sink's norm is infinite there
+            before, after = before.float(), after.float()
         differs = (before != after).any(-1)
+        sizes = (torch.linalg.vector_norm(rows, dim=-1) for rows in (before, after, after - before))
+        sums = [torch.where(differs, size, 0.0).sum(dtype=torch.float64) for size in sizes]
         self.fired += 1
         self.seen += len(before)
-        self.changed += int(differs.sum())
-        before, after = before[differs].double(), after[differs].double()
-        for i, rows in enumerate((before, after, after - before)):
-            self._sums[i] += float(rows.norm(dim=-1).sum())
+        self._sums.append(torch.stack([differs.sum().double(), *sums]))
 
     def __str__(self) -> str:
         norms = f": mean norm {self.norm_before:.4g} -> {self.norm_after:.4g}, change {self.norm_change:.4g}"
@@ -156,61 +184,119 @@ def check_edit(name: str, fn: object) -> None:
         return
 
 
-def apply_edit(edit: Edit, tensor: Tensor, site: Site, receipt: Receipt) -> Tensor:
-    """Call `edit`, check what it returns, and write the receipt. Raises UserError for a result that cannot be used."""
+def apply_edit(edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, *, is_full: bool = False) -> Tensor:
+    """Call `edit`, check what it returns, and write the receipt. Raises UserError for a result that cannot be used.
+
+    `is_full`: is every token of the batch known to be real? Then nothing is looked at twice.
+    """
     before = tensor if torch.is_grad_enabled() else tensor.detach()
-    result = edit(before.clone(), site)  # an edit may work in place, and the model may use this tensor elsewhere too
-    where = f"the edit {getattr(edit, '__name__', type(edit).__name__)!r} at {site.name}"
-    if not isinstance(result, Tensor):
-        hint = "; call it first, if it makes an edit" if callable(result) else ""
-        raise UserError(
-            f"{where} returned {type(result).__name__}; expected a tensor of shape {tuple(before.shape)}{hint}"
-        )
-    if result.shape != before.shape:
-        raise UserError(f"{where} returned shape {tuple(result.shape)}; expected {tuple(before.shape)}")
-    if result.device != before.device:
-        raise UserError(f"{where} returned a tensor on {result.device}; expected {before.device}")
-    if result.dtype != before.dtype:
-        raise UserError(f"{where} returned {result.dtype}; expected {before.dtype}; convert with .to(activation.dtype)")
-    real = real_entries(site, before)
+    offered = before.clone()  # an edit may work in place, and the model may use this tensor elsewhere too
+    result = edit(offered, where)
+    name = f"the edit {getattr(edit, '__name__', type(edit).__name__)!r} at {where.name}"
+    if result is None:
+        if not torch.equal(offered.nan_to_num(), before.nan_to_num()):
+            raise UserError(f"{name} changed the activation in place and returned None; return the activation")
+        result = before
+    _check_result(name, before, result)
+    if is_full and where.axes.count("pos") < 2 and math.isfinite(float(result.detach().sum())):
+        receipt.record(*(t.flatten(0, -2) if t.ndim > 1 else t.unsqueeze(-1) for t in (before, result)))
+        return result
+    real = real_entries(where, before)
     masked = before < torch.finfo(before.dtype).min / 2  # scores above the diagonal: -inf, or soon to be
     broken = ~torch.isfinite(result) & ~(masked & (result == -torch.inf)) & torch.isfinite(before)
     if bool((broken & real).any()):
-        raise UserError(f"{where} returned NaN or infinite numbers where finite ones came in")
-    receipt.record(*(_vectors(t, site, real) for t in (before, result)))
+        raise UserError(f"{name} returned NaN or infinite numbers where finite ones came in")
+    receipt.record(*(_vectors(t, where, real) for t in (before, result)))
     # Padding stays as it was: NaN there would reach the real tokens as 0 * NaN, an edited pattern would attend to it.
     return result.where(real & ~broken, before)
 
 
+def _check_result(name: str, before: Tensor, result: object) -> None:
+    if not isinstance(result, Tensor):
+        hint = "; call it first, if it makes an edit" if callable(result) else ""
+        raise UserError(
+            f"{name} returned {type(result).__name__}; expected a tensor of shape {tuple(before.shape)}{hint}"
+        )
+    if result.shape != before.shape:
+        raise UserError(f"{name} returned shape {tuple(result.shape)}; expected {tuple(before.shape)}")
+    if result.device != before.device:
+        raise UserError(f"{name} returned a tensor on {result.device}; expected {before.device}")
+    if result.dtype != before.dtype:
+        raise UserError(f"{name} returned {result.dtype}; expected {before.dtype}; convert with .to(activation.dtype)")
+
+
+def edit_in_turns(
+    edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, turns: tuple[int, ...], reported: int = 0
+) -> Tensor:
+    """Apply an edit as if the columns of each turn had come in a forward of their own, on top of those before it.
+
+    The first `reported` turns are not entered in the receipt: they were, in an earlier forward.
+    """
+    query, *key = (axis for axis, kind in enumerate(where.axes) if kind == "pos")
+    earlier = torch.zeros_like(where.prompts) if where.before is None else where.before
+    past = 0 if where.keys is None else where.keys.shape[1] - where.mask.shape[1]
+    out, start = tensor.clone(), 0
+    for turn, width in enumerate(turns):
+        stop = start + width
+        before = earlier.to(where.mask.device) + where.mask[:, :start].sum(-1)
+        part = replace(
+            where,
+            mask=where.mask[:, start:stop],
+            before=None if where.before is None and turn == 0 else before,
+            keys=(where.mask if where.keys is None else where.keys)[:, : past + stop],
+        )
+        piece = tensor.narrow(query, start, width)
+        if key:
+            piece = piece.narrow(key[0], 0, past + stop)
+        target = out.narrow(query, start, width)
+        target = target.narrow(key[0], 0, past + stop) if key else target
+        target.copy_(apply_edit(edit, piece, part, receipt if turn >= reported else Receipt(receipt.site)))
+        start = stop
+    return out
+
+
+def at_last(metric: Metric) -> Metric:
+    """The metric, marked as one that reads the logits of the last token alone: the others are not computed for it."""
+    metric.needs_last_only = True  # type: ignore[attr-defined]
+    return metric
+
+
+def needs_last_only(metric: Metric) -> bool:
+    """Does the metric read the logits of the last token alone?"""
+    return getattr(metric, "needs_last_only", False) is True
+
+
 def apply_metric(metric: Metric, logits: Float[Tensor, "prompt pos d_vocab"], batch: Tokens) -> Tensor:
     """One number a prompt of the batch. Raises UserError for anything else."""
-    value = metric(logits, Site("logits", batch.index, batch.total, batch.mask, ("prompt", "pos", "feature")))
+    value = metric(logits, Where("logits", batch.index, batch.total, batch.mask, ("prompt", "pos", "feature")))
     if not isinstance(value, Tensor) or value.shape != (len(batch.index),):
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise UserError(f"the metric gave {got}; expected one number a prompt, shape ({len(batch.index)},)")
     return value
 
 
-def real_entries(site: Site, tensor: Tensor) -> Tensor:
+def real_entries(where: Where, tensor: Tensor) -> Tensor:
     """True where every pos axis is at a real token, as a mask that broadcasts against `tensor`."""
     real = torch.ones([1] * tensor.ndim, dtype=torch.bool, device=tensor.device)
-    for axis, kind in enumerate(site.axes):
+    mask = where.mask
+    for axis, kind in enumerate(where.axes):
         if kind == "pos":
             shape = [1] * tensor.ndim
-            shape[0], shape[axis] = site.mask.shape
-            real = real & site.mask.view(shape)
+            shape[0], shape[axis] = len(mask), tensor.shape[axis]
+            real = real & mask[:, -tensor.shape[axis] :].view(shape)
+            mask = mask if where.keys is None else where.keys  # a second pos axis are the keys of a pattern
     return real
 
 
-def _vectors(tensor: Tensor, site: Site, real: Tensor) -> Tensor:
+def _vectors(tensor: Tensor, where: Where, real: Tensor) -> Tensor:
     """The activation vectors of real tokens as [row, feature]; heads count as rows of their own.
 
     Padding on a second pos axis (keys) and the masks' huge negative numbers count as zero.
     """
     masked = ~(tensor.abs() < torch.finfo(tensor.dtype).max / 2)  # NaN and infinity too
     tensor = tensor.masked_fill(~real | masked, 0.0)
-    if "pos" in site.axes:
-        tensor = tensor.movedim(site.axes.index("pos"), 1)[site.mask]
+    if "pos" in where.axes:
+        tensor = tensor.movedim(where.axes.index("pos"), 1)[where.mask]
     return tensor.flatten(0, -2) if tensor.ndim > 1 else tensor.unsqueeze(-1)
 
 

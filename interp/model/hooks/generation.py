@@ -1,20 +1,25 @@
-"""Continue prompts, and keep the activations that were made on the way: no second forward over what was generated."""
+"""Continue prompts token by token, on top of attention's cache; edits and captures see the prompt, then each new token.
+
+No second forward over what was generated: activations are kept on the way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.asked import has_length_switch, length_kind, padding_is_harmless
 from interp.model.hooks.captured import Activations
-from interp.model.hooks.tokens import Prompts, pad
+from interp.model.hooks.forward import check_fits, engine_for, forward, keeps_a_cache
+from interp.model.hooks.tokens import Tokens, pad
+from interp.model.hooks.tree import HookedTree
 
-if TYPE_CHECKING:
-    from interp.model.model import Model
+COLDEST = 1e-30  # below it, the likeliest token is certain, and a float cannot hold the quotient
 
 
 @dataclass(frozen=True)
@@ -30,125 +35,189 @@ class Generation:
     activations: Activations | None
 
 
-def generate(
-    model: Model,
-    prompts: Prompts,
-    max_new_tokens: int,
-    capture: Sequence[str],
-    temperature: float,
-    top_k: int | None,
-    seed: int,
-) -> Generation:
-    """Write up to `max_new_tokens` behind every prompt with the plain model, all prompts in one batch.
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. `temperature` 0: always the likeliest; above: drawn, among the `top_k` likeliest.
 
-    `temperature` 0 takes the likeliest token each time; above 0, tokens are drawn, among the `top_k` likeliest if that
-    is given, by a generator of this `seed`. A prompt ends at the tokenizer's end-of-text token. `capture` names sites
-    of the plain trunk (the residual stream, outputs of attention and MLP, what goes into them).
-
-    Raises UserError while an edit is active, for a site inside attention, for prompts of different lengths on a model
-    that cannot be padded on the left, and where prompt and new tokens exceed the context.
+    Raises UserError for values out of range.
     """
-    from interp.model.hooks.trunk import find_taps, watching
 
-    model.check_plain("model.generate")
-    _check(max_new_tokens, temperature, top_k, seed)
-    names = model.site_table.match(capture) if capture else []
-    taps = find_taps(model, names)
-    if inside := [name for name in names if name not in taps]:
-        raise UserError(
-            f"generate cannot capture {', '.join(inside)}: the plain model does not show it; capture the residual "
-            "stream, attn_out or mlp_out, or run model.capture on prompt and text afterwards"
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 63:
+            raise UserError(f"seed={self.seed}; expected 0 to 2**63 - 1")
+        if self.max_new_tokens < 1 or (self.top_k is not None and self.top_k < 1):
+            raise UserError(f"max_new_tokens={self.max_new_tokens}, top_k={self.top_k}; expected 1 or more")
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature={self.temperature}; expected 0 (always the likeliest token) or more")
+
+
+def generate(
+    tree: HookedTree, rows: Sequence[list[int]], sites: Sequence[str], sampling: Sampling, ends: Collection[int]
+) -> tuple[list[list[int]], Activations | None]:
+    """The new ids of every prompt, and the activations at `sites` (full names) of prompts and new tokens.
+
+    A prompt ends at any of the ids `ends`. Prompts of different lengths go side by side, padded on the left, where that
+    changes no number of this model, else length by length.
+    Raises UserError for prompts that do not fit the context with the new tokens.
+    """
+    check_fits(tree, rows, sampling.max_new_tokens)
+    _check_sites(tree, sites)
+    choose = _Choice(sampling, tree.hf.device)
+    ids: list[list[int]] = [[] for _ in rows]
+    written: list[_Written] = []
+    for group in _groups(tree, rows, sites, sampling.max_new_tokens):
+        run = _Written(tree, [rows[i] for i in group], group, len(rows), sites, sampling.max_new_tokens)
+        for i, new in zip(group, run.write(choose, sampling.max_new_tokens, ends), strict=True):
+            ids[i] = new
+        written.append(run)
+    return ids, _joined(tree, written, len(rows), sites) if sites else None
+
+
+def _groups(tree: HookedTree, rows: Sequence[list[int]], sites: Sequence[str], new: int) -> list[list[int]]:
+    """Prompts that are continued side by side."""
+    lengths = [len(row) for row in rows]
+    together = len(set(lengths)) == 1
+    if not together:
+        kinds = (
+            {length_kind(tree, length + n) for length in lengths for n in (0, new)} if has_length_switch(tree) else ()
         )
-    rows = model.encode(prompts)
-    _check_length(model, rows, max_new_tokens)
-    batch = pad(rows, range(len(rows)), len(rows), "left", 0, model.device)
-    pieces: dict[str, list[Tensor]] = {name: [] for name in names}
-    steps = _Steps(model, batch.ids, batch.mask)
-    draw = _Draw(temperature, top_k, seed, model.device)
-    end = model.tokenizer.eos_token_id
-    new: list[Tensor] = []
-    going = torch.ones(len(rows), dtype=torch.bool, device=model.device)
-    fed = [batch.mask]
-    with watching(taps, lambda site, value: pieces[site].append(value[:, -steps.width :].detach().clone())):
-        for i in range(max_new_tokens):
-            token = draw(steps.forward())
-            new.append(torch.where(going, token, -1))
-            going = going & (token != end)
-            if i + 1 == max_new_tokens or not bool(going.any()):
-                break
-            steps.feed(token, going)
-            fed.append(going[:, None])
-    ids = [[t for t in row if t >= 0] for row in torch.stack(new, 1).tolist()]
-    texts = [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in ids]
-    return Generation(ids, texts, _joined(model, names, pieces, torch.cat(fed, 1), steps.read) if names else None)
+        together = len(kinds) < 2 and padding_is_harmless(tree, engine_for(tree, sites), "left")
+    if together:
+        return [list(range(len(rows)))]
+    return [[i for i, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]
 
 
-class _Steps:
-    """Feeds a model one token at a time, on top of its cache where it keeps one."""
+def _check_sites(tree: HookedTree, sites: Sequence[str]) -> None:
+    for site in sites:
+        axes = tree.site_table.axes[site]
+        if axes[0] != "prompt" or "pos" not in axes:
+            raise UserError(f"generate cannot capture {site}: its axes are {', '.join(axes)}; expected one for tokens")
 
-    def __init__(self, model: Model, ids: Tensor, mask: Tensor) -> None:
-        self.model, self.read, self.mask = model, ids, mask
-        self.next, self.width = ids, ids.shape[1]  # tokens of the coming forward, and how many of them are new
+
+class _Written:
+    """Some prompts and what is written behind them, with the activations on the way."""
+
+    def __init__(
+        self, tree: HookedTree, rows: list[list[int]], index: list[int], total: int, sites: Sequence[str], new: int
+    ) -> None:
+        self.tree, self.sites = tree, sites
+        self.prompt = pad(rows, index, total, "left", 0, tree.hf.device)
+        self.read = self.prompt  # all tokens that the model has read, or is to read next
+        self.cached = keeps_a_cache(tree, sites, rows, new)
         self.cache: Any = None
+        self.steps = 0
+        self.pieces: dict[str, list[Tensor]] = {site: [] for site in sites}
 
-    @torch.no_grad()
+    def write(self, choose: _Choice, most: int, ends: Collection[int]) -> list[list[int]]:
+        """The new ids of each prompt."""
+        going = torch.ones(len(self.prompt.ids), dtype=torch.bool, device=self.prompt.ids.device)
+        last = torch.tensor(sorted(ends), device=going.device, dtype=torch.long)
+        new: list[Tensor] = []
+        while True:
+            token = choose(self.forward())
+            new.append(torch.where(going, token, -1))
+            going = going & ~torch.isin(token, last)
+            if len(new) == most or not bool(going.any()):
+                return [[t for t in row if t >= 0] for row in torch.stack(new, 1).tolist()]
+            self.feed(token, going)
+
     def forward(self) -> Tensor:
-        """Logits after the last token: [prompt, d_vocab]."""
-        positions = (self.mask.long().cumsum(-1) - 1).clamp(min=0)[:, -self.next.shape[1] :]
-        settings: dict[str, Any] = {} if bool(self.mask.all()) else {"attention_mask": self.mask.long()}
-        if settings or self.cache is not None:
-            settings["position_ids"] = positions
-        out = self.model.hf(self.next, past_key_values=self.cache, use_cache=True, **settings)
-        self.cache = getattr(out, "past_key_values", None)
-        return out.logits[:, -1].float()
+        """Logits behind the last token: [prompt, d_vocab]."""
+        batch = self.next()
+        width = 1 if self.steps else batch.ids.shape[1]
+        watch = {site: self.reader(site, width) for site in self.sites}
+        ran = forward(self.tree, batch, watch=watch, keep=1, cache=self.cache, use_cache=self.cached)
+        self.cache, self.steps = ran.cache if self.cached else None, self.steps + 1
+        return ran.logits[:, -1].float()
+
+    def next(self) -> Tokens:
+        """What the coming forward reads: the newest token on top of the cache, or everything again without one."""
+        if not self.steps:
+            return self.prompt
+        if self.cached:
+            ids, mask, past = self.read.ids[:, -1:], self.read.mask[:, -1:], self.read.mask[:, :-1]
+            return Tokens(ids, mask, self.prompt.index, self.prompt.total, past=past)
+        turns = (self.prompt.ids.shape[1], *[1] * self.steps)
+        return replace(self.read, turns=turns, reported=self.steps)
 
     def feed(self, token: Tensor, going: Tensor) -> None:
         """Read `token` next; prompts that are done read padding."""
-        token = torch.where(going, token, 0)
-        self.read = torch.cat([self.read, token[:, None]], dim=1)
-        self.mask = torch.cat([self.mask, going[:, None]], dim=1)
-        self.next, self.width = (self.read if self.cache is None else token[:, None]), 1
+        ids = torch.cat([self.read.ids, torch.where(going, token, 0)[:, None]], dim=1)
+        self.read = replace(self.read, ids=ids, mask=torch.cat([self.read.mask, going[:, None]], dim=1))
+
+    def reader(self, site: str, width: int) -> Any:
+        """What keeps the newest `width` tokens' activations of one forward."""
+        axis, seen = self.tree.site_table.axes[site].index("pos"), []
+
+        def see(value: Tensor) -> None:
+            if not seen:  # a module that runs twice shows its first run
+                seen.append(True)
+                self.pieces[site].append(value.narrow(axis, value.shape[axis] - width, width).detach().clone())
+
+        return see
+
+    def activations(self, site: str, axes: tuple[str, ...]) -> Tensor:
+        """All that was read at a site, NaN on padding; keys that were not there yet got no attention."""
+        query, *key = (axis for axis, kind in enumerate(axes) if kind == "pos")
+        mask = self.read.mask
+        pieces = self.pieces[site]
+        for axis in key:
+            pieces = [_widened(piece, axis, mask.shape[1]) for piece in pieces]
+        whole = torch.cat(pieces, dim=query)
+        for axis in (query, *key):
+            shape = [1] * whole.ndim
+            shape[0], shape[axis] = mask.shape
+            whole = whole.masked_fill(~mask.view(shape), torch.nan)
+        return whole
 
 
-class _Draw:
+class _Choice:
     """Chooses the next token of every prompt."""
 
-    def __init__(self, temperature: float, top_k: int | None, seed: int, device: torch.device) -> None:
-        self.temperature, self.top_k = temperature, top_k
-        self.generator = torch.Generator(device).manual_seed(seed)
+    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+        self.sampling = sampling
+        self.generator = torch.Generator(device).manual_seed(sampling.seed)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        if self.temperature == 0:
+        temperature, top_k = self.sampling.temperature, self.sampling.top_k
+        if temperature == 0:
             return logits.argmax(-1)
-        scores = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # the largest is 0, however cold it is
-        if self.top_k is not None:
-            least = scores.topk(min(self.top_k, scores.shape[-1]), dim=-1).values[:, -1:]
+        scores = (logits - logits.amax(-1, keepdim=True)) / max(temperature, COLDEST)  # the largest is 0
+        if top_k is not None:
+            least = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[:, -1:]
             scores = scores.masked_fill(scores < least, -torch.inf)
         return torch.multinomial(scores.softmax(-1), 1, generator=self.generator).squeeze(-1)
 
 
-def _joined(model: Model, names: list[str], pieces: dict[str, list[Tensor]], mask: Tensor, ids: Tensor) -> Activations:
-    whole = {name: torch.cat(pieces[name], dim=1) for name in names}
-    for value in whole.values():
-        value.masked_fill_(~mask[..., None], torch.nan)
-    axes = {name: model.site_table.axes[name] for name in names}
-    return Activations(whole, mask, ids.masked_fill(~mask, -1), axes)
+def _widened(piece: Tensor, axis: int, width: int) -> Tensor:
+    """Zeros behind (keys still to come); a sliding window's cache holds the newest keys, so zeros before them."""
+    missing = width - piece.shape[axis]
+    shape = [*piece.shape]
+    shape[axis] = missing
+    return torch.cat([piece, piece.new_zeros(shape)], dim=axis) if missing else piece
 
 
-def _check(max_new_tokens: int, temperature: float, top_k: int | None, seed: int) -> None:
-    if not 0 <= seed < 1 << 63:
-        raise UserError(f"seed={seed}; expected 0 to 2**63 - 1")
-    if max_new_tokens < 1 or (top_k is not None and top_k < 1):
-        raise UserError(f"max_new_tokens={max_new_tokens}, top_k={top_k}; expected 1 or more")
-    if not 0 <= temperature < float("inf"):
-        raise UserError(f"temperature={temperature}; expected 0 (always the likeliest token) or more")
-
-
-def _check_length(model: Model, rows: list[list[int]], new: int) -> None:
-    longest, context = max(map(len, rows)), getattr(model.hf.config, "max_position_embeddings", None)
-    if context and 0 < context < longest + new:
-        raise UserError(f"{longest} tokens of prompt and {new} new ones; this model takes {context}; shorten either")
-    if len({len(row) for row in rows}) > 1 and not model.tree.pads_left:
-        raise UserError(
-            f"padding on the left changes what {type(model.hf).__name__} computes; generate prompts of one length"
-        )
+def _joined(tree: HookedTree, groups: Sequence[_Written], total: int, sites: Sequence[str]) -> Activations:
+    """The activations of all groups, every prompt's end in one column."""
+    start = max(group.prompt.ids.shape[1] for group in groups)
+    width = start + max(group.read.ids.shape[1] - group.prompt.ids.shape[1] for group in groups)
+    device = tree.hf.device
+    ids = torch.full((total, width), -1, dtype=torch.long, device=device)
+    tensors: dict[str, Tensor] = {}
+    axes = {site: tree.site_table.axes[site] for site in sites}
+    for group in groups:
+        first = start - group.prompt.ids.shape[1]
+        span = slice(first, first + group.read.ids.shape[1])
+        rows = group.prompt.index.to(device)
+        ids[rows, span] = group.read.ids.masked_fill(~group.read.mask, -1)
+        for site in sites:
+            value = group.activations(site, axes[site])
+            shape = [width if kind == "pos" else size for kind, size in zip(axes[site], value.shape, strict=True)]
+            whole = tensors.setdefault(site, value.new_full([total, *shape[1:]], torch.nan))
+            whole[(rows, *(span if kind == "pos" else slice(None) for kind in axes[site][1:]))] = value
+    return Activations(tensors, ids >= 0, ids, axes)

@@ -5,37 +5,38 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+
+import torch
 
 from interp.errors import UserError, unknown
 from interp.model.hooks.bridge import measure_axes
+from interp.model.hooks.forward import read
 from interp.model.hooks.taps import Place, parse_place
+from interp.model.hooks.tokens import pad
+from interp.model.hooks.tree import HookedTree
 
-if TYPE_CHECKING:
-    from interp.model.model import Model
 
-
-def register(model: Model, name: str, where: str) -> list[str]:
+def register(tree: HookedTree, name: str, where: str) -> list[str]:
     """Add sites to the model's table; see `Model.register_site`. All of them, or none where one cannot be had."""
     pattern = parse_place(where)
-    modules: dict[str, object] = dict(model.hf.named_modules())
+    modules: dict[str, object] = dict(tree.hf.named_modules())
     if name.count("*") != pattern.module.count("*") or name.count("*") > 1 or not re.fullmatch(r"[\w.*]+", name):
         raise UserError(
             f"site {name!r} at {where!r}: expected a name of letters, digits, dots and underscores, and `*` for the "
             "layer once in both or in neither"
         )
-    if model.is_edited:
+    if tree.is_edited:
         raise UserError(f"site {name!r} cannot be named while an edit is active; register sites first")
-    before, new = model.site_table, []
+    table, new = tree.site_table, []
     try:
         for label, path in _resolve(pattern.module, modules):
             site = name.replace("*", label)
-            if site in model.site_table.axes or site in before.silent or site in before.gated:
+            if site in tree.site_table.axes or site in table.silent or site in table.gated or site in table.misnomers:
                 raise UserError(f"site {site!r} exists already; choose another name")
-            _add(model, site, replace(pattern, module=path))
             new.append(site)
+            _add(tree, site, replace(pattern, module=path))
     except BaseException:
-        model.tree.site_table = before
+        tree.forget_sites([site for site in new if site not in table.axes])
         raise
     return new
 
@@ -47,25 +48,25 @@ def _resolve(path: str, modules: dict[str, object]) -> list[tuple[str, str]]:
             raise unknown("module", path, modules, "the names are those of model.hf.named_modules()")
         return [("", path)]
     form = re.compile(re.escape(path).replace(r"\*", r"(\d+)"))
-    found = [(match[1], module) for module in modules if (match := form.fullmatch(module))]
-    if not found:
+    matches = [(match[1], module) for module in modules if (match := form.fullmatch(module))]
+    if not matches:
         raise unknown("module", path.replace("*", "0"), modules, f"{path!r} matches no module of model.hf")
-    return found
+    return matches
 
 
-def _add(model: Model, site: str, place: Place) -> None:
-    table, tree = model.site_table, model.tree
+def _add(tree: HookedTree, site: str, place: Place) -> None:
     start, stop = place.columns
     if stop is not None and (start or 0) >= stop:
         raise UserError(f"site {site!r}: columns {start}:{stop} are none; expected a first one below the last")
-    tree.site_table = table.with_site(site, ("prompt", "pos", "feature"), place)  # hooks look there for their place
-    axes = measure_axes(model.bridge, partial(tree.attached_at, site))
+    tree.name_site(site, ("prompt", "pos", "feature"), place)  # hooks look there for their place
+    axes = measure_axes(tree.bridge, partial(tree.attached_at, site))
     if axes is None or axes[0] != "prompt":
         raise UserError(
             f"site {site!r}: the hooked model does not run {place.module} once a forward, or what comes by is not one "
             f"activation a prompt (axes: {axes}); name another module"
         )
-    tree.site_table = table.with_site(site, axes, place)
-    width = model.capture([[0]], site)[site].shape[-1]
+    tree.name_site(site, axes, place)
+    with tree.hooked_only(), torch.no_grad():
+        width = read(tree, pad([[0]], [0], 1, "right", 0, tree.hf.device), [site])[site].shape[-1]
     if width < (1 if stop is None else stop - (start or 0)):
         raise UserError(f"site {site!r}: the module does not have the columns {start}:{stop}")

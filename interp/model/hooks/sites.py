@@ -23,6 +23,7 @@ class SiteTable:
     what each axis of its activation is ("prompt", "pos", "head", "feature"). `origin`: for every accepted name, the
     bridge's own name of the same place, which says what it is (the input or output of which module). `gated`: names
     that TransformerLens keeps switched off, with the switch. `silent`: names that carry nothing of their own here.
+    `misnomers`: names that TransformerLens gives to something else in some layers, with what it is there.
     `registered`: places that a user named (`Model.register_site`).
     """
 
@@ -31,6 +32,7 @@ class SiteTable:
     origin: dict[str, str]
     gated: dict[str, str]
     silent: frozenset[str]
+    misnomers: Mapping[str, str] = field(default_factory=dict)
     registered: Mapping[str, Place] = field(default_factory=dict)
 
     def with_site(self, name: str, axes: tuple[str, ...], place: Place) -> SiteTable:
@@ -43,18 +45,41 @@ class SiteTable:
             registered={**self.registered, name: place},
         )
 
-    def match(self, sites: str | Iterable[str]) -> list[str]:
-        """Resolve names and patterns (`blocks.*.hook_resid_post`) to names, in model order, each once.
+    def with_open(self, opened: Mapping[str, tuple[str, ...]]) -> SiteTable:
+        """The table with gated sites that were opened, and their axes; they stay out of `listed`."""
+        return replace(self, axes={**self.axes, **opened}, origin={**self.origin, **{name: name for name in opened}})
 
+    def match(self, sites: str | Iterable[str]) -> list[str]:
+        """Resolve names and patterns (`blocks.*.hook_resid_post`) to names, in model order, each place once.
+
+        A pattern means places: it is held against every name that a place has.
         Raises UserError for a name or pattern that matches nothing, with the nearest names or the reason.
         """
         wanted = list(sites) if isinstance(sites, Iterable) and not isinstance(sites, str) else [sites]
         if not wanted:
             raise UserError("no site came; expected at least one name or pattern, such as 'blocks.*.hook_resid_post'")
-        found: list[str] = []
+        names: list[str] = []
         for name in wanted:
-            found += self._match_one(name)
-        return list(dict.fromkeys(found))
+            names += self._match_one(name)
+        return list(dict.fromkeys(names))
+
+    def gated_in(self, name: str) -> list[str]:
+        """The gated sites that a name or pattern means, where it means no open one."""
+        if not isinstance(name, str) or name in self.axes or self._hits(name):
+            return []
+        return [site for site in self.gated if site == name or (is_pattern(name) and fnmatchcase(site, name))]
+
+    def _hits(self, pattern: str) -> list[str]:
+        """One name for every place that a pattern matches by any of its names, the traditional one where that is it."""
+        if not is_pattern(pattern):
+            return []
+        by_place: dict[str, str] = {}
+        listed = set(self.listed)
+        for name in self.axes:
+            place = self.origin[name]
+            if fnmatchcase(name, pattern) and by_place.get(place) not in listed:
+                by_place[place] = name
+        return list(by_place.values())
 
     def _match_one(self, name: str) -> list[str]:
         if not isinstance(name, str):
@@ -63,19 +88,20 @@ class SiteTable:
             return [name]
         if name in self.gated:
             raise UserError(
-                f"site {name!r} is gated: TransformerLens fills it only with {self.gated[name]} on, and it would stay "
-                "empty; use an ungated site, see model.sites() or `interp models sites NAME`"
+                f"site {name!r} is gated: TransformerLens fills it only with {self.gated[name]} on, which this model "
+                "does not take; use another site, see model.sites() or `interp models sites NAME`"
             )
+        if name in self.misnomers:
+            raise UserError(f"site {name!r} is not what its name says on this model: {self.misnomers[name]}")
         if name in self.silent:
             raise UserError(
                 f"site {name!r} exists but carries nothing of its own on this model (it never fires per prompt, or "
                 "shows another site's value); see model.sites() or `interp models sites NAME`"
             )
-        if any(c in name for c in "*?["):  # as in a shell: `*` stands for any run of characters
-            hits = [n for n in self.listed if fnmatchcase(n, name)] or [n for n in self.axes if fnmatchcase(n, name)]
-            if hits:
-                return hits
-            for off in (*self.gated, *sorted(self.silent)):
+        if hits := self._hits(name):
+            return hits
+        if is_pattern(name):
+            for off in (*self.gated, *self.misnomers, *sorted(self.silent)):
                 if fnmatchcase(off, name):
                     return self._match_one(off)  # says why
         last = max((n for n in map(layer_of, self.listed) if n is not None), default=-1)
@@ -84,6 +110,11 @@ class SiteTable:
             near = [meant] if meant in self.axes else self.axes
             raise unknown("site", name, near, f"this model has blocks 0 to {last}")
         raise unknown("site", name, self.axes, "model.sites() or `interp models sites NAME` lists them all")
+
+
+def is_pattern(name: str) -> bool:
+    """Does `*` or the like stand in the name? As in a shell it stands for any run of characters."""
+    return any(c in name for c in "*?[")
 
 
 def layer_of(site: str) -> int | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.unchanged import mark_own
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,15 @@ def parse_place(text: str) -> Place:
 
 @dataclass(frozen=True)
 class Tap:
-    """The input or the output of a module: its first tensor, or some columns of that."""
+    """The input or the output of a module: its first tensor, or some columns of that.
+
+    `heads`: sizes (head, d_head) into which the last axis is parted for whoever looks, or None.
+    """
 
     module: torch.nn.Module
     is_input: bool
     columns: tuple[int | None, int | None] = (None, None)
+    heads: tuple[int, int] | None = None
 
 
 @contextmanager
@@ -65,9 +70,11 @@ def tapped(tap: Tap, function: Callable[[Tensor], Tensor | None]) -> Iterator[No
         if not isinstance(tensor, Tensor):
             return value
         part = tensor[..., slice(*tap.columns)] if tap.columns != (None, None) else tensor
-        new = function(part)
+        new = function(part if tap.heads is None else part.unflatten(-1, tap.heads))
         if new is None:
             return value
+        if tap.heads is not None:
+            new = new.flatten(-2)
         if part is not tensor:
             whole = tensor.clone()
             whole[..., slice(*tap.columns)] = new
@@ -82,9 +89,9 @@ def tapped(tap: Tap, function: Callable[[Tensor], Tensor | None]) -> Iterator[No
         return None
 
     if tap.is_input:
-        handle = tap.module.register_forward_pre_hook(on_input, with_kwargs=True)
+        handle = tap.module.register_forward_pre_hook(mark_own(on_input), with_kwargs=True)
     else:
-        handle = tap.module.register_forward_hook(lambda _, __, output: see(output))
+        handle = tap.module.register_forward_hook(mark_own(lambda _, __, output: see(output)))
     try:
         yield
     finally:

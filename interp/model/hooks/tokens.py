@@ -8,8 +8,9 @@ position ids is off by 0.38).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from operator import index
 from typing import Any, Literal, get_args
@@ -28,17 +29,57 @@ Prompts = str | Sequence[str] | Sequence[Sequence[int]] | Int[Tensor, "prompt po
 
 @dataclass(frozen=True)
 class Tokens:
-    """A padded batch. `mask` is True at real tokens; `index` says which of the caller's `total` prompts each row is."""
+    """A padded batch. `mask` is True at real tokens; `index` says which of the caller's `total` prompts each row is.
+
+    `past`: the mask of the tokens that stand before these and were read in an earlier forward (a cache holds them).
+    `turns`: how many columns were read at once, where several forwards are done in one: an edit is asked for each by
+    itself, as it would have been; it has reported of the first `reported` of them already.
+    `sees`, `places`: which keys each token may attend to, and at which position it stands, where that is not what
+    follows from the masks.
+    """
 
     ids: Int[Tensor, "prompt pos"]
     mask: Bool[Tensor, "prompt pos"]
     index: Int[Tensor, " prompt"]
     total: int
+    past: Bool[Tensor, "prompt past"] | None = None
+    turns: tuple[int, ...] = ()
+    reported: int = 0
+    sees: Bool[Tensor, "pos key"] | None = None
+    places: Int[Tensor, "prompt pos"] | None = None
+
+    @cached_property
+    def whole_mask(self) -> Bool[Tensor, "prompt key"]:
+        """True at real tokens, those of earlier forwards included."""
+        return self.mask if self.past is None else torch.cat([self.past, self.mask], dim=1)
+
+    @cached_property
+    def before(self) -> Int[Tensor, " prompt"] | None:
+        """How many tokens of each prompt were read in earlier forwards; None in the first one."""
+        return None if self.past is None else self.past.sum(-1)
+
+    @cached_property
+    def is_full(self) -> bool:
+        """Is every token real?"""
+        return bool(self.mask.all())
+
+    @cached_property
+    def pads_right_only(self) -> bool:
+        """Do all real tokens stand at the left, so that padding cannot reach them in a causal model?"""
+        return self.past is None and not bool((self.mask[:, 1:] & ~self.mask[:, :-1]).any())
 
     @property
     def position_ids(self) -> Int[Tensor, "prompt pos"]:
         """0 at the first real token of each row, whichever side is padded."""
-        return (self.mask.long().cumsum(-1) - 1).clamp(min=0)
+        if self.places is not None:
+            return self.places
+        return (self.whole_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -self.ids.shape[1] :]
+
+    @property
+    def last(self) -> Int[Tensor, " prompt"]:
+        """The column of each row's last real token."""
+        columns = torch.arange(self.mask.shape[1], device=self.mask.device).expand_as(self.mask)
+        return torch.where(self.mask, columns, -1).max(-1).values
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, bos: BosPolicy) -> list[list[int]]:
@@ -125,9 +166,11 @@ def pad(
     return Tokens(ids.to(device), mask.to(device), torch.tensor(list(index), dtype=torch.long), total)
 
 
-def batches(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
-    """Split prompt indices into batches of similar length, so that little is padded."""
+def batches_of(rows: Sequence[Sequence[int]], batch_size: int, kind: Callable[[int], Hashable]) -> list[list[int]]:
+    """Split prompt indices into batches of similar length, so that little is padded; each of one `kind` of prompt."""
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}; expected 1 or more")
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    groups: dict[Hashable, list[int]] = {}
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        groups.setdefault(kind(i), []).append(i)
+    return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]

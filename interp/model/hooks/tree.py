@@ -1,20 +1,19 @@
-"""The hooked tree of a model: where functions are attached, forwards run, and edits learn what they see.
+"""A model and its hooked tree: the sites, the edits that are active, and what was asked of this model once.
 
-`Model` is what people use; this is how it works. A function attached at a site sees every forward; an edit is such a
-function with its checks and its receipt.
+`Model` is what people use; this is how it works. The hooked tree is a second module tree that shares the parameters of
+the plain model; it is built when first needed and made anew when somebody changed the model since.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,195 +24,269 @@ from interp.model.hooks.bridge import (
     copies_weights,
     has_effect,
     lens_gap,
-    pads_left,
+    measure_gated,
+    opened,
     read_site_table,
-    run,
+    text_config,
 )
-from interp.model.hooks.editing import Edit, Receipt, Receipts, Site, apply_edit, check_edit
+from interp.model.hooks.editing import Edit, Receipt, Receipts, check_edit
 from interp.model.hooks.sites import SiteTable, kind_of
-from interp.model.hooks.taps import Tap, tapped
-from interp.model.hooks.tokens import Side, Tokens, batches, pad
-from interp.model.hooks.unchanged import BuiltFrom, remember_weights
+from interp.model.hooks.taps import Place, Tap, tapped
+from interp.model.hooks.unchanged import fingerprint, mark_own
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
 
-class _Enough(Exception):  # noqa: N818 - control flow, not a fault
-    """Raised inside a forward once the last wanted site has been read."""
+@dataclass(frozen=True)
+class Active:
+    """An edit while its context is open. `of_gradient`: it changes what flows back through the site instead."""
+
+    site: str
+    edit: Edit
+    receipt: Receipt
+    of_gradient: bool = False
 
 
 class HookedTree:
-    """A second module tree with hooks, which shares the parameters of `hf`; built when first needed."""
+    """The plain model `hf`, the hooked tree beside it, and the edits that every forward of either applies."""
 
     def __init__(self, hf: PreTrainedModel) -> None:
         self.hf = hf
-        self._modules: dict[str, torch.nn.Module] = {}
-        self._built_from: BuiltFrom | None = None
-        self._batch: Tokens | None = None  # of the forward that runs
-        self._resting = False  # do edits stand aside?
-        self._hooks = 0
-        self._has_effect: dict[str, bool] = {}
+        self.active: list[Active] = []
+        self.running: object | None = None  # the forward that runs, and whose hooks may act
+        self.engine: str | None = None  # "hooked" while a check wants that one
+        self._built: dict[str, Any] = {}  # everything that a change of the model makes wrong
+        self._named: dict[str, tuple[tuple[str, ...], Place]] = {}  # sites that a user registered
+        self._copies_weights = False
 
-    @cached_property
-    def bridge(self) -> TransformerBridge:
-        """The hooked module tree (TransformerBridge), built when first needed."""
-        bridge, modules = build_bridge(self.hf)
-        self._modules.update(modules)
-        self._built_from = remember_weights(self.hf, copied=copies_weights(bridge, self.hf))
-        return bridge
-
-    @cached_property
-    def pads_left(self) -> bool:
-        """Does padding on the left leave real tokens alone?"""
-        with self.resting():
-            return pads_left(self.bridge)
-
-    @cached_property
-    def lens_gap(self) -> float:
-        """How far the last block's output through the final norm and unembedding is from the logits."""
-        with self.resting():
-            return lens_gap(self.bridge, f"blocks.{self.hf.config.num_hidden_layers - 1}.hook_resid_post")
-
-    @cached_property
-    def points(self) -> dict[str, HookPoint]:
-        """Hook points by every accepted name; the bridge builds this dictionary anew each time it is asked."""
-        return dict(self.bridge.hook_dict)
-
-    @cached_property
-    def site_table(self) -> SiteTable:
-        """Every site of this model and what it carries, found by asking it."""
-        return read_site_table(self.bridge)
+    # --- the hooked modules, and whether they are still those of the model ---
 
     @property
-    def is_edited(self) -> bool:
-        """Is something attached?"""
-        return self._hooks > 0
+    def bridge(self) -> TransformerBridge:
+        """The hooked module tree (TransformerBridge), built when first needed."""
+        if "bridge" not in self._built:
+            with self.resting():
+                bridge, modules = build_bridge(self.hf)
+                self._copies_weights = copies_weights(bridge, self.hf)
+                self._built |= {"bridge": bridge, "modules": modules, "hf": self._fingerprint()}
+        return self._built["bridge"]
+
+    def follow(self) -> None:
+        """Forget the hooked modules where somebody changed the model since they were made: an adapter, a module, …"""
+        if "bridge" in self._built and self.running is None and self._built["hf"] != self._fingerprint():
+            self._built.clear()
+
+    def once(self, question: str, ask: Callable[[], Any]) -> Any:
+        """The answer to a question about this model, asked again only after the model was changed."""
+        if question not in self._built:
+            with self.resting():
+                answer = ask()
+            self._built[question] = answer
+        return self._built[question]
+
+    def _fingerprint(self) -> Any:
+        return fingerprint(self.hf, values=self._copies_weights)
+
+    @property
+    def config(self) -> Any:
+        """The config of the language model, inside a multimodal one too."""
+        return text_config(self.hf)
+
+    @property
+    def lens_gap(self) -> float:
+        """How far the last block's output through the final norm and unembedding is from the logits."""
+        self.follow()
+        last = f"blocks.{self.config.num_hidden_layers - 1}.hook_resid_post"
+        return self.once("lens_gap", lambda: lens_gap(self.bridge, last))
+
+    # --- sites ---
+
+    @property
+    def points(self) -> dict[str, HookPoint]:
+        """Hook points by every accepted name; the bridge builds this dictionary anew each time it is asked."""
+        return self.once("points", lambda: dict(self.bridge.hook_dict))
+
+    @property
+    def site_table(self) -> SiteTable:
+        """Every site of this model and what it carries, found by asking it."""
+        self.follow()
+
+        def ask() -> SiteTable:
+            table = read_site_table(self.bridge)
+            for name, (axes, place) in self._named.items():
+                table = table.with_site(name, axes, place)
+            return table
+
+        return self.once("site_table", ask)
+
+    @property
+    def registered(self) -> dict[str, Place]:
+        """The sites that a user named, by name; known without building hooks."""
+        return {name: place for name, (_, place) in self._named.items()}
+
+    def name_site(self, name: str, axes: tuple[str, ...], place: Place) -> None:
+        """Add a site of the user's; it stays when the hooked modules are made anew."""
+        self._named[name] = (axes, place)
+        self._built["site_table"] = self.site_table.with_site(name, axes, place)
+
+    def forget_sites(self, names: Sequence[str]) -> None:
+        """Take registered sites away again."""
+        for name in names:
+            self._named.pop(name, None)
+        self._built.pop("site_table", None)
+
+    def match(self, sites: Any) -> list[str]:
+        """Names of the sites that names and patterns mean, in model order; gated ones are opened, and their cost said.
+
+        Raises UserError for a name that matches nothing; see `SiteTable.match`.
+        """
+        table = self.site_table
+        wanted = [sites] if isinstance(sites, str) or not isinstance(sites, Sequence) else list(sites)
+        for gated in filter(None, map(table.gated_in, wanted)):
+            self._open(gated)
+        return self.site_table.match(sites)
+
+    def _open(self, names: list[str]) -> None:
+        table = self.site_table
+        for switch in sorted({table.gated[name] for name in names}):
+            chosen = [name for name in names if table.gated[name] == switch]
+            with self.resting():
+                axes = measure_gated(self.bridge, chosen, switch)
+            self._built["site_table"] = self.site_table.with_open(axes)
+
+    def switches_of(self, names: Sequence[str]) -> list[str]:
+        """The switches that must be on in a forward for these sites to carry something."""
+        if not names:  # else nobody needs the hooked modules yet
+            return []
+        gated = self.site_table.gated
+        return sorted({gated[name] for name in names if name in gated})
 
     @contextmanager
     def attached_at(self, name: str, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
         """Run `function` on the activation at a site of the hooked tree; a returned tensor replaces it."""
-        place = self.site_table.registered.get(name)
+        place = self.site_table.registered.get(name) if name not in self.points else None
         if place is None:
             hook = attached(self.points[name], function)
         else:
-            hook = tapped(Tap(self._modules[place.module], place.is_input, place.columns), function)
-        self._hooks += 1
-        try:
-            with hook:
-                yield
-        finally:
-            self._hooks -= 1
+            _ = self.bridge
+            hook = tapped(Tap(self._built["modules"][place.module], place.is_input, place.columns), function)
+        with hook:
+            yield
 
     @contextmanager
-    def edited(self, edits: Mapping[str, Edit]) -> Iterator[Receipts]:
+    def opened(self, names: Sequence[str]) -> Iterator[None]:
+        """The gated ones among these sites, open while the context lasts."""
+        if switches := self.switches_of(names):
+            with opened(self.bridge, switches):
+                yield
+        else:
+            yield
+
+    # --- edits ---
+
+    @property
+    def is_edited(self) -> bool:
+        """Is an edit active?"""
+        return bool(self.active)
+
+    @contextmanager
+    def edited(self, edits: Mapping[str, Edit], gradients: Mapping[str, Edit]) -> Iterator[Receipts]:
         """Apply edits to every forward inside the context; see `Model.edit`."""
-        if not isinstance(edits, Mapping):
-            raise UserError(f"edit() got a {type(edits).__name__}; expected {{site or pattern: edit}}")
-        if not edits:
+        for name, given in (("edit()", edits), ("edit(gradients=)", gradients)):
+            if not isinstance(given, Mapping):
+                raise UserError(f"{name} got a {type(given).__name__}; expected {{site or pattern: edit}}")
+        if not edits and not gradients:
             raise UserError(
                 "no edit came; expected {site or pattern: edit}, such as {'blocks.3.hook_mlp_out': ablate()}"
             )
-        resolved = [(name, fn) for pattern, fn in edits.items() for name in self.site_table.match(pattern)]
-        for name, fn in resolved:
-            self._check_edit(name, fn)
-        receipts = Receipts({name: Receipt(name) for name, _ in resolved})
-        with ExitStack() as stack:
-            for name, fn in resolved:
-                stack.enter_context(self.attached_at(name, self._editor(name, fn, receipts[name])))
-            yield receipts
+        new = [*self._resolve(edits, ""), *self._resolve(gradients, " (gradient)")]
+        receipts = Receipts({active.receipt.site: active.receipt for active in new})
+        self.active += new
+        try:
+            with _guarded(self):
+                yield receipts
+        finally:
+            self.active = [active for active in self.active if not any(active is one for one in new)]
         idle = [name for name, receipt in receipts.items() if receipt.fired == 0]
         if idle:
             raise UserError(
                 f"the edit at {', '.join(idle)} never fired: no forward reached it inside `with model.edit(...)`; "
                 "call model.logits or model.capture (of a later site) inside the context"
+                + ("; a gradient is edited in gradients_of" if gradients else "")
+            )
+
+    def _resolve(self, edits: Mapping[str, Edit], kind: str) -> list[Active]:
+        resolved: list[Active] = []
+        taken: dict[str, int] = {}
+        for pattern, edit in edits.items():
+            for site in self.match(pattern):
+                self._check(site, edit)
+                taken[site] = taken.get(site, 0) + 1  # two edits at one site have a receipt each
+                nth = f" (edit {taken[site]})" if taken[site] > 1 else ""
+                resolved.append(Active(site, edit, Receipt(f"{site}{kind}{nth}"), bool(kind)))
+        return resolved
+
+    def _check(self, site: str, edit: Edit) -> None:
+        check_edit(site, edit)
+        kind = f"{kind_of(site)} {kind_of(self.site_table.origin[site])}"  # layers of one kind are built alike
+
+        def ask() -> bool:
+            with self.opened([site]):
+                return has_effect(self.bridge, site, partial(self.attached_at, site))
+
+        if not self.once(f"has_effect {kind}", ask):
+            raise UserError(
+                f"an edit at {site} would change nothing: this model shows the value there and does not read it back; "
+                "edit another site, such as hook_z or hook_attn_out for attention"
             )
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """Let edits stand aside while the model is asked about itself."""
-        before, self._resting = self._resting, True
+        """Inside, no edit is active, and no hook of a forward that runs outside sees anything."""
+        active, running = self.active, self.running
+        self.active, self.running = [], None
         try:
             yield
         finally:
-            self._resting = before
+            self.active, self.running = active, running
 
-    def _check_edit(self, name: str, fn: object) -> None:
-        check_edit(name, fn)
-        kind = name if name in self.site_table.registered else kind_of(name)  # every layer is built alike
-        if kind not in self._has_effect:
-            with self.resting():
-                self._has_effect[kind] = has_effect(self.bridge, name, partial(self.attached_at, name))
-        if not self._has_effect[kind]:
-            raise UserError(
-                f"an edit at {name} would change nothing: this model shows the value there and does not read it back; "
-                "edit another site, such as hook_z or hook_attn_out for attention"
-            )
-
-    def _editor(self, name: str, fn: Edit, receipt: Receipt) -> Callable[[Tensor], Tensor]:
-        def edit(tensor: Tensor) -> Tensor:
-            if self._resting:
-                return tensor
-            if self._batch is None:
-                raise UserError(f"an edit is active at {name}, but the forward did not come from this model's methods")
-            site = Site(name, self._batch.index, self._batch.total, self._batch.mask, self.site_table.axes[name])
-            with self.resting():  # what an edit asks of the model is answered without edits, or it would ask for ever
-                return apply_edit(fn, tensor, site, receipt)
-
-        return edit
-
-    def batches(self, ids: list[list[int]], batch_size: int, padding: Side) -> Iterator[Tokens]:
-        """The prompts in padded batches of similar length. Raises UserError for a side that the model cannot have."""
-        if padding == "left" and not self.pads_left:
-            raise UserError(f"padding on the left changes what {type(self.hf).__name__} computes; use padding='right'")
-        for chosen in batches(ids, batch_size):
-            yield pad([ids[i] for i in chosen], chosen, len(ids), padding, 0, self.hf.device)
-
-    def forward(self, batch: Tokens, *, gradients: bool = False) -> Float[Tensor, "prompt pos d_vocab"]:
-        """The logits of one batch. Raises UserError where the weights are no longer those that the hooks hold."""
-        _ = self.bridge
-        if self._built_from is not None:
-            self._built_from.check(self.hf)
-        outer, self._batch = self._batch, batch  # edits look here for which prompts they see
+    @contextmanager
+    def hooked_only(self) -> Iterator[None]:
+        """Inside, every forward runs the hooked tree: for checks of that tree, and comparisons to the last bit."""
+        outer, self.engine = self.engine, "hooked"
         try:
-            with torch.set_grad_enabled(gradients):
-                return run(self.bridge, batch.ids, batch.mask, batch.position_ids)
+            yield
         finally:
-            self._batch = outer
+            self.engine = outer
 
-    def read(self, batch: Tokens, names: list[str]) -> dict[str, Tensor]:
-        """The activations of one batch at these sites; the forward ends with the last of them."""
-        got: dict[str, Tensor] = {}
 
-        def reader(name: str) -> Callable[[Tensor], None]:
-            def read(tensor: Tensor) -> None:
-                got.setdefault(name, tensor.detach().clone())  # a module that runs twice shows its first run
-                if len(got) == len(names):
-                    raise _Enough
+@contextmanager
+def _guarded(tree: HookedTree) -> Iterator[None]:
+    """Refuse a forward of the hooked modules that did not come from the model's methods: no edit would reach it."""
 
-            return read
+    def refuse(*_: Any) -> None:
+        if tree.active and tree.running is None:
+            names = ", ".join(active.site for active in tree.active[:3])
+            raise UserError(f"an edit is active at {names}, but the forward did not come from this model's methods")
 
-        with ExitStack() as stack:
-            for name in names:
-                stack.enter_context(self.attached_at(name, reader(name)))
-            with suppress(_Enough):
-                self.forward(batch)
-        missing = [name for name in names if name not in got]
-        if missing:
-            raise UserError(f"nothing came at {', '.join(missing)}: the hook never fired in this forward")
-        return got
+    handle = tree.bridge.original_model.register_forward_pre_hook(mark_own(refuse))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class Editing(AbstractContextManager[Receipts]):
     """`with model.edit(...)`: edits while the context is open. One that is never opened would do nothing, and warns."""
 
-    def __init__(self, tree: HookedTree, edits: Mapping[str, Edit]) -> None:
+    def __init__(self, tree: HookedTree, edits: Mapping[str, Edit], gradients: Mapping[str, Edit]) -> None:
         self._context: AbstractContextManager[Receipts] | None = None
-        self._tree, self._edits = tree, edits
+        self._tree, self._edits, self._gradients = tree, edits, gradients
 
     def __enter__(self) -> Receipts:
-        self._context = self._tree.edited(self._edits)
+        self._context = self._tree.edited(self._edits, self._gradients)
         return self._context.__enter__()
 
     def __exit__(
@@ -224,6 +297,7 @@ class Editing(AbstractContextManager[Receipts]):
 
     def __del__(self) -> None:
         if getattr(self, "_context", self) is None:
-            warnings.warn(
-                "model.edit(...) was never entered and edits nothing; write: with model.edit(...):", stacklevel=2
-            )
+            with suppress(Exception):
+                warnings.warn(
+                    "model.edit(...) was never entered and edits nothing; write: with model.edit(...):", stacklevel=2
+                )

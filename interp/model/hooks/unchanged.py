@@ -1,41 +1,75 @@
-"""Did somebody change the weights after the hooks were built?
+"""Is this still the model that was hooked? Its modules, settings, hooks and weights, as one comparable value.
 
-The hooked tree shares the parameters that were there when it was built, and some architectures copy a few: numbers of
-the old weights under the new ones' name are the worst that a toolkit can give, so they are refused.
+The hooked tree is a copy of the model's modules that shares its parameters. Whatever changes the modules afterwards
+(an adapter added, switched on or off, a module swapped, a move to another device or dtype, a hook of the user's) would
+reach the one and not the other, and give numbers of the old model under the new one's name. So the copy is compared
+before each use and made anew where something moved.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
-from interp.errors import UserError
+OWN = "_interp_own"  # marks hooks that this toolkit attaches for the length of one forward
+PLAIN = (bool, int, float, str)
+# What nn.Module keeps of itself, looked at below, and what a forward of a rotary table writes.
+KEPT_BY_TORCH = frozenset(vars(nn.Module())) | {"max_seq_len_cached"}
 
 
-@dataclass(frozen=True)
-class BuiltFrom:
-    """The parameters that the hooks share, and where some were copied, the state of all at that moment."""
-
-    parameters: tuple[torch.nn.Parameter, ...]
-    copied_at: int | None
-
-    def check(self, hf: PreTrainedModel) -> None:
-        """Raise UserError where a parameter was replaced, or changed in place after it was copied."""
-        replaced = any(a is not b for a, b in zip(self.parameters, hf.parameters(), strict=False))
-        if replaced or (self.copied_at is not None and self.copied_at != _state(hf)):
-            raise UserError(
-                "the weights of model.hf were changed after its hooks were built, and these hold the old ones; "
-                "build a new one: Model(model.hf, model.tokenizer, model.provenance)"
-            )
+def mark_own(hook: Any) -> Any:
+    """The hook, marked as one of ours: a fingerprint leaves it out."""
+    setattr(hook, OWN, True)
+    return hook
 
 
-def remember_weights(hf: PreTrainedModel, *, copied: bool) -> BuiltFrom:
-    """What hooks that are built now rest on; `copied` says whether they hold copies of some weights."""
-    return BuiltFrom(tuple(hf.parameters()), _state(hf) if copied else None)
+def fingerprint(hf: PreTrainedModel, *, values: bool = False) -> tuple[Hashable, ...]:
+    """What a forward of the model rests on: equal before and after means that nobody changed it.
+
+    Modules by identity, their plain settings (an adapter that is switched off is one), the users' hooks, and of every
+    parameter and buffer its identity, memory, dtype and version. A change through `.data` in place moves none of these:
+    with `values`, sums over all weights are compared too, which costs a pass over them.
+    """
+    return tuple(_facts(hf, values))
 
 
-def _state(hf: PreTrainedModel) -> int:
-    """A number that every in-place change of a weight raises."""
-    return sum(p._version for p in hf.parameters())
+def _facts(hf: PreTrainedModel, values: bool) -> Iterator[Hashable]:
+    for name, module in hf.named_modules():
+        yield (name, id(module), *_settings(module), *_user_hooks(module))
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            yield (key, id(tensor) if key in module._parameters else 0, tensor.dtype, tuple(tensor.shape))
+            if key in module._parameters:  # rotary tables are buffers that a forward may write anew
+                yield (tensor.data_ptr(), str(tensor.device), tensor._version)
+                if values and tensor.is_floating_point():
+                    yield _sums(tensor)
+
+
+def _settings(module: nn.Module) -> Iterator[Hashable]:
+    """Attributes that are numbers, words, functions or short tables of these: an adapter's name, a norm's epsilon."""
+    for key, value in vars(module).items():
+        if key in KEPT_BY_TORCH:
+            continue
+        if value is None or isinstance(value, PLAIN):
+            yield key, value
+        elif callable(value) and not isinstance(value, torch.Tensor):
+            yield key, id(value)
+        elif isinstance(value, list | tuple | set | dict) and len(value) < 50:
+            parts = [*value, *value.values()] if isinstance(value, dict) else value
+            if all(isinstance(part, PLAIN) for part in parts):
+                yield key, repr(value)
+
+
+def _user_hooks(module: nn.Module) -> Iterator[Hashable]:
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        yield tuple(id(hook) for hook in hooks.values() if not getattr(hook, OWN, False))
+
+
+@torch.no_grad()
+def _sums(weight: torch.Tensor) -> tuple[float, float]:
+    return float(weight.float().sum()), float(torch.linalg.vector_norm(weight.float()))

@@ -64,9 +64,8 @@ def fine_tune(
     tuned = Model(
         hf, model.tokenizer, describe_in_memory(hf, model.tokenizer, f"{name}seed={seed})", "trained here"), model.bos
     )
-    if "site_table" in vars(model.tree):  # else nobody has asked for the hooks: no site was registered
-        for site, place in model.site_table.registered.items():
-            tuned.register_site(site, str(place))
+    for site, place in model.tree.registered.items():
+        tuned.register_site(site, str(place))
     return tuned
 
 

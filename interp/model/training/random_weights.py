@@ -25,6 +25,6 @@ def fresh_model(model: Model, seed: int = 0) -> Model:
     hf = hf.to(device=model.device, dtype=model.hf.dtype).eval()
     name = f"{model.provenance.name} with random weights (seed={seed})"
     fresh = Model(hf, model.tokenizer, describe_in_memory(hf, model.tokenizer, name, "made by hand"), model.bos)
-    for site, place in model.site_table.registered.items():
+    for site, place in model.tree.registered.items():
         fresh.register_site(site, str(place))
     return fresh

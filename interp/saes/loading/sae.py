@@ -140,7 +140,7 @@ def _load(source: Path | str, model: Model | None, kinds: tuple[str, ...], site:
 def _check_output(transcoder: SAE[Any], model: Model, where: str) -> None:
     site = str(transcoder.cfg.metadata.hook_name_out)
     try:
-        width = model.capture([[0]], model.site_table.match(site)[0])[site].shape[-1]
+        width = model.capture([[0]], model.tree.match(site)[0])[site].shape[-1]
     except UserError as error:
         raise UserError(f"{where} writes to {site!r}: {error}") from error
     if width != transcoder.cfg.d_out:
