@@ -87,7 +87,7 @@ def parallel_attention(
 
 def _rows(lab: Lab, corpus: Path | None, n: int, tokens: int) -> Rows:
     documents = list(load_corpus(corpus)) if corpus else split_corpus()[1]
-    context = getattr(lab.model.hf.config, "max_position_embeddings", None) or tokens
+    context = lab.model.context_length or tokens
     tokens = min(tokens, context)
     rows = [row for row in lab.model.encode(documents, cut=tokens) if len(row) == tokens][:n]
     if len(rows) < 8:

@@ -62,7 +62,7 @@ def measure_ours(folder: Path, mode: str) -> None:
     from interp import load_model
     from interp.activations.capture import capture_store
     from interp.activations.plan import batches_of, plan_capture
-    from interp.activations.rows import read_rows, taps_of
+    from interp.activations.rows import read_rows
     from interp.activations.store import open_store
     from interp.activations.token_table import Cut, Tokens
     from interp.features.build.inputs import Building
@@ -86,10 +86,9 @@ def measure_ours(folder: Path, mode: str) -> None:
     plan = replace(plan, corpus=plan.corpus | {"tokens": n * length, "documents": n})
     told: dict[str, float] = {}
     if mode == "forward":
-        taps = taps_of(model, [site])
         start = time.perf_counter()
         for batch in batches_of(tokens, (0, n, 0, n * length), plan.batch_tokens):
-            read_rows(model, [tokens.sequence(i).tolist() for i in batch], [site], len(batch), taps)
+            read_rows(model, [tokens.sequence(i).tolist() for i in batch], [site], len(batch))
         told["seconds"] = time.perf_counter() - start
     else:
         store = None

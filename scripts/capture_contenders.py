@@ -72,10 +72,10 @@ def full(model: Any) -> Contender:
 def ours_to_memory(model: Any, sites: list[str]) -> Contender:
     """The trunk with hooks, copies kept."""
     from interp.activations.offload import Offload
-    from interp.model.hooks.trunk import find_taps, read_trunk
+    from interp.model.hooks.forward import engine_for, stream
+    from interp.model.hooks.tokens import Tokens
 
-    taps = find_taps(model, sites)
-    assert len(taps) == len(sites)
+    assert engine_for(model.tree, sites) == "plain"
 
     def run(ids: Tensor) -> dict[str, list[Tensor]]:
         kept: dict[str, list[Tensor]] = {site: [] for site in sites}
@@ -85,7 +85,8 @@ def ours_to_memory(model: Any, sites: list[str]) -> Contender:
 
         with Offload(keep, model.hf.dtype, model.device) as offload:
             for part in ids.split(prompts_at_once(ids)):
-                read_trunk(model, part, taps, offload.put)
+                real = torch.ones_like(part, dtype=torch.bool)
+                stream(model.tree, Tokens(part, real, torch.arange(len(part)), len(part)), sites, offload.put)
         return kept
 
     return run

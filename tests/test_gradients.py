@@ -184,7 +184,7 @@ def test_a_site_that_cannot_be_registered_changes_nothing(make_tiny: Callable[..
     ):
         with pytest.raises(UserError, match=line):
             model.register_site(name, where)
-        assert model.site_table is before
+        assert model.site_table == before
     with model.edit({"blocks.0.hook_mlp_out": ablate()}):
         model.logits(PROMPTS)
         with pytest.raises(UserError, match="while an edit is active"):

@@ -10,8 +10,10 @@ import torch
 from tiny import PLACES
 
 from interp import Model, UserError
+from interp.model import model as model_module
 from interp.model.checking.parity import PROMPTS, KindResult, ParityResult, check_parity
 from interp.model.hooks.bridge import count_hooks
+from interp.model.hooks.engines import Ran
 
 SHORT = PROMPTS[1:2]
 
@@ -167,8 +169,13 @@ def test_parts_of_one_matrix_that_are_swapped_in_every_layer_are_found(
 
 
 def batch_mates_swapped(model: Model, patch: pytest.MonkeyPatch) -> None:
-    forward = model.tree.forward
-    patch.setattr(model.tree, "forward", lambda batch: forward(batch).flip(0))
+    forward = model_module.forward
+
+    def swapped(*given: Any, **how: Any) -> Ran:
+        ran = forward(*given, **how)
+        return Ran(ran.logits.flip(0), ran.cache)
+
+    patch.setattr(model_module, "forward", swapped)
 
 
 def last_logits_of_nothing(model: Model, patch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def test_the_end_of_the_corpus_is_told_from_the_limit(tiny_gpt2: Model, packing:
 
 @pytest.mark.parametrize("packing", ["documents", "packed"])
 def test_a_bos_stands_before_every_sequence_once_and_moves_no_position(tiny_gpt2: Model, packing: Any) -> None:
-    model = replace(tiny_gpt2, bos="always")
+    model = tiny_gpt2.with_bos("always")
     bos = model.tokenizer.bos_token_id
     texts = ["one two three", f"{model.tokenizer.bos_token}four five", "six"]
     _, tokens = plan_capture(model, texts, MIDDLE, cut=Cut(6, packing))

@@ -18,6 +18,11 @@ PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to 
 MLP, RESID = "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post"
 
 
+def _in_place(activation: Tensor) -> None:
+    """As a hook of TransformerLens may do."""
+    activation.add_(1.0)
+
+
 def halve(activation: Tensor, where: Where) -> Tensor:
     return activation / 2
 
@@ -27,7 +32,8 @@ def halve(activation: Tensor, where: Where) -> Tensor:
     [
         (lambda a, s: a[:, :1], "returned shape (3, 1, 32); expected (3, 20, 32)"),
         (lambda a, s: a.double(), "returned torch.float64; expected torch.float32; convert with .to(activation.dtype)"),
-        (lambda a, s: None, "returned NoneType; expected a tensor"),
+        (lambda a, s: _in_place(a), "in place and returned None"),
+        (lambda a, s: 3, "returned int; expected a tensor"),
         (lambda a, s: a.numpy(), "returned ndarray; expected a tensor"),
         (lambda a, s: a / 0, "returned NaN or infinite numbers where finite ones came in"),
         (lambda a, s: a.to("meta"), "returned a tensor on meta; expected cpu"),
@@ -52,7 +58,6 @@ def test_an_edit_that_cannot_be_used_is_one_line(tiny_gpt2: Model, edit: Any, li
     ("site", "line"),
     [
         ("blocks.0.hook_mlp_uot", "unknown site 'blocks.0.hook_mlp_uot'; nearest: 'blocks.0.hook_mlp_out'"),
-        ("blocks.*.attn.hook_result", "is gated"),
         ("nothing.*", "unknown site 'nothing.*'"),
     ],
 )
@@ -71,14 +76,17 @@ def test_an_edit_that_never_fired_is_an_error(tiny_gpt2: Model):
         tiny_gpt2.bridge(torch.tensor([[1, 2, 3]]))
 
 
-def test_scores_are_refused_while_an_edit_is_active(tiny_gpt2: Model):
+def test_scores_under_an_edit_are_those_of_its_logits(tiny_gpt2: Model):
     from interp.analysis.answers import score_answers
 
+    plain = score_answers(tiny_gpt2, PROMPTS[0], [" Paris"]).summed
     with tiny_gpt2.edit({RESID: halve}):
-        tiny_gpt2.logits(PROMPTS)
-        with pytest.raises(UserError, match="which edits do not reach"):
-            score_answers(tiny_gpt2, PROMPTS[0], [" Paris"])
-    assert score_answers(tiny_gpt2, PROMPTS[0], [" Paris"]).summed.shape == (1, 1), "one string is one prompt"
+        ids = tiny_gpt2.encode([PROMPTS[0], PROMPTS[0] + " Paris"])
+        start, logs = len(ids[0]), tiny_gpt2.logits([ids[1]])[0].log_softmax(-1)
+        expected = sum(float(logs[i - 1, ids[1][i]]) for i in range(start, len(ids[1])))
+        scored = score_answers(tiny_gpt2, PROMPTS[0], [" Paris"]).summed
+    assert abs(float(scored) - expected) < 1e-3 < abs(float(plain) - expected)
+    assert scored.shape == (1, 1), "one string is one prompt"
 
 
 @pytest.mark.parametrize("edit", [lambda activation: activation, lambda: None])

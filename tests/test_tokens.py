@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from interp import Model, UserError
-from interp.model.hooks.tokens import adds_bos, batches, encode, pad
+from interp.model.hooks.tokens import adds_bos, batches_of, encode, pad
 
 WORDS = {"<s>": 0, "</s>": 1, "<unk>": 2, "one": 3, "two": 4, "three": 5}
 
@@ -130,8 +129,8 @@ def test_a_stored_truncation_or_padding_is_not_applied():
 def test_the_bundled_tokenizer_adds_nothing_and_gives_back_every_text(smol: Model):
     assert smol.provenance.bos == {"policy": "tokenizer", "tokenizer_adds": False, "token": "<|im_start|>"}
     start = smol.tokenizer.bos_token_id
-    assert replace(smol, bos="always").encode("<|im_start|>user")[0][0] == start
-    assert replace(smol, bos="always").encode("user")[0][0] == start
+    assert smol.with_bos("always").encode("<|im_start|>user")[0][0] == start
+    assert smol.with_bos("always").encode("user")[0][0] == start
     assert smol.encode("user")[0][0] != start
     assert smol.str_tokens("Paris is 42") == ["Paris", " is", " ", "4", "2"]
 
@@ -161,7 +160,7 @@ def test_padding_keeps_every_prompt_and_counts_its_positions_from_zero(rows: lis
 
 @given(st.lists(st.lists(st.just(1), min_size=1, max_size=30), min_size=1, max_size=30), st.integers(1, 40))
 def test_batches_hold_every_prompt_once(rows: list[list[int]], size: int):
-    split = batches(rows, size)
+    split = batches_of(rows, size, lambda i: 0)
     assert sorted(i for batch in split for i in batch) == list(range(len(rows)))
     assert all(len(batch) == size for batch in split[:-1])
     lengths = [len(rows[i]) for batch in split for i in batch]

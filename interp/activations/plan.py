@@ -82,7 +82,7 @@ def plan_capture(
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     shapes = site_shapes(model, sites)
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = model.context_length
     cut = cut or Cut(min(Cut.context, context or Cut.context))
     if context and cut.context > context:
         raise UserError(f"context {cut.context}; this model takes {context} tokens at most")

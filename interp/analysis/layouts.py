@@ -117,7 +117,7 @@ def _spans(model: Model, prompt: str, characters: Mapping[str, Sequence[tuple[in
 
     def span(start: int, stop: int) -> tuple[int, int]:
         first, end = tokens_before(start), tokens_before(stop)
-        while first < end - 1 and (whole[first] in special or not str(model.tokenizer.decode([whole[first]])).strip()):
+        while first < end - 1 and (whole[first] in special or not model.vocabulary[whole[first]].strip()):
             first += 1  # a BOS, a line end or a blank of its own belongs to the template
         return first, end
 

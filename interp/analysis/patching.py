@@ -188,7 +188,7 @@ def pair_up(model: Model, source: Prompts, corrupt: Prompts) -> Pairs:
         raise UserError(f"{len(pairs.source)} source and {len(pairs.corrupt)} corrupt prompts came; expected pairs")
     for a, b in zip(pairs.source, pairs.corrupt, strict=True):
         if len(a) != len(b):
-            left, right = ("|".join(str(model.tokenizer.decode([t])) for t in ids) for ids in (a, b))
+            left, right = ("|".join(model.vocabulary[t] for t in ids) for ids in (a, b))
             raise UserError(
                 f"patching needs prompts of one length: {left!r} has {len(a)} tokens, {right!r} has {len(b)}"
             )

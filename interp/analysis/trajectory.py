@@ -109,4 +109,4 @@ def trace_prediction(
 
 
 def _text(model: Model, token: int) -> str:
-    return str(model.tokenizer.decode([token]))
+    return model.vocabulary[token]

@@ -25,7 +25,6 @@ from interp.errors import UserError
 from interp.features.build.plan import refuse_other_model
 from interp.features.read.index import Index
 from interp.features.read.prompts import Active, Continuation, NextToken, Part, PromptReading
-from interp.model.hooks.asked import context_length
 from interp.model.hooks.editing import Where
 from interp.model.hooks.forward import forward
 from interp.model.hooks.tokens import Tokens
@@ -191,7 +190,7 @@ class LiveModel:
         if not prompt:
             raise UserError("no prompt came; expected some text")
         (ids,) = self.model.encode([prompt])
-        context = context_length(self.model.tree) or LONGEST
+        context = self.model.context_length or LONGEST
         if len(ids) > (most := min(LONGEST, context - room)):
             raise UserError(f"the prompt has {len(ids)} tokens; expected {most} at most; shorten it")
         return torch.tensor(ids, device=self.model.device)

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.editing import Edit, Where, check_edit, check_pos
+from interp.model.hooks.editing import Edit, Where, call_edit, check_edit, check_pos
 
 Pos = int | slice | None
 Some = int | Iterable[int] | None  # None: all
@@ -36,7 +36,7 @@ def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = No
         for axis, some in numbers.items():
             if some is not None:
                 chosen = chosen & _along(axis, some, activation, where)
-        result = edit(activation.clone(), where)
+        result = call_edit(edit, activation, where)
         if not isinstance(result, Tensor) or result.shape != activation.shape:
             return result  # refused, in its words, where edits are applied
         return result.where(chosen, activation)

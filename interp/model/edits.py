@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.choose import Pos, choose
-from interp.model.hooks.editing import Edit, Where, check_edit, check_pos, real_entries
+from interp.model.hooks.editing import Edit, Where, call_edit, check_edit, check_pos, real_entries
 
 
 def ablate(to: float | Tensor = 0.0, *, pos: Pos = None) -> Edit:
@@ -172,7 +172,7 @@ def compose(*edits: Edit) -> Edit:
 
     def composed(activation: Tensor, where: Where) -> Tensor:
         for edit in edits:
-            result = edit(activation, where)
+            result = call_edit(edit, activation, where)
             if not isinstance(result, Tensor) or result.shape != activation.shape:
                 return result  # refused, in its words, where edits are applied
             activation = result

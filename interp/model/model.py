@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.errors import UserError
+from interp.model.hooks.asked import context_length, padding_is_harmless
 from interp.model.hooks.bridge import unembed
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.editing import Edit, Metric, Receipts, apply_metric, needs_last_only, place
@@ -103,6 +104,15 @@ class Model:
             return known
         return replace(known, dtype=dtype, device=str(self.device))
 
+    @provenance.setter
+    def provenance(self, known: ModelProvenance) -> None:
+        self._provenance = known
+
+    def with_bos(self, bos: BosPolicy) -> Model:
+        """The same model under another policy of what stands in front of a prompt, which its provenance records."""
+        known = self._provenance
+        return Model(self.hf, self.tokenizer, replace(known, bos={**known.bos, "policy": bos}), bos)
+
     @property
     def config(self) -> Any:
         """The language model's config, as transformers has it; of a multimodal model, that of its text part."""
@@ -133,6 +143,15 @@ class Model:
     def d_model(self) -> int:
         """Width of the residual stream."""
         return int(self.config.hidden_size)
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens that it takes; None where its config names no limit."""
+        return context_length(self.tree)
+
+    def pads(self, side: Side) -> bool:
+        """May prompts be padded on this side without a change to their numbers? Asked of the model."""
+        return padding_is_harmless(self.tree, "plain", side)
 
     def residual(self, layer: int) -> str:
         """The site of the residual stream after `layer` blocks: 0 is the embedding, n_layers what the final norm reads.
@@ -341,7 +360,7 @@ class Model:
         return self.tree.is_edited
 
     def check_plain(self, what: str) -> None:
-        """Raise UserError while numbers that `what` keeps under the model's name would be others: edited, in training."""
+        """Raise UserError while `what` would keep other numbers under the model's name: edited, or in training mode."""
         if self.hf.training:
             raise UserError(f"{what} would run with dropout: model.hf is in training mode; call model.hf.eval() first")
         if self.is_edited:

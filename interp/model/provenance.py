@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.model.hooks.bridge import NUMERICS
+from interp.model.hooks.tokens import BosPolicy, adds_bos, appended
 
 LIBRARIES = ("interp-probes", "torch", "transformers", "transformer-lens", "sae-lens", "tokenizers", "numpy")
 
@@ -59,9 +60,16 @@ def describe_in_memory(
         dtype=str(hf.dtype).removeprefix("torch."),
         device=str(hf.device),
         numerics=NUMERICS,
-        bos={"policy": "tokenizer", "tokenizer_adds": True, "token": str(tokenizer.bos_token)},
+        bos=describe_bos(tokenizer, "tokenizer"),
         libraries=library_versions(),
     )
+
+
+def describe_bos(tokenizer: PreTrainedTokenizerBase, policy: BosPolicy) -> dict[str, Any]:
+    """What stands around every text: the policy, whether the tokenizer adds a BOS, and what it appends and we drop."""
+    known = {"policy": policy, "tokenizer_adds": adds_bos(tokenizer), "token": tokenizer.bos_token}
+    dropped = appended(tokenizer)
+    return known | ({"dropped": tokenizer.convert_ids_to_tokens(dropped)} if dropped else {})
 
 
 def library_versions() -> dict[str, str]:

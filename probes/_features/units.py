@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.activations.rows import Rows, find_sinks, read_rows, taps_of
+from interp.activations.rows import Rows, find_sinks, read_rows
 from interp.errors import UserError
 from interp.features.build.assemble import read_vocabulary
 from interp.features.build.coder import Coder
@@ -115,7 +115,7 @@ def read_text(lab: Lab, site: str, tokens: int) -> Text:
     """
     layer, documents = layer_before(site), split_corpus()[1]
     sites = [site, f"blocks.{layer}.mlp.hook_post"]
-    longest = min(CONTEXT, getattr(lab.model.hf.config, "max_position_embeddings", CONTEXT))
+    longest = min(CONTEXT, lab.model.context_length or CONTEXT)
     sequences = _cut(lab.model.encode(documents, cut=longest), tokens)
     tokens = sum(map(len, sequences))
     if len(sequences) < FEWEST_DOCUMENTS:
@@ -123,10 +123,10 @@ def read_text(lab: Lab, site: str, tokens: int) -> Text:
             f"{tokens} tokens are {len(sequences)} documents; expected {FEWEST_DOCUMENTS} or more, of which one in "
             f"{FOLDS} judges; raise --tokens"
         )
-    taps, pieces, done = taps_of(lab.model, sites), {name: list[Tensor]() for name in sites}, 0
+    pieces, done = {name: list[Tensor]() for name in sites}, 0
     for start in range(0, len(sequences), AT_ONCE):
         some = sequences[start : start + AT_ONCE]
-        for name, piece in read_rows(lab.model, some, sites, taps=taps).items():
+        for name, piece in read_rows(lab.model, some, sites).items():
             pieces[name].append(piece.float().cpu())
         done += sum(map(len, some))
         lab.progress("reading text", done, tokens)

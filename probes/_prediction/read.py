@@ -83,7 +83,7 @@ def read_documents(lab: Lab, model: Model, documents: Sequence[str], tokens: int
 
 @torch.no_grad()
 def _read(model: Model, row: list[int], seed: int) -> Read:
-    logits = model.hf(torch.tensor([row], device=model.device), use_cache=False).logits[0, :-1].float()
+    logits = model.logits([row])[0, :-1].float()
     true = torch.tensor(row[1:], device=model.device)
     generator = torch.Generator(logits.device).manual_seed(seed)
     parts = [_at(some, ids, generator) for some, ids in zip(logits.split(AT_ONCE), true.split(AT_ONCE), strict=True)]

@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from interp.analysis.answers import score_answers
 from interp.analysis.completions import score_completions
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
-from interp.model.hooks.tokens import batches
 from interp.model.model import Model
-from interp.model.training.finetune import IGNORED, encode_pairs, pad_pairs
+from interp.model.training.finetune import encode_pairs
 from interp.saes.loading.default import split_corpus
 from interp.stats.estimators import estimate_mean, known, matched_scores, pooled_pairing_null, proportion, top_choice
 from probes._pretraining_finetuning import ANSWERS, EXACT, FORGOTTEN, NATS, SHARE
@@ -116,12 +114,8 @@ def _shown(before: Model, after: Model, question: Question) -> str:
     texts = []
     for model in (before, after):
         ids = model.encode([question.prompt])
-        room = getattr(model.hf.config, "max_position_embeddings", None) or len(ids[0]) + 7
-        with torch.no_grad():
-            row = ids[0]
-            for _ in range(min(7, room - len(row))):
-                row = [*row, int(model.hf(torch.tensor([row], device=model.device)).logits[0, -1].argmax())]
-        texts.append(" ".join(str(model.tokenizer.decode(row[len(ids[0]) :])).split()))
+        room = _room(model, len(ids[0]) + 7) - len(ids[0])
+        texts.append(" ".join(model.generate(ids, max_new_tokens=room).texts[0].split()) if room > 0 else "")
     return f"“{question.prompt}” is continued by “{texts[0]} …” before and by “{texts[1]} …” after."
 
 
@@ -197,20 +191,13 @@ def ordinary_text(lab: Lab) -> list[list[int]]:
 
 
 def _room(model: Model, tokens: int) -> int:
-    context = getattr(model.hf.config, "max_position_embeddings", None)
-    return min(tokens, context) if context and context > 0 else tokens
+    context = model.context_length
+    return min(tokens, context) if context else tokens
 
 
-@torch.no_grad()
 def text_losses(model: Model, rows: Sequence[list[int]]) -> NDArray[np.float64]:
     """Mean surprise of each document's tokens but the first, in nats."""
-    out = np.empty(len(rows))
-    for some in batches(rows, 4):
-        ids, labels = pad_pairs([(rows[i], 1) for i in some], model.device)
-        logits = model.hf(ids, use_cache=False).logits[:, :-1].float()
-        nats = torch.nn.functional.cross_entropy(logits.mT, labels, ignore_index=IGNORED, reduction="none")
-        out[some] = (nats.sum(1) / (labels != IGNORED).sum(1)).double().cpu().numpy()
-    return out
+    return model.loss(rows, batch_size=4).double().nanmean(1).cpu().numpy()
 
 
 def forgotten(lab: Lab, tuned: Model, rows: Sequence[list[int]], shuffled: Model | None) -> Finding:

@@ -72,7 +72,6 @@ def count_parameters(model: Model) -> tuple[int, int]:
     return total, total - sum(n for key, n in own.items() if key in inside)
 
 
-@torch.no_grad()
 def _losses(model: Model, documents: Sequence[str]) -> np.ndarray:
     """Nats a character of each document, its first token left out."""
     out = []
@@ -80,7 +79,6 @@ def _losses(model: Model, documents: Sequence[str]) -> np.ndarray:
         ids = model.encode([text], cut=TOKENS)[0]
         if len(ids) < 2:
             raise UserError(f"document {i} is a single token; expected text")
-        logits = model.hf(torch.tensor([ids], device=model.device)).logits[0, :-1].float()
-        nats = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:], device=logits.device), reduction="sum")
+        nats = model.loss([ids]).nansum()
         out.append(float(nats) / len(str(model.tokenizer.decode(ids[1:]))))
     return np.array(out)

@@ -185,7 +185,7 @@ WAYS = (
 def ways_for(model: Model) -> list[Way]:
     """Those that this model can go."""
     left_out = set()
-    if not model.tree.pads_left:
+    if not model.pads("left"):
         left_out.add(LEFT.name)
     if not getattr(model.hf, "_supports_sdpa", False):
         left_out.add(KERNEL.name)

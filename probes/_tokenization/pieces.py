@@ -24,7 +24,6 @@ CONTEXTS = (
 KINDS = ("words of one piece", "first pieces", "second pieces", "later pieces")
 
 
-@torch.no_grad()
 def surprise_by_piece(lab: Lab, documents: Sequence[str], tokens: int) -> dict[str, list[float]]:
     """Mean surprise of each document's tokens, in nats, by what piece of a word they are. Documents have all kinds."""
     model = lab.model
@@ -35,9 +34,7 @@ def surprise_by_piece(lab: Lab, documents: Sequence[str], tokens: int) -> dict[s
     for n, row in enumerate(model.encode(list(documents), cut=tokens)):
         ids = np.array(row)
         place = _places(ids, starts, letters)
-        logits = model.hf(torch.tensor([row], device=model.device), use_cache=False).logits[0, :-1].float()
-        own = torch.tensor(row[1:], device=logits.device)
-        loss = torch.nn.functional.cross_entropy(logits, own, reduction="none").cpu().numpy()
+        loss = model.loss([row])[0, 1:].cpu().numpy()
         means = [loss[place[1:] == k] for k in range(len(KINDS))]
         if all(len(part) for part in means[:3]):
             for kind, part in zip(KINDS, means, strict=True):

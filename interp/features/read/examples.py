@@ -191,4 +191,4 @@ def _strongest(acts: Float[Tensor, " d_sae"], n: int) -> tuple[Active, ...]:
 
 
 def _text(model: Model, token: int) -> str:
-    return str(model.tokenizer.decode([token]))
+    return model.vocabulary[token]

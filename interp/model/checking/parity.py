@@ -82,6 +82,11 @@ def check_parity(model: Model, prompts: Prompts = PROMPTS, *, progress: Progress
         raise UserError(f"parity needs fp32, and this model is in {model.hf.dtype}; load it with dtype='fp32'")
     rows = model.encode(prompts)
     tell = progress or (lambda what, done, total: None)
+    with model.tree.hooked_only():  # the plain model is what it is compared with
+        return _check(model, rows, tell)
+
+
+def _check(model: Model, rows: list[list[int]], tell: Progress) -> ParityResult:
     checked, kinds = _compare(model, rows, tell=tell)
     _, scaled = _compare(model, rows[:1], edit_layer=model.n_layers // 2)
     faults = {

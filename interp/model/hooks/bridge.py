@@ -333,8 +333,9 @@ def measure_axes(bridge: TransformerBridge, attach: Attach) -> tuple[str, ...] |
 
 def _run_zeros(bridge: TransformerBridge, prompts: int, length: int) -> None:
     ids = torch.zeros((prompts, length), dtype=torch.long, device=next(bridge.parameters()).device)
-    with torch.no_grad():
-        run(bridge, ids, None, torch.ones_like(ids).cumsum(-1) - 1)
+    mask = torch.ones_like(ids)
+    with torch.no_grad():  # with a mask in one of two: a site that carries ids in either is none
+        run(bridge, ids, mask if prompts == 2 else None, mask.cumsum(-1) - 1)
 
 
 def _dummy_shapes(

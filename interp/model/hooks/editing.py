@@ -190,16 +190,15 @@ def apply_edit(edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, *, is
     `is_full`: is every token of the batch known to be real? Then nothing is looked at twice.
     """
     before = tensor if torch.is_grad_enabled() else tensor.detach()
-    offered = before.clone()  # an edit may work in place, and the model may use this tensor elsewhere too
-    result = edit(offered, where)
-    name = f"the edit {getattr(edit, '__name__', type(edit).__name__)!r} at {where.name}"
-    if result is None:
-        if not torch.equal(offered.nan_to_num(), before.nan_to_num()):
-            raise UserError(f"{name} changed the activation in place and returned None; return the activation")
-        result = before
+    result = call_edit(edit, before, where)
+    name = _name_of(edit, where)
     _check_result(name, before, result)
     if is_full and where.axes.count("pos") < 2 and math.isfinite(float(result.detach().sum())):
         receipt.record(*(t.flatten(0, -2) if t.ndim > 1 else t.unsqueeze(-1) for t in (before, result)))
+        if (
+            before.requires_grad and not result.requires_grad
+        ):  # a constant: what came in has no effect, and a slope of 0
+            return result.where(torch.ones((), dtype=torch.bool, device=result.device), before)
         return result
     real = real_entries(where, before)
     masked = before < torch.finfo(before.dtype).min / 2  # scores above the diagonal: -inf, or soon to be
@@ -209,6 +208,25 @@ def apply_edit(edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, *, is
     receipt.record(*(_vectors(t, where, real) for t in (before, result)))
     # Padding stays as it was: NaN there would reach the real tokens as 0 * NaN, an edited pattern would attend to it.
     return result.where(real & ~broken, before)
+
+
+def call_edit(edit: Edit, activation: Tensor, where: Where) -> Tensor:
+    """What an edit makes of a copy of the activation; None leaves it as it was.
+
+    A copy, because an edit may work in place, and the model may use this tensor elsewhere too. Raises UserError for an
+    edit that changes the copy and returns None: it would be without effect.
+    """
+    offered = activation.clone()
+    result: Tensor | None = edit(offered, where)
+    if result is not None:
+        return result
+    if not torch.equal(offered.nan_to_num(), activation.nan_to_num()):
+        raise UserError(f"{_name_of(edit, where)} changed the activation in place and returned None; return it")
+    return activation
+
+
+def _name_of(edit: Edit, where: Where) -> str:
+    return f"the edit {getattr(edit, '__name__', type(edit).__name__)!r} at {where.name}"
 
 
 def _check_result(name: str, before: Tensor, result: object) -> None:

@@ -85,6 +85,7 @@ class Tokens:
 def encode(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, bos: BosPolicy) -> list[list[int]]:
     """Token ids per prompt. Text follows `bos`; ids are taken as they are (the caller has decided already).
 
+    What a tokenizer appends by itself (an EOS, as with `add_eos_token=True`) is left out: a prompt goes on behind it.
     Raises UserError for no prompts, an empty prompt, ids outside the vocabulary, or `bos="always"` without a BOS token.
     """
     if bos not in get_args(BosPolicy):
@@ -112,6 +113,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, bos: BosPolicy)
 
 
 def _as_ids(row: Any, i: int) -> list[int]:
+    if isinstance(row, bytes | bytearray):
+        raise UserError(f"prompt {i} is {bytes(row)!r:.80}, bytes; expected text; decode it: prompt.decode()")
     try:
         return [index(t) for t in row]  # unlike int(), this refuses 1.7 and "1"
     except TypeError as error:
@@ -133,6 +136,7 @@ def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy) 
 def _encode_under(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy) -> list[int]:
     if bos == "tokenizer":
         ids = tokenizer(text).input_ids
+        ids = ids[: len(ids) - len(appended(tokenizer))]
         # A BOS token typed into the prompt and one added by the tokenizer are two: keep one.
         doubled = len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id and adds_bos(tokenizer)
         return ids[1:] if doubled else ids
@@ -144,10 +148,19 @@ def _encode_under(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy)
     return ids if ids[:1] == [tokenizer.bos_token_id] else [tokenizer.bos_token_id, *ids]
 
 
+def appended(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that this tokenizer puts behind every text by itself; mostly none, or one EOS."""
+    bare, whole = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[start + len(bare) :]
+    return []
+
+
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Does this tokenizer put a BOS token in front by itself?"""
-    ids = tokenizer("a").input_ids
-    return len(ids) > 1 and ids[0] == tokenizer.bos_token_id
+    bare, ids = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
+    return len(ids) > len(bare) and ids[0] == tokenizer.bos_token_id
 
 
 def pad(

@@ -16,14 +16,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from interp.errors import UserError, unknown
 from interp.model.hooks.bridge import NUMERICS, check_decoder
-from interp.model.hooks.tokens import BosPolicy, adds_bos
+from interp.model.hooks.tokens import BosPolicy
 from interp.model.loading.bundled import BUNDLED, bundled_folder
 from interp.model.loading.cache import cache_dir, is_intact
 from interp.model.loading.gguf import CONVERTER, convert_gguf
 from interp.model.loading.hub import fetch_from_hub
 from interp.model.loading.quiet import first_line, quiet
 from interp.model.model import Model
-from interp.model.provenance import ModelProvenance, hash_files, hash_tokenizer, library_versions
+from interp.model.provenance import ModelProvenance, describe_bos, hash_files, hash_tokenizer, library_versions
 
 DTYPES = {
     "float32": torch.float32,
@@ -80,7 +80,7 @@ def load_model(
         dtype=str(kind).removeprefix("torch."),
         device=_describe_device(chosen),
         numerics=NUMERICS,
-        bos={"policy": bos, "tokenizer_adds": adds_bos(tokenizer), "token": tokenizer.bos_token},
+        bos=describe_bos(tokenizer, bos),
         libraries=library_versions(),
     )
     print(
