@@ -159,6 +159,6 @@ def test_a_cache_that_is_a_file_is_one_line(gguf_file: Path, tmp_path: Path, mon
 def test_an_entry_that_is_a_file_is_one_line(gguf_file: Path, own_cache: Path):
     digest = hashlib.sha256(gguf_file.read_bytes()).hexdigest()
     (own_cache / "models").mkdir(parents=True)
-    (own_cache / "models" / f"gguf-{digest[:16]}-v1").write_text("not a folder")
+    (own_cache / "models" / f"gguf-{digest[:16]}-v2").write_text("not a folder")
     with pytest.raises(UserError, match="cannot write"):
         load_model(gguf_file)

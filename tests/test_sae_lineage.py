@@ -13,6 +13,7 @@ from word_sae import SENTENCES, SITE, change_cfg, with_provenance
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.training.small import SmallGPT2, train_small_gpt2
+from interp.saes.loading.attach import attach_sae
 from interp.saes.loading.sae import load_sae
 
 
@@ -69,6 +70,42 @@ def test_of_a_foreign_sae_it_is_said_what_could_not_be_checked(
     said = capsys.readouterr().err
     assert "not checked: model name" in said
     assert all(word in said for word in ("model weights", "tokenizer", "numerics", "BOS policy"))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"seqpos_slice": [5, None]}, "the positions it was trained on (seqpos_slice=[5, None]; here every"),
+        ({"seqpos_slice": [0, 64, 2]}, "(seqpos_slice=[0, 64, 2];"),
+        ({"exclude_special_tokens": True}, "(exclude_special_tokens=True;"),
+        ({"exclude_special_tokens": [0, 2]}, "(exclude_special_tokens=[0, 2];"),
+        ({"seqpos_slice": [1], "exclude_special_tokens": True}, "(seqpos_slice=[1], exclude_special_tokens=True;"),
+        ({"seqpos_slice": None}, ""),
+        ({"seqpos_slice": [None]}, ""),
+        ({"seqpos_slice": [None, None], "exclude_special_tokens": False}, ""),
+        ({"exclude_special_tokens": []}, ""),
+        ({"exclude_special_tokens": None}, ""),
+    ],
+)
+@pytest.mark.parametrize("attach", [False, True])
+def test_tokens_that_training_left_out_are_told_with_what_was_not_checked(
+    word_model: Model,
+    sae_copy: Path,
+    metadata: dict[str, Any],
+    said: str,
+    attach: bool,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Of an SAE made elsewhere, and of one with our lineage."""
+    for place in (change_cfg(lambda cfg: cfg["metadata"].update(metadata)), _foreign(**metadata)):
+        place(sae_copy)
+        if attach:
+            attach_sae(sae_copy, word_model, sample=SENTENCES[1::2])
+        else:
+            load_sae(sae_copy, word_model)
+        lines = [line for line in capsys.readouterr().err.splitlines() if "positions it was trained on" in line]
+        assert len(lines) == bool(said)
+        assert all(said in line and "not checked: " in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ from interp.activations.rows import Rows
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.saes.evaluate import evaluate_sae
-from interp.saes.loading.foreign import site_of_module
 from interp.saes.loading.sae import encode_features, load_sae, site_of
+from interp.saes.loading.sparsify import site_of_module
 from interp.saes.training.save import save_sae
 
 

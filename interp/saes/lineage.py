@@ -60,18 +60,37 @@ def refuse_misfit(cfg: SAEConfig, model: Model, where: str, *, force: bool = Fal
         print(f"forced: {error}", file=sys.stderr)
 
 
+def _chosen_positions(metadata: Mapping[str, Any]) -> str:
+    """How training chose its tokens, where it left some out (SAELens' settings); empty where it took them all.
+
+    Evaluation and feature indexes here read every position but the sinks, so their numbers are of other tokens.
+    """
+    cut, special = metadata.get("seqpos_slice"), metadata.get("exclude_special_tokens")
+    chosen = []
+    if cut is not None and not (isinstance(cut, list | tuple) and all(end is None for end in cut)):
+        chosen.append(f"seqpos_slice={_short(list(cut) if isinstance(cut, tuple) else cut)}")
+    if special is not None and special is not False and special != []:
+        chosen.append(f"exclude_special_tokens={_short(special)}")
+    return f"the positions it was trained on ({', '.join(chosen)}; here every position is read)" if chosen else ""
+
+
 def _check_record(cfg: SAEConfig, model: Model, where: str) -> None:
     metadata = cfg.metadata.to_dict()
     if not any(key in metadata for key in LINEAGE):
         _check_foreign(metadata, model, where)
         return
-    ours = lineage_of(model, metadata["hook_name"])
+    loaded = lineage_of(model, metadata["hook_name"])
     for key, word in LINEAGE.items():
-        if metadata.get(key) != ours[key]:
+        if metadata.get(key) != loaded[key]:
             raise UserError(
-                f"{where}: its {word} ({_short(metadata.get(key))}) is not the loaded model's ({_short(ours[key])}); "
+                f"{where}: its {word} ({_short(metadata.get(key))}) is not the loaded model's ({_short(loaded[key])}); "
                 "load the model that it was trained on, or train an SAE for this one"
             )
+    if chosen := _chosen_positions(metadata):
+        print(
+            f"{where}: not checked: the positions it was trained on ({chosen}; here every position is read)",
+            file=sys.stderr,
+        )
 
 
 def _check_site(cfg: SAEConfig, model: Model, where: str) -> None:
@@ -116,6 +135,8 @@ def _check_foreign(metadata: dict[str, Any], model: Model, where: str) -> None:
                 f"{where} was trained with prepend_bos={bos}, but the model's prompts get {'no' if bos else 'a'} BOS "
                 f"token (policy {model.provenance.bos['policy']!r}); load it with bos={'always' if bos else 'never'!r}"
             )
+    if chosen := _chosen_positions(metadata):
+        unchecked.append(chosen)
     print(f"{where}: made elsewhere; site and width fit; not checked: {', '.join(unchecked)}", file=sys.stderr)
 
 

@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from interp.errors import UserError
 from interp.model.loading.cache import new_folder
+from interp.model.loading.gguf_header import Header, check_sizes, complete_config, refuse_unread
 from interp.model.loading.quiet import first_line, quiet
 
-CONVERTER = "v1"  # part of the cache entry's name: raise it when what is written changes
+CONVERTER = "v2"  # part of the cache entry's name: raise it when what is written changes
 
 
 class _FastReader(gguf.GGUFReader):
@@ -66,6 +67,8 @@ def convert_gguf(file: Path, target: Path) -> Path:
             ) from error
         if info["missing_keys"]:  # transformers would make these up at random
             raise UserError(f"{file} lacks the weights {', '.join(sorted(info['missing_keys'])):.200}; fetch it again")
+        refuse_unread(model, Header(reader), file)
+        complete_config(model.config, Header(reader), file)
         _check_digits(tokenizer, reader, file)
         model.hf_quantizer = None  # the weights are plain fp32 now; these marks would forbid saving them
         model.is_quantized = False
@@ -83,7 +86,7 @@ def convert_gguf(file: Path, target: Path) -> Path:
 def _read(file: Path) -> gguf.GGUFReader:
     try:
         reader = _FastReader(str(file))
-        _check_sizes(reader, file)
+        check_sizes(Header(reader), file)
     except UserError:
         raise
     except Exception as error:  # gguf trusts what it reads: a damaged header can raise anything
@@ -96,27 +99,6 @@ def _read(file: Path) -> gguf.GGUFReader:
         if int(tensor.data_offset) + int(tensor.n_bytes) > size:
             raise UserError(f"{file} is truncated: tensor {tensor.name} ends past its {size:,} bytes; fetch it again")
     return reader
-
-
-def _check_sizes(reader: gguf.GGUFReader, file: Path) -> None:
-    """The header's sizes against the tensors': one flipped byte there has transformers allocate tens of gigabytes."""
-    architecture = reader.fields["general.architecture"].contents() if "general.architecture" in reader.fields else ""
-    shapes = {tensor.name: [int(n) for n in tensor.shape] for tensor in reader.tensors}
-    true = {
-        "block_count": len({name.split(".")[1] for name in shapes if name.startswith("blk.")}),
-        "embedding_length": shapes.get("token_embd.weight", [0])[0],
-        "feed_forward_length": shapes.get("blk.0.ffn_up.weight", [0])[-1],
-        "context_length": 0,
-        "attention.head_count": 0,
-        "attention.head_count_kv": 0,
-    }
-    for key, size in true.items():
-        field = reader.fields.get(f"{architecture}.{key}")
-        said = field.contents() if field is not None else None
-        if isinstance(said, int) and (said != size if size else not 0 < said <= 1 << 22):
-            raise UserError(
-                f"{file} is damaged: its header says {key} {said}, which its tensors do not bear out; fetch it again"
-            )
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from sae_lens.loading.pretrained_saes_directory import (
 
 from interp.errors import UserError, unknown
 from interp.model.loading.quiet import first_line
-from interp.saes.loading.foreign import DICTIONARY_CFG, DICTIONARY_WEIGHTS, unpickling_error
+from interp.saes.loading.dictionary_learning import DICTIONARY_CFG, DICTIONARY_WEIGHTS, unpickling_error
 
 EXAMPLE = "gpt2-small-res-jb:blocks.8.hook_resid_pre"
 NAME = re.compile(r"(?P<home>\w[\w.-]*(?:/[\w.-]+)?):(?P<inside>(?!/|.*\.\.).+)")

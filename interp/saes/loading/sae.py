@@ -3,15 +3,14 @@
 An SAE at the wrong site, on other weights or under another BOS policy still gives numbers (SAELens #553, #410, #333),
 and a misspelt key in `cfg.json` silently becomes a default or None. So what is read is checked first, and its lineage
 is compared with the model's. Weights come from safetensors, or from a pickle that torch restricts to tensors: a pickle
-can run code (`releases.py` and `foreign.py` say which formats have one).
+can run code (`releases.py` and `dictionary_learning.py` say which formats have one).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,17 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from sae_lens import SAE
-from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
-from sae_lens.loading.pretrained_sae_loaders import LLM_METADATA_KEYS, sae_lens_disk_loader
-from sae_lens.registry import SAE_CLASS_REGISTRY
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
+from sae_lens.loading.pretrained_sae_loaders import sae_lens_disk_loader
 from torch import Tensor
 
-from interp.errors import UserError, unknown
+from interp.errors import UserError
 from interp.model.loading.cache import MANIFEST, is_intact
 from interp.model.model import Model
-from interp.saes.lineage import LINEAGE, refuse_misfit
-from interp.saes.loading.foreign import choose_site, convert, reader_of
+from interp.saes.lineage import refuse_misfit
+from interp.saes.loading.dictionary_learning import is_dictionary, read_dictionary
+from interp.saes.loading.foreign import Foreign, choose_site, convert
 from interp.saes.loading.releases import (
-    EXAMPLE,
     OWN_FORMAT,
     Named,
     convert_release,
@@ -40,14 +38,12 @@ from interp.saes.loading.releases import (
     find_named,
     read_settings,
 )
+from interp.saes.loading.settings import EXPECTED, SAES, TRANSCODERS, check_cfg, read_cfg, refuse_heads, refuse_kind
+from interp.saes.loading.sparsify import is_sparsify, read_sparsify
 
 __all__ = ["SAE", "describe_sae", "encode_features", "load_sae", "load_transcoder", "site_of"]
 
-EXPECTED = f"a folder in SAELens' format, with {SAE_CFG_FILENAME} and {SAE_WEIGHTS_FILENAME}"
 BLOCK = 1024  # rows encoded at once: memory stays flat however many there are
-# decode(encode(x)) of these is no reconstruction of x
-TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
-SAES = tuple(name for name in SAE_CLASS_REGISTRY if name not in {*TRANSCODERS, "temporal"})
 
 
 def load_sae(source: Path | str, model: Model | None = None, *, site: str | None = None) -> SAE[Any]:
@@ -117,24 +113,33 @@ def _load(source: Path | str, model: Model | None, kinds: tuple[str, ...], site:
     named = find_named(source)
     if named is not None and named.loader != OWN_FORMAT:
         cfg = read_settings(named)
-        _refuse_kind(cfg.get("architecture"), kinds, where)
-        _refuse_heads(cfg.get("reshape_activations"), where)
+        refuse_kind(cfg.get("architecture"), kinds, where)
+        refuse_heads(cfg.get("reshape_activations"), where)
         sae = convert_release(named, device)
-    elif (read := reader_of(folder := Path(source) if named is None else fetch_folder(named))) is not None:
+    elif (read := _foreign_reader(folder := Path(source) if named is None else fetch_folder(named))) is not None:
         if kinds is not SAES:
             raise UserError(f"{where} was not written by SAELens; expected a transcoder in its format")
         foreign = read(folder, where)
         site = choose_site(foreign, where, site, model)
         sae = convert(foreign, site, device)
     else:
-        cfg = {**_read_cfg(folder), **(named.overrides if named else {})}
-        _check_cfg(cfg, kinds, where)
+        cfg = {**read_cfg(folder), **(named.overrides if named else {})}
+        check_cfg(cfg, kinds, where)
         _check_files(folder)
         sae = _read_weights(folder, cfg, device, named)
     _check_weights(sae, where)
     if site is not None and site_of(sae) != site:
         raise UserError(f"{where} reads {site_of(sae)}, as it says itself, not site={site!r}; leave site out")
     return sae.eval()
+
+
+def _foreign_reader(folder: Path) -> Callable[[Path, str], Foreign] | None:
+    """What reads the SAE in `folder`, if another library wrote it; None for SAELens' format and for none at all."""
+    if (folder / SAE_WEIGHTS_FILENAME).exists():
+        return None
+    if is_dictionary(folder):
+        return read_dictionary
+    return read_sparsify if is_sparsify(folder) else None
 
 
 def _check_output(transcoder: SAE[Any], model: Model, where: str) -> None:
@@ -148,92 +153,6 @@ def _check_output(transcoder: SAE[Any], model: Model, where: str) -> None:
             f"{where} has d_out={transcoder.cfg.d_out}, but {site} of {model.provenance.name} is {width} wide; "
             "load the model that it was trained on"
         )
-
-
-def _read_cfg(folder: Path) -> dict[str, Any]:
-    if not folder.exists():
-        raise UserError(
-            f"no folder {folder}; expected {EXPECTED}, or a name such as {EXAMPLE}; "
-            "check it or train one with `interp sae train`"
-        )
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file; expected {EXPECTED}; give the folder that holds it")
-    path = folder / SAE_CFG_FILENAME
-    if not path.is_file():
-        held = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-        raise UserError(f"{folder} has no {SAE_CFG_FILENAME} (it holds {held}); expected {EXPECTED}")
-    try:
-        cfg = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); expected SAELens' settings; fetch the SAE again") from error
-    if not isinstance(cfg, dict):
-        raise UserError(f"{path} is a JSON {type(cfg).__name__}; expected an object with d_in, d_sae and metadata")
-    return cfg
-
-
-def _refuse_kind(architecture: Any, kinds: tuple[str, ...], where: str) -> None:
-    if not isinstance(architecture, str) or architecture not in SAE_CLASS_REGISTRY:
-        raise unknown("architecture", str(architecture), kinds, f"in {where}/cfg.json")
-    if architecture not in kinds:
-        wanted, hint = (
-            ("an SAE that reconstructs the site it reads", "load_transcoder reads transcoders")
-            if kinds is SAES
-            else ("a transcoder, from one site to another", "load_sae reads SAEs")
-        )
-        raise UserError(f"{where} is a {architecture}; expected {wanted}; {hint}")
-
-
-def _refuse_heads(reshape: Any, where: str) -> None:
-    if reshape not in (None, "none"):
-        raise UserError(f"{where} reads heads ({reshape}); expected a site of one vector a token; use another SAE")
-
-
-def _check_cfg(cfg: dict[str, Any], kinds: tuple[str, ...], where: str) -> None:
-    """Refuse settings that sae_lens would fill with a default or None. Files of SAELens before 6 are flat."""
-    _refuse_misspelt(cfg, {"architecture", "metadata"}, f"{where}/cfg.json")
-    metadata = cfg.get("metadata", cfg)
-    if not isinstance(metadata, dict):
-        raise UserError(f"{where}: metadata in cfg.json is a {type(metadata).__name__}; expected an object")
-    if metadata is not cfg and not (cfg.get("sae_lens_version") or metadata.get("sae_lens_version")):
-        raise UserError(
-            f"{where}/cfg.json has no sae_lens_version; expected it in metadata: without it sae_lens takes the file "
-            "for one from before 6 and drops the metadata, the site with it"
-        )
-    architecture = cfg.get("architecture", "standard" if metadata is cfg else None)
-    _refuse_kind(architecture, kinds, where)
-    allowed = {field.name for field in fields(SAE_CLASS_REGISTRY[str(architecture)][1])}
-    _refuse_misspelt(cfg, allowed, f"{where}/cfg.json")
-    _refuse_misspelt(metadata, LLM_METADATA_KEYS | set(LINEAGE), f"{where}/cfg.json, metadata")
-    wanted = ["d_in", "d_sae", *(["d_out"] if "d_out" in allowed else [])]
-    wanted += ["k"] if "k" in allowed and "activation_fn_kwargs" not in cfg else []
-    for name in wanted:
-        if isinstance(cfg.get(name), bool) or not isinstance(cfg.get(name), int) or cfg[name] < 1:
-            raise UserError(f"{where}/cfg.json says {name}={cfg.get(name)!r}; expected a whole number above 0")
-    if "k" in wanted and cfg["k"] > cfg["d_sae"]:
-        raise UserError(f"{where}/cfg.json says k={cfg['k']} of d_sae={cfg['d_sae']} features; expected k below d_sae")
-    sites = {"hook_name": metadata.get("hook_name", cfg.get("hook_point"))}
-    sites |= {"hook_name_out": metadata.get("hook_name_out")} if "d_out" in allowed else {}
-    for key, hook in sites.items():
-        if not isinstance(hook, str) or not hook:
-            raise UserError(f"{where}/cfg.json says {key}={hook!r}; expected a site's name there, in metadata")
-
-
-def _refuse_misspelt(found: dict[str, Any], known: set[str], where: str) -> None:
-    for key in sorted(set(found) - known):
-        for meant in sorted(known - set(found)):
-            if _one_slip(key.lower(), meant):
-                raise UserError(f"{where} has the unknown key {key!r}; expected {meant!r}; rename it")
-
-
-def _one_slip(a: str, b: str) -> bool:
-    """Do the words differ by one letter added, dropped or changed, or only in the order of their letters?"""
-    if sorted(a) == sorted(b):
-        return True
-    short, long = sorted((a, b), key=len)
-    if len(long) - len(short) > 1:
-        return False
-    at = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y), len(short))
-    return short[at + (len(short) == len(long)) :] == long[at + 1 :]
 
 
 def _check_files(folder: Path) -> None:
@@ -284,4 +203,4 @@ def _check_weights(sae: SAE[Any], where: str) -> None:
             f"{where} wants activations scaled ({sae.cfg.normalize_activations}) by numbers that it does not hold; "
             "expected them folded into the weights; save it again after fold_activation_norm_scaling_factor"
         )
-    _refuse_heads(sae.cfg.reshape_activations, where)
+    refuse_heads(sae.cfg.reshape_activations, where)
