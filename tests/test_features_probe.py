@@ -121,7 +121,12 @@ def test_where_features_are_words_the_probe_says_so(found: list[Finding]) -> Non
     assert verdicts["Most features fire for tokens that a short list can name."] == "yes"
     assert verdicts["Tokens foretell a feature's firing better than a neuron's."] == "yes"
     assert verdicts["Most features take more than 8 neurons."] == "no"
-    assert [finding.verdict for finding in found if finding.part == CONTROLS] == ["yes"] * 6
+    controls = [finding for finding in found if finding.part == CONTROLS]
+    assert [finding.expects for finding in controls] == ["greater", "equal"] * 3
+    assert [finding.verdict for finding in controls[::2]] == ["yes"] * 3, "what is planted is found"
+    # Whether an interval of 30 units lies wholly inside the margin hangs on how a processor rounds in training.
+    assert all(finding.verdict != "no" and finding.control is not None for finding in controls[1::2])
+    assert all(abs(f.estimate.mean - f.control.estimate.mean) < f.margin for f in controls[1::2] if f.control)
     assert 2 <= sum(finding.answers for finding in found) <= 4
 
 
@@ -322,5 +327,10 @@ def test_too_few_features_are_told(text: Text, coder: Coder, monkeypatch: pytest
 def test_the_bundled_model(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     found = list(features(Lab(smol, quick=True)))
-    assert [finding.verdict for finding in found if finding.part == CONTROLS] == ["yes"] * 6
+    controls = [finding for finding in found if finding.part == CONTROLS]
+    assert [finding.expects for finding in controls] == ["greater", "equal"] * 3
+    assert [finding.verdict for finding in controls[::2]] == ["yes"] * 3, "what is planted is found"
+    # Whether an interval of 30 units lies wholly inside the margin hangs on how a processor rounds in training.
+    assert all(finding.verdict != "no" and finding.control is not None for finding in controls[1::2])
+    assert all(abs(f.estimate.mean - f.control.estimate.mean) < f.margin for f in controls[1::2] if f.control)
     assert sum(finding.answers for finding in found) == 4

@@ -150,7 +150,7 @@ def test_what_cannot_be_learned_is_one_line(tiny_gpt2: Model, examples: Any, mor
 
 def test_edited_and_half_precision_models_are_refused(tiny_gpt2: Model, tiny_of: Any) -> None:
     with tiny_gpt2.edit({"blocks.0.hook_mlp_out": ablate()}):
-        with pytest.raises(UserError, match="leave model.edit first") as refused:
+        with pytest.raises(UserError, match="would keep edited numbers") as refused:
             fine_tune(tiny_gpt2, EXAMPLES)
         the_line(refused)
         tiny_gpt2.last_logits(["a dog"])  # an edit that never ran is an error

@@ -87,9 +87,9 @@ def test_an_active_edit_is_refused_on_either_path(tiny_gpt2: Model, whole_store:
     with tiny_gpt2.edit({"blocks.0.hook_mlp_out": lambda a, _: a * 2}):
         tiny_gpt2.logits("Rome")
         for site in (MIDDLE, "blocks.0.attn.hook_z"):
-            with pytest.raises(UserError, match="leave model.edit first"):
+            with pytest.raises(UserError, match="would keep edited numbers"):
                 plan_capture(tiny_gpt2, TEXTS, site)
-        with pytest.raises(UserError, match="leave model.edit first"):
+        with pytest.raises(UserError, match="would keep edited numbers"):
             capture_store(tiny_gpt2, tmp_path / "s", whole_store[1], whole_store[2])
 
 
