@@ -7,7 +7,7 @@ hooked tree. What a hook sees is written to its place in the shard at once: memo
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,15 +19,16 @@ import torch
 from interp.activations.create import create_store
 from interp.activations.files import NewFile, clear_leftovers, new_file, write_sealed
 from interp.activations.offload import Offload
-from interp.activations.plan import Plan, Progress, batches_of
+from interp.activations.plan import Plan, batches_of
 from interp.activations.shards import ShardWriter
 from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_path
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 from interp.model.hooks.trunk import Tap, find_taps, read_trunk
 from interp.model.model import Model
+from interp.paths import expand
+from interp.progress import Progress, Stop, never
 
-Stop = Callable[[], bool]
 Where = tuple[str, list[tuple[int, int]]]  # a site, and which rows each sequence is
 
 
@@ -45,19 +46,20 @@ class Worker:
 
 def capture_store(
     model: Model,
-    folder: Path,
+    folder: str | Path,
     plan: Plan,
     tokens: Tokens,
     *,
     worker: Worker | None = None,
     progress: Progress | None = None,
-    stop: Stop = lambda: False,
+    stop: Stop = never,
 ) -> Store:
     """Write the shards of `plan` that are this worker's and not there yet. `stop` is asked after every shard.
 
     The store is complete once every shard was some worker's. Raises UserError when `folder` holds another plan, or the
     disk is full: then everything written so far stays.
     """
+    folder = expand(folder)
     model.check_plain("capture")  # in the hooked tree, an edit would reach the rows and no plan would tell
     worker = worker or Worker()
     try:

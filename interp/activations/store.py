@@ -29,6 +29,7 @@ from interp.activations.shards import shard_layout
 from interp.activations.tensor_file import FileLayout, map_tensors
 from interp.activations.token_table import Tokens
 from interp.errors import UserError, unknown
+from interp.paths import expand
 
 PLAN, TOKENS = "plan.json", "tokens.safetensors"
 PARTS = (PLAN, TOKENS, "shard-[0-9]*")  # patterns that match every file of a store
@@ -198,7 +199,7 @@ def is_whole(store: Store, index: int) -> bool:
 
 def open_store(folder: str | Path) -> Store:
     """Open a store, memory-mapped. Raises UserError for a folder that is none, and for a damaged plan."""
-    folder = Path(folder)
+    folder = expand(folder)
     if not (folder / PLAN).is_file():
         raise UserError(f"{folder} is no store: it has no {PLAN}; expected a folder that `interp capture` wrote")
     plan = plan_in(read_record(folder))

@@ -66,10 +66,8 @@ def features_build(arguments: list[str]) -> int:
     """What every feature fires on, with what, and what it does: one pass over a corpus"""
     options: BuildOptions = parse(BuildOptions, arguments, "features build")
     from interp.features.build.passes import build_index, missing_pieces
-    from interp.model.loading.cache import check_place
+    from interp.paths import check_place
 
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"--out {options.out} is a file; expected a folder to create; choose another path")
     for one, other in (("sae", "basis"), ("corpus", "store")):
         if getattr(options, one) is not None and getattr(options, other) is not None:
             raise UserError(f"both --{one} and --{other} came; expected one of them")

@@ -45,8 +45,8 @@ def probe_all(arguments: list[str], new_folder: Path) -> int:
     from interp.lab.discover import list_probes, load_probe
     from interp.lab.probe import Lab, check_effort
     from interp.lab.series import choose_probes, open_series
-    from interp.model.loading.cache import check_place
     from interp.model.loading.load import load_model
+    from interp.paths import check_place
 
     options: AllOptions = parse(AllOptions, arguments, "probe all")
     check_effort(options.quick, options.full)

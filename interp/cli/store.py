@@ -78,12 +78,10 @@ def capture(arguments: list[str]) -> int:
     from interp.activations.plan import SHARD_BYTES, plan_capture
     from interp.activations.store import open_store
     from interp.activations.token_table import Cut
-    from interp.model.loading.cache import check_place
     from interp.model.loading.load import load_model
+    from interp.paths import check_place
     from interp.text.corpus import open_corpus
 
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"--out {options.out} is a file; expected a folder to create; choose another path")
     check_place(options.out, "--out")
     worker = choose_worker(options.shard)
     cut = Cut(options.context, options.packing, options.max_tokens)

@@ -11,12 +11,14 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from interp.errors import UserError, nearest
+from interp.paths import expand
 
 if TYPE_CHECKING:
     from interp.lab.findings import Finding
@@ -41,7 +43,22 @@ REWORDED = (  # what tyro says, and what a newcomer understands
     (r"\.? \(required\)(?= \S)", ","),
     (r"\.? \(required\)", ""),
 )
+PATHS = tyro.constructors.ConstructorRegistry()
 MARKS = {"yes": "[green]yes[/]", "no": "[red]no[/]", "unclear": "[yellow]unclear[/]"}
+
+
+@PATHS.primitive_rule
+def _expanded(kind: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+    """Every flag that is a `Path` understands `~`: the shell leaves it in `--out=~/x`."""
+    if kind.type is not Path:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda texts: expand(texts[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def parse(options: type[Any], arguments: list[str], command: str) -> Any:
@@ -49,7 +66,9 @@ def parse(options: type[Any], arguments: list[str], command: str) -> Any:
     said, told = StringIO(), StringIO()
     try:
         with redirect_stderr(said), redirect_stdout(told), _columns(WIDE):
-            return tyro.cli(options, args=arguments, prog=f"interp {command}", description=options.__doc__)
+            return tyro.cli(
+                options, args=arguments, prog=f"interp {command}", description=options.__doc__, registry=PATHS
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             print(plain_help(told.getvalue(), shutil.get_terminal_size().columns))

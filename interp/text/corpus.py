@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError
+from interp.paths import expand
 from interp.text.formats import ENDINGS, KINDS, Document, check_text, kind_of, read_documents
 from interp.text.read import neighbours
 
@@ -56,7 +57,7 @@ def open_corpus(source: str | Path, *, skip_empty: bool = False) -> Corpus:
     """
     if str(source).startswith("hf:"):
         return Corpus(str(source), partial(_dataset, str(source)), skip_empty=skip_empty)
-    path = Path(source)
+    path = expand(source)
     try:
         if _is_dataset(path):
             return Corpus(str(path), partial(_dataset, str(path)), str(path.parent), skip_empty)
