@@ -19,7 +19,7 @@ import torch
 from interp.activations.create import create_store
 from interp.activations.files import NewFile, clear_leftovers, new_file, write_sealed
 from interp.activations.offload import Offload
-from interp.activations.plan import Plan, batches_of
+from interp.activations.plan import Plan, batches_of, kernels
 from interp.activations.shards import ShardWriter
 from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_path
 from interp.activations.token_table import Tokens
@@ -27,7 +27,7 @@ from interp.errors import UserError
 from interp.model.hooks.trunk import Tap, find_taps, read_trunk
 from interp.model.model import Model
 from interp.paths import expand
-from interp.progress import Progress, Stop, never
+from interp.progress import Progress, Stop, never, silent
 
 Where = tuple[str, list[tuple[int, int]]]  # a site, and which rows each sequence is
 
@@ -51,7 +51,7 @@ def capture_store(
     tokens: Tokens,
     *,
     worker: Worker | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     stop: Stop = never,
 ) -> Store:
     """Write the shards of `plan` that are this worker's and not there yet. `stop` is asked after every shard.
@@ -131,7 +131,7 @@ class Written:
 class ShardRun:
     """Writes shards one after the other and tells how far it is."""
 
-    def __init__(self, model: Model, store: Store, progress: Progress | None, total: int) -> None:
+    def __init__(self, model: Model, store: Store, progress: Progress, total: int) -> None:
         self.model, self.store, self.progress, self.total, self.done = model, store, progress, total, 0
         names = list(store.plan.sites)
         self.taps: dict[str, Tap] = find_taps(model, names) if store.plan.numerics["path"] == "trunk" else {}
@@ -148,10 +148,10 @@ class ShardRun:
                     self.forward(batch, offload)
                     file.begin_sync()
                     self.done += int(sum(store.tokens.lengths[i] for i in batch))
-                    if self.progress is not None:
-                        self.progress("capturing", self.done, self.total)
+                    self.progress("capturing", self.done, self.total)
             writer.close()
-            seal = {"plan": plan.hash, "shard": index, "bytes": layout.size}
+            seal: dict[str, Any] = {"plan": plan.hash, "shard": index, "bytes": layout.size}
+            seal["computed_on"] = kernels(self.model.device)  # another machine than the plan's may go on with it
             return Written(open_file.pop_all(), file, shard_path(store.folder, index, "json"), seal)
 
     def offload_to(self, writer: ShardWriter) -> Offload[Where]:

@@ -19,6 +19,7 @@ import tyro
 
 from interp.errors import UserError, nearest
 from interp.paths import expand
+from interp.progress import Progress
 
 if TYPE_CHECKING:
     from interp.lab.findings import Finding
@@ -105,7 +106,7 @@ def _columns(n: int) -> Iterator[None]:
 def plain_help(text: str, width: int) -> str:
     """Tyro's help, one option a line, in a newcomer's notation: no `{None}|`, no `(default: None)`, no rules."""
     rows = [line.rstrip() for line in text.splitlines() if not re.fullmatch(r"[\s─│╭╮╰╯-]*", line)]
-    rows = [re.sub(r"\{None\}\||\s*\(default: (None)?\)", "", row).strip("│ ") for row in rows]
+    rows = [re.sub(r"\{None\}\||\s*\(default: (None|'')?\)", "", row).strip("│ ") for row in rows]
     rows = [re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1 …", row) for row in rows]
     parted: list[list[str]] = []
     for row in rows:
@@ -162,14 +163,15 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 
 @contextmanager
-def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
+def shown_progress() -> Iterator[Progress]:
     """A live bar on a terminal; elsewhere one line when a stage begins. On stderr, so that output can be piped."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
         def say(what: str, done: int, total: int) -> None:
