@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from interp.activations.plan import Plan
     from interp.activations.store import Store
     from interp.activations.token_table import Tokens
+    from interp.model.model import Model
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 
@@ -74,13 +75,41 @@ def capture(arguments: list[str]) -> int:
     from interp.activations.capture import capture_store
     from interp.activations.cost import measure_cost
     from interp.activations.create import refuse_other
-    from interp.activations.plan import SHARD_BYTES, fit_context, plan_capture
     from interp.activations.store import open_store
-    from interp.activations.token_table import Cut
     from interp.paths import check_place
 
     check_place(options.out, "--out")
     worker = choose_worker(options.shard)
+    model, plan, tokens = _plan_of(options)
+    if options.plan_only:
+        if (options.out / "plan.json").exists():
+            refuse_other(options.out, open_store(options.out).plan, plan)
+        return _print_plan(plan, tokens, measure_cost(model, plan, tokens, options.out), worker)
+    _tell_what_is_there(options.out, plan)
+    with shown_progress() as say, stoppable("finishing the shard in hand") as asked_to_stop:
+        store = capture_store(
+            model, options.out, plan, tokens, worker=worker, progress=say, stop=lambda: bool(asked_to_stop())
+        )
+        stopped = asked_to_stop()
+    missing = store.missing
+    whole = len(plan.shards) - len(missing)
+    if stopped and missing:
+        print(
+            f"interp: stopped; {whole} of {len(plan.shards)} shards kept in {options.out}; the same command goes on",
+            file=sys.stderr,
+        )
+        return 128 + stopped
+    print(f"{whole} of {len(plan.shards)} shards of {len(tokens):,} tokens: {options.out.resolve()}")
+    if missing:
+        print(f"{len(missing)} to go, which are other workers': run them with --shard, or the command without it")
+    return 0
+
+
+def _plan_of(options: CaptureOptions) -> tuple[Model, Plan, Tokens]:
+    """Load the model, read the corpus, and plan; what is left out of the corpus is said on stderr."""
+    from interp.activations.plan import SHARD_BYTES, fit_context, plan_capture
+    from interp.activations.token_table import Cut
+
     cut = Cut(Cut.context if options.context is None else options.context, options.packing, options.max_tokens)
     corpus = options.open(options.corpus)
     if corpus.ignored:
@@ -108,28 +137,7 @@ def capture(arguments: list[str]) -> int:
         )
     if left_out := plan.corpus.get("left_out"):
         print(f"interp: {left_out:,} rows without text left out", file=sys.stderr)
-    if options.plan_only:
-        if (options.out / "plan.json").exists():
-            refuse_other(options.out, open_store(options.out).plan, plan)
-        return _print_plan(plan, tokens, measure_cost(model, plan, tokens, options.out), worker)
-    _tell_what_is_there(options.out, plan)
-    with shown_progress() as say, stoppable("finishing the shard in hand") as asked_to_stop:
-        store = capture_store(
-            model, options.out, plan, tokens, worker=worker, progress=say, stop=lambda: bool(asked_to_stop())
-        )
-        stopped = asked_to_stop()
-    missing = store.missing
-    whole = len(plan.shards) - len(missing)
-    if stopped and missing:
-        print(
-            f"interp: stopped; {whole} of {len(plan.shards)} shards kept in {options.out}; the same command goes on",
-            file=sys.stderr,
-        )
-        return 128 + stopped
-    print(f"{whole} of {len(plan.shards)} shards of {len(tokens):,} tokens: {options.out.resolve()}")
-    if missing:
-        print(f"{len(missing)} to go, which are other workers': run them with --shard, or the command without it")
-    return 0
+    return model, plan, tokens
 
 
 def _tell_what_is_there(folder: Path, plan: Plan) -> None:
