@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -244,3 +244,81 @@ def test_the_explorer_needs_no_torch():
     assert "interp.views.explorer.app" in names
     done = import_without_torch(*names)
     assert done.returncode == 0, done.stderr
+
+
+# --- tunnels and proxies ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["localhost:9000", "127.0.0.1:9000", "cluster.example.org"])
+def test_a_tunnel_with_another_port_is_told_what_works(address: str, host: str):
+    """`ssh -L 9000:127.0.0.1:8050`: the browser says localhost:9000."""
+    port = urlsplit(address).port
+    answer = ask(address, headers={"Host": host})
+    assert answer.status == 403
+    assert f"answers at 127.0.0.1:{port}, not at {host}" in answer.text
+    assert f"same port number at both ends (ssh -L {port}:127.0.0.1:{port} MACHINE)" in answer.text
+    assert "--host 0.0.0.0" in answer.text
+    assert "token" in answer.text
+    assert len(answer.text.strip().splitlines()) == 1
+    assert ask(address, headers={"Host": f"localhost:{port}"}).status == 200, "as the advice says"
+
+
+@pytest.fixture
+def proxied(context: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server that a proxy serves under a prefix, which it takes off again before it asks."""
+    monkeypatch.setenv("DASH_REQUESTS_PATHNAME_PREFIX", "/proxy/8050/")
+    with served(context, "127.0.0.2") as there:
+        yield there
+
+
+def test_behind_a_prefix_the_token_leads_to_the_same_page_under_the_prefix(proxied: str):
+    token = urlsplit(proxied).query
+    for path, there in (
+        ("/", "/proxy/8050/"),
+        ("/feature/3?doc=1&", "/proxy/8050/feature/3?doc=1"),
+        ("/runs?", "/proxy/8050/runs"),
+        ("//example.org/", "/proxy/8050/example.org/"),
+    ):
+        answer = ask(proxied, f"{path}{'' if '?' in path else '?'}{token}")
+        assert answer.status in (302, 303, 307)
+        assert answer.headers["Location"] == there
+        assert "Path=/proxy/8050/" in answer.headers["Set-Cookie"], "no other service of the host gets it"
+    mine = {"Cookie": answer.headers["Set-Cookie"].split(";")[0]}
+    page = ask(proxied, "/", mine)
+    assert page.status == 200
+    assert re.findall(r'(?:src|href)="(/[^"]*)"', page.text)
+    assert [link for link in re.findall(r'(?:src|href)="(/[^"]*)"', page.text) if not link.startswith("/proxy/")] == []
+
+
+def shown(address: str, path: str, cookie: Mapping[str, str]) -> str:
+    """What the page at a path of the browser's address shows, as the browser asks for it."""
+    outputs = [{"id": name, "property": "children"} for name in ("page", "menu")]
+    inputs = [
+        {"id": "address", "property": "pathname", "value": path},
+        {"id": "address", "property": "search", "value": ""},
+    ]
+    body = {"output": "..page.children...menu.children..", "outputs": outputs, "inputs": inputs, "changedPropIds": []}
+    told = {"Content-Type": "application/json", **cookie}
+    answer = ask(address, "/_dash-update-component", told, json.dumps(body))
+    assert answer.status == 200, answer.text
+    return json.dumps(json.loads(answer.text))
+
+
+def test_behind_a_prefix_pages_are_found_and_their_links_stay_under_it(proxied: str):
+    answer = ask(proxied, f"/?{urlsplit(proxied).query}")
+    cookie = {"Cookie": answer.headers["Set-Cookie"].split(";")[0]}
+    for path in ("/proxy/8050/", "/proxy/8050/feature/3", "/proxy/8050/runs"):
+        text = shown(proxied, path, cookie)
+        assert "there is no page" not in text
+        links = re.findall(r'"href": ?"([^"]*)"', text)
+        assert links
+        assert [link for link in links if not link.startswith(("/proxy/8050/", "#"))] == []
+
+
+def test_without_a_prefix_links_begin_at_the_root(address: str):
+    """Negative control of the two above: nothing is put in front where no proxy is."""
+    text = shown(address, "/feature/3", {})
+    assert "there is no page" not in text
+    assert '"/features"' in text.replace(" ", "")
+    assert "proxy" not in text
+    assert "there is no page" in shown(address, "/proxy/8050/feature/3", {})

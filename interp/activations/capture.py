@@ -6,7 +6,7 @@ What a forward shows is written to its place in the shard at once: memory holds 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,15 +19,16 @@ from torch import Tensor
 from interp.activations.create import create_store
 from interp.activations.files import NewFile, clear_leftovers, new_file, write_sealed
 from interp.activations.offload import Offload
-from interp.activations.plan import Plan, Progress, batches_of
+from interp.activations.plan import Plan, batches_of, kernels
 from interp.activations.shards import ShardWriter
 from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_path
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 from interp.model.hooks.forward import batches, engine_for, stream
 from interp.model.model import Model
+from interp.paths import expand
+from interp.progress import Progress, Stop, never, silent
 
-Stop = Callable[[], bool]
 Where = tuple[str, list[tuple[int, int]]]  # a site, and which rows each sequence is
 
 
@@ -45,19 +46,20 @@ class Worker:
 
 def capture_store(
     model: Model,
-    folder: Path,
+    folder: str | Path,
     plan: Plan,
     tokens: Tokens,
     *,
     worker: Worker | None = None,
-    progress: Progress | None = None,
-    stop: Stop = lambda: False,
+    progress: Progress = silent,
+    stop: Stop = never,
 ) -> Store:
     """Write the shards of `plan` that are this worker's and not there yet. `stop` is asked after every shard.
 
     The store is complete once every shard was some worker's. Raises UserError when `folder` holds another plan, or the
     disk is full: then everything written so far stays.
     """
+    folder = expand(folder)
     model.check_plain("capture")  # in the hooked tree, an edit would reach the rows and no plan would tell
     worker = worker or Worker()
     try:
@@ -129,7 +131,7 @@ class Written:
 class ShardRun:
     """Writes shards one after the other and tells how far it is."""
 
-    def __init__(self, model: Model, store: Store, progress: Progress | None, total: int) -> None:
+    def __init__(self, model: Model, store: Store, progress: Progress, total: int) -> None:
         self.model, self.store, self.progress, self.total, self.done = model, store, progress, total, 0
         self.sites = list(store.plan.sites)
         path = "trunk" if engine_for(model.tree, self.sites) == "plain" else "hooked tree"
@@ -151,10 +153,10 @@ class ShardRun:
                     self.forward(batch, offload)
                     file.begin_sync()
                     self.done += int(sum(store.tokens.lengths[i] for i in batch))
-                    if self.progress is not None:
-                        self.progress("capturing", self.done, self.total)
+                    self.progress("capturing", self.done, self.total)
             writer.close()
-            seal = {"plan": plan.hash, "shard": index, "bytes": layout.size}
+            seal: dict[str, Any] = {"plan": plan.hash, "shard": index, "bytes": layout.size}
+            seal["computed_on"] = kernels(self.model.device)  # another machine than the plan's may go on with it
             return Written(open_file.pop_all(), file, shard_path(store.folder, index, "json"), seal)
 
     def offload_to(self, writer: ShardWriter) -> Offload[Where]:

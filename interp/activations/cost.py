@@ -15,6 +15,7 @@ from interp.activations.shards import ShardWriter
 from interp.activations.store import Store, layout_of
 from interp.activations.token_table import Tokens
 from interp.model.model import Model
+from interp.progress import silent
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def measure_cost(model: Model, plan: Plan, tokens: Tokens, folder: Path) -> Cost
     store = Store(folder, plan, tokens)
     size = sum(layout_of(store, i).size for i in range(len(plan.shards)))
     batch = next(batches_of(tokens, plan.shards[0], plan.batch_tokens))
-    run = ShardRun(model, store, None, 0)
+    run = ShardRun(model, store, silent, 0)
     counted = int(sum(tokens.lengths[i] for i in batch))
     seconds = 0.0
     with tempfile.TemporaryFile() as file:

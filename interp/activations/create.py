@@ -19,7 +19,7 @@ from interp.activations.files import (
     write_at,
     write_sealed,
 )
-from interp.activations.plan import Plan
+from interp.activations.plan import Plan, deciding
 from interp.activations.store import (
     ARRAYS,
     PARTS,
@@ -79,9 +79,9 @@ def _refuse_foreign(folder: Path, plan: Plan) -> None:
 
 
 def refuse_other(folder: Path, there: Plan, wanted: Plan) -> None:
-    """Raise UserError, with every difference, unless the two plans are equal."""
-    if there.hash != wanted.hash:
-        told = "; ".join(_told(asdict(there), asdict(wanted)))
+    """Raise UserError, with every difference, unless the two plans are of one capture."""
+    if not there.is_same(wanted):
+        told = "; ".join(_told(deciding(asdict(there)), deciding(asdict(wanted))))
         raise UserError(f"{folder} holds another capture: {told}; choose another --out, or the settings of that one")
 
 
@@ -93,7 +93,7 @@ def _told(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         more = f" and {len(kind) - 2} more" if len(kind) > 2 else ""
         found += [f"sites: {', '.join(sorted(kind)[:2])}{more} only {word}"] if kind else []
     cut = [f"shards: {len(there['shards'])} there, {len(wanted['shards'])} wanted (shard-bytes)"]
-    follow = ("shards:", "corpus.documents", "corpus.tokens", "corpus.whole")
+    follow = ("schema:", "shards:", "corpus.documents", "corpus.tokens", "corpus.whole")
     return [one for one in found if not one.startswith(follow)] or cut
 
 

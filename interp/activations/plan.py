@@ -2,20 +2,24 @@
 
 A corpus is cut into sequences of at most `context` tokens, sequences into shards; the plan lists them all. Two plans of
 the same model, text and settings are equal wherever they are made, so that workers need not talk to each other and a
-killed capture goes on where it stopped.
+killed capture goes on where it stopped. Weights and tokenizer are compared by their hashes: what the model is called,
+and where it lies, is only told.
 
 What decides the bytes besides: batches are fixed by the plan, because a matrix product over another batch may round in
-another way, and so are device, threads, attention kernel, dtypes and the library versions. With all of them equal the
-bytes are equal; over another number of threads or another device, fp32 values differ by some 1e-6 of the largest.
+another way, and so are attention kernel, dtypes and the library versions. Device and threads are told as well, and do
+not keep a capture from going on elsewhere: with them equal, too, the bytes are equal; over another number of threads or
+another device, fp32 values differ by some 1e-6 of the largest. Every shard's seal says what it was computed on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,14 +27,17 @@ import torch
 from interp.activations.token_table import Cut, Tokens, read_tokens
 from interp.errors import UserError
 from interp.model.hooks.forward import engine_for
+from interp.model.loading.load import locate
 from interp.model.model import Model
+from interp.progress import Progress, silent
 from interp.text.corpus import Corpus, from_texts
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)  # a plan of schema 1 has the model's name, the device and the threads in its hash
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHARD_BYTES = 256 << 20
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # measured on a CPU: larger batches gain nothing and cost memory
-Progress = Callable[[str, int, int], None]  # what, done, of how many
+TOLD = {"model": ("name", "files"), "numerics": ("device", "threads")}  # what a plan tells, and what decides nothing
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,30 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the plan: its name in every shard."""
+        """SHA-256 of what decides the bytes: the plan's name in every shard."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """The plan as text, the same for equal plans."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
+        """What decides the bytes as text, the same for plans of the same capture."""
+        record = asdict(self)
+        return json.dumps(record if self.schema == 1 else deciding(record), indent=1, sort_keys=True)
+
+    def is_same(self, other: Plan) -> bool:
+        """Are both plans of one capture, wherever the model lies and whatever it is called?
+
+        Weights are the same where the bytes of their files are, or the commit of the hub.
+        """
+        ours, theirs = deciding(asdict(self)), deciding(asdict(other))
+        if self.model["weights"] == other.model["weights"]:
+            theirs["model"]["weights"] = ours["model"]["weights"]
+        return {**ours, "schema": SCHEMA} == {**theirs, "schema": SCHEMA}
+
+
+def deciding(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan, as a record, without what it only tells: the model's name, the device, the number of threads."""
+    parts = {name: {k: v for k, v in plan[name].items() if k not in told} for name, told in TOLD.items()}
+    parts["model"]["weights"] = plan["model"].get("files", plan["model"]["weights"])
+    return {**plan, **parts}
 
 
 def plan_capture(
@@ -69,12 +94,13 @@ def plan_capture(
     dtype: str = "fp32",
     batch_tokens: int | None = None,
     shard_bytes: int = SHARD_BYTES,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[Plan, Tokens]:
     """Everything that decides the bytes of a store, and its tokens; reads the corpus, runs the model on a few tokens.
 
     `batch_tokens` are the tokens of a forward, with padding: by default 1,024 on a CPU, 16,384 on a GPU, and at least
-    one sequence. Raises UserError for a site that is unknown or has no row a token, an unknown dtype, a bad document.
+    one sequence. `cut`: by default sequences of 128 tokens, or as many as the model takes.
+    Raises UserError for a site that is unknown or has no row a token, an unknown dtype, a bad document.
     """
     model.check_plain("capture")
     if shard_bytes < 1:
@@ -82,31 +108,26 @@ def plan_capture(
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     shapes = site_shapes(model, sites)
-    context = model.context_length
-    cut = cut or Cut(min(Cut.context, context or Cut.context))
-    if context and cut.context > context:
-        raise UserError(f"context {cut.context}; this model takes {context} tokens at most")
+    cut = cut or Cut(fit_context(model, None))
+    fit_context(model, cut.context)
     batch_tokens = batch_tokens or max(cut.context, BATCH_TOKENS.get(model.device.type, 1024))
     if batch_tokens < cut.context:
         raise UserError(f"batch_tokens {batch_tokens}; expected the context, {cut.context}, or more")
     corpus = corpus if isinstance(corpus, Corpus) else from_texts(corpus)
-    tell = (lambda done, total: progress("reading the corpus", done, total)) if progress else None
-    tokens, read = read_tokens(model, corpus, cut, tell)
+    tokens, read = read_tokens(model, corpus, cut, progress)
     row = DTYPES[dtype].itemsize * sum(map(prod, shapes.values()))
     provenance = model.provenance
-    registered = {name: str(place) for name, place in model.site_table.registered.items() if name in shapes}
-    named = {"registered": registered} if registered else {}
     plan = Plan(
-        model={key: getattr(provenance, key) for key in ("name", "weights", "tokenizer", "architecture")} | named,
+        model=_describe(model, shapes),
         numerics={
             "compute": provenance.dtype,
             "stored": dtype,
             "path": "trunk" if engine_for(model.tree, shapes) == "plain" else "hooked tree",
             "attention": getattr(model.hf.config, "_attn_implementation", None),
-            **_kernels(model.device),
+            **kernels(model.device),
             "libraries": {name: provenance.libraries.get(name) for name in ("torch", "transformers")},
         },
-        cut=asdict(cut) | {"bos": provenance.bos},
+        cut=asdict(cut) | {"bos": {**provenance.bos, "policy": model.bos}},
         sites=shapes,
         batch_tokens=batch_tokens,
         corpus=read,
@@ -115,7 +136,35 @@ def plan_capture(
     return plan, tokens
 
 
-def _kernels(device: torch.device) -> dict[str, str | int | None]:
+def _describe(model: Model, sites: Iterable[str]) -> dict[str, Any]:
+    """What a plan says of the model. `files`: the bytes that a name on the hub stands for, as of a folder with them."""
+    provenance = model.provenance
+    record: dict[str, Any] = {key: getattr(provenance, key) for key in ("name", "weights", "tokenizer", "architecture")}
+    if provenance.source == "hub" and Path(provenance.location).is_dir():
+        record["files"] = _hash_folder(provenance.location, provenance.weights)
+    registered = {name: str(place) for name, place in model.site_table.registered.items() if name in set(sites)}
+    return record | ({"registered": registered} if registered else {})
+
+
+@lru_cache
+def _hash_folder(folder: str, commit: str) -> str:  # `commit` is there for the cache: it says when files are others
+    return locate(folder).weights
+
+
+def fit_context(model: Model, context: int | None) -> int:
+    """`context`, or without one 128 tokens or as many as the model takes. Raises UserError for more than it takes."""
+    limit = getattr(model.hf.config.get_text_config(), "max_position_embeddings", None)
+    limit = limit if isinstance(limit, int) and limit > 0 else None
+    if context is None:
+        return min(Cut.context, limit or Cut.context)
+    if limit and context > limit:
+        raise UserError(
+            f"context {context}; this model takes {limit} tokens at most; choose {limit} or fewer, or leave it out"
+        )
+    return context
+
+
+def kernels(device: torch.device) -> dict[str, str | int | None]:
     """What chooses the order in which floating-point numbers are added, and so their last bits."""
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device), "threads": None}

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +23,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations.files import read_sealed
-from interp.activations.plan import DTYPES, SCHEMA, Plan
+from interp.activations.plan import DTYPES, READABLE, SCHEMA, Plan
 from interp.activations.rows import SINK_FACTOR
 from interp.activations.shards import shard_layout
 from interp.activations.tensor_file import FileLayout, map_tensors
 from interp.activations.token_table import Tokens
 from interp.errors import UserError, unknown
+from interp.paths import expand
 
 PLAN, TOKENS = "plan.json", "tokens.safetensors"
 PARTS = (PLAN, TOKENS, "shard-[0-9]*")  # patterns that match every file of a store
@@ -70,6 +71,17 @@ class Store:
     def missing(self) -> list[int]:
         """Shards that are not there yet."""
         return [i for i in range(len(self.plan.shards)) if not is_whole(self, i)]
+
+    @property
+    def computed_on(self) -> dict[str, int]:
+        """What the shards were computed on, such as `cpu AVX2, 2 threads`, and how many of them each."""
+        counted: dict[str, int] = {}
+        for index in range(len(self.plan.shards)):
+            seal = read_sealed(shard_path(self.folder, index, "json"))
+            if seal is not None:
+                machine = describe_kernels(seal.get("computed_on", self.plan.numerics))
+                counted[machine] = counted.get(machine, 0) + 1
+        return counted
 
     def rows(self, site: str, start: int = 0, stop: int | None = None) -> Float[Tensor, "row ..."]:
         """Rows `start` to `stop` of `site`, as stored. Within one shard no byte is copied; across shards they are."""
@@ -174,6 +186,12 @@ class Store:
         return self._maps[index]
 
 
+def describe_kernels(kernels: Mapping[str, Any]) -> str:
+    """`cpu AVX2, 2 threads` of what a plan or a seal says of device and threads."""
+    threads = kernels.get("threads")
+    return f"{kernels.get('device')}{'' if threads is None else f', {threads} threads'}"
+
+
 def shard_path(folder: Path, index: int, ending: str = "safetensors") -> Path:
     """Where a shard lies, or with "json" its seal."""
     return folder / f"shard-{index:05d}.{ending}"
@@ -198,7 +216,7 @@ def is_whole(store: Store, index: int) -> bool:
 
 def open_store(folder: str | Path) -> Store:
     """Open a store, memory-mapped. Raises UserError for a folder that is none, and for a damaged plan."""
-    folder = Path(folder)
+    folder = expand(folder)
     if not (folder / PLAN).is_file():
         raise UserError(f"{folder} is no store: it has no {PLAN}; expected a folder that `interp capture` wrote")
     plan = plan_in(read_record(folder))
@@ -223,7 +241,7 @@ def plan_in(record: dict[str, Any]) -> Plan:
     try:
         schema = record["plan"].get("schema")
         plan = Plan(**{**record["plan"], "shards": tuple(map(tuple, record["plan"]["shards"]))})
-        if schema == SCHEMA and plan.shards[-1][3] == plan.corpus["tokens"] and "tokens" in record:
+        if schema in READABLE and plan.shards[-1][3] == plan.corpus["tokens"] and "tokens" in record:
             return plan
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"the plan in {PLAN} is none of this version ({type(error).__name__}: {error})") from error

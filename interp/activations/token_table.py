@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from interp.errors import UserError
 from interp.model.hooks.tokens import encode
 from interp.model.model import Model
+from interp.progress import Progress, silent
 from interp.text.corpus import Corpus
 from interp.text.formats import Document
 
@@ -79,9 +80,7 @@ class Tokens:
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
 
-def read_tokens(
-    model: Model, corpus: Corpus, cut: Cut, progress: Callable[[int, int], None] | None = None
-) -> tuple[Tokens, dict[str, Any]]:
+def read_tokens(model: Model, corpus: Corpus, cut: Cut, progress: Progress = silent) -> tuple[Tokens, dict[str, Any]]:
     """Tokenize a corpus: its tokens, and what a plan says of it (how much, its fingerprint, was it read to its end?).
 
     The fingerprint is of the documents read and their places. Reads a few documents more than `cut.max_tokens` needs,
@@ -92,11 +91,11 @@ def read_tokens(
     documents = corpus.read()
     while seen.room() and (some := list(islice(documents, AT_ONCE))):
         seen.add(some)
-        if progress is not None:
-            progress(len(seen.ids), cut.max_tokens or 0)
+        progress("reading the corpus", len(seen.ids), cut.max_tokens or 0)
     ended = not seen.cut_off and seen.is_last(documents)
     if not seen.ids:
-        raise UserError(f"{corpus.name} holds no document; expected one or more")
+        empty = f" but {seen.left_out:,} without text" if seen.left_out else ""
+        raise UserError(f"{corpus.name} holds no document{empty}; expected one or more")
     told: dict[str, Any] = {"documents": len(seen.row), "tokens": len(seen.ids), "fingerprint": seen.fingerprint()}
     left_out = {"left_out": seen.left_out} if seen.left_out else {}
     return seen.tokens(), told | {"whole": ended} | left_out

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interp.cli.loading import LoadingOptions, refuse_other_bos
 from interp.cli.terminal import Positional, parse
 from interp.errors import UserError
 
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
     from interp.features.read.index import Index
 
 
-@dataclass
-class ExploreOptions:
+@dataclass(kw_only=True)
+class ExploreOptions(LoadingOptions):
     """See the features of an index in the browser; with a model also prompts of yours, read, explained and steered."""
 
     index: Positional[Path]
     """The index: a folder that `interp features build` wrote."""
-    model: str | None = None
+    model: str = ""
     """The model it was built with, for prompts; without it no torch is loaded."""
     sae: str | None = None
     """Its SAE, with --model; by default the one that ships with the model."""
@@ -43,8 +44,9 @@ def explore(arguments: list[str]) -> int:
 
     if options.runs != ExploreOptions.runs and not options.runs.is_dir():
         raise UserError(f"--runs {options.runs} is no folder; expected one that holds runs of probes")
-    if options.sae is not None and options.model is None:
-        raise UserError("--sae came without --model; expected both, to read prompts")
+    for flag in ("sae", "device", "dtype", "bos"):
+        if not options.model and getattr(options, flag) != ExploreOptions.__dataclass_fields__[flag].default:
+            raise UserError(f"--{flag} came without --model; expected both, to read prompts")
     index = open_index(options.index)
     beside = None if options.beside is None else _beside(index, options.beside)
     context = Context(index, beside, _live(index, options), runs=options.runs)
@@ -69,9 +71,11 @@ def _beside(index: Index, folder: Path) -> Index:
 
 
 def _live(index: Index, options: ExploreOptions) -> LiveModel | None:
-    if options.model is None:
+    if not options.model:
         return None
     from interp.features.live import attach_live
 
-    live = attach_live(index, options.model, options.sae)
+    model = options.load()
+    refuse_other_bos(index.record["plan"]["capture"]["cut"], model, f"{options.index} was built")
+    live = attach_live(index, options.model, options.sae, model=model)
     return live

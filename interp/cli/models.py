@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from interp.cli.loading import LoadingOptions
 from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.errors import unknown
 
@@ -81,23 +82,17 @@ def doctor(arguments: list[str]) -> int:
     return int(missing > 0)
 
 
-@dataclass
-class ParityOptions:
+@dataclass(kw_only=True)
+class ParityOptions(LoadingOptions):
     """Hooks against plain transformers, site by site. Exit code 1 when one is off or a planted fault stays unseen."""
-
-    model: str = "smollm2-135m"
-    """Model to check."""
-    device: str | None = None
-    """cpu, cuda …"""
 
 
 def parity(arguments: list[str]) -> int:
     """Hooks against plain transformers, site by site"""
     options: ParityOptions = parse(ParityOptions, arguments, "parity")
     from interp.model.checking.parity import check_parity
-    from interp.model.loading.load import load_model
 
-    model = load_model(options.model, options.device)
+    model = options.load()
     with shown_progress() as say:
         result = check_parity(model, progress=say)
     rows = [

@@ -8,10 +8,11 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from interp.cli.loading import RunOptions
 from interp.cli.probe_jobs import Job, Setting, default_jobs, run_side_by_side
 from interp.cli.running import run_shown, tally, write_report
 from interp.cli.terminal import parse, print_table, shown_progress
@@ -23,18 +24,10 @@ if TYPE_CHECKING:
     from interp.model.model import Model
 
 
-@dataclass
-class AllOptions:
+@dataclass(kw_only=True)
+class AllOptions(RunOptions):
     """Every probe, one after the other, and one report. Stopped, the same command with the same --out goes on."""
 
-    model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = "smollm2-135m"
-    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda …; by default CUDA when there is one.")] = None
-    dtype: Annotated[str | None, tyro.conf.arg(help="fp32 (default), bf16 or fp16.")] = None
-    seed: Annotated[int, tyro.conf.arg(help="Decides everything random.")] = 0
-    out: Annotated[Path | None, tyro.conf.arg(help="Folder for the runs; by default a new one under runs/.")] = None
-    sae: Annotated[Path | None, tyro.conf.arg(help="Sparse autoencoder to use, a folder in SAELens' format.")] = None
-    quick: Annotated[bool, tyro.conf.arg(help="Fewer repeats: minutes instead of tens of minutes.")] = False
-    full: Annotated[bool, tyro.conf.arg(help="More and larger models to train: for a GPU, or a night.")] = False
     only: Annotated[tuple[str, ...], tyro.conf.arg(help="Run these probes alone.")] = field(default_factory=tuple)
     without: Annotated[tuple[str, ...], tyro.conf.arg(help="Leave these probes out.")] = field(default_factory=tuple)
     jobs: Annotated[int | None, tyro.conf.arg(help="Probes at a time; by default two on a CPU, one on a GPU.")] = None
@@ -43,15 +36,12 @@ class AllOptions:
 def probe_all(arguments: list[str], new_folder: Path) -> int:
     """Run the series and write its report; `new_folder` is where it goes without --out."""
     from interp.lab.discover import list_probes, load_probe
-    from interp.lab.probe import Lab, check_effort
+    from interp.lab.probe import Lab
     from interp.lab.series import choose_probes, open_series
-    from interp.model.loading.cache import check_place
-    from interp.model.loading.load import load_model
+    from interp.paths import check_place
 
     options: AllOptions = parse(AllOptions, arguments, "probe all")
-    check_effort(options.quick, options.full)
-    if options.seed < 0:
-        raise UserError(f"--seed {options.seed}; expected 0 or more")
+    options.check()
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}; expected 1 or more")
     available = list_probes()
@@ -64,9 +54,10 @@ def probe_all(arguments: list[str], new_folder: Path) -> int:
     probes = {name: load_probe(name) for name in names}
     out = options.out or new_folder
     check_place(out, "--out")
-    model = load_model(options.model, options.device, options.dtype)
+    model = options.load()
     shared = {"model": model.provenance.name, "weights": model.provenance.weights, "dtype": model.provenance.dtype}
     shared |= {"seed": options.seed, "quick": options.quick, "full": options.full, "sae": str(options.sae or "")}
+    shared |= {"bos": options.bos} if options.bos != "tokenizer" else {}  # a series of before knows no such setting
     series = open_series(out, shared)
     lab = Lab(model, seed=options.seed, sae_folder=_sae(model, options.sae), quick=options.quick, full=options.full)
     commands = {name: shlex.join(["interp", "probe", name, *_flags(options)]) for name in names}
@@ -118,9 +109,7 @@ def _side_by_side(
     jobs = [Job(name, series.clear(name), commands[name]) for name in probes if not series.has(name)]
     if not jobs:
         return series
-    setting = Setting(
-        options.model, options.device, options.dtype, lab.seed, lab.sae_folder or Path(), lab.quick, lab.full
-    )
+    setting = Setting(options, lab.seed, lab.sae_folder or Path(), lab.quick, lab.full)
     n = min(len(jobs), options.jobs or default_jobs(lab.model.device.type))
     done = 0
     try:
@@ -165,7 +154,6 @@ def _close(series: Series, seconds: float) -> int:
 
 def _flags(options: AllOptions) -> list[str]:
     """What repeats one of the runs by itself."""
-    flags: dict[str, Any] = {"model": options.model, "seed": options.seed, "device": options.device}
-    flags |= {"dtype": options.dtype, "sae": options.sae}
-    told = [part for name, value in flags.items() if value is not None for part in (f"--{name}", str(value))]
+    sae = [] if options.sae is None else ["--sae", str(options.sae)]
+    told = [*options.repeated(), "--seed", str(options.seed), *sae]
     return [*told, *(f"--{name}" for name in ("quick", "full") if getattr(options, name))]

@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from interp.cli.loading import LoadingOptions
 from interp.cli.running import sae_record
 from interp.cli.terminal import shown_progress
 from interp.errors import UserError
@@ -33,9 +34,7 @@ Kind = Literal["begun", "doing", "done", "left out", "stopped", "failed"]
 class Setting:
     """What all processes of a series share: how to load the model, and what its lab is made of."""
 
-    model: str
-    device: str | None
-    dtype: str | None
+    loading: LoadingOptions
     seed: int
     sae: Path
     quick: bool
@@ -149,9 +148,8 @@ def _work(asked: Any, told: Any, setting: Setting, parent: int) -> None:
     from interp.lab.discover import load_probe
     from interp.lab.probe import Lab
     from interp.lab.runner import Interrupted, run_probe
-    from interp.model.loading.load import load_model
 
-    model = load_model(setting.model, setting.device, setting.dtype)
+    model = setting.loading.load()
     extra = {"sae": sae_record(setting.sae, model)}
     while (job := asked.get()) is not None:
         began, last = time.monotonic(), ""

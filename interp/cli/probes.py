@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from interp.cli.loading import LoadingOptions, RunOptions
 from interp.cli.probe_all import probe_all
 from interp.cli.running import run_shown, tally, write_report
 from interp.cli.terminal import Positional, parse, print_table, shown_progress
@@ -22,16 +23,12 @@ if TYPE_CHECKING:
     from interp.lab.probe import Probe
 
 
-@dataclass
-class DemoOptions:
+@dataclass(kw_only=True)
+class DemoOptions(LoadingOptions):
     """From nothing to a report on a real model: load, train a sparse autoencoder, probe, write one HTML file."""
 
-    model: str = "smollm2-135m"
-    """Model to look at."""
     out: Path | None = None
     """Folder for runs and report; by default a new one under runs/."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 …; by default CUDA when there is one."""
     seed: int = 0
     """Decides everything random."""
 
@@ -43,18 +40,17 @@ def demo(arguments: list[str]) -> int:
     from interp.lab.discover import load_probe
     from interp.lab.probe import Lab
     from interp.lab.runner import check_out
-    from interp.model.loading.load import load_model
     from interp.saes.loading.default import ensure_default_sae
 
     check_out(out)
-    model = load_model(options.model, options.device)
+    model = options.load()
     with shown_progress() as say:
         sae = ensure_default_sae(model, say)
     runs = []
     for name in ("dictionary", "reversal-curse"):
         chosen = load_probe(name)
         lab = Lab(model, seed=options.seed, sae_folder=sae, quick=True)
-        flags = ["--model", options.model, "--seed", str(options.seed), "--sae", str(sae), "--quick"]
+        flags = [*options.repeated(), "--seed", str(options.seed), "--sae", str(sae), "--quick"]
         command = shlex.join(["interp", "probe", name, *flags])
         runs.append(run_shown(chosen, lab, {}, out / name, command))
     report = write_report(runs[::-1], out / "report.html")  # the phenomenon first, then the dictionary it leans on
@@ -107,24 +103,10 @@ def _runs_in(folder: Path) -> list[Path]:
     return sorted((f.parent for f in folder.glob("*/run.json")), key=lambda f: -f.stat().st_mtime) or [folder]
 
 
-@dataclass
-class ProbeOptions:
-    """Options that every probe has."""
-
-    model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = "smollm2-135m"
-    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda …; by default CUDA when there is one.")] = None
-    dtype: Annotated[str | None, tyro.conf.arg(help="fp32 (default), bf16 or fp16.")] = None
-    seed: Annotated[int, tyro.conf.arg(help="Decides everything random.")] = 0
-    out: Annotated[Path | None, tyro.conf.arg(help="Run folder to create; by default a new one under runs/.")] = None
-    sae: Annotated[Path | None, tyro.conf.arg(help="Sparse autoencoder to use, a folder in SAELens' format.")] = None
-    quick: Annotated[bool, tyro.conf.arg(help="Fewer repeats, for a first look.")] = False
-    full: Annotated[bool, tyro.conf.arg(help="More and larger models to train: for a GPU, or a night.")] = False
-
-
 def probe(arguments: list[str]) -> int:
     """Run a probe by name or file; without a name: the list"""
     from interp.lab.discover import list_probes, load_probe
-    from interp.lab.probe import Lab, check_effort
+    from interp.lab.probe import Lab
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print_table(("probe", "question"), list(list_probes().items()))
@@ -141,20 +123,17 @@ def probe(arguments: list[str]) -> int:
         raise unknown("probe", arguments[0], list_probes(), "write the name first: interp probe NAME --flags")
     chosen = load_probe(arguments[0])
     options = parse(_probe_options(chosen), arguments[1:], f"probe {arguments[0]}")
-    check_effort(options.quick, options.full)
-    if options.seed < 0:
-        raise UserError(f"--seed {options.seed}; expected 0 or more")
+    options.check()
     own = {name: getattr(options, name) for name in chosen.parameters()}
     out = options.out or _new_folder(chosen.name)
     from interp.lab.runner import check_out
-    from interp.model.loading.load import load_model
 
     check_out(out)
     for name, value in own.items():
         for path in value if isinstance(value, tuple) else (value,):
             if isinstance(path, Path) and not path.exists():
                 raise UserError(f"--{name.replace('_', '-')} {path}: no such file; check the path")
-    model = load_model(options.model, options.device, options.dtype)
+    model = options.load()
     lab = Lab(model, seed=options.seed, sae_folder=options.sae, quick=options.quick, full=options.full)
     run = run_shown(chosen, lab, own, out, shlex.join(["interp", "probe", *_without_out(arguments)]))
     print(f"\nrun: {run}\nreport: {write_report([run], run / 'report.html')}")
@@ -194,12 +173,12 @@ def _probe_options(chosen: Probe) -> type[Any]:
         (name, Annotated[kind, tyro.conf.arg(help=helps.get(name, ""))], field(default_factory=partial(copy, default)))
         for name, (kind, default) in chosen.parameters().items()
     ]
-    clash = {name for name, *_ in fields} & set(ProbeOptions.__dataclass_fields__)
+    clash = {name for name, *_ in fields} & set(RunOptions.__dataclass_fields__)
     if clash:
         raise UserError(
             f"probe {chosen.name} has a parameter {', '.join(sorted(clash))}, which every probe has; rename it"
         )
-    made = make_dataclass(f"{chosen.name}-options", fields, bases=(ProbeOptions,))
+    made = make_dataclass(f"{chosen.name}-options", fields, bases=(RunOptions,), kw_only=True)
     made.__doc__ = chosen.title
     return made
 

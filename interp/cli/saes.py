@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp.cli.loading import LoadingOptions, ReadingOptions
 from interp.cli.probes import probe
 from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.cli.train import sae_train
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from interp.saes.loading.sae import SAE
 
 
-@dataclass
-class SAEShowOptions:
+@dataclass(kw_only=True)
+class SAEShowOptions(ReadingOptions, LoadingOptions):
     """What an SAE's features are: which fire on a prompt of yours, or what one of them fires on."""
 
     folder: Positional[str]
@@ -30,10 +30,8 @@ class SAEShowOptions:
     """Text to read: shows the features that fire on each of its tokens."""
     feature: int | None = None
     """Number of a feature: shows the tokens of a corpus on which it is strongest."""
-    model: str = "smollm2-135m"
-    """Model it belongs to."""
-    corpus: Path | None = None
-    """Text for --feature (.jsonl with a text field, or .txt); by default the held-out part of the bundled sample."""
+    corpus: str | None = None
+    """Text for --feature, as for `interp capture`; by default the held-out part of the bundled sample."""
     tokens: int = 4000
     """How many tokens of the corpus to read."""
     n: int = 5
@@ -51,10 +49,10 @@ def sae_show(arguments: list[str]) -> int:
         )
     if options.n < 1 or options.tokens < 1:
         raise UserError(f"--n {options.n}, --tokens {options.tokens}; expected 1 or more")
-    from interp.model.loading.load import load_model
+    options.refuse_without(options.corpus)
     from interp.saes.loading.attach import attach_sae
 
-    model = load_model(options.model)
+    model = options.load()
     sae = attach_sae(options.folder, model, force=options.force)
     if options.prompt is None:
         _show_feature(options, sae, model)
@@ -65,18 +63,20 @@ def sae_show(arguments: list[str]) -> int:
 
 
 def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
+    from interp.activations.plan import fit_context
     from interp.activations.rows import capture_rows
     from interp.features.read.examples import top_examples
     from interp.saes.loading.default import split_corpus
     from interp.saes.loading.sae import site_of
-    from interp.text.corpus import load_corpus
 
     if not 0 <= int(options.feature or 0) < sae.cfg.d_sae:
         raise UserError(f"--feature {options.feature}; this SAE has features 0 to {sae.cfg.d_sae - 1}")
-    documents = load_corpus(options.corpus) if options.corpus else split_corpus()[1]
+    documents = [d.text for d in options.open(options.corpus)] if options.corpus else split_corpus()[1]
     with shown_progress() as say:
         tell = partial(say, "reading the corpus")
-        rows = capture_rows(model, documents, site_of(sae), max_tokens=options.tokens, progress=tell)
+        rows = capture_rows(
+            model, documents, site_of(sae), max_tokens=options.tokens, context=fit_context(model, None), progress=tell
+        )
     (found,) = top_examples(sae, rows, [options.feature or 0], model, n=options.n)
     fires = f"fires on {found.rate:.2%} of {len(rows):,} tokens"
     print(f"feature {found.feature} {fires}{f', up to {found.maximum:.1f}' if found.examples else ''}")

@@ -6,12 +6,13 @@ import os
 import re
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from interp.cli.loading import LoadingOptions, ReadingOptions
 from interp.cli.terminal import Positional, parse, print_table, shown_progress, stoppable
 from interp.errors import UserError, unknown
 
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from interp.activations.plan import Plan
     from interp.activations.store import Store
     from interp.activations.token_table import Tokens
+    from interp.model.model import Model
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 
 
-@dataclass
-class CaptureOptions:
+@dataclass(kw_only=True)
+class CaptureOptions(ReadingOptions, LoadingOptions):
     """Activations of a corpus to a store on disk. Run it again to go on where it stopped."""
 
     corpus: Annotated[
@@ -37,16 +39,14 @@ class CaptureOptions:
     ]
     sites: Annotated[list[str], tyro.conf.arg(help="Sites or patterns, such as blocks.*.hook_resid_post.")]
     out: Annotated[Path, tyro.conf.arg(help="The store: a folder to create, or one to go on with.")]
-    model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = "smollm2-135m"
-    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda …; by default CUDA when there is one.")] = None
-    dtype: Annotated[Dtype, tyro.conf.arg(help="What the model computes in.")] = "fp32"
     store: Annotated[Dtype, tyro.conf.arg(help="What is stored.")] = "fp32"
-    context: Annotated[int, tyro.conf.arg(help="Tokens of a sequence, at most.")] = 128
+    context: Annotated[
+        int | None, tyro.conf.arg(help="Tokens of a sequence, at most; by default 128, or what the model takes.")
+    ] = None
     packing: Annotated[
         Literal["documents", "packed"],
         tyro.conf.arg(help="Every document by itself, or one after the other without padding."),
     ] = "documents"
-    skip_empty: Annotated[bool, tyro.conf.arg(help="Leave out documents without text instead of stopping.")] = False
     max_tokens: Annotated[int | None, tyro.conf.arg(help="Stop after so many tokens; by default at the end.")] = None
     batch_tokens: Annotated[
         int | None,
@@ -75,41 +75,12 @@ def capture(arguments: list[str]) -> int:
     from interp.activations.capture import capture_store
     from interp.activations.cost import measure_cost
     from interp.activations.create import refuse_other
-    from interp.activations.plan import SHARD_BYTES, plan_capture
     from interp.activations.store import open_store
-    from interp.activations.token_table import Cut
-    from interp.model.loading.cache import check_place
-    from interp.model.loading.load import load_model
-    from interp.text.corpus import open_corpus
+    from interp.paths import check_place
 
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"--out {options.out} is a file; expected a folder to create; choose another path")
     check_place(options.out, "--out")
     worker = choose_worker(options.shard)
-    cut = Cut(options.context, options.packing, options.max_tokens)
-    corpus = open_corpus(options.corpus, skip_empty=options.skip_empty)
-    if corpus.ignored:
-        others = ", ".join(path.name for path in corpus.ignored[:3]) + ", …" * (len(corpus.ignored) > 3)
-        print(f"interp: not read, for their endings ({len(corpus.ignored)}): {others}", file=sys.stderr)
-    model = load_model(options.model, options.device, options.dtype)
-    for one in options.register:
-        name, equals, where = one.partition("=")
-        if not equals:
-            raise UserError(
-                f"--register {one}; expected NAME=MODULE, as blocks.*.mlp.hook_act=model.layers.*.mlp.act_fn"
-            )
-        model.register_site(name, where)
-    with shown_progress() as say:
-        plan, tokens = plan_capture(
-            model,
-            corpus,
-            options.sites,
-            cut=cut,
-            dtype=options.store,
-            batch_tokens=options.batch_tokens,
-            shard_bytes=SHARD_BYTES if options.shard_bytes is None else options.shard_bytes,
-            progress=say,
-        )
+    model, plan, tokens = _plan_of(options)
     if options.plan_only:
         if (options.out / "plan.json").exists():
             refuse_other(options.out, open_store(options.out).plan, plan)
@@ -134,15 +105,67 @@ def capture(arguments: list[str]) -> int:
     return 0
 
 
+def _plan_of(options: CaptureOptions) -> tuple[Model, Plan, Tokens]:
+    """Load the model, read the corpus, and plan; what is left out of the corpus is said on stderr."""
+    from interp.activations.plan import SHARD_BYTES, fit_context, plan_capture
+    from interp.activations.token_table import Cut
+
+    cut = Cut(Cut.context if options.context is None else options.context, options.packing, options.max_tokens)
+    corpus = options.open(options.corpus)
+    if corpus.ignored:
+        others = ", ".join(path.name for path in corpus.ignored[:3]) + ", …" * (len(corpus.ignored) > 3)
+        print(f"interp: not read, for their endings ({len(corpus.ignored)}): {others}", file=sys.stderr)
+    model = options.load()
+    cut = replace(cut, context=fit_context(model, options.context))
+    for one in options.register:
+        name, equals, where = one.partition("=")
+        if not equals:
+            raise UserError(
+                f"--register {one}; expected NAME=MODULE, as blocks.*.mlp.hook_act=model.layers.*.mlp.act_fn"
+            )
+        model.register_site(name, where)
+    with shown_progress() as say:
+        plan, tokens = plan_capture(
+            model,
+            corpus,
+            options.sites,
+            cut=cut,
+            dtype=options.store,
+            batch_tokens=options.batch_tokens or _batch_there(options.out, cut.context),
+            shard_bytes=SHARD_BYTES if options.shard_bytes is None else options.shard_bytes,
+            progress=say,
+        )
+    if left_out := plan.corpus.get("left_out"):
+        print(f"interp: {left_out:,} rows without text left out", file=sys.stderr)
+    return model, plan, tokens
+
+
 def _tell_what_is_there(folder: Path, plan: Plan) -> None:
     """Say where a capture goes on. What is damaged is the capture's to mend, and to speak of."""
-    from interp.activations.store import open_store
+    from interp.activations.store import describe_kernels, open_store
 
     with suppress(UserError):
         there = open_store(folder)
-        if there.plan.hash == plan.hash:
+        if there.plan.is_same(plan):
             done = len(plan.shards) - len(there.missing)
             print(f"interp: going on: {done} of {len(plan.shards)} shards are there", file=sys.stderr)
+            machines = [describe_kernels(one.numerics) for one in (there.plan, plan)]
+            if machines[0] != machines[1]:
+                print(
+                    f"interp: begun on {machines[0]}, this is {machines[1]}: fp32 values differ by some 1e-6 of the "
+                    "largest; every shard says what it was computed on",
+                    file=sys.stderr,
+                )
+
+
+def _batch_there(folder: Path, context: int) -> int | None:
+    """The tokens of a forward in the store that lies there: another device's default would be another capture."""
+    from interp.activations.store import PLAN, plan_in, read_record
+
+    with suppress(UserError):
+        if (folder / PLAN).exists():
+            return max(plan_in(read_record(folder)).batch_tokens, context)
+    return None
 
 
 def choose_worker(shard: str | None) -> Worker:
@@ -254,7 +277,7 @@ def _info(opened: Store) -> list[tuple[str, str]]:
         (
             "stored as",
             f"{numerics['stored']}, computed in {numerics['compute']} by the {numerics['path']} "
-            f"({numerics['attention']} attention) on {numerics['device']}",
+            f"({numerics['attention']} attention) on {' and '.join(opened.computed_on) or numerics['device']}",
         ),
         ("shards", f"{len(plan.shards)}, {state}"),
         ("plan", plan.hash),

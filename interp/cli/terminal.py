@@ -11,12 +11,15 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from interp.errors import UserError, nearest
+from interp.paths import expand
+from interp.progress import Progress
 
 if TYPE_CHECKING:
     from interp.lab.findings import Finding
@@ -41,7 +44,22 @@ REWORDED = (  # what tyro says, and what a newcomer understands
     (r"\.? \(required\)(?= \S)", ","),
     (r"\.? \(required\)", ""),
 )
+PATHS = tyro.constructors.ConstructorRegistry()
 MARKS = {"yes": "[green]yes[/]", "no": "[red]no[/]", "unclear": "[yellow]unclear[/]"}
+
+
+@PATHS.primitive_rule
+def _expanded(kind: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+    """Every flag that is a `Path` understands `~`: the shell leaves it in `--out=~/x`."""
+    if kind.type is not Path:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda texts: expand(texts[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def parse(options: type[Any], arguments: list[str], command: str) -> Any:
@@ -49,7 +67,9 @@ def parse(options: type[Any], arguments: list[str], command: str) -> Any:
     said, told = StringIO(), StringIO()
     try:
         with redirect_stderr(said), redirect_stdout(told), _columns(WIDE):
-            return tyro.cli(options, args=arguments, prog=f"interp {command}", description=options.__doc__)
+            return tyro.cli(
+                options, args=arguments, prog=f"interp {command}", description=options.__doc__, registry=PATHS
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             print(plain_help(told.getvalue(), shutil.get_terminal_size().columns))
@@ -86,7 +106,7 @@ def _columns(n: int) -> Iterator[None]:
 def plain_help(text: str, width: int) -> str:
     """Tyro's help, one option a line, in a newcomer's notation: no `{None}|`, no `(default: None)`, no rules."""
     rows = [line.rstrip() for line in text.splitlines() if not re.fullmatch(r"[\s─│╭╮╰╯-]*", line)]
-    rows = [re.sub(r"\{None\}\||\s*\(default: (None)?\)", "", row).strip("│ ") for row in rows]
+    rows = [re.sub(r"\{None\}\||\s*\(default: (None|'')?\)", "", row).strip("│ ") for row in rows]
     rows = [re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1 …", row) for row in rows]
     parted: list[list[str]] = []
     for row in rows:
@@ -143,14 +163,15 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 
 @contextmanager
-def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
+def shown_progress() -> Iterator[Progress]:
     """A live bar on a terminal; elsewhere one line when a stage begins. On stderr, so that output can be piped."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
         def say(what: str, done: int, total: int) -> None:

@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from interp.cli.loading import LoadingOptions, ReadingOptions
 from interp.cli.terminal import parse, shown_progress, stoppable
 from interp.errors import UserError
+from interp.progress import Progress
 
 if TYPE_CHECKING:
     from interp.saes.training.plan import SAEPlan, Training
     from interp.saes.training.processes import Ranks
     from interp.saes.training.sources import Source
 
-Say = Callable[[str, int, int], None]
 SPARSITY = "l1_coefficient=… (standard, gated), l0_coefficient=… or target_l0=… (jumprelu)"
 
 
-@dataclass
-class SAETrainOptions:
+@dataclass(kw_only=True)
+class SAETrainOptions(ReadingOptions, LoadingOptions):
     """Train sparse autoencoders and save them in SAELens' format. Run it again to go on where it stopped.
 
     Several --site, --width or --k train every combination, from one pass over the rows.
@@ -34,12 +35,14 @@ class SAETrainOptions:
 
     out: Annotated[Path, tyro.conf.arg(help="Folder to create; with several SAEs, one with a folder for each.")]
     store: Annotated[Path | None, tyro.conf.arg(help="Rows from a store of `interp capture`.")] = None
-    model: Annotated[str | None, tyro.conf.arg(help="Rows from a model as it reads; by default smollm2-135m.")] = None
+    model: Annotated[str, tyro.conf.arg(help="Rows from a model as it reads; by default smollm2-135m.")] = ""
     corpus: Annotated[
         str | None, tyro.conf.arg(help="With a model: its text, as for `interp capture`; by default a bundled sample.")
     ] = None
-    context: Annotated[int, tyro.conf.arg(help="With a model: tokens of a sequence, at most.")] = 128
-    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda …; by default CUDA when there is one.")] = None
+    context: Annotated[
+        int | None,
+        tyro.conf.arg(help="With a model: tokens of a sequence, at most; by default 128, or what the model takes."),
+    ] = None
     site: Annotated[
         list[str], tyro.conf.arg(help="Where; by default the store's only site, or the residual stream in the middle.")
     ] = field(default_factory=list)
@@ -102,7 +105,7 @@ def sae_train(arguments: list[str]) -> int:
         return _train(options, plans, source, ranks, say)
 
 
-def _train_share(options: SAETrainOptions, plans: list[SAEPlan], source: Source, say: Say) -> int:
+def _train_share(options: SAETrainOptions, plans: list[SAEPlan], source: Source, say: Progress) -> int:
     """Train this process' SAEs one after the other, each towards a folder of its own; nobody waits for anybody."""
     from interp.saes.training.processes import Ranks
 
@@ -112,7 +115,7 @@ def _train_share(options: SAETrainOptions, plans: list[SAEPlan], source: Source,
     return 0
 
 
-def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks: Ranks, say: Say) -> int:
+def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks: Ranks, say: Progress) -> int:
     from interp.saes.training.checkpoint import folder_of
     from interp.saes.training.log import sinks_of
     from interp.saes.training.report import Telling
@@ -155,6 +158,12 @@ def _check(options: SAETrainOptions) -> None:
         raise UserError(f"--loss-tokens {options.loss_tokens}; expected 256 or more, or 0 for no such measurement")
     if options.store and (options.model or options.corpus):
         raise UserError("--store and --model or --corpus came; expected rows from one or the other")
+    if not options.store:
+        options.refuse_without(options.corpus)
+    for name in ("dtype", "bos", "text_column", "skip_empty", "context"):
+        if options.store and getattr(options, name) != SAETrainOptions.__dataclass_fields__[name].default:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} came with --store, whose rows were captured with its own; leave it out")
     if options.store and options.loss_tokens:
         raise UserError("--loss-tokens came with --store; the loss needs the model: use --model, or sae evaluate later")
     for name in ("batch", "context", "tokens"):
@@ -177,19 +186,18 @@ def _open_store(options: SAETrainOptions) -> tuple[Source, list[str]]:
     return StoreRows(store), sites
 
 
-def _open_model(options: SAETrainOptions, say: Say) -> tuple[Source, list[str]]:
-    from interp.activations.plan import plan_capture
+def _open_model(options: SAETrainOptions, say: Progress) -> tuple[Source, list[str]]:
+    from interp.activations.plan import fit_context, plan_capture
     from interp.activations.token_table import Cut
-    from interp.model.loading.load import load_model
     from interp.saes.loading.default import default_site, split_corpus
     from interp.saes.training.sources import ModelRows
-    from interp.text.corpus import from_texts, open_corpus
+    from interp.text.corpus import from_texts
 
-    model = load_model(options.model or "smollm2-135m", options.device)
+    model = options.load()
     sites = model.tree.match(options.site) if options.site else [default_site(model)]
     wanted = [*sites, *([options.site_out] if options.site_out else [])]
-    corpus = open_corpus(options.corpus) if options.corpus else from_texts(split_corpus()[0], "the bundled sample")
-    cut = Cut(options.context, max_tokens=options.tokens)
+    corpus = options.open(options.corpus) if options.corpus else from_texts(split_corpus()[0], "the bundled sample")
+    cut = Cut(fit_context(model, options.context), max_tokens=options.tokens)
     plan, tokens = plan_capture(model, corpus, wanted, cut=cut, progress=say)
     return ModelRows(model, plan, tokens), sites
 

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from interp.errors import UserError, unknown
 from interp.lab.probe import Probe
+from interp.paths import expand
 
 GROUP = "interp.probes"
 
@@ -26,7 +27,7 @@ def list_probes() -> dict[str, str]:
 def load_probe(name: str) -> Probe:
     """A probe by name or by the path of its file. Raises UserError with the nearest names."""
     if name.endswith(".py") or "/" in name:
-        return _only_probe(_import_file(Path(name)), name)
+        return _only_probe(_import_file(expand(name)), name)
     plain = name.replace("_", "-")
     files = {file.stem.replace("_", "-"): file for file in _probe_files()}
     if plain in files:

@@ -16,15 +16,22 @@ runs. What decides is the interval of the *gap*, estimate minus control (`Findin
 So a false yes, and a false no, come in about 2.5 % of studies, however noisy the control is, where the intervals hold
 what they promise. They do not for what few units cannot show: if one seed in five is unlike the others, five seeds
 miss it in a third of all studies.
+
+A table may hold what could not be measured: NaN is stored as null and shown as a gap. An infinite value is stored as
+null too, and the caveat says where it stood, so that no finding is lost for one cell.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from math import hypot
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, get_args
 
+from interp.errors import UserError
 from interp.stats.estimate import HUGE, Estimate
 
 __all__ = [
@@ -38,6 +45,8 @@ __all__ = [
     "Verdict",
     "finding_from_json",
     "finding_to_json",
+    "plain_scalar",
+    "storable",
 ]
 
 Scalar = str | int | float | bool | None
@@ -156,6 +165,62 @@ class Finding:
             f"yes if the gap's whole interval lies {above} {line}{beyond}; no if it lies wholly {below} {line}; "
             "else unclear"
         )
+
+
+def storable(finding: Finding) -> Finding:
+    """`finding` with a table and a figure that JSON can hold: NaN and infinite values become None, which is a gap.
+
+    Where an infinite value stood is added to the caveat. Scalars of numpy and torch become Python's.
+    Raises UserError, with row and column, for a cell that is no scalar.
+    """
+    infinite: list[str] = []
+    table: list[Row] = []
+    for number, row in enumerate(finding.table):
+        if not isinstance(row, Mapping):
+            raise UserError(
+                f"the table of {finding.claim!r}: row {number} is {shown(row)}; expected a dict {{column: value}}"
+            )
+        table.append({})
+        for column, cell in row.items():
+            try:
+                value = plain_scalar(cell)
+            except TypeError:
+                raise UserError(
+                    f"the table of {finding.claim!r}: row {number}, column {column!r} is {shown(cell)}; expected text, "
+                    "a number, True, False or None"
+                ) from None
+            if isinstance(value, float) and math.isinf(value):
+                infinite.append(f"row {number}, column {column!r} ({value})")
+            table[-1][str(column)] = None if isinstance(value, float) and not math.isfinite(value) else value
+    told = ""
+    if infinite:
+        more = f" and {len(infinite) - 3} more" if len(infinite) > 3 else ""
+        told = f"Infinite, and left out of the table (rows counted from 0): {'; '.join(infinite[:3])}{more}."
+    figure = finding.figure
+    if figure is not None and figure.chance is not None and not math.isfinite(figure.chance):
+        figure = replace(figure, chance=None)
+    return replace(finding, table=table, figure=figure, caveat=" ".join(filter(None, [finding.caveat, told])))
+
+
+def plain_scalar(value: object) -> Scalar:
+    """A cell as Python's own str, int, float, bool or None. Raises TypeError for what is no scalar."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, Real):  # a scalar of numpy is one, too
+        return int(value) if isinstance(value, Integral) else float(value)
+    try:
+        item = value.item()  # type: ignore[attr-defined]  # of torch, or numpy's bool
+    except (AttributeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{shown(value)} is no scalar") from error
+    if item is not None and not isinstance(item, str | bool | int | float):
+        raise TypeError(f"{shown(value)} is no scalar")
+    return item
+
+
+def shown(value: object) -> str:
+    """Any value for an error message, cut short: `the tuple (1, 2)`."""
+    text = " ".join(repr(value).split())
+    return f"the {type(value).__name__} {text if len(text) <= 60 else text[:60] + '…'}"
 
 
 def finding_to_json(finding: Finding) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from string import Template
 
 from interp.errors import UserError
 from interp.lab.discover import list_probes
+from interp.paths import expand
 
 TEMPLATE = Path(__file__).with_name("new_probe.py.txt")
 
 
-def write_probe(name: str, folder: Path) -> Path:
+def write_probe(name: str, folder: str | Path) -> Path:
     """Write `folder/NAME.py`, a probe that runs and asks about four capitals. Returns its path.
 
     Raises UserError for a name that is no Python name or taken by a probe, and for a file that is there.
@@ -22,7 +23,7 @@ def write_probe(name: str, folder: Path) -> Path:
         raise UserError(f"{name!r} cannot name a probe; expected letters, digits and dashes, such as is-it-polite")
     if function.replace("_", "-") in list_probes():
         raise UserError(f"there is a probe {function.replace('_', '-')} already; choose another name")
-    file = folder / f"{function}.py"
+    file = expand(folder) / f"{function}.py"
     title = f"{function.replace('_', ' ').capitalize()}: put your question here, as one that has a yes or a no?"
     try:
         with file.open("x", encoding="utf-8") as opened:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,10 +15,10 @@ from types import FrameType
 from typing import Any
 
 from interp.errors import UserError
-from interp.lab.findings import Finding
+from interp.lab.findings import Finding, shown
 from interp.lab.probe import Lab, Probe
 from interp.lab.runs import RunInfo, RunWriter
-from interp.model.loading.cache import check_place
+from interp.paths import check_place, expand
 
 OnFinding = Callable[[Finding], None]
 
@@ -26,30 +27,30 @@ class Interrupted(Exception):  # noqa: N818 - an ending, not a fault
     """Ctrl-C or SIGTERM; the message says what is kept."""
 
 
-def check_out(folder: Path) -> None:
+def check_out(folder: str | Path) -> None:
     """Refuse an output folder that cannot be used, before anything slow starts."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder} is a file; expected a folder to create; choose another path")
+    folder = expand(folder)
+    check_place(folder, "--out")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"--out {folder} is not empty; expected a new folder; choose another path or remove it")
-    check_place(folder, "--out")
 
 
 def run_probe(
     probe: Probe,
     lab: Lab,
     arguments: dict[str, Any],
-    folder: Path,
+    folder: str | Path,
     *,
     command: str,
     extra: dict[str, Any] | None = None,
     on_finding: OnFinding = lambda _: None,
 ) -> Path:
-    """Run `probe` and write `folder`. `extra` is further provenance (the SAE's).
+    """Run `probe`, write `folder` and return it. `extra` is further provenance (the SAE's).
 
     A run that fails before its first finding leaves nothing behind, neither `folder` nor parents made for it.
     Raises UserError for bad input and a full disk, Interrupted after Ctrl-C or SIGTERM.
     """
+    folder = expand(folder)
     check_out(folder)
     arguments = {name: default for name, (_, default) in probe.parameters().items()} | arguments
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -64,7 +65,7 @@ def run_probe(
         ) from error
     try:
         with sigterm_as_interrupt():
-            for finding in probe(lab, **arguments):
+            for finding in _findings(probe, lab, arguments):
                 _put(writer, finding)
                 count += 1
                 on_finding(finding)
@@ -81,6 +82,22 @@ def run_probe(
     return folder
 
 
+def _findings(probe: Probe, lab: Lab, arguments: dict[str, Any]) -> Iterator[Finding]:
+    """What the probe yields. Raises UserError, which names the probe and what came, for anything but findings."""
+    yielded: object = probe(lab, **arguments)
+    if isinstance(yielded, Finding) or not isinstance(yielded, Iterable):
+        raise UserError(
+            f"probe {probe.name} returned {shown(yielded)}; expected findings, one after the other; write "
+            "`yield Finding(…)` in it"
+        )
+    for finding in yielded:
+        if not isinstance(finding, Finding):
+            raise UserError(
+                f"probe {probe.name} yielded {shown(finding)}; expected a Finding; write `yield Finding(claim=…, …)`"
+            )
+        yield finding
+
+
 def _put(writer: RunWriter, finding: Finding) -> None:
     try:
         writer.add(finding)
@@ -92,6 +109,8 @@ def _shown(value: Any) -> Any:
     """An argument ready for JSON."""
     if isinstance(value, list | tuple):
         return [_shown(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # `limit: float = inf` is a setting like any other, and JSON knows no such number
     return str(value) if isinstance(value, Path) else value
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import UserError
-from interp.lab.findings import Finding, checked, finding_from_json, finding_to_json
+from interp.lab.findings import Finding, checked, finding_from_json, finding_to_json, plain_scalar, storable
+from interp.paths import expand
 
 SCHEMA = 1
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -80,11 +81,15 @@ class RunWriter:
         write_json(folder / "run.json", asdict(info))
 
     def add(self, finding: Finding) -> None:
-        """Put one finding on disk: its table first, then its line, so that a line never lacks its table."""
+        """Put one finding on disk: its table first, then its line, so that a line never lacks its table.
+
+        Raises UserError, with row and column, for a cell of the table that no file can hold.
+        """
+        finding = storable(finding)
         write_json(self.folder / "tables" / f"{self._count}.json", finding.table)
         with (self.folder / "findings.jsonl").open("a", encoding="utf-8") as file:
             # ASCII escapes: a lone surrogate or a U+2028 inside a token must neither fail nor split the line
-            file.write(json.dumps(finding_to_json(finding), allow_nan=False) + "\n")
+            file.write(json.dumps(finding_to_json(finding), allow_nan=False, default=plain_scalar) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self._count += 1
@@ -95,8 +100,9 @@ class RunWriter:
         write_json(self.folder / "run.json", asdict(self.info))
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: str | Path) -> Run:
     """Read a run folder; a last line that a kill cut short is dropped, any other damage is a UserError."""
+    folder = expand(folder)
     if not _is_run(folder):
         raise UserError(f"{folder} is not a run: it has no run.json; expected a folder that `interp probe` wrote")
     try:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from interp.stats.values import BadValuesError, finite_values
+
 Floats = NDArray[np.float64]
 
 
@@ -22,11 +24,11 @@ class Bin:
 def reliability(said: ArrayLike, came_true: ArrayLike, bins: int = 10) -> list[Bin]:
     """`bins` groups of as many predictions each, by what was said; equal ones stay together.
 
-    Groups of one size: in bins of one width most would be empty. Raises ValueError for probabilities that are none.
+    Groups of one size: in bins of one width most would be empty. Raises BadValuesError for probabilities that are none.
     """
-    p, right = np.asarray(said, np.float64), np.asarray(came_true, np.float64)
-    if not len(p) or p.min() < 0 or p.max() > 1 + 1e-6:
-        raise ValueError("expected probabilities from 0 to 1, one or more")
+    p, right = finite_values(said, "probabilities that were said"), finite_values(came_true, "what came true")
+    if p.min() < 0 or p.max() > 1 + 1e-6:
+        raise BadValuesError("expected probabilities from 0 to 1, one or more")
     edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1]))
     which = np.searchsorted(edges, p, side="right")
     return [

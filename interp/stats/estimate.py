@@ -28,7 +28,7 @@ class Estimate:
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(x) and abs(x) < HUGE for x in (self.mean, self.low, self.high)):
+        if not all(math.isfinite(x) and abs(float(x)) < HUGE for x in (self.mean, self.low, self.high)):
             raise ValueError(f"an estimate must be finite, got {self.mean} [{self.low}, {self.high}]")
         if not self.low <= self.mean <= self.high:
             raise ValueError(f"the mean must lie in its interval, got {self.mean} [{self.low}, {self.high}]")

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from interp.stats.estimate import PERMUTATION, Estimate
+from interp.stats.values import BadValuesError, finite_values
 
 Floats = NDArray[np.float64]
 FEW = 20  # units: below it, a bootstrap's interval is too narrow
@@ -37,12 +38,12 @@ def estimate_mean(
     `bounds` are the least and greatest possible value, such as (0, 1) for a share: they cut the interval, and values
     that are all alike get Wilson's instead of one without width. One value gives an interval without width, and n = 1
     says so. Means of few and very skewed values are held less often (lognormal: 83 % of 5, 91 % of 48 units).
-    Raises ValueError for no values, and for values outside their bounds.
+    Raises BadValuesError for no values, NaN and infinite ones (it counts them), and values outside their bounds.
     """
-    means = _unit_means(values)
+    means = _unit_means(values, f"estimate_mean in {unit} over {over}")
     n, mean = len(means), float(means.mean())
     if not bounds[0] <= means.min() <= means.max() <= bounds[1]:
-        raise ValueError(f"values from {means.min():g} to {means.max():g} outside their bounds {bounds}")
+        raise BadValuesError(f"values from {means.min():g} to {means.max():g} outside their bounds {bounds}")
     if n == 1:
         return Estimate(mean, mean, mean, 1, unit, over, level)
     if np.allclose(means, mean, rtol=0, atol=1e-12) and np.isfinite(bounds).all():
@@ -80,12 +81,15 @@ def estimate_crossed(
     and Min 2005 do for pairs), so that values that are all alike are no certainty.
 
     What the templates at hand do not show is not in the interval: three good wordings do not tell of one in four that
-    fails. Raises ValueError for a group of fewer than two templates or items.
+    fails. Raises BadValuesError for a group of fewer than two templates or items, and for NaN and infinite values.
     """
     ours = [np.asarray(group, dtype=np.float64) for group in groups]
     theirs = [np.asarray(group, dtype=np.float64) for group in less] if less is not None else [None] * len(ours)
-    if not ours or min(min(t.shape) for t in (*ours, *theirs) if t is not None) < 2:
-        raise ValueError("a crossed interval needs two templates and two items or more in every group")
+    tables = [table for table in (*ours, *theirs) if table is not None]
+    if not ours or min(min(table.shape) for table in tables) < 2:
+        raise BadValuesError("a crossed interval needs two templates and two items or more in every group")
+    for number, table in enumerate(tables):
+        finite_values(table, f"estimate_crossed in {unit} over {over}, table {number}")
     n = sum(table.shape[1] for table in ours)
     mean, parts = 0.0, []  # each part: a variance and its degrees of freedom
     for table, other in zip(ours, theirs, strict=True):
@@ -106,8 +110,12 @@ def estimate_crossed(
 
 
 def proportion(successes: Sequence[bool] | NDArray[np.bool_], *, unit: str, over: str, level: float = 0.95) -> Estimate:
-    """Share of True with Wilson's interval, which does not collapse at 0 and 1 (Wilson 1927)."""
-    n, k = len(successes), int(np.sum(successes))
+    """Share of True with Wilson's interval, which does not collapse at 0 and 1 (Wilson 1927).
+
+    Raises BadValuesError for no values and for NaN.
+    """
+    values = finite_values(successes, f"proportion in {unit} over {over}")
+    n, k = len(values), int(values.sum())
     return Estimate(k / n, *_wilson(k, n, level), n, unit, over, level)
 
 
@@ -117,7 +125,7 @@ def double_centre(matrix: ArrayLike) -> Floats:
     Raw log-probabilities mostly say which answer is common; without this they say nothing of what is known
     (davinci: -8.85 forward against -8.01 reversed, while its answers differ completely).
     """
-    m = np.asarray(matrix, dtype=np.float64)
+    m = finite_values(matrix, "a matrix of prompts and answers")
     return m - m.mean(-1, keepdims=True) - m.mean(-2, keepdims=True) + m.mean((-1, -2), keepdims=True)
 
 
@@ -162,7 +170,7 @@ def pooled_pairing_null(
 
 def sign_flip_null(values: ArrayLike, *, unit: str, n_perm: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:
     """Mean of paired differences when each unit's sign is a coin toss: the null of "there is no difference"."""
-    means = _unit_means(values)
+    means = _unit_means(values, f"sign_flip_null in {unit}")
     rng = np.random.default_rng(seed)
     return null_of((means * rng.choice([-1.0, 1.0], size=(n_perm, len(means)))).mean(axis=1), unit=unit, level=level)
 
@@ -181,7 +189,7 @@ def _above_others(matrix: ArrayLike) -> Floats:
 
 def null_of(draws: ArrayLike, *, unit: str, level: float = 0.95) -> Estimate:
     """The middle `level` of a number's values under chance, one a permutation, as the estimate of a null."""
-    values = np.asarray(draws, dtype=np.float64)
+    values = finite_values(draws, f"draws of a null in {unit}")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     mean = min(max(float(values.mean()), float(low)), float(high))
     return Estimate(mean, float(low), float(high), len(values), unit, PERMUTATION, level)
@@ -195,8 +203,6 @@ def _wilson(successes: float, n: int, level: float) -> tuple[float, float]:
     return 0.0 if share == 0 else float(middle - half), 1.0 if share == 1 else float(middle + half)
 
 
-def _unit_means(values: ArrayLike) -> Floats:
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
-        raise ValueError("no values to average")
+def _unit_means(values: ArrayLike, who: str) -> Floats:
+    array = finite_values(values, who)
     return array if array.ndim == 1 else array.reshape(len(array), -1).mean(axis=1)

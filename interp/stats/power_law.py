@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from interp.stats.estimate import Estimate
+from interp.stats.values import BadValuesError, finite_values
 
 Floats = NDArray[np.float64]
 UNIT = "exponent"
@@ -39,13 +40,14 @@ class PowerLaw:
 def fit_power_law(x: ArrayLike, loss: ArrayLike, *, over: str = "size") -> PowerLaw:
     """Fit `loss` [point] (or [point, seed], averaged first) against `x` [point], both positive.
 
-    Least squares on logarithms; Student's intervals with the points as units. Raises ValueError for fewer than four
-    different sizes: three points have no spread about a bent line.
+    Least squares on logarithms; Student's intervals with the points as units. Raises BadValuesError for fewer than four
+    different sizes (three points have no spread about a bent line), and for NaN and infinite values.
     """
-    sizes, means = np.asarray(x, np.float64), np.asarray(loss, np.float64)
+    sizes, means = finite_values(x, "sizes of a power law"), finite_values(loss, "losses of a power law")
     means = means if means.ndim == 1 else means.mean(axis=1)
-    if len(set(sizes.tolist())) < 4 or sizes.min() <= 0 or means.min() <= 0:
-        raise ValueError(f"a power law needs four sizes or more, and positive numbers; {len(set(sizes.tolist()))} came")
+    different = len(set(sizes.tolist()))
+    if different < 4 or sizes.min() <= 0 or means.min() <= 0:
+        raise BadValuesError(f"a power law needs four sizes or more, and positive numbers; {different} came")
     u, v = np.log(sizes), np.log(means)
     line = _regress(np.stack([np.ones_like(u), u], 1), v)
     bent = _regress(np.stack([np.ones_like(u), u, (u - u.mean()) ** 2], 1), v)

@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError
-from interp.text.formats import ENDINGS, KINDS, Document, check_text, kind_of, read_documents
+from interp.paths import expand
+from interp.text.formats import (
+    ENDINGS,
+    TEXT,
+    Document,
+    check_column,
+    expected,
+    how_to_convert,
+    kind_of,
+    make_document,
+    read_documents,
+    unknown_column,
+)
 from interp.text.read import neighbours
 
 
@@ -23,8 +35,8 @@ class Corpus:
     """Documents that can be read from the start as often as asked. `read` does it; `name` is for messages.
 
     `root` is what the names of its files have in front: without it they are the same wherever the corpus lies.
-    `skip_empty`: leave out documents without text, which are a UserError otherwise. `ignored`: files of its folder that
-    are of no known kind and are not read.
+    `skip_empty`: leave out rows without text (empty, blank, null), which are a UserError otherwise. `ignored`: files of
+    its folder that are of no known kind and are not read.
     """
 
     name: str
@@ -43,26 +55,31 @@ class Corpus:
         if self.skip_empty:
             return False
         raise UserError(
-            f"{document.where}: text is empty; expected a document; fill it, delete the row or leave empty ones out "
-            "(--skip-empty)"
+            f"{document.where}: text is {'null' if document.is_null else 'empty'}; expected a document; fill it, "
+            "delete the row or leave rows without text out (--skip-empty, skip_empty=True)"
         )
 
 
-def open_corpus(source: str | Path, *, skip_empty: bool = False) -> Corpus:
+def open_corpus(source: str | Path, *, skip_empty: bool = False, text_column: str = TEXT) -> Corpus:
     """The corpus in a file, in all files of a known kind below a folder, or in a Hugging Face dataset.
 
     A dataset is a folder that `save_to_disk` wrote, or `hf:NAME`, `hf:NAME:SPLIT` for one of the hub (split "train"
-    unless told), read from its column "text". Reads nothing yet but names. `skip_empty` leaves empty documents out.
+    unless told). Reads nothing yet but names. `skip_empty` leaves rows without text out: empty, blank or null.
+    `text_column`: the column (in JSON lines: the field) that holds the text.
+    Raises UserError for a place without a corpus; reading raises it for a row that is no document.
     """
     if str(source).startswith("hf:"):
-        return Corpus(str(source), partial(_dataset, str(source)), skip_empty=skip_empty)
-    path = Path(source)
+        return Corpus(str(source), partial(_dataset, str(source), text_column), skip_empty=skip_empty)
+    path = expand(source)
     try:
         if _is_dataset(path):
-            return Corpus(str(path), partial(_dataset, str(path)), str(path.parent), skip_empty)
-        found, ignored = _find(path)
+            read = partial(_dataset, str(path), text_column)
+            return Corpus(str(path), read, str(path.parent), skip_empty)
+        files, ignored = _find(path)
+        for file in files:
+            check_column(file, text_column)
         root = path if path.is_dir() else path.parent
-        return Corpus(str(path), partial(_files, found), str(root), skip_empty, tuple(ignored))
+        return Corpus(str(path), partial(_files, files, text_column), str(root), skip_empty, tuple(ignored))
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise UserError(f"cannot read {str(path)!r} ({error}); expected a corpus; check the path") from error
 
@@ -74,45 +91,54 @@ def _is_dataset(path: Path) -> bool:
 def _find(path: Path) -> tuple[list[Path], list[Path]]:
     """The files of a corpus, in the order of their paths, and those below it that are of no known kind."""
     if path.is_dir():
-        there = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
-        found = [p for p in there if kind_of(p)]
-        if not found:
-            raise UserError(f"{path} is a folder without a corpus; expected files ending in {ENDINGS}")
-        return found, [p for p in there if not kind_of(p)]
+        below = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
+        files = [p for p in below if kind_of(p)]
+        if not files:
+            first = f"; it holds {below[0]}: {how_to_convert(below[0])}" if below else ""
+            raise UserError(f"{path} is a folder without a corpus; expected files ending in {ENDINGS}{first}")
+        return files, [p for p in below if not kind_of(p)]
+    if not path.suffix and not path.exists():
+        raise UserError(
+            f"no file or folder {path}; expected a corpus; {neighbours(path)}; a dataset of the hub is written hf:NAME"
+        )
     if not kind_of(path):
         raise UserError(
-            f"cannot tell the format of {path} by its ending {path.suffix.lower()!r}; expected {ENDINGS}; rename it"
+            f"cannot tell the format of {path} by its ending {path.suffix.lower()!r}; expected {ENDINGS}; "
+            f"{how_to_convert(path)}"
         )
     try:
         path.stat()
     except FileNotFoundError:
-        raise UserError(f"no file {path}; expected {KINDS[kind_of(path)]}; {neighbours(path)}") from None
+        raise UserError(f"no file {path}; expected {expected(path)}; {neighbours(path)}") from None
     return [path], []
 
 
-def load_corpus(source: str | Path) -> list[str]:
+def load_corpus(source: str | Path, *, skip_empty: bool = False, text_column: str = TEXT) -> list[str]:
     """All documents of a corpus at once, as texts; see `open_corpus`."""
-    return [document.text for document in open_corpus(source)]
+    return [document.text for document in open_corpus(source, skip_empty=skip_empty, text_column=text_column)]
 
 
-def from_texts(texts: Iterable[str], name: str = "the texts") -> Corpus:
-    """An iterable as a corpus, checked like a file; `row` counts from 1. An iterator can be read only once."""
+def from_texts(texts: Iterable[str | None], name: str = "the texts", *, skip_empty: bool = False) -> Corpus:
+    """An iterable as a corpus, checked like a file; `row` counts from 1. An iterator can be read only once.
+
+    `skip_empty` leaves out texts that are empty, blank or None (in a pandas column: NaN).
+    """
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise UserError(f"a {type(texts).__name__} came as a corpus; expected several texts, or open_corpus(path)")
 
     def read() -> Iterator[Document]:
         for row, text in enumerate(texts, start=1):
-            yield Document(check_text(f"{name} row {row}", text), name, row)
+            yield make_document(text, name, row)
 
-    return Corpus(name, read)
+    return Corpus(name, read, skip_empty=skip_empty)
 
 
-def _files(paths: list[Path]) -> Iterator[Document]:
+def _files(paths: list[Path], column: str) -> Iterator[Document]:
     for path in paths:
-        yield from read_documents(path)
+        yield from read_documents(path, column)
 
 
-def _dataset(source: str) -> Iterator[Document]:
+def _dataset(source: str, column: str) -> Iterator[Document]:
     import datasets
 
     try:
@@ -128,11 +154,12 @@ def _dataset(source: str) -> Iterator[Document]:
         ) from error
     if isinstance(rows, datasets.DatasetDict):
         raise UserError(f"{source} holds the splits {', '.join(map(str, rows))}; expected one; give one of its folders")
-    if rows.column_names and "text" not in rows.column_names:
-        came = ", ".join(map(repr, rows.column_names))[:200]
-        raise UserError(f'{source} has the columns {came}; expected "text" among them; rename the one that holds it')
+    if rows.column_names and column not in rows.column_names:
+        raise unknown_column(source, column, rows.column_names)
     for row, record in enumerate(rows, start=1):
-        yield Document(check_text(f"{source} row {row}", record["text"]), source, row)
+        if column not in record:  # a streamed dataset may not say its columns beforehand
+            raise unknown_column(f"{source} row {row}", column, list(record))
+        yield make_document(record[column], source, row, column)
 
 
 def _is_hidden(path: Path, below: Path) -> bool:

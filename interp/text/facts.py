@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import UserError, unknown
+from interp.paths import expand
 from interp.text.read import Row, read_csv, read_text, same
 
 Direction = Literal["forward", "reversed"]
@@ -95,12 +96,13 @@ class FactSet:
         return [p + a for p, a in zip(prompts, self.answers(direction), strict=True)]
 
 
-def load_facts(path: Path) -> FactSet:
+def load_facts(path: str | Path) -> FactSet:
     """Read a fact set: the CSV file `path` (columns subject, object) and the TOML file of the same stem beside it.
 
     Raises UserError for anything that would make a prompt or an answer wrong: the facts must be one-to-one, and
     a template must have one `{}`, words before it (position 0 is an attention sink) and no space at its end.
     """
+    path = expand(path)
     if path.suffix == ".toml":
         raise UserError(f"{path} holds the templates; expected the facts; give {path.with_suffix('.csv').name}")
     rows = read_csv(path, COLUMNS, "a CSV file with the columns subject,object")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from interp.errors import UserError
+from interp.paths import expand
 from interp.text.facts import Direction, Fact, FactSet, Templates
 from interp.text.read import Row, read_csv, same
 
@@ -114,8 +115,9 @@ class PairSet:
         ]
 
 
-def load_pairs(path: Path) -> PairSet:
+def load_pairs(path: str | Path) -> PairSet:
     """Read a CSV file in the format of Berglund et al.'s `parent_child_pairs.csv`; UserError names the faulty row."""
+    path = expand(path)
     rows = read_csv(path, COLUMNS, "a CSV file with the columns child,parent,parent_type", allow_more=True)
     first: dict[tuple[str, str, ParentType], Pair] = {}
     repeats: list[int] = []

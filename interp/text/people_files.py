@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from interp.errors import UserError
+from interp.paths import expand
 from interp.text.facts import Direction
 from interp.text.read import read_text
 
@@ -63,11 +64,12 @@ class PeopleGroup:
     asked: dict[Direction, Sheet]
 
 
-def read_people(folder: Path) -> list[PeopleGroup]:
+def read_people(folder: str | Path) -> list[PeopleGroup]:
     """The three groups of a folder.
 
     Raises UserError for a missing file, and with file and line for what is no prompt with its completion.
     """
+    folder = expand(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; expected the paper's files, p2d_prompts_train.jsonl and so on")
     groups = []

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interp.errors import UserError, nearest
+from interp.paths import expand
 
 LONGEST_CELL = 1000  # characters; a longer name or phrase is nearly always a quote that was never closed
 
@@ -30,6 +31,7 @@ class Row:
 
 def read_text(path: Path, expected: str) -> str:
     """The file as text. UTF-8, with or without a byte-order mark; `expected` says in words what it should hold."""
+    path = expand(path)
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interp.errors import UserError
+from interp.paths import check_place as check_place  # for those who import it from here
 
 MANIFEST = "manifest.json"
 
@@ -38,15 +39,6 @@ def is_intact(folder: Path) -> bool:
         return all(_sha256(folder / name) == digest for name, digest in manifest.items())
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def check_place(path: Path, flag: str) -> None:
-    """Refuse a place where nothing can be made, before anything slow starts; `flag` is where the user named it."""
-    above = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not above.is_dir():
-        raise UserError(f"{flag} {path} lies under {above}, which is a file; expected a folder; choose another path")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{flag} {path}: no permission to write in {above}; choose another path")
 
 
 @contextmanager

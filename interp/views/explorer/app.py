@@ -12,7 +12,7 @@ from dash.development.base_component import Component
 
 from interp.errors import UserError, nearest
 from interp.views.explorer.context import Context
-from interp.views.explorer.page import Page, address
+from interp.views.explorer.page import Page, address, prefix
 from interp.views.explorer.pages import compare, feature, features, prompt, runs, steer
 from interp.views.explorer.parts import aria, note, problem
 
@@ -59,7 +59,8 @@ def build_app(context: Context) -> Dash:
         Input("address", "search"),
     )
     def show(path: str | None, search: str | None) -> tuple[Component, list[Component]]:
-        return page_at(context, path or "/", search or ""), _menu(context, _parts(path or "/"))
+        path = (path or "/").removeprefix(prefix())
+        return page_at(context, path, search or ""), _menu(context, _parts(path))
 
     app.clientside_callback(
         ClientsideFunction("explorer", "examples"),
@@ -101,7 +102,7 @@ def _told(context: Context) -> Component:
     plan, sizes = context.index.record["plan"], context.index.sizes
     of = f"{plan['capture']['model']['name']} · {plan['sae']['site']}"
     told = f"{of} · {len(context.index):,} features · {sizes['row']:,} tokens"
-    return html.P([dcc.Link("interp", href="/", className="brand"), html.Span(told)], className="told")
+    return html.P([dcc.Link("interp", href=prefix(), className="brand"), html.Span(told)], className="told")
 
 
 def _menu(context: Context, parts: Sequence[str]) -> list[Component]:

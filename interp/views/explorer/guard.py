@@ -36,7 +36,11 @@ def in_address(host: str) -> str:
 
 
 def protect(app: Dash, hosts: Sequence[str] | None, token: str | None) -> None:
-    """Refuse foreign requests, and set the headers that keep a page to itself. `hosts` None: any (then a token)."""
+    """Refuse foreign requests, and set the headers that keep a page to itself. `hosts` None: any (then a token).
+
+    Behind a proxy that serves it under a prefix (DASH_REQUESTS_PATHNAME_PREFIX), redirects and cookie stay under that.
+    """
+    outside, inside = (str(app.config[f"{name}_pathname_prefix"]) for name in ("requests", "routes"))
     scripts = " ".join(app.csp_hashes())
     policy = "; ".join(
         [
@@ -55,7 +59,7 @@ def protect(app: Dash, hosts: Sequence[str] | None, token: str | None) -> None:
 
     def check() -> Response | None:
         if hosts is not None and request.host not in hosts:
-            return _refused(f"this explorer answers at {hosts[0]}, not at {request.host[:80]}")
+            return _refused(_another_name(hosts[0], request.host[:80]))
         site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
         kind = tuple(request.headers.get(f"Sec-Fetch-{name}") for name in ("Mode", "Dest"))
         typed = kind == ("navigate", "document") and request.method == "GET"  # a link in a mail, and no frame
@@ -63,7 +67,7 @@ def protect(app: Dash, hosts: Sequence[str] | None, token: str | None) -> None:
             return _refused("a page of another site asked; open the address yourself")
         if origin is not None and urlsplit(origin).netloc != request.host:
             return _refused("a page of another site asked; open the address yourself")
-        return _check_token(token) if token is not None else None
+        return _check_token(token, outside, inside) if token is not None else None
 
     def harden(response: Response) -> Response:
         response.headers["Content-Security-Policy"] = policy
@@ -85,12 +89,24 @@ def _cookie() -> str:
     return f"{COOKIE}_{request.environ.get('SERVER_PORT', '')}"
 
 
-def _check_token(token: str) -> Response | None:
+def _another_name(here: str, came: str) -> str:
+    """What a tunnel with another port number at its near end, or a proxy, is told."""
+    name, _, port = here.rpartition(":")
+    return (
+        f"this explorer answers at {here}, not at {came}; through a tunnel, take the same port number at both ends "
+        f"(ssh -L {port}:{name}:{port} MACHINE) and open {here}; or start it with --host 0.0.0.0, and open the address "
+        "with the token that it prints"
+    )
+
+
+def _check_token(token: str, outside: str, inside: str) -> Response | None:
+    """Let in who has the token; from an address that holds it, go on to the same one without, under the prefix."""
     given = request.args.get("token")
     if given is not None and secrets.compare_digest(given.encode(), token.encode()):
         rest = urlencode([(k, v) for k, v in request.args.items(multi=True) if k != "token"])
-        answer = redirect(f"{request.path}?{rest}" if rest else request.path)
-        answer.set_cookie(_cookie(), token, httponly=True, samesite="Strict")
+        path = outside + request.path.removeprefix(inside).lstrip("/")
+        answer = redirect(f"{path}?{rest}" if rest else path)
+        answer.set_cookie(_cookie(), token, path=outside, httponly=True, samesite="Strict")
         return answer  # type: ignore[return-value]
     if secrets.compare_digest(request.cookies.get(_cookie(), "").encode(), token.encode()):
         return None

@@ -7,6 +7,7 @@ the back button and a link that is sent to a colleague show the same.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
@@ -34,15 +35,20 @@ class Page:
 
 
 def address(word: str, *parts: str | int, **query: str | int | None) -> str:
-    """The address of a page."""
-    path = "/" + "/".join(quote(str(part), safe="") for part in (word, *parts) if part != "")
-    told = {name: str(value) for name, value in query.items() if value not in (None, "")}
-    return f"{path}?{urlencode(told)}" if told else path
+    """The address of a page, under the prefix where a proxy has one."""
+    path = prefix() + "/".join(quote(str(part), safe="") for part in (word, *parts) if part != "")
+    return path + search_of(**query)
+
+
+def prefix() -> str:
+    """What stands before every address, "/" at the end: DASH_REQUESTS_PATHNAME_PREFIX says it to Dash as well."""
+    return os.environ.get("DASH_REQUESTS_PATHNAME_PREFIX") or os.environ.get("DASH_URL_BASE_PATHNAME") or "/"
 
 
 def search_of(**query: str | int | None) -> str:
     """The query alone, as `dcc.Location` has it."""
-    return address("", **query).removeprefix("/")
+    told = {name: str(value) for name, value in query.items() if value not in (None, "")}
+    return f"?{urlencode(told)}" if told else ""
 
 
 def whole_number(query: Query, name: str, default: int, least: int, most: int) -> int:

@@ -7,6 +7,7 @@
     dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
     scrollTo(0, 0);
   };
+  const root = () => document.querySelector("a.brand")?.getAttribute("href") || "/"; // a proxy may put a prefix there
   const remember = (changes) => {
     const address = new URL(location.href);
     for (const [name, value] of Object.entries(changes)) {
@@ -82,7 +83,7 @@
       searched: async (text, path) => {
         if ((new URL(location.href).searchParams.get("q") || "") === (text || "")) return dash_clientside.no_update;
         remember({ q: text });
-        const table = !path || path === "/" || path === "/features" ? await grid() : null;
+        const table = !path || path === root() || path === `${root()}features` ? await grid() : null;
         if (table) table.purgeInfiniteCache();
         else go(location.pathname + location.search);
         return "";
@@ -102,7 +103,7 @@
       },
       dot: (click) => {
         const number = click && click.points && click.points[0] && click.points[0].customdata;
-        if (number !== undefined && number !== null) go(`/feature/${number}`);
+        if (number !== undefined && number !== null) go(`${root()}feature/${number}`);
         return dash_clientside.no_update;
       },
     },
@@ -122,7 +123,7 @@
       return;
     }
     const number = rowOf(event.target);
-    if (number !== null && !getSelection().toString()) go(`/feature/${number}`);
+    if (number !== null && !getSelection().toString()) go(`${root()}feature/${number}`);
   });
   // An empty prompt asks nothing: the box says so, and the press goes no further.
   const refuse = (event) => {
@@ -147,14 +148,14 @@
     const number = event.key === "Enter" ? rowOf(target) : null;
     if (number !== null) {
       event.preventDefault();
-      go(`/feature/${number}`);
+      go(`${root()}feature/${number}`);
       return;
     }
     const search = document.getElementById("search");
     if (event.key === "/") {
       event.preventDefault();
       if (search) search.focus();
-      else go("/");
+      else go(root());
       return;
     }
     const inGrid = target.closest && target.closest(".ag-root");
