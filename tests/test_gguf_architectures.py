@@ -86,12 +86,12 @@ def drawn(hf: Any) -> Any:
 
 
 def phi3(tokens: int, **more: Any) -> Any:
-    settings = SIZES | {"intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0} | more
+    settings: Any = SIZES | {"intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0} | more
     return drawn(transformers.Phi3ForCausalLM(transformers.Phi3Config(vocab_size=tokens, **settings)))
 
 
 def llama(tokens: int, **more: Any) -> Any:
-    settings = SIZES | {"intermediate_size": 48, "max_position_embeddings": 64} | more
+    settings: Any = SIZES | {"intermediate_size": 48, "max_position_embeddings": 64} | more
     return drawn(transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=tokens, **settings)))
 
 

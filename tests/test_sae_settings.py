@@ -300,7 +300,8 @@ def test_mistyped_metadata_is_refused(tmp_path: Path, metadata: dict[str, Any], 
 def test_a_transcoders_activation_and_width_are_checked_as_well(tmp_path: Path):
     cls, config = SAE_CLASS_REGISTRY["transcoder"]
     metadata = SAEMetadata(hook_name=SITE, hook_name_out=SITE)
-    sae: Any = cls(config(d_in=D, d_out=16, d_sae=F, apply_b_dec_to_input=False, metadata=metadata))
+    make: Any = config
+    sae: Any = cls(make(d_in=D, d_out=16, d_sae=F, apply_b_dec_to_input=False, metadata=metadata))
     sae.save_model(tmp_path)
     load_transcoder(tmp_path)
     saved = json.loads((tmp_path / "cfg.json").read_text())

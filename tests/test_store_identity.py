@@ -190,7 +190,7 @@ def test_other_text_and_another_stored_dtype_are_still_refused(tiny_gpt2: Model,
 
 
 def test_a_bos_policy_set_on_the_model_itself_is_in_the_plan(tiny_gpt2: Model) -> None:
-    plan: Plan = plan_capture(replace(tiny_gpt2, bos="always"), TEXTS, MIDDLE)[0]
+    plan: Plan = plan_capture(tiny_gpt2.with_bos("always"), TEXTS, MIDDLE)[0]
     assert plan.cut["bos"]["policy"] == "always"
 
 

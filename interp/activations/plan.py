@@ -153,8 +153,7 @@ def _hash_folder(folder: str, commit: str) -> str:  # `commit` is there for the 
 
 def fit_context(model: Model, context: int | None) -> int:
     """`context`, or without one 128 tokens or as many as the model takes. Raises UserError for more than it takes."""
-    limit = getattr(model.hf.config.get_text_config(), "max_position_embeddings", None)
-    limit = limit if isinstance(limit, int) and limit > 0 else None
+    limit = model.context_length
     if context is None:
         return min(Cut.context, limit or Cut.context)
     if limit and context > limit:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -54,6 +54,23 @@ ELSEWHERE = {
 }
 
 
+class _Provenance:
+    """Which weights these are, and in which dtype and on which device they are now, wherever they were loaded to."""
+
+    def __get__(self, model: Model | None, _: object = None) -> ModelProvenance:
+        if model is None:
+            raise AttributeError("a Model has provenance, its class has none")  # so that it is no default
+        known: ModelProvenance = model.__dict__["_provenance"]
+        dtype = str(model.hf.dtype).removeprefix("torch.")
+        if known.dtype == dtype and known.device.startswith(model.device.type):
+            return known
+        return replace(known, dtype=dtype, device=str(model.device))
+
+    def __set__(self, model: Model, known: ModelProvenance) -> None:
+        model.__dict__["_provenance"] = known
+
+
+@dataclass(repr=False, eq=False)
 class Model:
     """A causal language model with named sites. Build one with `load_model`, or `Model(hf, tokenizer, provenance)`.
 
@@ -62,20 +79,15 @@ class Model:
     An edit reaches every forward while it is active, another thread's too: one thread at a time.
     """
 
-    def __init__(
-        self,
-        hf: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        provenance: ModelProvenance,
-        bos: BosPolicy = "tokenizer",
-    ) -> None:
-        wrapped: Any = hf
-        self.hf: PreTrainedModel = (
-            wrapped.get_base_model() if hasattr(wrapped, "peft_config") and hasattr(wrapped, "get_base_model") else hf
-        )
-        self.tokenizer = tokenizer
-        self.bos: BosPolicy = bos
-        self._provenance = provenance
+    hf: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    provenance: _Provenance = _Provenance()
+    bos: BosPolicy = "tokenizer"
+
+    def __post_init__(self) -> None:
+        wrapped: Any = self.hf  # a PeftModel: its adapter lies inside the model that it wraps
+        if hasattr(wrapped, "peft_config") and hasattr(wrapped, "get_base_model"):
+            self.hf = wrapped.get_base_model()
 
     def __repr__(self) -> str:
         return f"Model({self.provenance.name}: {self.n_layers} layers, d_model {self.d_model}, {self.device})"
@@ -96,21 +108,9 @@ class Model:
         """The hooks and the edits that are active."""
         return HookedTree(self.hf)
 
-    @property
-    def provenance(self) -> ModelProvenance:
-        """Which weights these are, and on which device and in which dtype they are now."""
-        known, dtype = self._provenance, str(self.hf.dtype).removeprefix("torch.")
-        if known.dtype == dtype and known.device.startswith(self.device.type):
-            return known
-        return replace(known, dtype=dtype, device=str(self.device))
-
-    @provenance.setter
-    def provenance(self, known: ModelProvenance) -> None:
-        self._provenance = known
-
     def with_bos(self, bos: BosPolicy) -> Model:
         """The same model under another policy of what stands in front of a prompt, which its provenance records."""
-        known = self._provenance
+        known = self.provenance
         return Model(self.hf, self.tokenizer, replace(known, bos={**known.bos, "policy": bos}), bos)
 
     @property

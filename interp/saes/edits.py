@@ -19,10 +19,10 @@ from torch import Tensor
 
 from interp.activations.rows import find_sinks
 from interp.errors import UserError
-from interp.model.hooks.editing import Edit, Where
+from interp.model.hooks.editing import Change, Where
 
 
-def reconstruct(sae: SAE[Any], keep_error: bool = False, *, typical_norm: float | None = None) -> Edit:
+def reconstruct(sae: SAE[Any], keep_error: bool = False, *, typical_norm: float | None = None) -> Change:
     """Replace x by decode(encode(x)), at a site [prompt, pos, d_model] as wide as the SAE's input.
 
     `keep_error` adds the error term x - decode(encode(x)) back (Marks et al. 2403.19647): the result equals x up to
@@ -45,7 +45,7 @@ def edit_features(
     change: Callable[[Float[Tensor, "row d_sae"]], Float[Tensor, "row d_sae"]],
     *,
     typical_norm: float | None = None,
-) -> Edit:
+) -> Change:
     """Change the features of x and leave the rest of it alone: x + decode(change(f)) - decode(f), with f = encode(x).
 
     The error term stays (Marks et al. 2403.19647): a `change` that changes nothing changes no bit of x.
@@ -67,7 +67,7 @@ def edit_features(
     return features_edited
 
 
-def clamp_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: float | None = None) -> Edit:
+def clamp_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: float | None = None) -> Change:
     """Hold features at given activations (0 ablates them) at every token; see `edit_features`."""
     ids, wanted = _features(sae, values)
 
@@ -78,7 +78,7 @@ def clamp_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: 
     return edit_features(sae, clamped, typical_norm=typical_norm)
 
 
-def steer_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: float | None = None) -> Edit:
+def steer_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: float | None = None) -> Change:
     """Add to features' activations, whether they fire or not: their decoder directions, times the values given."""
     ids, wanted = _features(sae, values)
 
@@ -104,7 +104,7 @@ def _check_width(sae: SAE[Any], activation: Tensor, where: Where) -> None:
         )
 
 
-def mean_ablate(mean: Float[Tensor, " d_model"], *, typical_norm: float | None = None) -> Edit:
+def mean_ablate(mean: Float[Tensor, " d_model"], *, typical_norm: float | None = None) -> Change:
     """Replace the activation [prompt, pos, d_model] by `mean` (zeros: zero ablation), where `reconstruct` does."""
 
     def mean_ablated(activation: Tensor, where: Where) -> Tensor:

@@ -96,7 +96,8 @@ def _is_truth(part: object) -> bool:
     return isinstance(part, bool) or getattr(part, "dtype", None) in (torch.bool, "bool")
 
 
-Edit = Callable[[Tensor, Where], Tensor]
+Edit = Callable[[Tensor, Where], "Tensor | None"]  # None leaves the activation as it is
+Change = Callable[[Tensor, Where], Tensor]  # an edit that always returns one
 Metric = Callable[[Float[Tensor, "prompt pos d_vocab"], Where], Float[Tensor, " prompt"]]  # one number a prompt
 
 
