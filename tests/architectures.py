@@ -27,7 +27,6 @@ from architecture_kinds import (
     state_space,
 )
 
-
 Settings = dict[str, Any]
 
 
@@ -57,7 +56,12 @@ _DEEP: Settings = _MLA | {
     "num_experts_per_tok": 2,
 }
 _DEEP |= {"moe_intermediate_size": 16, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1}
-_GLM_MOE = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
+_GLM_MOE: Settings = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+}
 _G3: Settings = {
     "head_dim": 8,
     "sliding_window": 4,
@@ -318,7 +322,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     # newer ones
     "glm4_moe_lite": decoder("latent attention; dense, then MoE", hf.Glm4MoeLiteForCausalLM, **_LITE),
     "glm_moe_dsa": decoder("attention to the eight best keys only", hf.GlmMoeDsaForCausalLM, **_DSA),
-    "youtu": decoder("latent attention, no experts", hf.YoutuForCausalLM, **(_MLA | {"num_key_value_heads": 4})),
+    "youtu": decoder("latent attention, no experts", hf.YoutuForCausalLM, num_key_value_heads=4, **_MLA),
     "jais2": decoder("squared ReLU, LayerNorm, biases", hf.Jais2ForCausalLM, head_dim=8),
     "flex_olmo": decoder("norms behind, MoE", hf.FlexOlmoForCausalLM, mlp=NORMED, num_experts=4, num_experts_per_tok=2),
     "lfm2_moe": Architecture(
@@ -349,7 +353,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         mlp="post_mlp_layernorm",
         head_dim=8,
         num_dense_layers=1,
-        **(MOE | _MIXED | {"num_shared_experts": 1}),
+        num_shared_experts=1,
+        **MOE,
+        **_MIXED,
     ),
     "falcon_h1": Architecture("Mamba 2 and attention side by side", hf.FalconH1ForCausalLM, _H1, mlp="feed_forward"),
     "olmo_hybrid": Architecture(
