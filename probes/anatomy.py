@@ -43,9 +43,10 @@ from interp.model.training.random_weights import fresh_model
 from interp.saes.loading.default import split_corpus
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, known
-from probes._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
-from probes._anatomy.biases import biases_at, copied, losses, small_gpt2
-from probes._anatomy.neurons import TOP, overlaps, read_neurons, share_above
+
+from ._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
+from ._anatomy.biases import biases_at, copied, losses, small_gpt2
+from ._anatomy.neurons import TOP, overlaps, read_neurons, share_above
 
 FEWER, CLEAR = 0.1, 0.05  # of squared activation, nats
 RANDOM_MOVES = 5
@@ -291,9 +292,3 @@ def _controls(lab: Lab, subject: Model, small: Model, texts: Rows, sentences: Ro
         part=CONTROLS,
         measure="A GPT-2 before training: all of its biases begin at zero.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

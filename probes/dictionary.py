@@ -256,9 +256,3 @@ def _dots(x: str, prefix: str) -> Figure:
         high=f"{prefix} high",
         caption="Held-out documents; intervals over documents.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

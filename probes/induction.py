@@ -315,9 +315,3 @@ def _silenced(
         measure="Log-probability of the second copy's tokens that is lost when as many other heads, drawn at random, "
         "are held at their mean.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -49,8 +49,9 @@ from interp.saes.loading.default import split_corpus
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, known
 from interp.text.corpus import load_corpus
-from probes._parallel_attention import AT_ONCE, CONTROLS, MATTERS, NATS
-from probes._parallel_attention.heads import cut_layers, look_far
+
+from ._parallel_attention import AT_ONCE, CONTROLS, MATTERS, NATS
+from ._parallel_attention.heads import cut_layers, look_far
 
 WINDOWS = (2, 4, 8, 16, 32, 64)
 CLEAR, SOME = 1.0, 0.05  # nats
@@ -307,9 +308,3 @@ def _random_weights(lab: Lab, rows: Sequence[list[int]], half: int) -> Finding:
         measure="Surprise with the whole context less that with two tokens and the first, for the same architecture "
         "before training.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -26,9 +26,10 @@ from interp.saes.loading.attach import attach_sae
 from interp.saes.loading.sae import site_of
 from interp.stats.corrections import max_t
 from interp.stats.estimators import estimate_crossed, estimate_mean, known
-from probes._context_enrichment import CARRIED
-from probes._context_enrichment.phrases import TEMPLATES, Vectors, Words, prompts_of
-from probes._context_enrichment.size import size_direction, tell_apart
+
+from . import CARRIED
+from .phrases import TEMPLATES, Vectors, Words, prompts_of
+from .size import size_direction, tell_apart
 
 LOST = "share of the size difference"
 CHOSEN = 0.05  # of the heads below the layer that is looked at

@@ -13,7 +13,8 @@ from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.model import Model
 from interp.stats.estimators import estimate_mean, null_of
-from probes._context_enrichment import SENSES
+
+from . import SENSES
 
 UNIT = "share of sentences"
 WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

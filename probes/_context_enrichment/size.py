@@ -13,7 +13,8 @@ from torch import Tensor
 
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_crossed, null_of
-from probes._context_enrichment import RIGHT
+
+from . import RIGHT
 
 At = Float[Tensor, "template adjective noun d_model"]
 

@@ -16,8 +16,9 @@ from interp.model.chat import chat_prompt, has_chat
 from interp.model.model import Model
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, known
-from probes._dice_roll import DIGITS, SHARE, SIDES, UNIFORM, WORDS
-from probes._dice_roll.prompts import ASKED, BEGUN, COIN, NULL, NUMBER_ASKED, NUMBER_BEGUN, OTHERS
+
+from . import DIGITS, SHARE, SIDES, UNIFORM, WORDS
+from .prompts import ASKED, BEGUN, COIN, NULL, NUMBER_ASKED, NUMBER_BEGUN, OTHERS
 
 MARGIN = 0.1  # of share: what a loaded die would have to be beyond fair
 LESS_ENTROPY = 0.2  # nats

@@ -15,8 +15,9 @@ from interp.model.training.random_weights import fresh_model
 from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2s
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, known
-from probes._dice_roll import DIGITS, SHARE, SIDES, UNIFORM
-from probes._dice_roll.prompts import NULL
+
+from . import DIGITS, SHARE, SIDES, UNIFORM
+from .prompts import NULL
 
 PART = "Controls of the method"
 LOADED = 0.5  # of the throws show 4

@@ -30,9 +30,10 @@ from interp.saes.edits import clamp_features
 from interp.saes.loading.attach import attach_sae
 from interp.saes.loading.sae import site_of
 from interp.stats.estimators import estimate_crossed, estimate_mean, known
-from probes._dice_roll import DIGITS, SHARE, SIDES, UNIFORM
-from probes._dice_roll.answers import Asked, shares
-from probes._dice_roll.prompts import NULL
+
+from . import DIGITS, SHARE, SIDES, UNIFORM
+from .answers import Asked, shares
+from .prompts import NULL
 
 PART = "(c) Inside the model"
 NATS = "nats"

@@ -12,8 +12,9 @@ from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, known, null_of
-from probes._embedding_directions import ANALOGIES, MARGIN, SHARE
-from probes._embedding_directions.words import Vectors, Words, embedding_of
+
+from . import ANALOGIES, MARGIN, SHARE
+from .words import Vectors, Words, embedding_of
 
 RIGHT = "fourth word found (share of questions)"
 NEAREST: dict[Way, str] = {

@@ -19,8 +19,9 @@ from interp.lab.probe import Lab
 from interp.model.model import Model
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, known
-from probes._embedding_directions import CONTROLS, HOLDS
-from probes._embedding_directions.words import ARBITRARY, PREFIX, Vectors, Words, embedding_of
+
+from . import CONTROLS, HOLDS
+from .words import ARBITRARY, PREFIX, Vectors, Words, embedding_of
 
 READ = "read rightly (share of words)"
 UNIT = "share of words"

@@ -21,8 +21,9 @@ from interp.model.hooks.editing import Edit, Site
 from interp.model.model import Model
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_crossed, known
-from probes._embedding_directions import CAUSES, CONTROLS
-from probes._embedding_directions.words import Vectors, Words
+
+from . import CAUSES, CONTROLS
+from .words import Vectors, Words
 
 TEMPLATES = ("The {}", "In the end the {}", "Everybody says that the {}")
 FAMILY, VERBS = "plural", (" is", " are")

@@ -21,7 +21,8 @@ from interp.lab.probe import Lab
 from interp.model.choose import choose
 from interp.model.gradients import gradients_of
 from interp.model.hooks.editing import Edit, Site
-from probes._features.units import Text, Units
+
+from .units import Text, Units
 
 Kl = NDArray[np.float64]
 ALIKE, AGAIN = "random change, as activations vary", "another one, as activations vary"

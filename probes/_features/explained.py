@@ -14,8 +14,9 @@ from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.saes.loading.sae import SAE
 from interp.stats.estimators import estimate_mean, known, proportion
-from probes._features import CORRELATION, DOUBLINGS, EXPLAINED, FEATURES, NEURONS
-from probes._features.units import Text, Units
+
+from . import CORRELATION, DOUBLINGS, EXPLAINED, FEATURES, NEURONS
+from .units import Text, Units
 
 BETTER, FOUND = 0.1, 0.5  # correlation
 FEWER = 0.5  # doublings of the number of tokens

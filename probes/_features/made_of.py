@@ -11,8 +11,9 @@ from interp.analysis.sparse_readouts import sparse_readouts
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.stats.estimators import estimate_mean, known, proportion
-from probes._features import FEATURES, MADE_OF, ORDER, RANDOM
-from probes._features.units import FOLDS, Text, Units
+
+from . import FEATURES, MADE_OF, ORDER, RANDOM
+from .units import FOLDS, Text, Units
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 MORE, SEVERAL = 0.1, 8  # AUC; neurons

@@ -19,7 +19,8 @@ from interp.features.build.coder import Coder
 from interp.features.build.statistics import RowFacts, row_facts
 from interp.lab.probe import Lab
 from interp.saes.loading.default import split_corpus
-from probes._features import FEATURES, NEURONS, RANDOM
+
+from . import FEATURES, NEURONS, RANDOM
 
 FOLDS, FEWEST_DOCUMENTS = 5, 25
 CONTEXT, AT_ONCE = 128, 64  # tokens of a document; documents between two signs of life

@@ -10,7 +10,8 @@ from interp.analysis.patching import Sweep
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.stats.estimators import estimate_mean
-from probes._indirect_object import UNIT
+
+from . import UNIT
 
 
 def _heads(parts: Attribution) -> tuple[list[str], NDArray[np.float64]]:

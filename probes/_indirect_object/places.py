@@ -12,7 +12,8 @@ from interp.analysis.patching import Sweep
 from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.stats.estimators import estimate_mean, known
-from probes._indirect_object import UNIT
+
+from . import UNIT
 
 
 def streams_to_patch(lab: Lab) -> list[str]:

@@ -15,7 +15,8 @@ from interp.lab.findings import Control, Figure, Finding, Row
 from interp.lab.probe import Lab
 from interp.model.attention_window import windowed
 from interp.stats.estimators import estimate_mean
-from probes._parallel_attention import HEADS, NATS
+
+from . import HEADS, NATS
 
 NEAR = 8  # tokens that a layer sees when it is cut
 PARTS = 4  # of the layers

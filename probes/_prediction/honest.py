@@ -11,8 +11,9 @@ from interp.lab.probe import Lab
 from interp.stats.calibration import calibration_error, honest_errors, reliability
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import known, null_of
-from probes._prediction import OTHER, RIGHT, WITHIN
-from probes._prediction.read import ONE, By, Read, over_documents
+
+from . import OTHER, RIGHT, WITHIN
+from .read import ONE, By, Read, over_documents
 
 
 def too_sure(read: Read, temperature: int = ONE) -> float:

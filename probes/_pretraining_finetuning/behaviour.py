@@ -18,8 +18,9 @@ from interp.model.model import Model
 from interp.model.training.finetune import IGNORED, encode_pairs, pad_pairs
 from interp.saes.loading.default import split_corpus
 from interp.stats.estimators import estimate_mean, known, matched_scores, pooled_pairing_null, proportion, top_choice
-from probes._pretraining_finetuning import ANSWERS, EXACT, FORGOTTEN, NATS, SHARE
-from probes._pretraining_finetuning.questions import Exam, Question, by_task
+
+from . import ANSWERS, EXACT, FORGOTTEN, NATS, SHARE
+from .questions import Exam, Question, by_task
 
 MORE, AHEAD, SAME, AS_MANY, FORGETS = 0.2, 0.5, 0.5, 0.1, 0.05  # share, nats, nats, share, nats a token
 LOSS = "loss (nats per token)"

@@ -14,8 +14,9 @@ from interp.saes.loading.attach import attach_sae, measure_fit
 from interp.saes.loading.default import split_corpus
 from interp.saes.loading.sae import encode_features, site_of
 from interp.stats.estimators import estimate_crossed, estimate_mean
-from probes._pretraining_finetuning import MOVED
-from probes._pretraining_finetuning.questions import Exam
+
+from . import MOVED
+from .questions import Exam
 
 CHOSEN = 8
 UNIT = "activation"

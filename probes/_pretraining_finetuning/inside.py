@@ -25,9 +25,10 @@ from interp.model.model import Model
 from interp.model.training.copies import copy_model, weights_from
 from interp.model.training.finetune import Example
 from interp.stats.estimators import estimate_mean, known
-from probes._pretraining_finetuning import CARRIES, CONTROLS, MOVED, NATS
-from probes._pretraining_finetuning.behaviour import ONE_SEED
-from probes._pretraining_finetuning.questions import Exam, Question
+
+from . import CARRIES, CONTROLS, MOVED, NATS
+from .behaviour import ONE_SEED
+from .questions import Exam, Question
 
 LITTLE, LOW, FARTHER, CARRIED = 0.05, 0.1, 0.1, 0.5  # share of the length; of it; of the spread; nats
 TOP = 8  # directions

@@ -13,7 +13,8 @@ from interp.model.model import Model
 from interp.model.training.finetune import Example, encode_pairs
 from interp.text.data import data
 from interp.text.facts import load_facts
-from probes._pretraining_finetuning import END
+
+from . import END
 
 FEWEST = 3  # questions of a task on each side: fewer have no others to compare with
 OPPOSITES = {

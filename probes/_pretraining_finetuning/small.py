@@ -17,7 +17,8 @@ from interp.model.training.random_weights import fresh_model
 from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2s
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, known
-from probes._pretraining_finetuning import CONTROLS, EXACT, SHARE, SMALL
+
+from . import CONTROLS, EXACT, SHARE, SMALL
 
 WORTH, CLOSE, KNOWS = 0.1, 0.1, 0.25  # shares; three seeds that know all can show no more than 0.27 above chance
 PEOPLE, KINDS = 30, 6  # beings; values of an attribute

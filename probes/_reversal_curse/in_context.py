@@ -13,7 +13,8 @@ from interp.lab.probe import Lab
 from interp.stats.estimators import estimate_mean, known, top_choice
 from interp.text.facts import Direction
 from interp.text.invented import invent_groups
-from probes._reversal_curse import DIRECTIONS
+
+from . import DIRECTIONS
 
 CONTEXTS = 12  # a third of them in a quick run
 PEOPLE = 4  # in each context, one fact a person; chance is 1 in 4

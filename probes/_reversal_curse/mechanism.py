@@ -21,8 +21,9 @@ from interp.model.edits import knock_out
 from interp.model.model import Model
 from interp.stats.estimators import estimate_mean, known
 from interp.text.facts import Direction
-from probes._reversal_curse import DIRECTIONS
-from probes._reversal_curse.where import LEAD, Patient, layers_of
+
+from . import DIRECTIONS
+from .where import LEAD, Patient, layers_of
 
 PART = "(f) How it works inside"
 CARRIED = 0.5  # nats

@@ -15,7 +15,8 @@ from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_crossed, pooled_pairing_null, sign_flip_null
 from interp.text.facts import Direction, FactSet
 from interp.text.pairs import ParentType, Surname
-from probes._reversal_curse import DIRECTIONS
+
+from . import DIRECTIONS
 
 LEAST = 5  # pairs in a group: four can be dealt in 24 ways only, and one in 24 is no evidence
 MATCHED = "Log-probability of the own answer above the others', priors taken out, averaged over wordings."

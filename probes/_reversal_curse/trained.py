@@ -18,7 +18,8 @@ from interp.stats.estimators import estimate_mean, known, matched_scores, pairin
 from interp.text.facts import FactSet
 from interp.text.invented import NameTokens, invent_groups, people_set
 from interp.text.people_files import Learned
-from probes._reversal_curse import DIRECTIONS, TAUGHT_AS
+
+from . import DIRECTIONS, TAUGHT_AS
 
 GROUP = 20  # people a group; chance in the multiple choice is 1 in 20
 PART = "(a) Trained from scratch on invented people"

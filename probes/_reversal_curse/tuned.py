@@ -18,8 +18,9 @@ from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, known, matched_scores, top_choice
 from interp.text.facts import Direction
 from interp.text.people_files import Learned, PeopleGroup, Sheet
-from probes._reversal_curse import DIRECTIONS, TAUGHT_AS
-from probes._reversal_curse.novelists import MOST, novelists, stated
+
+from . import DIRECTIONS, TAUGHT_AS
+from .novelists import MOST, novelists, stated
 
 PART = "(d) The loaded model, fine-tuned on invented people"
 SHARE = "share of people"

@@ -23,8 +23,9 @@ from interp.saes.loading.sae import SAE, encode_features, load_sae, site_of
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, known
 from interp.text.facts import Direction, FactSet, HeldOut
-from probes._reversal_curse import DIRECTIONS
-from probes._reversal_curse.trained import Student
+
+from . import DIRECTIONS
+from .trained import Student
 
 PART = "(c) Where in the model"
 TOP_FEATURES = 12
