@@ -34,15 +34,10 @@ from collections.abc import Iterator
 
 import torch
 
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.model import Model
-from interp.model.parameter_count import BIASES, biases_of, count_by_formula, count_parameters
-from interp.model.training.random_weights import fresh_model
+from interp import Control, Estimate, Figure, Finding, Lab, Model, Row, UserError, fresh_model, probe
+from interp.analysis import BIASES, biases_of, count_by_formula, count_parameters
 from interp.saes.loading.default import split_corpus
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
+from interp.stats import estimate_mean, known
 
 from ._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
 from ._anatomy.biases import biases_at, copied, losses, small_gpt2

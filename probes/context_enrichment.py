@@ -38,12 +38,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.hooks.editing import Site
-from interp.model.training.random_weights import fresh_model
-from interp.saes.loading.default import shipped_sae
-from interp.stats.estimators import estimate_crossed, estimate_mean, known
+from interp import Control, Figure, Finding, Lab, Row, Site, fresh_model, probe
+from interp.saes import shipped_sae
+from interp.stats import estimate_crossed, estimate_mean, known
 
 from ._context_enrichment import CONTROLS, COSINE, RIGHT, SIZE
 from ._context_enrichment.carried import admit, carried, features

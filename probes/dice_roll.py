@@ -38,10 +38,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from interp.saes.loading.default import shipped_sae
+from interp import Finding, Lab, UserError, probe
+from interp.saes import shipped_sae
 
 from ._dice_roll.answers import ask_for_a_die, elsewhere, favourites
 from ._dice_roll.controls import controls

@@ -45,10 +45,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from interp.model.training.random_weights import fresh_model
+from interp import Finding, Lab, UserError, fresh_model, probe
 
 from ._embedding_directions.analogies import analogies
 from ._embedding_directions.controls import controls

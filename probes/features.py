@@ -47,14 +47,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp.errors import UserError
-from interp.features.build.coder import Coder
-from interp.features.build.labels import Namer
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from interp.saes.loading.attach import attach_sae
-from interp.saes.loading.default import ensure_default_sae
-from interp.saes.loading.sae import site_of
+from interp import Finding, Lab, UserError, probe
+from interp.features import Coder, Namer
+from interp.saes import attach_sae, ensure_default_sae, site_of
 
 from ._features.causes import causes
 from ._features.controls import controls

@@ -34,13 +34,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.analysis.attribution import attribute_logits
-from interp.analysis.metrics import logit_difference
-from interp.analysis.patching import attribution_patch, patch_sweep
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.stats.estimators import estimate_mean, known
+from interp import Control, Figure, Finding, Lab, Row, UserError, probe
+from interp.analysis import attribute_logits, attribution_patch, logit_difference, patch_sweep
+from interp.stats import estimate_mean, known
 
 from ._indirect_object import UNIT
 from ._indirect_object.heads import choose_heads, move_the_answer, write_the_name

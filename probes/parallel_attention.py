@@ -38,17 +38,23 @@ from pathlib import Path
 
 import torch
 
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.attention_window import windowed_losses
-from interp.model.model import Model
-from interp.model.training.planted import plant_induction
-from interp.model.training.random_weights import fresh_model
+from interp import (
+    Control,
+    Estimate,
+    Figure,
+    Finding,
+    Lab,
+    Model,
+    Row,
+    UserError,
+    fresh_model,
+    load_corpus,
+    plant_induction,
+    probe,
+)
+from interp.analysis import windowed_losses
 from interp.saes.loading.default import split_corpus
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
-from interp.text.corpus import load_corpus
+from interp.stats import estimate_mean, known
 
 from ._parallel_attention import AT_ONCE, CONTROLS, MATTERS, NATS
 from ._parallel_attention.heads import cut_layers, look_far

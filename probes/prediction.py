@@ -35,11 +35,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
+from interp import Finding, Lab, UserError, load_corpus, probe
 from interp.saes.loading.default import split_corpus
-from interp.text.corpus import load_corpus
 
 from ._prediction import OTHER, OWN
 from ._prediction.controls import controls

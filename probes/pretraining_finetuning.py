@@ -48,11 +48,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from interp.model.training.finetune import fine_tune
-from interp.saes.loading.default import shipped_sae
+from interp import Finding, Lab, UserError, fine_tune, probe
+from interp.saes import shipped_sae
 
 from ._pretraining_finetuning.behaviour import answers, forgotten, ordinary_text
 from ._pretraining_finetuning.controls import other_answers, planted

@@ -57,14 +57,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp.analysis.facts import align
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from interp.text.data import data
-from interp.text.facts import FactSet, load_facts
-from interp.text.pairs import load_pairs
-from interp.text.people_files import PeopleGroup, read_people
+from interp import FactSet, Finding, Lab, PeopleGroup, UserError, data, load_facts, load_pairs, probe, read_people
+from interp.analysis import align
 
 from ._reversal_curse import DIRECTIONS
 from ._reversal_curse.exceptions import exceptions

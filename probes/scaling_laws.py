@@ -35,9 +35,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
+from interp import Finding, Lab, UserError, probe
 
 from ._scaling_laws.family import measure_family
 from ._scaling_laws.grid import FULL, QUICK, USUAL, train_on_shares, train_sizes

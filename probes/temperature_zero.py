@@ -37,12 +37,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.chat import chat_prompt, has_chat
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import known, proportion
+from interp import Control, Estimate, Figure, Finding, Lab, Row, UserError, chat_prompt, has_chat, probe
+from interp.stats import known, proportion
 
 from ._temperature_zero import CAUSE, CHANGES, CONTROLS, PARTED
 from ._temperature_zero.compare import Compared, compare_precisions, compare_ways, leads, parts, share

@@ -37,13 +37,9 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.training.random_weights import fresh_model
+from interp import Control, Figure, Finding, Lab, Row, UserError, fresh_model, load_corpus, probe
 from interp.saes.loading.default import split_corpus
-from interp.stats.estimators import estimate_mean, known, proportion
-from interp.text.corpus import load_corpus
+from interp.stats import estimate_mean, known, proportion
 
 from ._tokenization import CONTROLS, CUT, MET, NATS, SPLIT
 from ._tokenization.pieces import KINDS, best_layer, halve, read_as_whole, surprise_by_piece

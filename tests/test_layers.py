@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 # A folder of interp/ imports only from itself and from those before it.
 ORDER = [
-    "errors", "progress", "paths", "stats", "text", "model", "activations", "saes", "features", "analysis", "lab",
-    "views", "cli", "__main__",
+    "errors", "_door", "progress", "paths", "stats", "text", "model", "activations", "saes", "features", "analysis",
+    "lab", "views", "cli", "__main__",
 ]  # fmt: skip
 # Inside these, the same holds for the folders of the folder; "" are the files that lie in it directly.
 FLOORS = {

@@ -8,11 +8,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp import Control, Figure, Finding, Lab, Model, Row
 from interp.analysis.lens import residual_site
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.stats.estimators import estimate_mean, null_of
+from interp.stats import estimate_mean, null_of
 
 from . import SENSES
 

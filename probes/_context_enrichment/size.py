@@ -11,8 +11,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_crossed, null_of
+from interp import Estimate
+from interp.stats import estimate_crossed, null_of
 
 from . import RIGHT
 

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.choices import Choices, choose_among, choose_number, entropy_of
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.chat import chat_prompt, has_chat
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
+from interp import Control, Estimate, Figure, Finding, Lab, Model, Row, UserError, chat_prompt, has_chat
+from interp.analysis import Choices, choose_among, choose_number, entropy_of
+from interp.stats import estimate_mean, known
 
 from . import DIGITS, SHARE, SIDES, UNIFORM, WORDS
 from .prompts import ASKED, BEGUN, COIN, NULL, NUMBER_ASKED, NUMBER_BEGUN, OTHERS

@@ -9,12 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.offsets import by_pair
-from interp.lab.findings import Control, Finding
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
+from interp import Control, Estimate, Finding, Lab, Model
+from interp.analysis import by_pair
+from interp.stats import estimate_mean, known
 
 from . import CONTROLS, COSINE, MARGIN, SHARE
 from .analogies import ask_all, chance_gap, deals, over_families, shares

@@ -11,16 +11,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analysis.answers import encode_answers
+from interp import Control, Edit, Estimate, Figure, Finding, Lab, Model, Row, Site, UserError
+from interp.analysis import encode_answers, logit_difference
 from interp.analysis.lens import residual_site
-from interp.analysis.metrics import logit_difference
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.hooks.editing import Edit, Site
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_crossed, known
+from interp.stats import estimate_crossed, known
 
 from . import CAUSES, CONTROLS
 from .words import Vectors, Words

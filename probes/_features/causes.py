@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known
+from interp import Control, Figure, Finding, Lab, Row
+from interp.stats import estimate_mean, known
 
 from . import CAUSES, DOUBLINGS
 from .effect import ALIKE, BLIND, OTHER, Kl, Lost

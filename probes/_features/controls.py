@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.features.build.labels import Namer
-from interp.lab.findings import Control, Finding
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known
+from interp import Control, Finding, Lab
+from interp.features import Namer
+from interp.stats import estimate_mean, known
 
 from . import CONTROLS, CORRELATION, DOUBLINGS, ORDER
 from .effect import AGAIN, ALIKE, STEEP, Lost, doublings

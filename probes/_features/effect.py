@@ -15,12 +15,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analysis.metrics import divergence, log_prob
-from interp.features.build.coder import Coder
-from interp.lab.probe import Lab
-from interp.model.choose import choose
-from interp.model.gradients import gradients_of
-from interp.model.hooks.editing import Edit, Site
+from interp import Edit, Lab, Site
+from interp.analysis import divergence, gradients_of, log_prob
+from interp.edits import choose
+from interp.features import Coder
 
 from .units import Text, Units
 

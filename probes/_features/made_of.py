@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.sparse_readouts import sparse_readouts
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known, proportion
+from interp import Control, Figure, Finding, Lab, Row
+from interp.analysis import score_sparse_readouts as sparse_readouts
+from interp.stats import estimate_mean, known, proportion
 
 from . import FEATURES, MADE_OF, ORDER, RANDOM
 from .units import FOLDS, Text, Units

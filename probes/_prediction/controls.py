@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from interp.lab.findings import Control, Finding
-from interp.lab.probe import Lab
-from interp.model.training.random_weights import fresh_model
-from interp.stats.estimators import known
+from interp import Control, Finding, Lab, fresh_model
+from interp.stats import known
 
 from . import CONTROLS, RIGHT, WITHIN
 from .guesses import commonest

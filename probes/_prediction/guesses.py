@@ -8,10 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean
+from interp import Control, Estimate, Figure, Finding, Lab, Row
+from interp.stats import estimate_mean
 
 from . import NATS, OTHER, RIGHT
 from .read import ONE, By, Read, over_documents

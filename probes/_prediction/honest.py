@@ -6,11 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.calibration import calibration_error, honest_errors, reliability
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import known, null_of
+from interp import Control, Estimate, Figure, Finding, Lab, Row
+from interp.stats import calibration_error, honest_errors, known, null_of, reliability
 
 from . import OTHER, RIGHT, WITHIN
 from .read import ONE, By, Read, over_documents

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known
+from interp import Control, Figure, Finding, Lab, Row
+from interp.stats import estimate_mean, known
 
 from . import NATS, OTHER, WITHIN
 from .read import ONE, TEMPERATURES, By, over_documents

@@ -9,15 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp.analysis.answers import score_answers
-from interp.analysis.completions import score_completions
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.hooks.tokens import batches
-from interp.model.model import Model
-from interp.model.training.finetune import IGNORED, encode_pairs, pad_pairs
+from interp import IGNORED_LABEL as IGNORED
+from interp import Control, Figure, Finding, Lab, Model, Row, batches, encode_pairs, pad_pairs
+from interp.analysis import score_answers, score_completions
 from interp.saes.loading.default import split_corpus
-from interp.stats.estimators import estimate_mean, known, matched_scores, pooled_pairing_null, proportion, top_choice
+from interp.stats import estimate_mean, known, matched_scores, pooled_pairing_null, proportion, top_choice
 
 from . import ANSWERS, EXACT, FORGOTTEN, NATS, SHARE
 from .questions import Exam, Question, by_task

@@ -9,22 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp.analysis.completions import score_completions
-from interp.analysis.lens import residual_site
-from interp.analysis.weight_change import (
+from interp import Control, Figure, Finding, Lab, Model, Row, copy_model, weights_from
+from interp import TuningExample as Example
+from interp.analysis import (
     effective_rank,
     energies,
     layer_of_parameter,
     relative_change,
+    score_completions,
     share_in_top,
     weight_changes,
 )
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.model.training.copies import copy_model, weights_from
-from interp.model.training.finetune import Example
-from interp.stats.estimators import estimate_mean, known
+from interp.analysis.lens import residual_site
+from interp.stats import estimate_mean, known
 
 from . import CARRIES, CONTROLS, MOVED, NATS
 from .behaviour import ONE_SEED

@@ -6,13 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.analysis.answers import score_answers
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known, top_choice
-from interp.text.facts import Direction
-from interp.text.invented import invent_groups
+from interp import Control, Direction, Figure, Finding, Lab, Row, UserError, invent_groups
+from interp.analysis import score_answers
+from interp.stats import estimate_mean, known, top_choice
 
 from . import DIRECTIONS
 

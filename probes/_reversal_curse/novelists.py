@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from interp.text.facts import Direction
-from interp.text.people_files import Learned, Line, PeopleGroup, Sheet
+from interp import Direction, Learned, Line, PeopleGroup, Sheet
 
 from . import DIRECTIONS, TAUGHT_AS
 

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp.lab.probe import Lab
-from interp.model.training.batched_gpt2 import Member, Population, Schooling, Size, train_population
+from interp import Lab, Member, Population, Schooling, Size, train_population
 
 from .text import Characters
 

@@ -8,11 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
-from interp.stats.power_law import UNIT, PowerLaw, fit_floor, fit_power_law, foretell, lower_envelope
+from interp import Control, Estimate, Figure, Finding, Lab, Row
+from interp.stats import EXPONENT as UNIT
+from interp.stats import PowerLaw, estimate_mean, fit_floor, fit_power_law, foretell, known, lower_envelope
 
 from . import LOSS, NATS
 from .grid import Point

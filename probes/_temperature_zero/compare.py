@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.lab.findings import Row
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, proportion
+from interp import Estimate, Model, Row
+from interp.stats import estimate_mean, proportion
 
 from . import PARTED
 from .ways import CACHE, Logits, Text, Way, alone, write_texts

@@ -10,11 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.errors import UserError
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean
-from interp.text.data import data
+from interp import Estimate, Model, UserError, data
+from interp.stats import estimate_mean
 
 from . import SPLIT
 
