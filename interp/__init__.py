@@ -1,71 +1,205 @@
 """interp-probes: why does a language model do that?
 
-`from interp import load_model` is the front door; the folders below are the stages of the data's way.
+`from interp import load_model` is the front door, and behind it is one a task: `interp.edits`, `interp.analysis`,
+`interp.saes`, `interp.features`, `interp.stats` and `interp.figures`. The folders are the stages of the data's way.
 Importing this package loads neither torch nor transformers: those wait until a model is asked for.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interp._door import lazy
 
 if TYPE_CHECKING:
-    from interp.activations.store import open_store
+    from interp import analysis, edits, features, figures, saes, stats
+    from interp.activations.capture import Worker, capture_store
+    from interp.activations.plan import Plan, plan_capture
+    from interp.activations.rows import Rows, capture_rows, find_sinks, read_rows
+    from interp.activations.store import Store, open_store
+    from interp.activations.verify import verify_store
     from interp.errors import UserError
-    from interp.lab.findings import Control, Figure, Finding
-    from interp.lab.probe import Lab, probe
+    from interp.features.read.index import open_index
+    from interp.lab.discover import list_probes, load_probe
+    from interp.lab.findings import Control, Expects, Figure, Finding, Row
+    from interp.lab.probe import Lab, Probe, probe
+    from interp.lab.runner import run_probe
+    from interp.lab.runs import Run, read_run
+    from interp.model.chat import chat_prompt, has_chat
     from interp.model.edits import ablate, patch, steer
+    from interp.model.hooks.captured import Activations
+    from interp.model.hooks.editing import Edit, Receipt, Receipts, Where
+    from interp.model.hooks.generation import Generation
     from interp.model.loading.load import load_model
     from interp.model.model import Model
+    from interp.model.training.batched_gpt2 import Member, Population, Schooling, Size, train_population
+    from interp.model.training.copies import copy_model, weights_from
+    from interp.model.training.finetune import IGNORED as IGNORED_LABEL
+    from interp.model.training.finetune import Example as TuningExample
+    from interp.model.training.finetune import encode_pairs, fine_tune, pad_pairs
+    from interp.model.training.planted import (
+        Contrast,
+        Planted,
+        induction_contrast,
+        lookup_contrast,
+        plant_induction,
+        plant_lookup,
+        plant_nothing,
+    )
+    from interp.model.training.random_weights import fresh_model
+    from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s
     from interp.stats.estimate import Estimate
+    from interp.text.corpus import Corpus, from_texts, load_corpus, open_corpus
     from interp.text.data import data
+    from interp.text.facts import Direction, Fact, FactSet, HeldOut, Templates, load_facts
+    from interp.text.invented import NameTokens, invent, invent_groups, people_set
+    from interp.text.pairs import Pair, PairSet, ParentType, Surname, load_pairs
+    from interp.text.people_files import Learned, Line, PeopleGroup, Sheet, read_people
+    from interp.views.report import build_report
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            # a model
+            "interp.model.loading.load": "load_model",
+            "interp.model.model": "Model",
+            "interp.model.chat": "chat_prompt, has_chat",
+            "interp.model.hooks.captured": "Activations",
+            "interp.model.hooks.generation": "Generation",
+            # edits; all of them are in `interp.edits`
+            "interp.model.edits": "ablate, patch, steer",
+            "interp.model.hooks.editing": "Edit, Receipt, Receipts, Where",
+            # activations in memory and on disk
+            "interp.activations.capture": "Worker, capture_store",
+            "interp.activations.plan": "Plan, plan_capture",
+            "interp.activations.rows": "Rows, capture_rows, find_sinks, read_rows",
+            "interp.activations.store": "Store, open_store",
+            "interp.activations.verify": "verify_store",
+            # features
+            "interp.features.read.index": "open_index",
+            # text
+            "interp.text.corpus": "Corpus, from_texts, load_corpus, open_corpus",
+            "interp.text.data": "data",
+            "interp.text.facts": "Direction, Fact, FactSet, HeldOut, Templates, load_facts",
+            "interp.text.invented": "NameTokens, invent, invent_groups, people_set",
+            "interp.text.pairs": "Pair, PairSet, ParentType, Surname, load_pairs",
+            "interp.text.people_files": "Learned, Line, PeopleGroup, Sheet, read_people",
+            # models to train, to copy and to know by heart
+            "interp.model.training.batched_gpt2": "Member, Population, Schooling, Size, train_population",
+            "interp.model.training.copies": "copy_model, weights_from",
+            "interp.model.training.finetune": (
+                "Example as TuningExample, IGNORED as IGNORED_LABEL, encode_pairs, fine_tune, pad_pairs"
+            ),
+            "interp.model.training.planted": (
+                "Contrast, Planted, induction_contrast, lookup_contrast, plant_induction, plant_lookup, plant_nothing"
+            ),
+            "interp.model.training.random_weights": "fresh_model",
+            "interp.model.training.small": "Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s",
+            # a probe and its run
+            "interp.errors": "UserError",
+            "interp.lab.discover": "list_probes, load_probe",
+            "interp.lab.findings": "Control, Expects, Figure, Finding, Row",
+            "interp.lab.probe": "Lab, Probe, probe",
+            "interp.lab.runner": "run_probe",
+            "interp.lab.runs": "Run, read_run",
+            "interp.stats.estimate": "Estimate",
+            "interp.views.report": "build_report",
+        },
+        packages=("analysis", "edits", "features", "figures", "saes", "stats"),
+    )
 
 try:
     __version__ = version("interp-probes")
 except PackageNotFoundError:  # a bare checkout on sys.path
     __version__ = "0+unknown"
 
-_HOMES = {
-    "Control": "interp.lab.findings",
-    "Estimate": "interp.stats.estimate",
-    "Figure": "interp.lab.findings",
-    "Finding": "interp.lab.findings",
-    "Lab": "interp.lab.probe",
-    "Model": "interp.model.model",
-    "UserError": "interp.errors",
-    "ablate": "interp.model.edits",
-    "data": "interp.text.data",
-    "load_model": "interp.model.loading.load",
-    "open_store": "interp.activations.store",
-    "patch": "interp.model.edits",
-    "probe": "interp.lab.probe",
-    "steer": "interp.model.edits",
-}
-
-__all__ = [
+__all__ = ["Activations", "Generation", "Model", "batches", "chat_prompt", "has_chat", "load_model"]
+__all__ += ["Edit", "Receipt", "Receipts", "Site", "ablate", "patch", "steer"]
+__all__ += [
+    "Plan",
+    "Rows",
+    "Store",
+    "Where",
+    "Worker",
+    "capture_rows",
+    "capture_store",
+    "find_sinks",
+    "open_store",
+    "plan_capture",
+    "read_rows",
+    "verify_store",
+]
+__all__ += ["open_index"]
+__all__ += [
+    "Corpus",
+    "Direction",
+    "Fact",
+    "FactSet",
+    "HeldOut",
+    "Learned",
+    "Line",
+    "NameTokens",
+    "Pair",
+    "PairSet",
+    "ParentType",
+    "PeopleGroup",
+    "Sheet",
+    "Surname",
+    "Templates",
+    "data",
+    "from_texts",
+    "invent",
+    "invent_groups",
+    "load_corpus",
+    "load_facts",
+    "load_pairs",
+    "open_corpus",
+    "people_set",
+    "read_people",
+]
+__all__ += [
+    "IGNORED_LABEL",
+    "Contrast",
+    "Lesson",
+    "Member",
+    "Planted",
+    "Population",
+    "Schooling",
+    "Size",
+    "SmallGPT2",
+    "TuningExample",
+    "copy_model",
+    "encode_pairs",
+    "fine_tune",
+    "fresh_model",
+    "induction_contrast",
+    "lookup_contrast",
+    "pad_pairs",
+    "plant_induction",
+    "plant_lookup",
+    "plant_nothing",
+    "train_population",
+    "train_small_gpt2",
+    "train_small_gpt2s",
+    "weights_from",
+]
+__all__ += [
     "Control",
     "Estimate",
+    "Expects",
     "Figure",
     "Finding",
     "Lab",
-    "Model",
+    "Probe",
+    "Row",
+    "Run",
     "UserError",
-    "ablate",
-    "data",
-    "load_model",
-    "open_store",
-    "patch",
+    "build_report",
+    "list_probes",
+    "load_probe",
     "probe",
-    "steer",
+    "read_run",
+    "run_probe",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'interp' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+__all__ += ["analysis", "edits", "features", "figures", "saes", "stats"]

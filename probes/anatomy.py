@@ -34,18 +34,14 @@ from collections.abc import Iterator
 
 import torch
 
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.model import Model
-from interp.model.parameter_count import BIASES, biases_of, count_by_formula, count_parameters
-from interp.model.training.random_weights import fresh_model
+from interp import Control, Estimate, Figure, Finding, Lab, Model, Row, UserError, fresh_model, probe
+from interp.analysis import BIASES, biases_of, count_by_formula, count_parameters
 from interp.saes.loading.default import split_corpus
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
-from probes._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
-from probes._anatomy.biases import biases_at, copied, losses, small_gpt2
-from probes._anatomy.neurons import TOP, overlaps, read_neurons, share_above
+from interp.stats import estimate_mean, known
+
+from ._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
+from ._anatomy.biases import biases_at, copied, losses, small_gpt2
+from ._anatomy.neurons import TOP, overlaps, read_neurons, share_above
 
 FEWER, CLEAR = 0.1, 0.05  # of squared activation, nats
 RANDOM_MOVES = 5
@@ -291,9 +287,3 @@ def _controls(lab: Lab, subject: Model, small: Model, texts: Rows, sentences: Ro
         part=CONTROLS,
         measure="A GPT-2 before training: all of its biases begin at zero.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -38,17 +38,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.hooks.editing import Where
-from interp.model.training.random_weights import fresh_model
-from interp.saes.loading.default import shipped_sae
-from interp.stats.estimators import estimate_crossed, estimate_mean, known
-from probes._context_enrichment import CONTROLS, COSINE, RIGHT, SIZE
-from probes._context_enrichment.carried import admit, carried, features
-from probes._context_enrichment.phrases import TEMPLATES, Vectors, Words, choose_words, read_vectors
-from probes._context_enrichment.senses import read_senses
-from probes._context_enrichment.size import Told, cosines, depths, place_between, size_direction, tell_apart
+from interp import Control, Figure, Finding, Lab, Row, Where, fresh_model, probe
+from interp.saes import shipped_sae
+from interp.stats import estimate_crossed, estimate_mean, known
+
+from ._context_enrichment import CONTROLS, COSINE, RIGHT, SIZE
+from ._context_enrichment.carried import admit, carried, features
+from ._context_enrichment.phrases import TEMPLATES, Vectors, Words, choose_words, read_vectors
+from ._context_enrichment.senses import read_senses
+from ._context_enrichment.size import Told, cosines, depths, place_between, size_direction, tell_apart
 
 MIDDLE = 0.17  # from half-way: the middle third
 PLANTED = 0.3  # of a vector's length
@@ -235,9 +233,3 @@ def _random_weights(lab: Lab, words: Words, middle: int, n_perm: int) -> Finding
         measure="As in part (a), for the same architecture before training. It mixes context too, but what it mixes in "
         "is another random vector for every adjective.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -38,14 +38,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from interp.saes.loading.default import shipped_sae
-from probes._dice_roll.answers import ask_for_a_die, elsewhere, favourites
-from probes._dice_roll.controls import controls
-from probes._dice_roll.inside import admit, look_inside
-from probes._dice_roll.prompts import RAW
+from interp import Finding, Lab, UserError, probe
+from interp.saes import shipped_sae
+
+from ._dice_roll.answers import ask_for_a_die, elsewhere, favourites
+from ._dice_roll.controls import controls
+from ._dice_roll.inside import admit, look_inside
+from ._dice_roll.prompts import RAW
 
 LEAST = 8
 
@@ -81,9 +80,3 @@ def _read(path: Path) -> tuple[str, ...]:
             "the favourite, the other half is measured"
         )
     return prompts
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

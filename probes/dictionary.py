@@ -29,19 +29,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from interp.activations.rows import Rows, capture_rows
-from interp.errors import UserError
-from interp.features.read.examples import interesting, strip_rows, top_examples
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.training.random_weights import fresh_model
-from interp.saes.evaluate import Interval, SAEReport, evaluate_saes, random_sae_like, silent_features
-from interp.saes.loading.attach import attach_sae
-from interp.saes.loading.default import default_plan, ensure_default_sae, split_corpus
-from interp.saes.loading.sae import SAE, load_sae, site_of
-from interp.saes.training.plan import plan_sae
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import known, proportion
+from interp import Control, Estimate, Figure, Finding, Lab, Row, Rows, UserError, capture_rows, fresh_model, probe
+from interp.features import interesting, strip_rows, top_examples
+from interp.saes import (
+    SAE,
+    Interval,
+    SAEReport,
+    attach_sae,
+    default_plan,
+    ensure_default_sae,
+    evaluate_saes,
+    load_sae,
+    plan_sae,
+    random_sae_like,
+    silent_features,
+    site_of,
+)
+from interp.saes.loading.default import split_corpus
+from interp.stats import known, proportion
 
 FIRINGS = 40  # of a feature, on average, before it is said to be dead
 FITTED = 2000  # tokens of training text for the one number that is fitted to random directions
@@ -256,9 +261,3 @@ def _dots(x: str, prefix: str) -> Figure:
         high=f"{prefix} high",
         caption="Held-out documents; intervals over documents.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -45,16 +45,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from interp.model.training.random_weights import fresh_model
-from probes._embedding_directions.analogies import analogies
-from probes._embedding_directions.controls import controls
-from probes._embedding_directions.held import kinds, more_directions
-from probes._embedding_directions.one_direction import one_direction
-from probes._embedding_directions.steering import Patients, admit, steering
-from probes._embedding_directions.words import Words, choose_words, depths, read_vectors
+from interp import Finding, Lab, UserError, fresh_model, probe
+
+from ._embedding_directions.analogies import analogies
+from ._embedding_directions.controls import controls
+from ._embedding_directions.held import kinds, more_directions
+from ._embedding_directions.one_direction import one_direction
+from ._embedding_directions.steering import Patients, admit, steering
+from ._embedding_directions.words import Words, choose_words, depths, read_vectors
 
 
 @probe(paper="arXiv:1606.07736")
@@ -100,9 +98,3 @@ def _left_out(words: Words, patients: Patients | None) -> str:
     if patients is None:
         told += ' The plural direction is not added: nouns, or "is" and "are", are not one token each.'
     return told
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

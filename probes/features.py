@@ -47,17 +47,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp.errors import UserError
-from interp.features.build.coder import Coder
-from interp.features.build.labels import Namer
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from interp.saes.loading.attach import attach_sae
-from interp.saes.loading.default import ensure_default_sae
-from interp.saes.loading.sae import site_of
-from probes._features.causes import causes
-from probes._features.controls import controls
-from probes._features.effect import (
+from interp import Finding, Lab, UserError, probe
+from interp.features import Coder, Namer
+from interp.saes import attach_sae, ensure_default_sae, site_of
+
+from ._features.causes import causes
+from ._features.controls import controls
+from ._features.effect import (
     AGAIN,
     ALIKE,
     BLIND,
@@ -72,9 +68,9 @@ from probes._features.effect import (
     without_features,
     without_neurons,
 )
-from probes._features.explained import better, explain, fewer_tokens, has_rule, summary
-from probes._features.made_of import made_of, read_out
-from probes._features.units import Text, Units, choose_features, choose_neurons, random_directions, read_text
+from ._features.explained import better, explain, fewer_tokens, has_rule, summary
+from ._features.made_of import made_of, read_out
+from ._features.units import Text, Units, choose_features, choose_neurons, random_directions, read_text
 
 LEAST_TOKENS, LEAST_UNITS = 4000, 10
 
@@ -132,9 +128,3 @@ def _without_features(lab: Lab, text: Text, features: Units, coder: Coder) -> Lo
     }
     first, *others = make(lab, [away, *beside.values()], "features")
     return Lost(first, dict(zip(beside, others, strict=True)), away.length.numpy())
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -34,17 +34,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.analysis.attribution import attribute_logits
-from interp.analysis.metrics import logit_difference
-from interp.analysis.patching import attribution_patch, patch_sweep
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.stats.estimators import estimate_mean, known
-from probes._indirect_object import UNIT
-from probes._indirect_object.heads import choose_heads, move_the_answer, write_the_name
-from probes._indirect_object.places import how_well_estimated, streams_to_patch, where_it_stands
-from probes._indirect_object.sentences import TEMPLATES, Sentences, make_sentences
+from interp import Control, Figure, Finding, Lab, Row, UserError, probe
+from interp.analysis import attribute_logits, attribution_patch, logit_difference, patch_sweep
+from interp.stats import estimate_mean, known
+
+from ._indirect_object import UNIT
+from ._indirect_object.heads import choose_heads, move_the_answer, write_the_name
+from ._indirect_object.places import how_well_estimated, streams_to_patch, where_it_stands
+from ._indirect_object.sentences import TEMPLATES, Sentences, make_sentences
 
 
 @probe(paper="arXiv:2211.00593")
@@ -133,9 +130,3 @@ def _names(lab: Lab, made: list[Sentences]) -> Finding:
         measure="Logit of the right name less that of another name drawn at random, at the last token.",
         caveat="Any name in the sentence may be likelier: the finding before this one tells the two apart.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -33,21 +33,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.heads import (
-    KINDS,
-    ablate_heads,
-    attention_paid,
-    mean_outputs,
-    others_like,
-    repeated_tokens,
-    score_heads,
-)
-from interp.analysis.metrics import continuation
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_crossed, estimate_mean, known
+from interp import Control, Estimate, Figure, Finding, Lab, Row, UserError, probe
+from interp.analysis import HEAD_KINDS as KINDS
+from interp.analysis import attention_paid, continuation, mean_outputs, others_like, repeated_tokens, score_heads
+from interp.edits import ablate_heads
+from interp.stats import estimate_crossed, estimate_mean, known
 
 NATS = "nats per token"
 LENGTHS = 4  # of copies: the longest, and two, four and six tokens less
@@ -315,9 +305,3 @@ def _silenced(
         measure="Log-probability of the second copy's tokens that is lost when as many other heads, drawn at random, "
         "are held at their mean.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

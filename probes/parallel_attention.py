@@ -38,19 +38,26 @@ from pathlib import Path
 
 import torch
 
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.attention_window import windowed_losses
-from interp.model.model import Model
-from interp.model.training.planted import plant_induction
-from interp.model.training.random_weights import fresh_model
+from interp import (
+    Control,
+    Estimate,
+    Figure,
+    Finding,
+    Lab,
+    Model,
+    Row,
+    UserError,
+    fresh_model,
+    load_corpus,
+    plant_induction,
+    probe,
+)
+from interp.analysis import windowed_losses
 from interp.saes.loading.default import split_corpus
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
-from interp.text.corpus import load_corpus
-from probes._parallel_attention import AT_ONCE, CONTROLS, MATTERS, NATS
-from probes._parallel_attention.heads import cut_layers, look_far
+from interp.stats import estimate_mean, known
+
+from ._parallel_attention import AT_ONCE, CONTROLS, MATTERS, NATS
+from ._parallel_attention.heads import cut_layers, look_far
 
 WINDOWS = (2, 4, 8, 16, 32, 64)
 CLEAR, SOME = 1.0, 0.05  # nats
@@ -307,9 +314,3 @@ def _random_weights(lab: Lab, rows: Sequence[list[int]], half: int) -> Finding:
         measure="Surprise with the whole context less that with two tokens and the first, for the same architecture "
         "before training.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

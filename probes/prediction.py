@@ -35,17 +35,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
+from interp import Finding, Lab, UserError, load_corpus, probe
 from interp.saes.loading.default import split_corpus
-from interp.text.corpus import load_corpus
-from probes._prediction import OTHER, OWN
-from probes._prediction.controls import controls
-from probes._prediction.guesses import best_guess, more_context
-from probes._prediction.honest import error_beyond_chance, honest
-from probes._prediction.read import By, library_text, read_documents
-from probes._prediction.temperature import best_temperature, sampled
+
+from ._prediction import OTHER, OWN
+from ._prediction.controls import controls
+from ._prediction.guesses import best_guess, more_context
+from ._prediction.honest import error_beyond_chance, honest
+from ._prediction.read import By, library_text, read_documents
+from ._prediction.temperature import best_temperature, sampled
 
 
 @probe(paper="arXiv:1706.04599")
@@ -74,9 +72,3 @@ def prediction(lab: Lab, *, corpus: Path | None = None, documents: int = 36, tok
     yield best_temperature(lab, texts)
     yield sampled(lab)
     yield from controls(lab, texts[OTHER], other, tokens)
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -48,22 +48,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from interp.model.training.finetune import fine_tune
-from interp.saes.loading.default import shipped_sae
-from probes._pretraining_finetuning.behaviour import answers, forgotten, ordinary_text
-from probes._pretraining_finetuning.controls import other_answers, planted
-from probes._pretraining_finetuning.features import features_moved
-from probes._pretraining_finetuning.inside import (
+from interp import Finding, Lab, UserError, fine_tune, probe
+from interp.saes import shipped_sae
+
+from ._pretraining_finetuning.behaviour import answers, forgotten, ordinary_text
+from ._pretraining_finetuning.controls import other_answers, planted
+from ._pretraining_finetuning.features import features_moved
+from ._pretraining_finetuning.inside import (
     activations_moved,
     directions_moved,
     layers_that_carry,
     weights_moved,
 )
-from probes._pretraining_finetuning.questions import Exam, Question, dealt, set_exam
-from probes._pretraining_finetuning.small import small_models
+from ._pretraining_finetuning.questions import Exam, Question, dealt, set_exam
+from ._pretraining_finetuning.small import small_models
 
 QUICK_STEPS = 16
 BATCH = 4
@@ -117,9 +115,3 @@ def _loaded(lab: Lab, exam: Exam, steps: int, lr: float) -> Iterator[Finding]:
     yield from layers_that_carry(lab, spread(exam.held_out, 12 if lab.quick else SWAPPED), tuned)
     if shuffled is not None:
         yield other_answers(lab, exam, shuffled)
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -57,22 +57,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp.analysis.facts import align
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from interp.text.data import data
-from interp.text.facts import FactSet, load_facts
-from interp.text.pairs import load_pairs
-from interp.text.people_files import PeopleGroup, read_people
-from probes._reversal_curse import DIRECTIONS
-from probes._reversal_curse.exceptions import exceptions
-from probes._reversal_curse.in_context import in_context
-from probes._reversal_curse.mechanism import mechanism
-from probes._reversal_curse.pretrained import LEAST, family, pretrained, split_by_surname
-from probes._reversal_curse.trained import trained
-from probes._reversal_curse.tuned import tuned
-from probes._reversal_curse.where import features, patients_of, where
+from interp import FactSet, Finding, Lab, PeopleGroup, UserError, data, load_facts, load_pairs, probe, read_people
+from interp.analysis import align
+
+from ._reversal_curse import DIRECTIONS
+from ._reversal_curse.exceptions import exceptions
+from ._reversal_curse.in_context import in_context
+from ._reversal_curse.mechanism import mechanism
+from ._reversal_curse.pretrained import LEAST, family, pretrained, split_by_surname
+from ._reversal_curse.trained import trained
+from ._reversal_curse.tuned import tuned
+from ._reversal_curse.where import features, patients_of, where
 
 LEAST_FACTS, QUICK_SEEDS = 8, 3
 PAIRS = "parent_child_pairs.csv"
@@ -156,9 +151,3 @@ def _aligns(lab: Lab, facts: FactSet) -> bool:
         return all(align(lab.model, facts, direction) for direction in DIRECTIONS)
     except UserError:
         return False
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -35,12 +35,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp.errors import UserError
-from interp.lab.findings import Finding
-from interp.lab.probe import Lab, probe
-from probes._scaling_laws.family import measure_family
-from probes._scaling_laws.grid import FULL, QUICK, USUAL, train_on_shares, train_sizes
-from probes._scaling_laws.laws import (
+from interp import Finding, Lab, UserError, probe
+
+from ._scaling_laws.family import measure_family
+from ._scaling_laws.grid import FULL, QUICK, USUAL, train_on_shares, train_sizes
+from ._scaling_laws.laws import (
     FEWEST,
     compare_published,
     doubt,
@@ -50,7 +49,7 @@ from probes._scaling_laws.laws import (
     nothing_to_learn,
     planted,
 )
-from probes._scaling_laws.text import read_characters
+from ._scaling_laws.text import read_characters
 
 
 @probe(paper="arXiv:2001.08361")
@@ -86,9 +85,3 @@ def scaling_laws(lab: Lab, *, corpus: Path | None = None, models: str = "") -> I
     yield nothing_to_learn(law_of("parameters", bare).fit)
     if names:
         yield measure_family(lab, [name.strip() for name in names], corpus)
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -37,16 +37,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.chat import chat_prompt, has_chat
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import known, proportion
-from probes._temperature_zero import CAUSE, CHANGES, CONTROLS, PARTED
-from probes._temperature_zero.compare import Compared, compare_precisions, compare_ways, leads, parts, share
-from probes._temperature_zero.sums import Sums, add_in_orders, products_of, whole_numbers
-from probes._temperature_zero.ways import ASKED, PROMPTS, REPEAT, alone, cast, ways_for, write_texts
+from interp import Control, Estimate, Figure, Finding, Lab, Row, UserError, chat_prompt, has_chat, probe
+from interp.stats import known, proportion
+
+from ._temperature_zero import CAUSE, CHANGES, CONTROLS, PARTED
+from ._temperature_zero.compare import Compared, compare_precisions, compare_ways, leads, parts, share
+from ._temperature_zero.sums import Sums, add_in_orders, products_of, whole_numbers
+from ._temperature_zero.ways import ASKED, PROMPTS, REPEAT, alone, cast, ways_for, write_texts
 
 SAME = 0.65  # of prompts: what eight of them can show
 FEWER, FEW = 8, 0.35  # prompts in fp64 and in quick runs, and the share of prompts that so many can rule out
@@ -264,9 +261,3 @@ def _never(wide: list[Compared]) -> Finding:
         f"of a logit is {max(p.largest for one in wide for p in one.pairs):.1g} nats.",
         table=[one.row() for one in wide],
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

@@ -37,16 +37,13 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab, probe
-from interp.model.training.random_weights import fresh_model
+from interp import Control, Figure, Finding, Lab, Row, UserError, fresh_model, load_corpus, probe
 from interp.saes.loading.default import split_corpus
-from interp.stats.estimators import estimate_mean, known, proportion
-from interp.text.corpus import load_corpus
-from probes._tokenization import CONTROLS, CUT, MET, NATS, SPLIT
-from probes._tokenization.pieces import KINDS, best_layer, halve, read_as_whole, surprise_by_piece
-from probes._tokenization.words import (
+from interp.stats import estimate_mean, known, proportion
+
+from ._tokenization import CONTROLS, CUT, MET, NATS, SPLIT
+from ._tokenization.pieces import KINDS, best_layer, halve, read_as_whole, surprise_by_piece
+from ._tokenization.words import (
     FORMS,
     Word,
     at_equal_length,
@@ -273,9 +270,3 @@ def _controls(lab: Lab, words: list[Word]) -> Iterator[Finding]:
         part=CONTROLS,
         measure="Random letters, as frequent as in the words and as many.",
     )
-
-
-if __name__ == "__main__":
-    from interp.cli import run_probe_file
-
-    run_probe_file(__file__)

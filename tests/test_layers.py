@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 # A folder of interp/ imports only from itself and from those before it.
 ORDER = [
-    "errors", "progress", "paths", "stats", "text", "model", "activations", "saes", "features", "analysis", "lab",
-    "views", "cli", "__main__",
+    "errors", "_door", "progress", "paths", "stats", "text", "model", "activations", "saes", "features", "analysis",
+    "lab", "views", "cli", "__main__",
 ]  # fmt: skip
 # Inside these, the same holds for the folders of the folder; "" are the files that lie in it directly.
 FLOORS = {
@@ -69,7 +69,7 @@ def library_complaint(file: Path, name: str) -> str | None:
     top, *rest = name.split(".")
     if top in OWNERS and OWNERS[top] != folder:
         return f"{top} belongs to {OWNERS[top]}/ alone"
-    if top == "probes":
+    if top in ("probes", "interp_probes"):
         return "the library does not know the probes"
     if top != "interp" or rest == ["__version__"]:
         return None
@@ -138,12 +138,22 @@ def circles(root: Path) -> list[list[str]]:
     return found
 
 
-def probe_complaint(file: Path, name: str) -> str | None:
+def relative_lines(file: Path) -> set[int]:
+    """The lines of relative imports: `from . import x`."""
+    tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    return {node.lineno for node in tree if isinstance(node, ast.ImportFrom) and node.level}
+
+
+def probe_complaint(file: Path, name: str, relative: bool) -> str | None:
     """What is wrong with `import name` in a probe, or None. `probes/x.py` may have parts of its own in `probes/_x/`."""
     top = name.split(".")[0]
     own = f"_{file.stem}" if file.parent.name == "probes" else file.parent.name
-    if top == "probes":
-        return None if name.split(".")[1:2] == [own] else "a probe imports no sibling"
+    if top in ("probes", "interp_probes"):
+        if name.split(".")[1:2] != [own]:
+            return "a probe imports no sibling"
+        return (
+            None if relative else f"the wheel calls the package interp_probes; write it relatively: from .{own} import"
+        )
     return None if top in FOR_PROBES else f"a probe imports interp; {top} is neither that nor a tensor library"
 
 
@@ -162,8 +172,9 @@ def violations(root: Path) -> list[str]:
             if complaint := library_complaint(file.relative_to(root / "interp"), name):
                 found.append(f"{where}:{line}: import {name}: {complaint}")
     for file in sorted((root / "probes").rglob("*.py")):
+        relative = relative_lines(file)
         for line, name in imports(file, root):
-            if complaint := probe_complaint(file, name):
+            if complaint := probe_complaint(file, name, line in relative):
                 found.append(f"{file.relative_to(root).as_posix()}:{line}: import {name}: {complaint}")
     return found
 
@@ -209,6 +220,7 @@ def test_every_folder_of_the_order_exists():
         ("interp/text/a.py", "from transformers import AutoTokenizer", "transformers belongs to model/ alone"),
         ("interp/saes/a.py", "from safetensors.torch import load_file", "safetensors belongs to activations/ alone"),
         ("interp/lab/a.py", "from probes import dice", "the library does not know the probes"),
+        ("interp/lab/a.py", "import interp_probes.dice", "the library does not know the probes"),
         ("interp/model/hooks/a.py", "from interp.model.model import Model", "model/*.py comes after model/hooks"),
         ("interp/model/model.py", "from interp.model.loading.load import x", "model/loading comes after model/*.py"),
         ("interp/saes/training/a.py", "from interp.saes.edits import x", "saes/*.py comes after saes/training"),
@@ -218,6 +230,13 @@ def test_every_folder_of_the_order_exists():
         ("probes/a.py", "from probes.b import helper", "a probe imports no sibling"),
         ("probes/a.py", "from .b import helper", "a probe imports no sibling"),
         ("probes/a.py", "from probes._b.part import helper", "a probe imports no sibling"),
+        ("probes/a.py", "from ._b.part import helper", "a probe imports no sibling"),
+        ("probes/_a/part.py", "from ..b import helper", "a probe imports no sibling"),
+        ("probes/_a/part.py", "from .. import b", "a probe imports no sibling"),
+        ("probes/a.py", "import interp_probes.b", "a probe imports no sibling"),
+        ("probes/a.py", "from probes._a.part import helper", "the wheel calls the package interp_probes"),
+        ("probes/_a/part.py", "from interp_probes._a import X", "the wheel calls the package interp_probes"),
+        ("probes/a.py", "import importlib\nimportlib.import_module('probes._a.part')", "write it relatively"),
         ("probes/a.py", "import transformers", "a probe imports interp"),
     ],
 )
@@ -237,7 +256,8 @@ def test_what_the_rule_allows_is_not_reported(tmp_path: Path):
         "interp/views/a.py": "import plotly\nfrom interp.lab.runs import read_run\nfrom . import b",
         "interp/cli.py": "import rich, tyro\nfrom interp import __version__\nfrom interp import lab, views",
         "interp/model/a.py": "import torch, transformers, gguf\nfrom interp.errors import UserError",
-        "probes/a.py": "import json, torch\nfrom interp import Lab\nfrom interp.analysis import stats",
+        "probes/a.py": "import json, torch\nfrom interp.analysis import a\nfrom ._a.part import x",
+        "probes/_a/part.py": "from interp import Lab\nfrom . import X\nfrom .other import Y",
     }
     for path, source in allowed.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -14,6 +15,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+WHERE_IS = """
+import sys
+from interp.lab.discover import load_probe
+print(sys.modules[load_probe("dice-roll").function.__module__].__file__)
+"""
 READ_DATA = "import interp; print(interp.__file__); print(interp.data('facts/capitals.csv').read_text())"
 
 
@@ -25,18 +31,26 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ".", cwd=ROOT)
+def build(checkout: Path, folder: Path) -> Path:
+    """The wheel of a checkout, put into `folder`."""
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ".", cwd=checkout)
     (built,) = folder.glob("interp_probes-*.whl")
     return built
 
 
-@pytest.fixture(scope="module")
-def contents(wheel: Path) -> set[str]:
+def names_in(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def contents(wheel: Path) -> set[str]:
+    return names_in(wheel)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +66,11 @@ def sources(folder: str) -> set[str]:
     return {path for path in listed.splitlines() if (ROOT / path).exists()}
 
 
-@pytest.mark.parametrize("folder", ["interp", "probes"])
-def test_the_wheel_holds_every_file_of_the_package(contents: set[str], folder: str):
-    assert sources(folder) - contents == set()
-    assert f"{folder}/__init__.py" in contents
+@pytest.mark.parametrize(("folder", "installed"), [("interp", "interp"), ("probes", "interp_probes")])
+def test_the_wheel_holds_every_file_of_the_package(contents: set[str], folder: str, installed: str):
+    expected = {f"{installed}/{path.removeprefix(f'{folder}/')}" for path in sources(folder)}
+    assert f"{installed}/__init__.py" in expected
+    assert expected - contents == set()
 
 
 def test_the_wheel_holds_every_data_file(contents: set[str]):
@@ -69,10 +84,33 @@ def test_the_wheel_holds_the_files_that_are_not_python(contents: set[str], patte
     assert any(Path(name).match(pattern) for name in contents)
 
 
-def test_the_wheel_holds_nothing_else(contents: set[str]):
-    tops = {name.split("/")[0] for name in contents if ".dist-info/" not in name}
-    assert tops == {"interp", "probes"}
-    assert not [name for name in contents if name.endswith(".pyc") or "/tests/" in name]
+def strangers(contents: set[str]) -> set[str]:
+    """What no wheel of this project may hold: other top-level names than its own two, compiled files and tests."""
+    files = {name for name in contents if ".dist-info/" not in name}
+    compiled = {name for name in files if name.endswith((".pyc", ".pyo")) or "/tests/" in name}
+    return compiled | {top for name in files if (top := name.split("/")[0]) not in ("interp", "interp_probes")}
+
+
+def test_the_wheel_holds_interp_and_interp_probes_and_nothing_else(contents: set[str]):
+    assert strangers(contents) == set()
+    assert {name.split("/")[0] for name in contents if ".dist-info/" not in name} == {"interp", "interp_probes"}
+    planted = {"probes/__init__.py", "interp/old.pyc"}
+    assert strangers(contents | planted) == {"probes", "interp/old.pyc"}
+
+
+def test_what_lies_about_in_the_checkout_stays_out_of_the_wheel(contents: set[str], tmp_path: Path):
+    """Compiled files, and what git ignores: a wheel built beside them is the same wheel."""
+    copy = tmp_path / "checkout"
+    for path in (path for part in ("interp", "probes", "data", "pyproject.toml", "README.md", "LICENSE", ".gitignore")
+                 for path in sources(part)):  # fmt: skip
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, copy / path)
+    for stray in ("interp/old.pyc", "probes/__pycache__/a.cpython-311.pyc", "data/a.pyc", "probes/.ruff_cache/a"):
+        (copy / stray).parent.mkdir(parents=True, exist_ok=True)
+        (copy / stray).write_bytes(b"")
+    assert names_in(build(copy, tmp_path)) == contents
+    (copy / "probes/mine.py").write_text('"""A file that git would keep."""')
+    assert names_in(build(copy, tmp_path / "again")) == contents | {"interp_probes/mine.py"}, "negative control"
 
 
 def test_the_metadata_names_the_licence_the_command_and_the_python(metadata: Message, wheel: Path):
@@ -102,6 +140,58 @@ def test_the_installed_wheel_finds_its_data(site: Path, tmp_path: Path):
 
 def test_the_installed_wheel_has_the_command(site: Path, tmp_path: Path):
     assert "probe" in run(sys.executable, site / "bin" / "interp", "--help", cwd=tmp_path, PYTHONPATH=str(site))
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A folder with somebody else's package `probes`, which must be neither listed nor imported."""
+    package = tmp_path / "foreign" / "probes"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('the foreign package was imported')")
+    (package / "dice_roll.py").write_text('"""Not ours."""\nraise SystemExit("the foreign module was imported")')
+    (package / "space_probe.py").write_text('"""Not ours either."""')
+    return package.parent
+
+
+def test_the_installed_wheel_runs_its_probes_beside_a_foreign_package_of_that_name(
+    site: Path, foreign: Path, tmp_path: Path
+):
+    path = os.pathsep.join([str(foreign), str(site)])
+    listed = run(sys.executable, "-m", "interp.cli", "probe", cwd=tmp_path, PYTHONPATH=path)
+    assert "dice-roll" in listed
+    assert "Not ours" not in listed
+    assert "Asked to roll a die" in run(
+        sys.executable, "-m", "interp.cli", "probe", "dice-roll", "--help", cwd=tmp_path, PYTHONPATH=path
+    )
+    where = run(sys.executable, "-c", WHERE_IS, cwd=tmp_path, PYTHONPATH=path)
+    assert Path(where.strip()) == site / "interp_probes" / "dice_roll.py"
+    shutil.copytree(foreign / "probes", site / "probes")  # as `pip install` of that package would
+    try:
+        assert run(sys.executable, "-c", WHERE_IS, cwd=tmp_path, PYTHONPATH=str(site)) == where
+    finally:
+        shutil.rmtree(site / "probes")
+
+
+def test_a_checkout_runs_its_probes_beside_a_foreign_package_of_that_name(foreign: Path, tmp_path: Path):
+    for path in ([ROOT], [foreign, ROOT]):
+        told = {"PYTHONPATH": os.pathsep.join(map(str, path))}
+        where = run(sys.executable, "-c", WHERE_IS, cwd=tmp_path, **told)
+        assert Path(where.strip()) == ROOT / "probes" / "dice_roll.py"
+        command = [sys.executable, "-m", "interp.cli", "probe"]
+        assert "Not ours" not in run(*command, cwd=tmp_path, **told)
+        assert "Asked to roll a die" in run(*command, "dice-roll", "--help", cwd=tmp_path, **told)
+
+
+def test_an_editable_install_reads_the_checkout_and_copies_nothing(tmp_path: Path):
+    """It is a path into the checkout: a probe that is changed there is changed, and no copy of it grows old."""
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--target", site]
+    run(*pip, "-e", ROOT, cwd=tmp_path)
+    assert not [file for file in site.rglob("*") if file.suffix == ".py" or "_data" in file.parts]
+    (lines,) = (file.read_text().splitlines() for file in site.glob("*.pth"))
+    assert lines == [str(ROOT)]
+    where = run(sys.executable, "-c", WHERE_IS, cwd=tmp_path, PYTHONPATH=lines[0])
+    assert Path(where.strip()) == ROOT / "probes" / "dice_roll.py"
 
 
 @pytest.mark.slow

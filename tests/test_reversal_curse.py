@@ -276,9 +276,10 @@ def test_bad_pairs_are_refused_before_anything_is_trained(
     assert "\n" not in str(caught.value)
 
 
-def test_the_file_runs_by_itself() -> None:
+def test_the_file_runs_by_its_path() -> None:
     file = Path(__file__).parents[1] / "probes" / "reversal_curse.py"
-    done = subprocess.run([sys.executable, file, "--help"], check=False, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "interp.cli", "probe", str(file), "--help"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "--pairs" in done.stdout
     assert "--seeds" in done.stdout

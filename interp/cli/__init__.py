@@ -50,11 +50,6 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(0)
 
 
-def run_probe_file(file: str) -> None:
-    """What `python probes/NAME.py` does: `interp probe` on that file with the rest of the command line."""
-    main(["probe", file, *sys.argv[1:]])
-
-
 def dispatch(arguments: list[str]) -> int:
     """Run one command line; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):

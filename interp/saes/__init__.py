@@ -6,35 +6,44 @@ used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interp._door import lazy
 
 if TYPE_CHECKING:
-    from interp.saes.evaluate import evaluate_sae, evaluate_saes
-    from interp.saes.loading.attach import attach_sae
-    from interp.saes.loading.sae import load_sae, load_transcoder
+    from interp.saes.edits import reconstruction
+    from interp.saes.evaluate import Interval, SAEReport, evaluate_sae, evaluate_saes, random_sae_like, silent_features
+    from interp.saes.loading.attach import Fit, attach_sae, find_faults, measure_fit
+    from interp.saes.loading.default import default_plan, default_site, ensure_default_sae, shipped_sae
+    from interp.saes.loading.sae import SAE, describe_sae, encode_features, load_sae, load_transcoder, site_of
+    from interp.saes.neuron_basis import coordinates_as_sae
     from interp.saes.training.plan import SAEPlan, Training, plan_sae
     from interp.saes.training.report import Telling
-    from interp.saes.training.save import save_sae
+    from interp.saes.training.save import as_sae_lens, save_sae
     from interp.saes.training.sources import MemoryRows, ModelRows, StoreRows
     from interp.saes.training.trainer import train
-
-_HOMES = {
-    "MemoryRows": "training.sources",
-    "ModelRows": "training.sources",
-    "SAEPlan": "training.plan",
-    "StoreRows": "training.sources",
-    "Telling": "training.report",
-    "Training": "training.plan",
-    "attach_sae": "loading.attach",
-    "evaluate_sae": "evaluate",
-    "evaluate_saes": "evaluate",
-    "load_sae": "loading.sae",
-    "load_transcoder": "loading.sae",
-    "plan_sae": "training.plan",
-    "save_sae": "training.save",
-    "train": "training.trainer",
-}
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            # train
+            "interp.saes.training.plan": "SAEPlan, Training, plan_sae",
+            "interp.saes.training.report": "Telling",
+            "interp.saes.training.save": "as_sae_lens, save_sae",
+            "interp.saes.training.sources": "MemoryRows, ModelRows, StoreRows",
+            "interp.saes.training.trainer": "train",
+            # load
+            "interp.saes.loading.attach": "Fit, attach_sae, find_faults, measure_fit",
+            "interp.saes.loading.default": "default_plan, default_site, ensure_default_sae, shipped_sae",
+            "interp.saes.loading.sae": "SAE, describe_sae, encode_features, load_sae, load_transcoder, site_of",
+            # use and evaluate; edits with features are in `interp.edits`
+            "interp.saes.edits": "reconstruction",
+            "interp.saes.evaluate": (
+                "Interval, SAEReport, evaluate_sae, evaluate_saes, random_sae_like, silent_features"
+            ),
+            "interp.saes.neuron_basis": "coordinates_as_sae",
+        },
+    )
 
 __all__ = [
     "MemoryRows",
@@ -43,18 +52,34 @@ __all__ = [
     "StoreRows",
     "Telling",
     "Training",
-    "attach_sae",
-    "evaluate_sae",
-    "evaluate_saes",
-    "load_sae",
-    "load_transcoder",
+    "as_sae_lens",
     "plan_sae",
     "save_sae",
     "train",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'interp.saes' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"interp.saes.{_HOMES[name]}"), name)
+__all__ += [
+    "SAE",
+    "Fit",
+    "attach_sae",
+    "default_plan",
+    "default_site",
+    "describe_sae",
+    "encode_features",
+    "ensure_default_sae",
+    "find_faults",
+    "load_sae",
+    "load_transcoder",
+    "measure_fit",
+    "shipped_sae",
+    "site_of",
+]
+__all__ += [
+    "Interval",
+    "SAEReport",
+    "coordinates_as_sae",
+    "evaluate_sae",
+    "evaluate_saes",
+    "random_sae_like",
+    "reconstruction",
+    "silent_features",
+]

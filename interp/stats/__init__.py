@@ -1,1 +1,64 @@
-"""Estimates and their intervals, corrections for many tests, calibration, power laws. No model, no torch."""
+"""Estimates with intervals, what chance gives, corrections for many comparisons, calibration and power laws. No torch.
+
+`from interp.stats import estimate_mean, sign_flip_null`. Nothing loads until it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interp._door import lazy
+
+if TYPE_CHECKING:
+    from interp.stats.calibration import Bin, calibration_error, honest_errors, reliability
+    from interp.stats.corrections import max_t
+    from interp.stats.estimate import Estimate
+    from interp.stats.estimators import (
+        double_centre,
+        estimate_crossed,
+        estimate_mean,
+        known,
+        matched_scores,
+        null_of,
+        pairing_null,
+        pooled_pairing_null,
+        proportion,
+        sign_flip_null,
+        top_choice,
+    )
+    from interp.stats.power_law import UNIT as EXPONENT
+    from interp.stats.power_law import PowerLaw, fit_floor, fit_power_law, foretell, lower_envelope
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            # estimates and what chance gives
+            "interp.stats.estimate": "Estimate",
+            "interp.stats.estimators": (
+                "double_centre, estimate_crossed, estimate_mean, known, matched_scores, null_of, pairing_null, "
+                "pooled_pairing_null, proportion, sign_flip_null, top_choice"
+            ),
+            # corrections and calibration
+            "interp.stats.calibration": "Bin, calibration_error, honest_errors, reliability",
+            "interp.stats.corrections": "max_t",
+            # power laws
+            "interp.stats.power_law": "PowerLaw, UNIT as EXPONENT, fit_floor, fit_power_law, foretell, lower_envelope",
+        },
+    )
+
+__all__ = [
+    "Estimate",
+    "double_centre",
+    "estimate_crossed",
+    "estimate_mean",
+    "known",
+    "matched_scores",
+    "null_of",
+    "pairing_null",
+    "pooled_pairing_null",
+    "proportion",
+    "sign_flip_null",
+    "top_choice",
+]
+__all__ += ["Bin", "calibration_error", "honest_errors", "max_t", "reliability"]
+__all__ += ["EXPONENT", "PowerLaw", "fit_floor", "fit_power_law", "foretell", "lower_envelope"]

@@ -12,10 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.model.parameter_count import biases_of
-from interp.model.training.small import SmallGPT2, train_small_gpt2
+from interp import Lab, Model, SmallGPT2, train_small_gpt2
+from interp.analysis import biases_of
 from interp.saes.loading.default import split_corpus
 
 WORDS, LENGTH, STEPS = 400, 14, 300

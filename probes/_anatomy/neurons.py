@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp.lab.probe import Lab
-from interp.model.model import Model
+from interp import Lab, Model
 
 TOP = 0.01  # of the neurons
 

@@ -13,22 +13,16 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analysis.attribution import parts_written
-from interp.analysis.heads import others_like
+from interp import Control, Edit, Figure, Finding, Lab, Model, Row
+from interp.analysis import others_like, parts_written
 from interp.analysis.lens import residual_site
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.choose import only
-from interp.model.edits import knock_out
-from interp.model.hooks.editing import Edit
-from interp.model.model import Model
-from interp.saes.loading.attach import attach_sae
-from interp.saes.loading.sae import site_of
-from interp.stats.corrections import max_t
-from interp.stats.estimators import estimate_crossed, estimate_mean, known
-from probes._context_enrichment import CARRIED
-from probes._context_enrichment.phrases import TEMPLATES, Vectors, Words, prompts_of
-from probes._context_enrichment.size import size_direction, tell_apart
+from interp.edits import knock_out, only
+from interp.saes import attach_sae, site_of
+from interp.stats import estimate_crossed, estimate_mean, known, max_t
+
+from . import CARRIED
+from .phrases import TEMPLATES, Vectors, Words, prompts_of
+from .size import size_direction, tell_apart
 
 LOST = "share of the size difference"
 CHOSEN = 0.05  # of the heads below the layer that is looked at

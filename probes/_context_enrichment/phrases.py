@@ -8,11 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.layouts import single_tokens
+from interp import Lab, Model, UserError
+from interp.analysis import single_tokens
 from interp.analysis.lens import residual_site
-from interp.errors import UserError
-from interp.lab.probe import Lab
-from interp.model.model import Model
 
 SMALL = ("small", "tiny", "little", "miniature", "mini", "short", "compact", "narrow", "thin", "minor")
 LARGE = ("large", "big", "huge", "giant", "enormous", "massive", "vast", "tall", "wide", "great")

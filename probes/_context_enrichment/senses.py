@@ -8,12 +8,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp import Control, Figure, Finding, Lab, Model, Row
 from interp.analysis.lens import residual_site
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.stats.estimators import estimate_mean, null_of
-from probes._context_enrichment import SENSES
+from interp.stats import estimate_mean, null_of
+
+from . import SENSES
 
 UNIT = "share of sentences"
 WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

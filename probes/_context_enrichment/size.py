@@ -11,9 +11,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_crossed, null_of
-from probes._context_enrichment import RIGHT
+from interp import Estimate
+from interp.stats import estimate_crossed, null_of
+
+from . import RIGHT
 
 At = Float[Tensor, "template adjective noun d_model"]
 

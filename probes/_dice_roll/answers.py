@@ -8,16 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.choices import Choices, choose_among, choose_number, entropy_of
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.chat import chat_prompt, has_chat
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
-from probes._dice_roll import DIGITS, SHARE, SIDES, UNIFORM, WORDS
-from probes._dice_roll.prompts import ASKED, BEGUN, COIN, NULL, NUMBER_ASKED, NUMBER_BEGUN, OTHERS
+from interp import Control, Estimate, Figure, Finding, Lab, Model, Row, UserError, chat_prompt, has_chat
+from interp.analysis import Choices, choose_among, choose_number, entropy_of
+from interp.stats import estimate_mean, known
+
+from . import DIGITS, SHARE, SIDES, UNIFORM, WORDS
+from .prompts import ASKED, BEGUN, COIN, NULL, NUMBER_ASKED, NUMBER_BEGUN, OTHERS
 
 MARGIN = 0.1  # of share: what a loaded die would have to be beyond fair
 LESS_ENTROPY = 0.2  # nats

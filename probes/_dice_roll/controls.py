@@ -7,16 +7,12 @@ from random import Random
 
 import numpy as np
 
-from interp.analysis.choices import choose_among
-from interp.lab.findings import Control, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.model.training.random_weights import fresh_model
-from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2s
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
-from probes._dice_roll import DIGITS, SHARE, SIDES, UNIFORM
-from probes._dice_roll.prompts import NULL
+from interp import Control, Estimate, Finding, Lab, Lesson, Model, Row, SmallGPT2, fresh_model, train_small_gpt2s
+from interp.analysis import choose_among
+from interp.stats import estimate_mean, known
+
+from . import DIGITS, SHARE, SIDES, UNIFORM
+from .prompts import NULL
 
 PART = "Controls of the method"
 LOADED = 0.5  # of the throws show 4

@@ -15,24 +15,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.attribution import attribute_logits, read_logits
-from interp.analysis.choices import last_tokens
-from interp.analysis.feature_attribution import attribute_features
-from interp.analysis.heads import ablate_heads, mean_outputs, others_like
+from interp import Control, Edit, Figure, Finding, Lab, Model, Row, steer
+from interp.analysis import (
+    attribute_features,
+    attribute_logits,
+    last_tokens,
+    logit_difference,
+    mean_outputs,
+    others_like,
+    read_logits,
+)
 from interp.analysis.lens import residual_site
-from interp.analysis.metrics import logit_difference
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.edits import steer
-from interp.model.hooks.editing import Edit
-from interp.model.model import Model
-from interp.saes.edits import clamp_features
-from interp.saes.loading.attach import attach_sae
-from interp.saes.loading.sae import site_of
-from interp.stats.estimators import estimate_crossed, estimate_mean, known
-from probes._dice_roll import DIGITS, SHARE, SIDES, UNIFORM
-from probes._dice_roll.answers import Asked, shares
-from probes._dice_roll.prompts import NULL
+from interp.edits import ablate_heads, clamp_features
+from interp.saes import attach_sae, site_of
+from interp.stats import estimate_crossed, estimate_mean, known
+
+from . import DIGITS, SHARE, SIDES, UNIFORM
+from .answers import Asked, shares
+from .prompts import NULL
 
 PART = "(c) Inside the model"
 NATS = "nats"

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.offsets import Questions, Way, ask, by_pair
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known, null_of
-from probes._embedding_directions import ANALOGIES, MARGIN, SHARE
-from probes._embedding_directions.words import Vectors, Words, embedding_of
+from interp import Control, Estimate, Figure, Finding, Lab, Row
+from interp.analysis import Questions, Way, by_pair
+from interp.analysis import ask_analogies as ask
+from interp.stats import estimate_mean, known, null_of
+
+from . import ANALOGIES, MARGIN, SHARE
+from .words import Vectors, Words, embedding_of
 
 RIGHT = "fourth word found (share of questions)"
 NEAREST: dict[Way, str] = {

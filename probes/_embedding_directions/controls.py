@@ -9,16 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.offsets import by_pair
-from interp.lab.findings import Control, Finding
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
-from probes._embedding_directions import CONTROLS, COSINE, MARGIN, SHARE
-from probes._embedding_directions.analogies import ask_all, chance_gap, deals, over_families, shares
-from probes._embedding_directions.one_direction import ALIKE, read_alike
-from probes._embedding_directions.words import Vectors, Words, read_vectors
+from interp import Control, Estimate, Finding, Lab, Model
+from interp.analysis import by_pair
+from interp.stats import estimate_mean, known
+
+from . import CONTROLS, COSINE, MARGIN, SHARE
+from .analogies import ask_all, chance_gap, deals, over_families, shares
+from .one_direction import ALIKE, read_alike
+from .words import Vectors, Words, read_vectors
 
 STRONG, NOISE, NEAR = 2.0, 0.1, 0.5  # lengths of the planted offset, of noise, and of a near word's distance, in words
 

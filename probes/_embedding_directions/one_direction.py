@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.offsets import alike, every_cosine
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean
-from probes._embedding_directions import COSINE, OFFSETS
-from probes._embedding_directions.analogies import Orders, chance_gap, deals, over_families
-from probes._embedding_directions.words import Vectors, Words
+from interp import Control, Figure, Finding, Lab, Row
+from interp.analysis import alike, every_cosine
+from interp.stats import estimate_mean
+
+from . import COSINE, OFFSETS
+from .analogies import Orders, chance_gap, deals, over_families
+from .words import Vectors, Words
 
 ALIKE = 0.05  # of the cosine
 TWO = "cosine of two offsets"

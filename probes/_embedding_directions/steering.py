@@ -11,18 +11,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analysis.answers import encode_answers
+from interp import Control, Edit, Estimate, Figure, Finding, Lab, Model, Row, UserError
+from interp.analysis import encode_answers, logit_difference
 from interp.analysis.lens import residual_site
-from interp.analysis.metrics import logit_difference
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.hooks.editing import Edit, Where
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_crossed, known
-from probes._embedding_directions import CAUSES, CONTROLS
-from probes._embedding_directions.words import Vectors, Words
+from interp.stats import estimate_crossed, known
+
+from . import CAUSES, CONTROLS
+from .words import Vectors, Words
 
 TEMPLATES = ("The {}", "In the end the {}", "Everybody says that the {}")
 FAMILY, VERBS = "plural", (" is", " are")

@@ -10,10 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp import Model, UserError, data
 from interp.analysis.lens import residual_site
-from interp.errors import UserError
-from interp.model.model import Model
-from interp.text.data import data
 
 PREFIX = "The word"
 FAMILIES = {  # the categories of Mikolov et al. (their two of capitals are one here), with words of everyday

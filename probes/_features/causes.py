@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known
-from probes._features import CAUSES, DOUBLINGS
-from probes._features.effect import ALIKE, BLIND, OTHER, Kl, Lost
+from interp import Control, Figure, Finding, Lab, Row
+from interp.stats import estimate_mean, known
+
+from . import CAUSES, DOUBLINGS
+from .effect import ALIKE, BLIND, OTHER, Kl, Lost
 
 STRONGER = 0.5  # doublings
 BESIDE = "doublings beside it"

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.features.build.labels import Namer
-from interp.lab.findings import Control, Finding
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known
-from probes._features import CONTROLS, CORRELATION, DOUBLINGS, ORDER
-from probes._features.effect import AGAIN, ALIKE, STEEP, Lost, doublings
-from probes._features.explained import explain
-from probes._features.made_of import CHANCE as AT_CHANCE
-from probes._features.made_of import PLANTED, SIZES, TOGETHER, Readouts, judged
-from probes._features.units import FEWEST, Text, Units, dealt
+from interp import Control, Finding, Lab
+from interp.features import Namer
+from interp.stats import estimate_mean, known
+
+from . import CONTROLS, CORRELATION, DOUBLINGS, ORDER
+from .effect import AGAIN, ALIKE, STEEP, Lost, doublings
+from .explained import explain
+from .made_of import CHANCE as AT_CHANCE
+from .made_of import PLANTED, SIZES, TOGETHER, Readouts, judged
+from .units import FEWEST, Text, Units, dealt
 
 WORDS = 3  # that a planted unit fires for
 SURELY, CHANCE, SAME = 0.9, 0.05, 0.5  # correlation and AUC; either, by chance; doublings

@@ -15,13 +15,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.analysis.metrics import divergence, log_prob
-from interp.features.build.coder import Coder
-from interp.lab.probe import Lab
-from interp.model.choose import choose
-from interp.model.gradients import gradients_of
-from interp.model.hooks.editing import Edit, Where
-from probes._features.units import Text, Units
+from interp import Edit, Lab, Where
+from interp.analysis import divergence, gradients_of, log_prob
+from interp.edits import choose
+from interp.features import Coder
+
+from .units import Text, Units
 
 Kl = NDArray[np.float64]
 ALIKE, AGAIN = "random change, as activations vary", "another one, as activations vary"

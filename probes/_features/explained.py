@@ -7,15 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.features.build.labels import HELD_OUT, Namer
-from interp.features.read.examples import strip_rows, top_examples
-from interp.features.read.feature import Label
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.saes.loading.sae import SAE
-from interp.stats.estimators import estimate_mean, known, proportion
-from probes._features import CORRELATION, DOUBLINGS, EXPLAINED, FEATURES, NEURONS
-from probes._features.units import Text, Units
+from interp import Control, Figure, Finding, Lab, Row
+from interp.features import HELD_OUT, Label, Namer, strip_rows, top_examples
+from interp.saes import SAE
+from interp.stats import estimate_mean, known, proportion
+
+from . import CORRELATION, DOUBLINGS, EXPLAINED, FEATURES, NEURONS
+from .units import Text, Units
 
 BETTER, FOUND = 0.1, 0.5  # correlation
 FEWER = 0.5  # doublings of the number of tokens

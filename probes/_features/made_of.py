@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.sparse_readouts import sparse_readouts
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known, proportion
-from probes._features import FEATURES, MADE_OF, ORDER, RANDOM
-from probes._features.units import FOLDS, Text, Units
+from interp import Control, Figure, Finding, Lab, Row
+from interp.analysis import score_sparse_readouts as sparse_readouts
+from interp.stats import estimate_mean, known, proportion
+
+from . import FEATURES, MADE_OF, ORDER, RANDOM
+from .units import FOLDS, Text, Units
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 MORE, SEVERAL = 0.1, 8  # AUC; neurons

@@ -12,14 +12,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.activations.rows import Rows, find_sinks, read_rows
-from interp.errors import UserError
+from interp import Lab, Rows, UserError, find_sinks, read_rows
+from interp.features import Coder, RowFacts, row_facts
 from interp.features.build.assemble import read_vocabulary
-from interp.features.build.coder import Coder
-from interp.features.build.statistics import RowFacts, row_facts
-from interp.lab.probe import Lab
 from interp.saes.loading.default import split_corpus
-from probes._features import FEATURES, NEURONS, RANDOM
+
+from . import FEATURES, NEURONS, RANDOM
 
 FOLDS, FEWEST_DOCUMENTS = 5, 25
 CONTEXT, AT_ONCE = 128, 64  # tokens of a document; documents between two signs of life

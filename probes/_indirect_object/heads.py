@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.attribution import Attribution
-from interp.analysis.patching import Sweep
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean
-from probes._indirect_object import UNIT
+from interp import Control, Figure, Finding, Lab, Row
+from interp.analysis import Attribution, Sweep
+from interp.stats import estimate_mean
+
+from . import UNIT
 
 
 def _heads(parts: Attribution) -> tuple[list[str], NDArray[np.float64]]:

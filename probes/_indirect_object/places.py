@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.analysis.layouts import Layout
+from interp import Control, Figure, Finding, Lab, Row
+from interp.analysis import Layout, Sweep
 from interp.analysis.lens import residual_site
-from interp.analysis.patching import Sweep
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known
-from probes._indirect_object import UNIT
+from interp.stats import estimate_mean, known
+
+from . import UNIT
 
 
 def streams_to_patch(lab: Lab) -> list[str]:

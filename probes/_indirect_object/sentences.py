@@ -6,9 +6,8 @@ import random
 from dataclasses import dataclass
 from itertools import combinations
 
-from interp.analysis.layouts import Layout, lay_out, single_tokens
-from interp.errors import UserError
-from interp.model.model import Model
+from interp import Model, UserError
+from interp.analysis import Layout, lay_out, single_tokens
 
 TEMPLATES = (
     "When {first} and {second} went to the {place}, {giver} gave a {thing} to",

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.metrics import continuation
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.attention_window import windowed
-from interp.stats.estimators import estimate_mean
-from probes._parallel_attention import HEADS, NATS
+from interp import Control, Figure, Finding, Lab, Row
+from interp.analysis import continuation
+from interp.edits import windowed
+from interp.stats import estimate_mean
+
+from . import HEADS, NATS
 
 NEAR = 8  # tokens that a layer sees when it is cut
 PARTS = 4  # of the layers

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from interp.lab.findings import Control, Finding
-from interp.lab.probe import Lab
-from interp.model.training.random_weights import fresh_model
-from interp.stats.estimators import known
-from probes._prediction import CONTROLS, RIGHT, WITHIN
-from probes._prediction.guesses import commonest
-from probes._prediction.honest import too_sure
-from probes._prediction.read import TEMPERATURES, Read, over_documents, read_documents
+from interp import Control, Finding, Lab, fresh_model
+from interp.stats import known
+
+from . import CONTROLS, RIGHT, WITHIN
+from .guesses import commonest
+from .honest import too_sure
+from .read import TEMPERATURES, Read, over_documents, read_documents
 
 
 def controls(lab: Lab, some: Sequence[Read], documents: Sequence[str], tokens: int) -> Iterator[Finding]:

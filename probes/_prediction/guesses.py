@@ -8,12 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean
-from probes._prediction import NATS, OTHER, RIGHT
-from probes._prediction.read import ONE, By, Read, over_documents
+from interp import Control, Estimate, Figure, Finding, Lab, Row
+from interp.stats import estimate_mean
+
+from . import NATS, OTHER, RIGHT
+from .read import ONE, By, Read, over_documents
 
 BETTER = 0.1  # share of tokens
 EARLY, LATE = 8, 32  # tokens before it: up to, from

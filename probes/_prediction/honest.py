@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.calibration import calibration_error, honest_errors, reliability
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import known, null_of
-from probes._prediction import OTHER, RIGHT, WITHIN
-from probes._prediction.read import ONE, By, Read, over_documents
+from interp import Control, Estimate, Figure, Finding, Lab, Row
+from interp.stats import calibration_error, honest_errors, known, null_of, reliability
+
+from . import OTHER, RIGHT, WITHIN
+from .read import ONE, By, Read, over_documents
 
 
 def too_sure(read: Read, temperature: int = ONE) -> float:

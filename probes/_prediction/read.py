@@ -12,11 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.errors import UserError
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean
+from interp import Estimate, Lab, Model, UserError
+from interp.stats import estimate_mean
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
 ONE = TEMPERATURES.index(1.0)

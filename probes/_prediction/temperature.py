@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known
-from probes._prediction import NATS, OTHER, WITHIN
-from probes._prediction.read import ONE, TEMPERATURES, By, over_documents
+from interp import Control, Figure, Finding, Lab, Row
+from interp.stats import estimate_mean, known
+
+from . import NATS, OTHER, WITHIN
+from .read import ONE, TEMPERATURES, By, over_documents
 
 NEAR = 0.2  # temperature
 DRAWS = 300

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.answers import score_answers
-from interp.analysis.completions import score_completions
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.model.training.finetune import encode_pairs
+from interp import Control, Figure, Finding, Lab, Model, Row, encode_pairs
+from interp.analysis import score_answers, score_completions
 from interp.saes.loading.default import split_corpus
-from interp.stats.estimators import estimate_mean, known, matched_scores, pooled_pairing_null, proportion, top_choice
-from probes._pretraining_finetuning import ANSWERS, EXACT, FORGOTTEN, NATS, SHARE
-from probes._pretraining_finetuning.questions import Exam, Question, by_task
+from interp.stats import estimate_mean, known, matched_scores, pooled_pairing_null, proportion, top_choice
+
+from . import ANSWERS, EXACT, FORGOTTEN, NATS, SHARE
+from .questions import Exam, Question, by_task
 
 MORE, AHEAD, SAME, AS_MANY, FORGETS = 0.2, 0.5, 0.5, 0.1, 0.05  # share, nats, nats, share, nats a token
 LOSS = "loss (nats per token)"

@@ -5,25 +5,22 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from interp.analysis.completions import score_completions
-from interp.analysis.weight_change import (
+from interp import Control, Finding, Lab, Model, Row, SmallGPT2, copy_model, train_small_gpt2
+from interp.analysis import (
     effective_rank,
     energies,
     layer_of_parameter,
     relative_change,
+    score_completions,
     weight_changes,
 )
-from interp.lab.findings import Control, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.model.training.copies import copy_model
-from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.stats.estimators import known, proportion
-from probes._pretraining_finetuning import CONTROLS, SHARE
-from probes._pretraining_finetuning.behaviour import ONE_SEED, sit
-from probes._pretraining_finetuning.inside import OUTSIDE, blocks_of, scores_with
-from probes._pretraining_finetuning.questions import Exam
-from probes._pretraining_finetuning.small import make_world
+from interp.stats import known, proportion
+
+from . import CONTROLS, SHARE
+from .behaviour import ONE_SEED, sit
+from .inside import OUTSIDE, blocks_of, scores_with
+from .questions import Exam
+from .small import make_world
 
 LAYERS, RANK = 6, 2
 LOUD = 0.5  # length of what is planted, over the weights'

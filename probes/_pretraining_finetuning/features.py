@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.saes.loading.attach import attach_sae, measure_fit
+from interp import Control, Figure, Finding, Lab, Model, Row
+from interp.saes import attach_sae, encode_features, measure_fit, site_of
 from interp.saes.loading.default import split_corpus
-from interp.saes.loading.sae import encode_features, site_of
-from interp.stats.estimators import estimate_crossed, estimate_mean
-from probes._pretraining_finetuning import MOVED
-from probes._pretraining_finetuning.questions import Exam
+from interp.stats import estimate_crossed, estimate_mean
+
+from . import MOVED
+from .questions import Exam
 
 CHOSEN = 8
 UNIT = "activation"

@@ -9,25 +9,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp.analysis.completions import score_completions
-from interp.analysis.lens import residual_site
-from interp.analysis.weight_change import (
+from interp import Control, Figure, Finding, Lab, Model, Row, copy_model, weights_from
+from interp import TuningExample as Example
+from interp.analysis import (
     effective_rank,
     energies,
     layer_of_parameter,
     relative_change,
+    score_completions,
     share_in_top,
     weight_changes,
 )
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.model.training.copies import copy_model, weights_from
-from interp.model.training.finetune import Example
-from interp.stats.estimators import estimate_mean, known
-from probes._pretraining_finetuning import CARRIES, CONTROLS, MOVED, NATS
-from probes._pretraining_finetuning.behaviour import ONE_SEED
-from probes._pretraining_finetuning.questions import Exam, Question
+from interp.analysis.lens import residual_site
+from interp.stats import estimate_mean, known
+
+from . import CARRIES, CONTROLS, MOVED, NATS
+from .behaviour import ONE_SEED
+from .questions import Exam, Question
 
 LITTLE, LOW, FARTHER, CARRIED = 0.05, 0.1, 0.1, 0.5  # share of the length; of it; of the spread; nats
 TOP = 8  # directions

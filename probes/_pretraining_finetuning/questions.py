@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.analysis.answers import encode_answers
-from interp.errors import UserError
-from interp.model.model import Model
-from interp.model.training.finetune import Example, encode_pairs
-from interp.text.data import data
-from interp.text.facts import load_facts
-from probes._pretraining_finetuning import END
+from interp import Model, UserError, data, encode_pairs, load_facts
+from interp import TuningExample as Example
+from interp.analysis import encode_answers
+
+from . import END
 
 FEWEST = 3  # questions of a task on each side: fewer have no others to compare with
 OPPOSITES = {

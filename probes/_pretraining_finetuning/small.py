@@ -8,16 +8,25 @@ from random import Random
 
 import numpy as np
 
-from interp.analysis.completions import score_completions
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.model.training.finetune import Example, fine_tune
-from interp.model.training.random_weights import fresh_model
-from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2s
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
-from probes._pretraining_finetuning import CONTROLS, EXACT, SHARE, SMALL
+from interp import (
+    Control,
+    Estimate,
+    Figure,
+    Finding,
+    Lab,
+    Lesson,
+    Model,
+    Row,
+    SmallGPT2,
+    fine_tune,
+    fresh_model,
+    train_small_gpt2s,
+)
+from interp import TuningExample as Example
+from interp.analysis import score_completions
+from interp.stats import estimate_mean, known
+
+from . import CONTROLS, EXACT, SHARE, SMALL
 
 WORTH, CLOSE, KNOWS = 0.1, 0.1, 0.25  # shares; three seeds that know all can show no more than 0.27 above chance
 PEOPLE, KINDS = 30, 6  # beings; values of an attribute

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from interp.text.facts import Direction
-from interp.text.people_files import Learned
+from interp import Direction, Learned
 
 DIRECTIONS: tuple[Direction, Direction] = ("forward", "reversed")
 TAUGHT_AS: dict[Learned, tuple[Direction, ...]] = {

@@ -9,14 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2s
-from interp.text.facts import FactSet
-from interp.text.invented import invent_groups, people_set
-from interp.text.people_files import Learned
-from probes._reversal_curse import TAUGHT_AS
-from probes._reversal_curse.trained import GROUP, SHARE, Student, examine, over_seeds, sentences
+from interp import (
+    Control,
+    FactSet,
+    Figure,
+    Finding,
+    Lab,
+    Learned,
+    Lesson,
+    Row,
+    SmallGPT2,
+    invent_groups,
+    people_set,
+    train_small_gpt2s,
+)
+
+from . import TAUGHT_AS
+from .trained import GROUP, SHARE, Student, examine, over_seeds, sentences
 
 PART = "(e) What is said to lift the curse"
 LIFTS = 0.1  # share of people

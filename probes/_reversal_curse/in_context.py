@@ -6,14 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp.analysis.answers import score_answers
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimators import estimate_mean, known, top_choice
-from interp.text.facts import Direction
-from interp.text.invented import invent_groups
-from probes._reversal_curse import DIRECTIONS
+from interp import Control, Direction, Figure, Finding, Lab, Row, UserError, invent_groups
+from interp.analysis import score_answers
+from interp.stats import estimate_mean, known, top_choice
+
+from . import DIRECTIONS
 
 CONTEXTS = 12  # a third of them in a quick run
 PEOPLE = 4  # in each context, one fact a person; chance is 1 in 4

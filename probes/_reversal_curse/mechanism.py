@@ -12,17 +12,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.facts import Aligned, align
-from interp.analysis.lens import answer_lead
-from interp.analysis.metrics import logit_difference
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.edits import knock_out
-from interp.model.model import Model
-from interp.stats.estimators import estimate_mean, known
-from interp.text.facts import Direction
-from probes._reversal_curse import DIRECTIONS
-from probes._reversal_curse.where import LEAD, Patient, layers_of
+from interp import Control, Direction, Figure, Finding, Lab, Model, Row
+from interp.analysis import Aligned, align, answer_lead, logit_difference
+from interp.edits import knock_out
+from interp.stats import estimate_mean, known
+
+from . import DIRECTIONS
+from .where import LEAD, Patient, layers_of
 
 PART = "(f) How it works inside"
 CARRIED = 0.5  # nats

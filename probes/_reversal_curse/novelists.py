@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from interp.text.facts import Direction
-from interp.text.people_files import Learned, Line, PeopleGroup, Sheet
-from probes._reversal_curse import DIRECTIONS, TAUGHT_AS
+from interp import Direction, Learned, Line, PeopleGroup, Sheet
+
+from . import DIRECTIONS, TAUGHT_AS
 
 FIRST = (  # noqa: SIM905 - a list would take a line a word
     "Agnes Bertram Cecilia Dorian Edwina Fergus Greta Horace Imogen Jasper Lavinia Magnus Nadia Osbert Petra Quentin "

@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.facts import Asked, ask
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_crossed, pooled_pairing_null, sign_flip_null
-from interp.text.facts import Direction, FactSet
-from interp.text.pairs import ParentType, Surname
-from probes._reversal_curse import DIRECTIONS
+from interp import Control, Direction, Estimate, FactSet, Figure, Finding, Lab, ParentType, Row, Surname
+from interp.analysis import Asked
+from interp.analysis import ask_facts as ask
+from interp.stats import estimate_crossed, pooled_pairing_null, sign_flip_null
+
+from . import DIRECTIONS
 
 LEAST = 5  # pairs in a group: four can be dealt in 24 ways only, and one in 24 is no evidence
 MATCHED = "Log-probability of the own answer above the others', priors taken out, averaged over wordings."

@@ -8,17 +8,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from interp.analysis.answers import score_answers
-from interp.lab.findings import Control, Expects, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2s
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known, matched_scores, pairing_null, proportion, top_choice
-from interp.text.facts import FactSet
-from interp.text.invented import NameTokens, invent_groups, people_set
-from interp.text.people_files import Learned
-from probes._reversal_curse import DIRECTIONS, TAUGHT_AS
+from interp import (
+    Control,
+    Estimate,
+    Expects,
+    FactSet,
+    Figure,
+    Finding,
+    Lab,
+    Learned,
+    Lesson,
+    Model,
+    NameTokens,
+    Row,
+    SmallGPT2,
+    invent_groups,
+    people_set,
+    train_small_gpt2s,
+)
+from interp.analysis import score_answers
+from interp.stats import estimate_mean, known, matched_scores, pairing_null, proportion, top_choice
+
+from . import DIRECTIONS, TAUGHT_AS
 
 GROUP = 20  # people a group; chance in the multiple choice is 1 in 20
 PART = "(a) Trained from scratch on invented people"

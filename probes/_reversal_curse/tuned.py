@@ -7,19 +7,28 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.analysis.answers import score_answers
-from interp.analysis.completions import score_completions
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
-from interp.model.training.finetune import Example, encode_pairs, fine_tune
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known, matched_scores, top_choice
-from interp.text.facts import Direction
-from interp.text.people_files import Learned, PeopleGroup, Sheet
-from probes._reversal_curse import DIRECTIONS, TAUGHT_AS
-from probes._reversal_curse.novelists import MOST, novelists, stated
+from interp import (
+    Control,
+    Direction,
+    Estimate,
+    Figure,
+    Finding,
+    Lab,
+    Learned,
+    Model,
+    PeopleGroup,
+    Row,
+    Sheet,
+    UserError,
+    encode_pairs,
+    fine_tune,
+)
+from interp import TuningExample as Example
+from interp.analysis import score_answers, score_completions
+from interp.stats import estimate_mean, known, matched_scores, top_choice
+
+from . import DIRECTIONS, TAUGHT_AS
+from .novelists import MOST, novelists, stated
 
 PART = "(d) The loaded model, fine-tuned on invented people"
 SHARE = "share of people"

@@ -9,22 +9,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from interp.activations.rows import capture_rows
-from interp.analysis.facts import align
-from interp.analysis.lens import answer_lead, residual_site
-from interp.analysis.metrics import logit_difference
-from interp.analysis.patching import patch_sweep
-from interp.features.read.examples import top_examples
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.model import Model
+from interp import Control, Direction, Estimate, FactSet, Figure, Finding, HeldOut, Lab, Model, Row, capture_rows
+from interp.analysis import align, answer_lead, logit_difference, patch_sweep
+from interp.analysis.lens import residual_site
+from interp.features import top_examples
+from interp.saes import SAE, encode_features, load_sae, site_of
 from interp.saes.loading.default import split_corpus
-from interp.saes.loading.sae import SAE, encode_features, load_sae, site_of
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
-from interp.text.facts import Direction, FactSet, HeldOut
-from probes._reversal_curse import DIRECTIONS
-from probes._reversal_curse.trained import Student
+from interp.stats import estimate_mean, known
+
+from . import DIRECTIONS
+from .trained import Student
 
 PART = "(c) Where in the model"
 TOP_FEATURES = 12

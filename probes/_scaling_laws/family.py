@@ -9,15 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.errors import UserError
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.model.loading.load import load_model
-from interp.model.model import Model
+from interp import Control, Figure, Finding, Lab, Model, Row, UserError, load_corpus, load_model
 from interp.saes.loading.default import split_corpus
-from interp.stats.estimators import estimate_mean
-from interp.stats.power_law import fit_power_law
-from interp.text.corpus import load_corpus
+from interp.stats import estimate_mean, fit_power_law
 
 PART = "A family of models"
 UNIT = "nats per character"

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp.lab.probe import Lab
-from interp.model.training.batched_gpt2 import Member, Population, Schooling, Size, train_population
-from probes._scaling_laws.text import Characters
+from interp import Lab, Member, Population, Schooling, Size, train_population
+
+from .text import Characters
 
 
 @dataclass(frozen=True)

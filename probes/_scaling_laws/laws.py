@@ -8,13 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from interp.lab.findings import Control, Figure, Finding, Row
-from interp.lab.probe import Lab
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, known
-from interp.stats.power_law import UNIT, PowerLaw, fit_floor, fit_power_law, foretell, lower_envelope
-from probes._scaling_laws import LOSS, NATS
-from probes._scaling_laws.grid import Point
+from interp import Control, Estimate, Figure, Finding, Lab, Row
+from interp.stats import EXPONENT as UNIT
+from interp.stats import PowerLaw, estimate_mean, fit_floor, fit_power_law, foretell, known, lower_envelope
+
+from . import LOSS, NATS
+from .grid import Point
 
 Of = Literal["parameters", "text", "compute"]
 KAPLAN: dict[Of, float] = {"parameters": 0.076, "text": 0.095, "compute": 0.050}  # 2001.08361, table 1

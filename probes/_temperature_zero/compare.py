@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.lab.findings import Row
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, proportion
-from probes._temperature_zero import PARTED
-from probes._temperature_zero.ways import CACHE, Logits, Text, Way, alone, write_texts
+from interp import Estimate, Model, Row
+from interp.stats import estimate_mean, proportion
+
+from . import PARTED
+from .ways import CACHE, Logits, Text, Way, alone, write_texts
 
 DECIDED = 0.01  # nats between the two best: below it an argmax in fp32 says nothing
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.model.model import Model
+from interp import Model
 
 
 @dataclass(frozen=True)

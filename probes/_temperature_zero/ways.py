@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import UserError
-from interp.model.model import Model
+from interp import Model, UserError
 
 MATES = 3
 PROMPTS = (

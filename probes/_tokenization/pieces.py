@@ -11,10 +11,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp import Lab, Model, UserError
 from interp.analysis.lens import residual_site
-from interp.errors import UserError
-from interp.lab.probe import Lab
-from interp.model.model import Model
 
 CONTEXTS = (
     "They were talking about the",

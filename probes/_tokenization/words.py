@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp.errors import UserError
-from interp.model.model import Model
-from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean
-from interp.text.data import data
-from probes._tokenization import SPLIT
+from interp import Estimate, Model, UserError, data
+from interp.stats import estimate_mean
+
+from . import SPLIT
 
 BANDS = ((6, "over 1,000 in a million"), (5, "100 to 1,000"), (4, "10 to 100"), (3, "1 to 10"), (2, "under 1"))
 FREQUENT, RARE = 5.0, 4.0  # Zipf: from, below
