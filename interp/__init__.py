@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from interp.model.training.random_weights import fresh_model
     from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s
     from interp.stats.estimate import Estimate
-    from interp.text.corpus import Corpus, from_texts, load_corpus, open_corpus
+    from interp.text.corpus import Corpus, from_texts, load_corpus, open_corpus, split_corpus
     from interp.text.data import data
     from interp.text.facts import Direction, Fact, FactSet, HeldOut, Templates, load_facts
     from interp.text.invented import NameTokens, invent, invent_groups, people_set
@@ -79,7 +79,7 @@ else:
             # features
             "interp.features.read.index": "open_index",
             # text
-            "interp.text.corpus": "Corpus, from_texts, load_corpus, open_corpus",
+            "interp.text.corpus": "Corpus, from_texts, load_corpus, open_corpus, split_corpus",
             "interp.text.data": "data",
             "interp.text.facts": "Direction, Fact, FactSet, HeldOut, Templates, load_facts",
             "interp.text.invented": "NameTokens, invent, invent_groups, people_set",
@@ -114,13 +114,12 @@ try:
 except PackageNotFoundError:  # a bare checkout on sys.path
     __version__ = "0+unknown"
 
-__all__ = ["Activations", "Generation", "Model", "batches", "chat_prompt", "has_chat", "load_model"]
-__all__ += ["Edit", "Receipt", "Receipts", "Site", "ablate", "patch", "steer"]
+__all__ = ["Activations", "Generation", "Model", "chat_prompt", "has_chat", "load_model"]
+__all__ += ["Edit", "Receipt", "Receipts", "Where", "ablate", "patch", "steer"]
 __all__ += [
     "Plan",
     "Rows",
     "Store",
-    "Where",
     "Worker",
     "capture_rows",
     "capture_store",
@@ -157,6 +156,7 @@ __all__ += [
     "open_corpus",
     "people_set",
     "read_people",
+    "split_corpus",
 ]
 __all__ += [
     "IGNORED_LABEL",

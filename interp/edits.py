@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from interp.model.attention_window import in_sight, windowed
     from interp.model.choose import choose, only
     from interp.model.edits import ablate, compose, freeze, knock_out, patch, project_out, resample, scale, steer
-    from interp.model.hooks.editing import Edit, Receipt, Receipts, Site
+    from interp.model.hooks.editing import Edit, Receipt, Receipts, Where
     from interp.saes.edits import clamp_features, edit_features, mean_ablate, reconstruct, steer_features
 else:
     __getattr__, __dir__ = lazy(
@@ -30,7 +30,7 @@ else:
             "interp.analysis.heads": "ablate_heads",
             "interp.model.attention_window": "in_sight, windowed",
             # what an edit is given, and what it leaves
-            "interp.model.hooks.editing": "Edit, Receipt, Receipts, Site",
+            "interp.model.hooks.editing": "Edit, Receipt, Receipts, Where",
         },
     )
 
@@ -49,4 +49,4 @@ __all__ = [
 ]
 __all__ += ["clamp_features", "edit_features", "mean_ablate", "reconstruct", "steer_features"]
 __all__ += ["ablate_heads", "in_sight", "windowed"]
-__all__ += ["Edit", "Receipt", "Receipts", "Site"]
+__all__ += ["Edit", "Receipt", "Receipts", "Where"]

@@ -34,9 +34,8 @@ from collections.abc import Iterator
 
 import torch
 
-from interp import Control, Estimate, Figure, Finding, Lab, Model, Row, UserError, fresh_model, probe
+from interp import Control, Estimate, Figure, Finding, Lab, Model, Row, UserError, fresh_model, probe, split_corpus
 from interp.analysis import BIASES, biases_of, count_by_formula, count_parameters
-from interp.saes.loading.default import split_corpus
 from interp.stats import estimate_mean, known
 
 from ._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS

@@ -29,11 +29,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from interp import Control, Estimate, Figure, Finding, Lab, Row, Rows, UserError, capture_rows, fresh_model, probe
+from interp import (
+    Control,
+    Estimate,
+    Figure,
+    Finding,
+    Lab,
+    Row,
+    Rows,
+    UserError,
+    capture_rows,
+    fresh_model,
+    probe,
+    split_corpus,
+)
 from interp.features import interesting, strip_rows, top_examples
 from interp.saes import (
     SAE,
-    Interval,
     SAEReport,
     attach_sae,
     default_plan,
@@ -45,8 +57,7 @@ from interp.saes import (
     silent_features,
     site_of,
 )
-from interp.saes.loading.default import split_corpus
-from interp.stats import known, proportion
+from interp.stats import Interval, known, proportion
 
 FIRINGS = 40  # of a feature, on average, before it is said to be dead
 FITTED = 2000  # tokens of training text for the one number that is fitted to random directions

@@ -51,9 +51,9 @@ from interp import (
     load_corpus,
     plant_induction,
     probe,
+    split_corpus,
 )
 from interp.analysis import windowed_losses
-from interp.saes.loading.default import split_corpus
 from interp.stats import estimate_mean, known
 
 from ._parallel_attention import AT_ONCE, CONTROLS, MATTERS, NATS

@@ -35,8 +35,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp import Finding, Lab, UserError, load_corpus, probe
-from interp.saes.loading.default import split_corpus
+from interp import Finding, Lab, UserError, load_corpus, probe, split_corpus
 
 from ._prediction import OTHER, OWN
 from ._prediction.controls import controls

@@ -37,8 +37,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interp import Control, Figure, Finding, Lab, Row, UserError, fresh_model, load_corpus, probe
-from interp.saes.loading.default import split_corpus
+from interp import Control, Figure, Finding, Lab, Row, UserError, fresh_model, load_corpus, probe, split_corpus
 from interp.stats import estimate_mean, known, proportion
 
 from ._tokenization import CONTROLS, CUT, MET, NATS, SPLIT

@@ -22,12 +22,13 @@ from interp import load_model
 from interp.activations.rows import capture_rows
 from interp.cli.terminal import print_table
 from interp.saes.evaluate import evaluate_saes
-from interp.saes.loading.default import default_site, split_corpus
+from interp.saes.loading.default import default_site
 from interp.saes.training.learner import Learner, fresh
 from interp.saes.training.plan import SAEPlan, Training, plan_sae
 from interp.saes.training.processes import Ranks
 from interp.saes.training.save import as_sae_lens
 from interp.saes.training.sources import Batches, MemoryRows
+from interp.text.corpus import split_corpus
 
 Kind = Literal["topk", "batchtopk", "jumprelu", "standard", "gated"]
 

@@ -29,13 +29,12 @@ from interp.features.read.examples import interesting, top_examples
 from interp.model.loading.cache import new_folder
 from interp.model.model import Model
 from interp.saes.evaluate import SAEReport, evaluate_saes, random_sae_like
-from interp.saes.loading.default import split_corpus
 from interp.saes.loading.sae import SAE, load_sae, site_of
 from interp.saes.training.plan import Training, plan_sae
 from interp.saes.training.report import Telling
 from interp.saes.training.sources import StoreRows
 from interp.saes.training.trainer import train
-from interp.text.corpus import load_corpus
+from interp.text.corpus import load_corpus, split_corpus
 
 SHOWN = 12  # features in the card
 

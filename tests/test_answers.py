@@ -10,7 +10,7 @@ import torch
 
 from interp.analysis.answers import encode_answers, score_answers
 from interp.analysis.facts import align, ask
-from interp.analysis.lens import answer_lead, residual_site
+from interp.analysis.lens import answer_lead
 from interp.analysis.metrics import logit_difference
 from interp.analysis.patching import Sweep, patch_sweep
 from interp.errors import UserError
@@ -145,9 +145,7 @@ def patched(
     model: Model, source: list[str], corrupt: list[str], answers: list[int], layers: list[int], positions: list[int]
 ) -> Sweep:
     metric = logit_difference(answers, others(answers))
-    return patch_sweep(
-        model, source, corrupt, metric, [residual_site(model, layer) for layer in layers], positions=positions
-    )
+    return patch_sweep(model, source, corrupt, metric, [model.residual(layer) for layer in layers], positions=positions)
 
 
 def test_patching_the_item_moves_the_answer_and_patching_before_it_nothing(knower: Model, people: FactSet) -> None:

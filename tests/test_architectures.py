@@ -14,9 +14,13 @@ import pytest
 import torch
 from architecture_checks import CHECKS, NEVER, TOLERANCE, Outcome, Trial, Verdict, check, gap
 from architectures import ARCHITECTURES, REFUSED
+from torch import Tensor
 
 from interp import Model
+from interp.model import gradients as gradients_module
+from interp.model import model as model_module
 from interp.model.edits import steer
+from interp.model.hooks.engines import Ran
 
 # learned positions; patterns that SDPA hides; dense beside MoE; LongRoPE across its switch; two tables; no attention
 USUAL = ["gpt2", "opt", "llama", "qwen3_moe", "phi3_longrope", "gemma3", "deepseek_v3", "mamba"]
@@ -59,25 +63,45 @@ def replaced(thing: Any, name: str, value: Any) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def both(first: Any, second: Any) -> Iterator[None]:
+    with first, second:
+        yield
+
+
+def _wrapped(change: Callable[[Tensor], Tensor]) -> Any:
+    """Every forward of a model's methods gives other logits."""
+    forward = model_module.forward
+
+    def wrapped(*args: Any, **more: Any) -> Ran:
+        ran = forward(*args, **more)
+        return Ran(change(ran.logits), ran.cache)
+
+    return both(replaced(model_module, "forward", wrapped), replaced(gradients_module, "forward", wrapped))
+
+
 def louder(model: Model) -> Any:
     """The last forward of the hooks is 0.1 % off."""
-    forward = model.tree.forward
-    return replaced(model.tree, "forward", lambda *args, **more: forward(*args, **more) * 1.001)
+    return _wrapped(lambda logits: logits * 1.001)
 
 
 def swapped(model: Model) -> Any:
     """Batch mates change places."""
-    forward = model.tree.forward
-    return replaced(model.tree, "forward", lambda *args, **more: forward(*args, **more).flip(0))
+    return _wrapped(lambda logits: logits.flip(0))
 
 
-def one_block_off(model: Model) -> Any:
-    """Two layers' sites change places."""
-    points = dict(model.tree.points)
+@contextmanager
+def one_block_off(model: Model) -> Iterator[None]:
+    """Two layers' sites of the hooked tree change places, and it serves."""
+    points, before = model.tree.points, dict(model.tree.points)
     for what in ("hook_resid_pre", "hook_resid_post", "attn.hook_pattern", "hook_mlp_out"):
         a, b = (f"blocks.{layer}.{what}" for layer in (0, 1))
         points[a], points[b] = points[b], points[a]
-    return replaced(model.tree, "points", points)
+    try:
+        with model.tree.hooked_only():
+            yield
+    finally:
+        points.update(before)
 
 
 def repeating(model: Model) -> Any:

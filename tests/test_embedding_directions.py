@@ -10,7 +10,6 @@ import torch
 from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
-from interp.analysis.lens import residual_site
 from interp.analysis.offsets import alike, ask, every_cosine
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
@@ -222,7 +221,7 @@ def test_vectors_are_of_the_embedding_and_of_the_word_behind_the_prefix(numbered
     torch.testing.assert_close(
         vectors.of(0)[where], numbered.hf.get_parameter("transformer.wte.weight")[told.ids["queen"]]
     )
-    site = residual_site(numbered, 2)
+    site = numbered.residual(2)
     torch.testing.assert_close(vectors.of(2)[where], numbered.capture(f"{PREFIX} queen", site).last(site)[0])
 
 

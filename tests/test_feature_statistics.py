@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from interp.features.build import neighbours
-from interp.features.build.statistics import RowFacts, first_by, row_facts, summarise
+from interp.features.build.statistics import RowFacts, row_facts, summarise
+from interp.features.read.ranking import first_by
 
 SIZES = {"top": 3, "bands": 2, "examples": 2, "typical": 3}
 

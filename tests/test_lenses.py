@@ -15,7 +15,6 @@ from interp import Model, UserError
 from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
 from interp.activations.store import Store, shard_path
-from interp.analysis.lens import residual_site
 from interp.analysis.trajectory import trace_prediction
 from interp.analysis.tuned_lens import lens_divergence, load_lens, train_lens
 
@@ -77,7 +76,7 @@ def test_a_tuned_lens_reads_text_it_has_not_seen_better_than_the_logit_lens(
     assert found[0] < fitted[0], "layer 1 is nearly linear in the last one, so that least squares is hard to beat there"
     assert len(told) == 60
     assert all(parameter.grad is None for parameter in loud.hf.parameters())
-    last = streams.rows(residual_site(loud, 2), 0, 5)
+    last = streams.rows(loud.residual(2), 0, 5)
     assert torch.equal(tuned(last, 2), loud.unembed(last)), "the last layer is read as it is"
     again = train_lens(loud, streams, steps=60, batch=64, lr=3e-3)
     assert all(torch.equal(again.maps[layer], tuned.maps[layer]) for layer in tuned.layers), "one seed, one lens"

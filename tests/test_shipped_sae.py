@@ -15,8 +15,9 @@ from interp.model.loading.cache import is_intact
 from interp.model.model import Model
 from interp.saes.evaluate import evaluate_sae
 from interp.saes.loading.attach import attach_sae
-from interp.saes.loading.default import ensure_default_sae, shipped_sae, split_corpus
+from interp.saes.loading.default import ensure_default_sae, shipped_sae
 from interp.saes.loading.sae import load_sae, site_of
+from interp.text.corpus import split_corpus
 from interp.text.data import data
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from interp.analysis.sparse_readouts import RIDGE, auc, sparse_readouts
+from interp.analysis.sparse_readouts import RIDGE, sparse_readouts
+from interp.stats.ranks import auc
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=30))

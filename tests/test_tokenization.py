@@ -14,7 +14,7 @@ from refusals import the_line
 from interp import Finding, Lab, Model, UserError
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.saes.loading.default import split_corpus
+from interp.text.corpus import split_corpus
 from interp.views.figures import draw
 from probes import tokenization as the_probe
 from probes._tokenization import words as the_words

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from interp.analysis.patching import Pairs, Sweep, attribution_patch, correlation, pair_up, patch_sweep
     from interp.analysis.paths import path_patch
     from interp.analysis.readouts import Readout, read_labels, readout_of
-    from interp.analysis.sparse_readouts import auc
     from interp.analysis.sparse_readouts import sparse_readouts as score_sparse_readouts
     from interp.analysis.trajectory import Trajectory, trace_prediction
     from interp.analysis.tuned_lens import TunedLens, lens_divergence, load_lens, train_lens
@@ -104,7 +103,7 @@ else:
             # readouts (linear probes), directions
             "interp.analysis.offsets": "Questions, Way, alike, ask as ask_analogies, by_pair, every_cosine",
             "interp.analysis.readouts": "Readout, read_labels, readout_of",
-            "interp.analysis.sparse_readouts": "auc, sparse_readouts as score_sparse_readouts",
+            "interp.analysis.sparse_readouts": "sparse_readouts as score_sparse_readouts",
             # parameters
             "interp.analysis.weight_change": (
                 "WeightChange, effective_rank, energies, layer_of_parameter, relative_change, share_in_top, "
@@ -166,7 +165,6 @@ __all__ += [
     "Way",
     "alike",
     "ask_analogies",
-    "auc",
     "by_pair",
     "every_cosine",
     "read_labels",

@@ -32,12 +32,12 @@ def answer_lead(
     if len(set(answer_ids)) < 2:
         raise UserError("all answers start with the same token; expected at least two that differ")
     chosen = list(range(model.n_layers + 1)) if layers is None else list(layers)
-    acts = model.capture(prompts, [residual_site(model, layer) for layer in chosen])
+    acts = model.capture(prompts, [model.residual(layer) for layer in chosen])
     ids = torch.tensor(list(answer_ids), device=model.device)
     other = ids[None, :] != ids[:, None]  # [prompt, answer]: answers that are wrong for the prompt
     out = torch.full((len(prompts), len(chosen), acts.mask.shape[1]), float("nan"))
     for i, layer in enumerate(chosen):
-        resid = acts[residual_site(model, layer)]
+        resid = acts[model.residual(layer)]
         for row in range(len(prompts)):
             real = acts.mask[row]
             scores = model.unembed(resid[row, real]).float()[:, ids]  # the softmax's normaliser cancels in the lead
@@ -45,13 +45,3 @@ def answer_lead(
         if progress is not None:
             progress(i + 1, len(chosen))
     return out
-
-
-def residual_site(model: Model, layer: int) -> str:
-    """The residual stream after `layer` blocks: 0 is the embedding, n_layers what the final norm reads.
-
-    Raises UserError for a layer outside 0 to n_layers.
-    """
-    if not 0 <= layer <= model.n_layers:
-        raise UserError(f"layer {layer} came; expected 0 (the embedding) to {model.n_layers} (after the last block)")
-    return f"blocks.{layer}.hook_resid_pre" if layer < model.n_layers else f"blocks.{layer - 1}.hook_resid_post"

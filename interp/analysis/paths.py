@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.analysis.lens import residual_site
 from interp.analysis.patching import pair_up
 from interp.errors import UserError
 from interp.model.choose import Some, only
@@ -52,7 +51,7 @@ def path_patch(
         patched = only(patch(values, pos), heads=heads) if heads is not None else patch(values, pos)
         names = [name for name in held if origin[name] == origin[site]]  # the sender may go by another name
         sent[names[0] if names else site] = compose(frozen[names[0]], patched) if names else patched
-    last = residual_site(model, model.n_layers)
+    last = model.residual(model.n_layers)
     arrived: dict[str, Tensor] = {}
     for group in _groups(ends, {origin[site] for site in held}, origin):
         open_ends = {origin[site] for site in group}  # read as it arrives, while all others are held

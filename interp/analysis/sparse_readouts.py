@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+
+from interp.stats.ranks import auc
 
 Floats = NDArray[np.float64]
 RIDGE = 1.0  # beside columns of variance 1: shrinks towards the difference of means, for a few rows that fire
@@ -47,15 +48,6 @@ def sparse_readouts(inputs: ArrayLike, fires: ArrayLike, held_out: NDArray[np.bo
             if some:
                 out[i, j] = auc(judged[:, chosen[:some]] @ weights[some - 1], y[held_out, j])
     return out
-
-
-def auc(scores: ArrayLike, fires: ArrayLike) -> float:
-    """How often a row that fires has the higher score of two, a tie counting half; NaN where all do or none does."""
-    y = np.asarray(fires, np.bool_)
-    yes, no = int(y.sum()), int((~y).sum())
-    if not yes or not no:
-        return float("nan")
-    return float((rankdata(scores)[y].sum() - yes * (yes + 1) / 2) / yes / no)
 
 
 def _best(gram: Floats, products: Floats, most: int) -> tuple[list[int], list[Floats]]:

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.analysis.lens import residual_site
 from interp.errors import UserError
 from interp.model.model import Model
 
@@ -87,9 +86,9 @@ def trace_prediction(
         raise UserError(f"no layer came; expected some of 0 (the embedding) to {model.n_layers}")
     if answer is not None and (isinstance(answer, bool) or not isinstance(answer, int)):
         raise UserError(f"answer={answer!r:.40}; expected a token id: model.tokenizer(text).input_ids[0]")
-    sites = [residual_site(model, layer) for layer in chosen]
-    acts = model.capture(ids, [*sites, residual_site(model, model.n_layers)])
-    final = model.unembed(acts[residual_site(model, model.n_layers)][0]).float().log_softmax(-1)
+    sites = [model.residual(layer) for layer in chosen]
+    acts = model.capture(ids, [*sites, model.residual(model.n_layers)])
+    final = model.unembed(acts[model.residual(model.n_layers)][0]).float().log_softmax(-1)
     if answer is not None and not 0 <= answer < final.shape[-1]:
         raise UserError(f"token id {answer} came as the answer, and the model has {final.shape[-1]} tokens")
     kept: list[tuple[Tensor, ...]] = []
@@ -101,12 +100,8 @@ def trace_prediction(
         followed = logs[:, answer] if answer is not None else torch.empty(0)
         kept.append((top.indices, top.values, entropy, divergence, followed))
     best, log_prob, entropies, divergences, follow = (torch.stack(part).cpu() for part in zip(*kept, strict=True))
-    words = tuple(tuple(_text(model, i) for i in line) for line in best.tolist())
-    tokens = tuple(_text(model, i) for i in ids[0])
+    words = tuple(tuple(model.vocabulary[i] for i in line) for line in best.tolist())
+    tokens = tuple(model.vocabulary[i] for i in ids[0])
     return Trajectory(
         tokens, chosen, best, words, log_prob, entropies, divergences, follow if answer is not None else None
     )
-
-
-def _text(model: Model, token: int) -> str:
-    return model.vocabulary[token]

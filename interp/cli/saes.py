@@ -66,8 +66,8 @@ def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
     from interp.activations.plan import fit_context
     from interp.activations.rows import capture_rows
     from interp.features.read.examples import top_examples
-    from interp.saes.loading.default import split_corpus
     from interp.saes.loading.sae import site_of
+    from interp.text.corpus import split_corpus
 
     if not 0 <= int(options.feature or 0) < sae.cfg.d_sae:
         raise UserError(f"--feature {options.feature}; this SAE has features 0 to {sae.cfg.d_sae - 1}")

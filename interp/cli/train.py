@@ -189,9 +189,9 @@ def _open_store(options: SAETrainOptions) -> tuple[Source, list[str]]:
 def _open_model(options: SAETrainOptions, say: Progress) -> tuple[Source, list[str]]:
     from interp.activations.plan import fit_context, plan_capture
     from interp.activations.token_table import Cut
-    from interp.saes.loading.default import default_site, split_corpus
+    from interp.saes.loading.default import default_site
     from interp.saes.training.sources import ModelRows
-    from interp.text.corpus import from_texts
+    from interp.text.corpus import from_texts, split_corpus
 
     model = options.load()
     sites = model.tree.match(options.site) if options.site else [default_site(model)]
@@ -237,8 +237,8 @@ def _watch(options: SAETrainOptions, source: Source) -> Callable[[Any], dict[str
     if not options.loss_tokens:
         return None
     from interp.saes.evaluate import evaluate_sae
-    from interp.saes.loading.default import split_corpus
     from interp.saes.training.sources import ModelRows
+    from interp.text.corpus import split_corpus
 
     assert isinstance(source, ModelRows)
     model, held_out = source.model, split_corpus()[1]

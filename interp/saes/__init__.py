@@ -12,7 +12,7 @@ from interp._door import lazy
 
 if TYPE_CHECKING:
     from interp.saes.edits import reconstruction
-    from interp.saes.evaluate import Interval, SAEReport, evaluate_sae, evaluate_saes, random_sae_like, silent_features
+    from interp.saes.evaluate import SAEReport, evaluate_sae, evaluate_saes, random_sae_like, silent_features
     from interp.saes.loading.attach import Fit, attach_sae, find_faults, measure_fit
     from interp.saes.loading.default import default_plan, default_site, ensure_default_sae, shipped_sae
     from interp.saes.loading.sae import SAE, describe_sae, encode_features, load_sae, load_transcoder, site_of
@@ -38,9 +38,7 @@ else:
             "interp.saes.loading.sae": "SAE, describe_sae, encode_features, load_sae, load_transcoder, site_of",
             # use and evaluate; edits with features are in `interp.edits`
             "interp.saes.edits": "reconstruction",
-            "interp.saes.evaluate": (
-                "Interval, SAEReport, evaluate_sae, evaluate_saes, random_sae_like, silent_features"
-            ),
+            "interp.saes.evaluate": ("SAEReport, evaluate_sae, evaluate_saes, random_sae_like, silent_features"),
             "interp.saes.neuron_basis": "coordinates_as_sae",
         },
     )
@@ -74,7 +72,6 @@ __all__ += [
     "site_of",
 ]
 __all__ += [
-    "Interval",
     "SAEReport",
     "coordinates_as_sae",
     "evaluate_sae",

@@ -35,18 +35,10 @@ from interp.model.model import Model
 from interp.saes.edits import mean_ablate, reconstruct
 from interp.saes.lineage import refuse_misfit
 from interp.saes.loading.sae import BLOCK, site_of
+from interp.stats.intervals import Interval, expanded_percentile
 
 LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MB in fp32; a batch of 16 x 128 x 49,152 would take 400
-NORMAL = 1.959964  # what 97.5 % of the normal distribution lies below
 CONTEXT = 128  # tokens of a document, where the SAE does not say at what length it was trained
-
-
-class Interval(NamedTuple):
-    """A number measured on all documents, and its 95 % bootstrap interval over documents."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -256,34 +248,6 @@ def _resamples(n: int, n_boot: int, seed: int) -> NDArray[np.float64]:
     return np.vstack([np.ones(n), drawn]).astype(np.float64)
 
 
-def students_t(df: int) -> float:
-    """What 97.5 % of Student's distribution lies below, to 3 digits (Abramowitz and Stegun 26.7.5 from df 3 on)."""
-    if df < 3:
-        return {1: 12.706, 2: 4.303}[df]
-    z = NORMAL
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / df**power for power, term in enumerate(terms, start=1))
-
-
-def _interval(values: NDArray[np.float64], n: int) -> Interval:
-    """The first value is the measured one, the others are resampled over `n` documents.
-
-    The percentiles are moved away from it as far as Student's would lie for normal data: few documents give too narrow
-    a bootstrap (16: 91 % instead of 95).
-    """
-    mean = float(values[0])
-    if len(values) == 1:
-        return Interval(mean, mean, mean)
-    wider = students_t(n - 1) / NORMAL * (n / (n - 1)) ** 0.5
-    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
-    return Interval(mean, mean - wider * max(mean - float(low), 0.0), mean + wider * max(float(high) - mean, 0.0))
-
-
 def _explained(rows: Rows, error: Tensor, kept: Tensor, weights: NDArray[np.float64]) -> Interval:
     """Explained variance of the rows `kept`, around their own mean; resamples keep that mean.
 
@@ -297,7 +261,7 @@ def _explained(rows: Rows, error: Tensor, kept: Tensor, weights: NDArray[np.floa
     errors = torch.bincount(rows.document[kept], error[kept], minlength=n)
     total = weights @ squares.numpy()
     # a resample of documents that hold nothing but sinks says nothing: NaN
-    found = _interval(1 - (weights @ errors.numpy()) / np.where(total > 0, total, np.nan), n)
+    found = expanded_percentile(1 - (weights @ errors.numpy()) / np.where(total > 0, total, np.nan), n)
     return found._replace(high=min(found.high, 1.0))
 
 
@@ -305,4 +269,4 @@ def _recovered(
     clean: NDArray[np.float64], ours: NDArray[np.float64], mean: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> Interval | None:
     scale = weights @ (mean - clean)
-    return _interval((weights @ (mean - ours)) / scale, len(clean)) if bool((scale > 0).all()) else None
+    return expanded_percentile((weights @ (mean - ours)) / scale, len(clean)) if bool((scale > 0).all()) else None

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
         sign_flip_null,
         top_choice,
     )
+    from interp.stats.intervals import Interval, expanded_percentile, intervals_of_groups, student_quantile
     from interp.stats.power_law import UNIT as EXPONENT
     from interp.stats.power_law import PowerLaw, fit_floor, fit_power_law, foretell, lower_envelope
+    from interp.stats.ranks import auc
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -38,6 +40,8 @@ else:
                 "double_centre, estimate_crossed, estimate_mean, known, matched_scores, null_of, pairing_null, "
                 "pooled_pairing_null, proportion, sign_flip_null, top_choice"
             ),
+            "interp.stats.intervals": "Interval, expanded_percentile, intervals_of_groups, student_quantile",
+            "interp.stats.ranks": "auc",
             # corrections and calibration
             "interp.stats.calibration": "Bin, calibration_error, honest_errors, reliability",
             "interp.stats.corrections": "max_t",
@@ -60,5 +64,6 @@ __all__ = [
     "sign_flip_null",
     "top_choice",
 ]
+__all__ += ["Interval", "auc", "expanded_percentile", "intervals_of_groups", "student_quantile"]
 __all__ += ["Bin", "calibration_error", "honest_errors", "max_t", "reliability"]
 __all__ += ["EXPONENT", "PowerLaw", "fit_floor", "fit_power_law", "foretell", "lower_envelope"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from interp.errors import UserError
 from interp.paths import expand
+from interp.text.data import data
 from interp.text.formats import (
     ENDINGS,
     TEXT,
@@ -28,6 +29,9 @@ from interp.text.formats import (
     unknown_column,
 )
 from interp.text.read import neighbours
+
+SAMPLE = "corpus/smollm2_sample.jsonl"
+HELD_OUT = 10  # every tenth document of the sample is kept from training, for evaluation
 
 
 @dataclass(frozen=True)
@@ -164,3 +168,9 @@ def _dataset(source: str, column: str) -> Iterator[Document]:
 
 def _is_hidden(path: Path, below: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(below).parts)
+
+
+def split_corpus() -> tuple[list[str], list[str]]:
+    """The bundled sample of text as (training, held-out) documents."""
+    documents = load_corpus(data(SAMPLE))
+    return [d for i, d in enumerate(documents) if i % HELD_OUT], documents[::HELD_OUT]

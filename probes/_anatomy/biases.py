@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import Lab, Model, SmallGPT2, train_small_gpt2
+from interp import Lab, Model, SmallGPT2, split_corpus, train_small_gpt2
 from interp.analysis import biases_of
-from interp.saes.loading.default import split_corpus
 
 WORDS, LENGTH, STEPS = 400, 14, 300
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from interp import Control, Edit, Figure, Finding, Lab, Model, Row
 from interp.analysis import others_like, parts_written
-from interp.analysis.lens import residual_site
 from interp.edits import knock_out, only
 from interp.saes import attach_sae, site_of
 from interp.stats import estimate_crossed, estimate_mean, known, max_t
@@ -44,7 +43,7 @@ class Patient:
 
     @property
     def site(self) -> str:
-        return residual_site(self.model, self.layer)
+        return self.model.residual(self.layer)
 
     def difference(self, prompts: list[str]) -> NDArray[np.float64]:
         """Along the direction, after large adjectives less after small ones, noun by noun."""

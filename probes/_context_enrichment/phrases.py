@@ -10,7 +10,6 @@ from torch import Tensor
 
 from interp import Lab, Model, UserError
 from interp.analysis import single_tokens
-from interp.analysis.lens import residual_site
 
 SMALL = ("small", "tiny", "little", "miniature", "mini", "short", "compact", "narrow", "thin", "minor")
 LARGE = ("large", "big", "huge", "giant", "enormous", "massive", "vast", "tall", "wide", "great")
@@ -85,7 +84,7 @@ def read_vectors(
     lab: Lab, model: Model, adjectives: tuple[str, ...], nouns: tuple[str, ...], layers: tuple[int, ...], what: str
 ) -> Vectors:
     """The residual stream at the noun, in every phrase."""
-    sites = [residual_site(model, layer) for layer in layers]
+    sites = [model.residual(layer) for layer in layers]
     rows = []
     for i, template in enumerate(TEMPLATES):
         acts = model.capture(prompts_of(adjectives, nouns, template), sites, batch_size=64)

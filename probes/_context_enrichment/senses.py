@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Control, Figure, Finding, Lab, Model, Row
-from interp.analysis.lens import residual_site
 from interp.stats import estimate_mean, null_of
 
 from . import SENSES
@@ -133,7 +132,7 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 def read_senses(lab: Lab, model: Model, layers: tuple[int, ...], n_perm: int) -> Finding:
     """Each sentence by the nearer mean of the other sentences of its word, at every layer."""
-    sites = [residual_site(model, layer) for layer in layers]
+    sites = [model.residual(layer) for layer in layers]
     table: list[Row] = []
     told: dict[int, NDArray[np.float64]] = {}
     acts = model.capture([s for senses in WORDS.values() for some in senses for s in some], sites)
@@ -145,7 +144,7 @@ def read_senses(lab: Lab, model: Model, layers: tuple[int, ...], n_perm: int) ->
         table.append({"layer": layer, "sense told (share of sentences)": at.mean, "low": at.low, "high": at.high})
         table[-1]["words"] = f"{len(WORDS)} words of two senses"
     middle = layers[len(layers) // 2] if model.n_layers // 2 not in layers else model.n_layers // 2
-    vectors = acts.last(residual_site(model, middle)).float().cpu().view(len(WORDS), 2 * each, -1)
+    vectors = acts.last(model.residual(middle)).float().cpu().view(len(WORDS), 2 * each, -1)
     rng = np.random.default_rng(lab.seed)
     null = [
         np.mean([_left_out(some, rng.permutation(np.repeat([0, 1], each))) for some in vectors]) for _ in range(n_perm)

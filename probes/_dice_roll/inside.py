@@ -25,7 +25,6 @@ from interp.analysis import (
     others_like,
     read_logits,
 )
-from interp.analysis.lens import residual_site
 from interp.edits import ablate_heads, clamp_features
 from interp.saes import attach_sae, site_of
 from interp.stats import estimate_crossed, estimate_mean, known
@@ -81,8 +80,8 @@ def look_inside(lab: Lab, patient: Patient, sae_folder: Path | None) -> Iterator
 def settled(lab: Lab, patient: Patient) -> Finding:
     """The first layer from which on the lens reads the final favourite, prompt by prompt."""
     layers = list(range(lab.model.n_layers + 1))
-    acts = lab.model.capture(patient.prompts, [residual_site(lab.model, layer) for layer in layers])
-    read = torch.stack([lab.model.unembed(acts.last(residual_site(lab.model, layer))) for layer in layers], 1)
+    acts = lab.model.capture(patient.prompts, [lab.model.residual(layer) for layer in layers])
+    read = torch.stack([lab.model.unembed(acts.last(lab.model.residual(layer))) for layer in layers], 1)
     share = read[..., patient.sides].float().softmax(-1).cpu().numpy()  # [prompt, layer, side]
     best = share.argmax(-1)
     stays = (best == best[:, -1:])[:, ::-1].cumprod(1).sum(1)  # layers, from the last one down, that agree
@@ -225,7 +224,7 @@ def features_that_write(lab: Lab, patient: Patient, folder: Path) -> Iterator[Fi
 def steered_away(lab: Lab, patient: Patient) -> Finding:
     """Push the residual stream against the direction that reads the lead; beside random directions as long."""
     model = lab.model
-    site = residual_site(model, max(1, round(STEERED * model.n_layers)))
+    site = model.residual(max(1, round(STEERED * model.n_layers)))
     choosing, judged = patient.prompts[::2], patient.prompts[1::2]
     reading = read_logits(model, choosing, *patient.lead(len(choosing)), [site])
     length = float(reading.acts.last(site).norm(dim=-1).mean())

@@ -14,7 +14,6 @@ from torch import Tensor
 from interp import Control, Estimate, Figure, Finding, Lab, Model, Row
 from interp.analysis import Readout, by_pair, read_labels, readout_of
 from interp.analysis import ask_analogies as ask
-from interp.analysis.lens import residual_site
 from interp.stats import estimate_mean, known
 
 from . import CONTROLS, HOLDS
@@ -58,7 +57,7 @@ def kinds(lab: Lab, words: Words, layers: Sequence[int], bare: Model, n_perm: in
     attribute = attributes_of(words)[0]
     start = lab.model.encode(PREFIX)[0]
     prompts = [[*start, words.ids[word]] for word in attribute.words]
-    sites = [residual_site(lab.model, layer) for layer in layers]
+    sites = [lab.model.residual(layer) for layer in layers]
     found = read_labels(
         lab.model,
         prompts,

@@ -11,9 +11,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Control, Edit, Estimate, Figure, Finding, Lab, Model, Row, UserError
+from interp import Control, Edit, Estimate, Figure, Finding, Lab, Model, Row, UserError, Where
 from interp.analysis import encode_answers, logit_difference
-from interp.analysis.lens import residual_site
 from interp.stats import estimate_crossed, known
 
 from . import CAUSES, CONTROLS
@@ -43,7 +42,7 @@ class Patients:
         if added is None:
             values = self.model.measure(list(prompts), metric, batch_size=64)
         else:
-            with self.model.edit({residual_site(self.model, layer): _push(added)}):
+            with self.model.edit({self.model.residual(layer): _push(added)}):
                 values = self.model.measure(list(prompts), metric, batch_size=64)
         return values.double().cpu().numpy().reshape(-1, len(self.templates), len(self.nouns))
 

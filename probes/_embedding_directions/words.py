@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import Model, UserError, data
-from interp.analysis.lens import residual_site
 
 PREFIX = "The word"
 FAMILIES = {  # the categories of Mikolov et al. (their two of capitals are one here), with words of everyday
@@ -129,7 +128,7 @@ def read_vectors(model: Model, words: Words, layers: Iterable[int]) -> Vectors:
     """The vectors of all words: of the embedding matrix, and of the residual stream at the word behind the prefix."""
     chosen = tuple(layers)
     deep = [layer for layer in chosen if layer]
-    sites = [residual_site(model, layer) for layer in deep]
+    sites = [model.residual(layer) for layer in deep]
     start = model.encode(PREFIX)[0]
     acts = model.capture([[*start, i] for i in words.ids.values()], sites, batch_size=64) if deep else None
     found = {layer: acts.last(site).float().cpu() for layer, site in zip(deep, sites, strict=True) if acts}

@@ -12,10 +12,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Lab, Rows, UserError, find_sinks, read_rows
+from interp import Lab, Rows, UserError, find_sinks, read_rows, split_corpus
 from interp.features import Coder, RowFacts, row_facts
-from interp.features.build.assemble import read_vocabulary
-from interp.saes.loading.default import split_corpus
 
 from . import FEATURES, NEURONS, RANDOM
 
@@ -139,7 +137,7 @@ def read_text(lab: Lab, site: str, tokens: int) -> Text:
         position=position,
         is_sink=find_sinks(values, position),
     )
-    return Text(rows, neurons, layer, read_vocabulary(lab.model))
+    return Text(rows, neurons, layer, lab.model.vocabulary)
 
 
 def _cut(sequences: list[list[int]], tokens: int) -> list[list[int]]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from interp import Control, Figure, Finding, Lab, Row
 from interp.analysis import Layout, Sweep
-from interp.analysis.lens import residual_site
 from interp.stats import estimate_mean, known
 
 from . import UNIT
@@ -22,7 +21,7 @@ def streams_to_patch(lab: Lab) -> list[str]:
     """
     n = lab.model.n_layers
     stride = max(1, min(8 if lab.quick else 3, n // 4))
-    return [residual_site(lab.model, layer) for layer in range(n - 1, 0, -stride)][::-1]
+    return [lab.model.residual(layer) for layer in range(n - 1, 0, -stride)][::-1]
 
 
 def where_it_stands(lab: Lab, swept: Sweep, layout: Layout) -> Iterator[Finding]:

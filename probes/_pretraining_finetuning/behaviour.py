@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Control, Figure, Finding, Lab, Model, Row, encode_pairs
+from interp import Control, Figure, Finding, Lab, Model, Row, encode_pairs, split_corpus
 from interp.analysis import score_answers, score_completions
-from interp.saes.loading.default import split_corpus
 from interp.stats import estimate_mean, known, matched_scores, pooled_pairing_null, proportion, top_choice
 
 from . import ANSWERS, EXACT, FORGOTTEN, NATS, SHARE

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp import Control, Figure, Finding, Lab, Model, Row
+from interp import Control, Figure, Finding, Lab, Model, Row, split_corpus
 from interp.saes import attach_sae, encode_features, measure_fit, site_of
-from interp.saes.loading.default import split_corpus
 from interp.stats import estimate_crossed, estimate_mean
 
 from . import MOVED

@@ -20,7 +20,6 @@ from interp.analysis import (
     share_in_top,
     weight_changes,
 )
-from interp.analysis.lens import residual_site
 from interp.stats import estimate_mean, known
 
 from . import CARRIES, CONTROLS, MOVED, NATS
@@ -121,7 +120,7 @@ def directions_moved(lab: Lab, tuned: Model) -> Finding:
 
 def activations_moved(lab: Lab, exam: Exam, tuned: Model, rows: Sequence[list[int]]) -> Finding:
     """Layer by layer, at the token before the answer and in ordinary text."""
-    sites = [residual_site(lab.model, layer + 1) for layer in range(lab.model.n_layers)]
+    sites = [lab.model.residual(layer + 1) for layer in range(lab.model.n_layers)]
     asked = [question.prompt for question in exam.held_out]
     lab.progress("reading activations", 0, 2)
     ends = [some.capture(asked, sites) for some in (lab.model, tuned)]

@@ -9,12 +9,23 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Control, Direction, Estimate, FactSet, Figure, Finding, HeldOut, Lab, Model, Row, capture_rows
+from interp import (
+    Control,
+    Direction,
+    Estimate,
+    FactSet,
+    Figure,
+    Finding,
+    HeldOut,
+    Lab,
+    Model,
+    Row,
+    capture_rows,
+    split_corpus,
+)
 from interp.analysis import align, answer_lead, logit_difference, patch_sweep
-from interp.analysis.lens import residual_site
 from interp.features import top_examples
 from interp.saes import SAE, encode_features, load_sae, site_of
-from interp.saes.loading.default import split_corpus
 from interp.stats import estimate_mean, known
 
 from . import DIRECTIONS
@@ -135,7 +146,7 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             prompts,
             corrupt,
             lead,
-            [residual_site(patient.model, layer) for layer in layers],
+            [patient.model.residual(layer) for layer in layers],
             positions=positions,
             progress=lab.tell(f"patching, {patient.who}, {direction}"),
         ).effect.numpy()
@@ -145,7 +156,7 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
             unrelated,
             corrupt,
             lead,
-            [residual_site(patient.model, layer) for layer in early],
+            [patient.model.residual(layer) for layer in early],
             positions=[place],
         ).effect.numpy()
         rows += _map_rows(moved.mean(0), layers, aligned.labels[aligned.first_item :], direction, "moved (nats)")

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp import Control, Figure, Finding, Lab, Model, Row, UserError, load_corpus, load_model
-from interp.saes.loading.default import split_corpus
+from interp import Control, Figure, Finding, Lab, Model, Row, UserError, load_corpus, load_model, split_corpus
 from interp.stats import estimate_mean, fit_power_law
 
 PART = "A family of models"

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp import UserError, load_corpus
-from interp.saes.loading.default import split_corpus
+from interp import UserError, load_corpus, split_corpus
 
 RARE = 100  # a character that is met less often is one of "other"
 ENOUGH = 10_000  # characters to choose by; twice as many to test on

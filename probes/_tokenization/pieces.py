@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Lab, Model, UserError
-from interp.analysis.lens import residual_site
 
 CONTEXTS = (
     "They were talking about the",
@@ -97,7 +96,7 @@ def read_as_whole(
     is written: "cut in two", and "behind another word's half", where the last piece is all that there is to know.
     Shares over contexts; centred cosines; the vectors of whole words stand in the same contexts.
     """
-    sites = [residual_site(model, layer) for layer in layers]
+    sites = [model.residual(layer) for layer in layers]
     n = len(halves.words)
     right = {name: np.zeros((n, len(layers))) for name in ("cut in two", "behind another word's half")}
     for done, context in enumerate(CONTEXTS):

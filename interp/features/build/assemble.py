@@ -19,11 +19,11 @@ from interp.features.build.inputs import Building
 from interp.features.build.labels import Namer
 from interp.features.build.neighbours import count_together, find_near, read_logits_of
 from interp.features.build.search_words import words_of
-from interp.features.build.statistics import RowFacts, first_by, row_facts, summarise
+from interp.features.build.statistics import RowFacts, row_facts, summarise
 from interp.features.build.write import IndexFiles
 from interp.features.read.feature import Label
 from interp.features.read.layout import FIXED, RECORD, SCHEMA, VOCABULARY, WORDS
-from interp.model.model import Model
+from interp.features.read.ranking import first_by
 from interp.model.provenance import library_versions
 from interp.saes.loading.sae import site_of
 
@@ -34,7 +34,7 @@ Arrays = dict[str, NDArray[Any]]
 def finish(building: Building) -> bool:
     """Write the index of all pieces; False when it was stopped: then what is measured by then is kept."""
     plan, tokens, files = building.plan, building.tokens, IndexFiles(building.folder)
-    vocabulary = read_vocabulary(building.model)
+    vocabulary = building.model.vocabulary
     norm, error = (_per_row(building, name) for name in ("norm", "error"))
     facts = row_facts(tokens.ids, tokens.starts, find_sinks_of(norm, tokens.starts), vocabulary)
     firings = Firings(building.folder, len(plan.pieces), plan.sae["d_sae"], facts.is_sink)
@@ -163,11 +163,6 @@ def _effects(building: Building, coder: Any, chosen: list[Ablation]) -> Arrays |
         tell=lambda done, total: building.tell("ablating features", done, total),
     )
     return None if measured is None else summarise_effects(measured, d_sae)
-
-
-def read_vocabulary(model: Model) -> list[str]:
-    """The text of every token id."""
-    return [str(text) for text in model.tokenizer.batch_decode([[i] for i in range(len(model.tokenizer))])]
 
 
 def _plane(directions: torch.Tensor) -> NDArray[np.float32]:

@@ -30,8 +30,8 @@ from interp.features.build.statistics import Ints, priority
 from interp.model.hooks.forward import forward
 from interp.model.hooks.tokens import Tokens
 from interp.model.model import Model
-from interp.saes.evaluate import students_t
 from interp.saes.loading.sae import site_of
+from interp.stats.intervals import intervals_of_groups
 
 PIECES = "effects-*.safetensors"
 SEQUENCES = 16  # of a piece: what a kill can cost
@@ -232,22 +232,14 @@ def _batch(ids: Tensor) -> Tokens:
 def summarise_effects(effects: Effects, d_sae: int) -> dict[str, NDArray[Any]]:
     """Mean and 95 % interval over a feature's ablations, the mean of the random directions, how many; NaN for none."""
     n = np.bincount(effects.feature, minlength=d_sae)
-    mean, low, high = _intervals(effects.feature, effects.rise, n)
+    mean, low, high = intervals_of_groups(effects.feature, effects.rise, n)
     with np.errstate(invalid="ignore"):
         random = np.bincount(effects.feature, effects.random.astype(np.float64), minlength=d_sae) / n
-    error = np.array(_intervals(np.zeros(len(effects.error), np.int64), effects.error, np.array([len(effects.error)])))
+    one_group = np.zeros(len(effects.error), np.int64)
+    error = np.array(intervals_of_groups(one_group, effects.error, np.array([len(effects.error)])))
     return {
         "effect": np.stack([mean, low, high], 1).astype(np.float32),
         "effect_random": random.astype(np.float32),
         "effect_n": n.astype(np.int32),
         "error_effect": error[:, 0].astype(np.float32),
     }
-
-
-def _intervals(group: NDArray[np.int64], values: NDArray[np.float32], n: NDArray[np.int64]) -> tuple[Any, Any, Any]:
-    wide = values.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.bincount(group, wide, minlength=len(n)) / n
-        squares = np.bincount(group, np.square(wide - mean[group]), minlength=len(n))
-        half = np.array([students_t(int(k) - 1) if k > 1 else np.nan for k in n]) * np.sqrt(squares / (n - 1) / n)
-    return mean, mean - half, mean + half

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.features.build.firings import Firings
-from interp.features.build.statistics import first_by
+from interp.features.read.ranking import first_by
 from interp.model.final_norm import read_norm
 from interp.model.hooks.plain import plain_module
 from interp.model.hooks.sites import layer_of

@@ -140,20 +140,3 @@ def priority(rows: Ints, feature: int) -> NDArray[np.uint64]:
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return x ^ (x >> np.uint64(31))
-
-
-def first_by(scores: Floats, n: int) -> Ints:
-    """Columns of the `n` largest of every row of `scores`, largest first, of equals the smaller column; [row, n].
-
-    Fewer columns than `n`, or fewer numbers than `n` above -inf, leave -1.
-    """
-    found = np.full((len(scores), n), -1, np.int64)
-    n = min(n, scores.shape[1])
-    if n == 0:
-        return found
-    least = np.partition(scores, scores.shape[1] - n, axis=1)[:, scores.shape[1] - n]
-    for i, row in enumerate(scores):
-        candidates = np.flatnonzero((row >= least[i]) & (row > -np.inf))
-        best = candidates[np.argsort(-row[candidates], kind="stable")[:n]]
-        found[i, : len(best)] = best
-    return found

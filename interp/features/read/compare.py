@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.errors import UserError
-from interp.features.build.statistics import first_by
 from interp.features.read.feature import Neighbour
 from interp.features.read.index import Index
+from interp.features.read.ranking import first_by
 
 
 def check_same_text(ours: Index, other: Index) -> None:

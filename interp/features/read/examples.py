@@ -121,7 +121,7 @@ def most_active(sae: SAE, model: Model, prompts: Prompts, n: int = 5) -> list[Pr
         acts[rows.is_sink[here]] = 0.0
         out.append(
             PromptFeatures(
-                tokens=tuple(_text(model, token) for token in ids[document]),
+                tokens=tuple(model.vocabulary[token] for token in ids[document]),
                 is_sink=tuple(rows.is_sink[here].tolist()),
                 per_token=tuple(_strongest(token, n) for token in acts),
                 strongest=_strongest(acts.max(0).values, n),
@@ -177,7 +177,7 @@ def _example(rows: Rows, model: Model, fired: tuple[Tensor, Tensor], peak: int, 
     inside = (row >= span.start) & (row < span.stop)
     shown[row[inside] - span.start] = value[inside]
     return Example(
-        tokens=tuple(_text(model, token) for token in rows.ids[span.start : span.stop].tolist()),
+        tokens=tuple(model.vocabulary[token] for token in rows.ids[span.start : span.stop].tolist()),
         activations=tuple(shown.tolist()),
         peak=peak - span.start,
         document=int(rows.document[peak]),
@@ -188,7 +188,3 @@ def _example(rows: Rows, model: Model, fired: tuple[Tensor, Tensor], peak: int, 
 def _strongest(acts: Float[Tensor, " d_sae"], n: int) -> tuple[Active, ...]:
     order = acts.sort(descending=True, stable=True).indices[:n].tolist()
     return tuple(Active(i, float(acts[i])) for i in order if acts[i] > 0)
-
-
-def _text(model: Model, token: int) -> str:
-    return model.vocabulary[token]

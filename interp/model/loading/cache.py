@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interp.errors import UserError
-from interp.paths import check_place as check_place  # for those who import it from here
 
 MANIFEST = "manifest.json"
 

@@ -21,8 +21,8 @@ from interp.errors import UserError
 from interp.model.hooks.sites import layer_of
 from interp.model.model import Model
 from interp.saes.lineage import refuse_misfit
-from interp.saes.loading.default import split_corpus
 from interp.saes.loading.sae import load_sae, site_of
+from interp.text.corpus import split_corpus
 
 Documents = Sequence[str] | Sequence[list[int]]
 TOKENS, CONTEXT = 600, 64  # of the sample: two seconds on a laptop

@@ -22,25 +22,16 @@ from interp.saes.training.plan import SAEPlan, Training, plan_sae
 from interp.saes.training.report import Telling
 from interp.saes.training.sources import MemoryRows
 from interp.saes.training.trainer import train
-from interp.text.corpus import load_corpus
+from interp.text.corpus import SAMPLE, split_corpus
 from interp.text.data import data
 
-CORPUS = "corpus/smollm2_sample.jsonl"
 TOKENS = 32_000
-HELD_OUT = 10  # every tenth document is kept from training, for evaluation
 Say = Callable[[str, int, int], None]
 
 
 def default_site(model: Model) -> str:
     """The residual stream in the middle of the model."""
     return f"blocks.{max(0, model.n_layers // 2 - 1)}.hook_resid_post"
-
-
-def split_corpus() -> tuple[list[str], list[str]]:
-    """The bundled corpus as (training, held-out) documents."""
-    documents = load_corpus(data(CORPUS))
-    held_out = documents[::HELD_OUT]
-    return [d for i, d in enumerate(documents) if i % HELD_OUT], held_out
 
 
 def shipped_sae(model: Model) -> Path | None:
@@ -72,7 +63,7 @@ def ensure_default_sae(model: Model, say: Say, chosen: tuple[SAEPlan, Training] 
         "tokenizer": model.provenance.tokenizer,
         "dtype": model.provenance.dtype,
         "bos": model.provenance.bos,
-        "corpus": hash_files([data(CORPUS)]),
+        "corpus": hash_files([data(SAMPLE)]),
         "tokens": TOKENS,
         "plan": plan.to_dict(),
         "training": asdict(training),

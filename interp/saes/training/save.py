@@ -13,7 +13,8 @@ from sae_lens.saes.sae import SAE, SAEMetadata
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.loading.cache import check_place, new_folder
+from interp.model.loading.cache import new_folder
+from interp.paths import check_place
 from interp.saes.training.plan import SAEPlan
 
 
