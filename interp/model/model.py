@@ -29,8 +29,9 @@ from interp.model.hooks.registered import register
 from interp.model.hooks.sites import SiteTable
 from interp.model.hooks.tokens import BosPolicy, Prompts, Side, Tokens, encode, pad
 from interp.model.hooks.tree import Editing, HookedTree
+from interp.model.hooks.unchanged import fingerprint
 from interp.model.hooks.vocabulary import end_ids, token_texts
-from interp.model.provenance import ModelProvenance
+from interp.model.provenance import ModelProvenance, describe_changed
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.model_bridge import TransformerBridge
@@ -55,19 +56,28 @@ ELSEWHERE = {
 
 
 class _Provenance:
-    """Which weights these are, and in which dtype and on which device they are now, wherever they were loaded to."""
+    """Which weights these are now: of a model that was changed since, what it was changed to, and not what it was.
+
+    Also in which dtype and on which device, wherever it was loaded to.
+    """
 
     def __get__(self, model: Model | None, _: object = None) -> ModelProvenance:
         if model is None:
             raise AttributeError("a Model has provenance, its class has none")  # so that it is no default
-        known: ModelProvenance = model.__dict__["_provenance"]
-        dtype = str(model.hf.dtype).removeprefix("torch.")
-        if known.dtype == dtype and known.device.startswith(model.device.type):
-            return known
-        return replace(known, dtype=dtype, device=str(model.device))
+        known, place, prints = model.__dict__["_provenance"]
+        here = (str(model.device), str(model.hf.dtype).removeprefix("torch."))
+        moved = here != place
+        if (now := fingerprint(model.hf, memory=not moved)) != prints[moved]:
+            changed = model.__dict__.setdefault("_changed", {})
+            if now not in changed:
+                changed.clear()
+                changed[now] = describe_changed(known, model.hf)
+            known = changed[now]
+        return replace(known, device=here[0], dtype=here[1]) if moved else known
 
     def __set__(self, model: Model, known: ModelProvenance) -> None:
-        model.__dict__["_provenance"] = known
+        place = (str(model.device), str(model.hf.dtype).removeprefix("torch."))
+        model.__dict__["_provenance"] = known, place, [fingerprint(model.hf, memory=m) for m in (True, False)]
 
 
 @dataclass(repr=False, eq=False)
@@ -87,7 +97,8 @@ class Model:
     def __post_init__(self) -> None:
         wrapped: Any = self.hf  # a PeftModel: its adapter lies inside the model that it wraps
         if hasattr(wrapped, "peft_config") and hasattr(wrapped, "get_base_model"):
-            self.hf = wrapped.get_base_model()
+            known, self.hf = self.provenance, wrapped.get_base_model()
+            self.provenance = known
 
     def __repr__(self) -> str:
         return f"Model({self.provenance.name}: {self.n_layers} layers, d_model {self.d_model}, {self.device})"

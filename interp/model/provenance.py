@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.model.hooks.bridge import NUMERICS
 from interp.model.hooks.tokens import BosPolicy, adds_bos, appended
+from interp.model.hooks.unchanged import made_of
 
+CHANGED = ", changed"
 LIBRARIES = ("interp-probes", "torch", "transformers", "transformer-lens", "sae-lens", "tokenizers", "numpy")
 
 
@@ -45,15 +47,11 @@ def describe_in_memory(
     hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, source: Literal["trained here", "made by hand"]
 ) -> ModelProvenance:
     """The provenance of a model that was made here and is in no file; its weights are hashed tensor by tensor."""
-    digest = hashlib.sha256()
-    for tensor_name, weight in sorted(hf.state_dict().items()):
-        raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # numpy knows no bfloat16
-        digest.update(tensor_name.encode() + raw.numpy().tobytes())
     return ModelProvenance(
         name=name,
         source=source,
         location="memory",
-        weights=f"sha256:{digest.hexdigest()}",
+        weights=hash_state(hf),
         tokenizer=hash_tokenizer(tokenizer),
         architecture=type(hf).__name__,
         parameters=sum(p.numel() for p in hf.parameters()),
@@ -63,6 +61,22 @@ def describe_in_memory(
         bos=describe_bos(tokenizer, "tokenizer"),
         libraries=library_versions(),
     )
+
+
+def hash_state(hf: PreTrainedModel, more: str = "") -> str:
+    """SHA-256 over every weight and buffer by name, and over `more`."""
+    digest = hashlib.sha256(more.encode())
+    for tensor_name, weight in sorted(hf.state_dict().items()):
+        raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # numpy knows no bfloat16
+        digest.update(tensor_name.encode() + raw.numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def describe_changed(known: ModelProvenance, hf: PreTrainedModel) -> ModelProvenance:
+    """The provenance of a model that was changed since it was loaded: other weights, an adapter, a module, a hook."""
+    name = known.name if known.name.endswith(CHANGED) else known.name + CHANGED
+    weights = hash_state(hf, made_of(hf))
+    return replace(known, name=name, source="made by hand", location="memory", weights=weights)
 
 
 def describe_bos(tokenizer: PreTrainedTokenizerBase, policy: BosPolicy) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def check_decoder(hf: PreTrainedModel) -> Tensor:
 
 def relative_gap(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference over the largest value of `theirs`, where these are finite; infinite if ours are not."""
+    ours, theirs = ours.detach(), theirs.detach()
     finite = torch.isfinite(theirs)
     gap = (ours - theirs)[finite].abs()
     if not bool(finite.any()) or not bool(torch.isfinite(gap).all()):
@@ -181,7 +182,14 @@ def run_on_cache(
 @contextmanager
 def attached(point: HookPoint, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Run `function` on the activation at a hook point while the context lasts; a returned tensor replaces it."""
-    point.add_hook(lambda tensor, hook: function(tensor))  # type: ignore[arg-type]
+
+    def see(value: Any, hook: object) -> Any:
+        if not isinstance(value, list):
+            return function(value)
+        new = function(value[0])  # GPT-1's blocks give a list
+        return None if new is None else [new, *value[1:]]
+
+    point.add_hook(see)  # type: ignore[arg-type]
     handle = point.fwd_hooks[-1]
     try:
         yield

@@ -66,7 +66,7 @@ def tapped(tap: Tap, function: Callable[[Tensor], Tensor | None]) -> Iterator[No
 
     def see(value: Any) -> Any:
         """What the module gets or gives, with the tensor in it replaced."""
-        tensor = value[0] if isinstance(value, tuple) and value else value
+        tensor = value[0] if isinstance(value, tuple | list) and value else value
         if not isinstance(tensor, Tensor):
             return value
         part = tensor[..., slice(*tap.columns)] if tap.columns != (None, None) else tensor
@@ -79,7 +79,7 @@ def tapped(tap: Tap, function: Callable[[Tensor], Tensor | None]) -> Iterator[No
             whole = tensor.clone()
             whole[..., slice(*tap.columns)] = new
             new = whole
-        return (new, *value[1:]) if isinstance(value, tuple) else new
+        return type(value)([new, *value[1:]]) if isinstance(value, tuple | list) else new
 
     def on_input(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:

@@ -27,35 +27,49 @@ def mark_own(hook: Any) -> Any:
     return hook
 
 
-def fingerprint(hf: PreTrainedModel, *, values: bool = False) -> tuple[Hashable, ...]:
+def fingerprint(hf: PreTrainedModel, *, values: bool = False, memory: bool = True) -> tuple[Hashable, ...]:
     """What a forward of the model rests on: equal before and after means that nobody changed it.
 
     Modules by identity, their plain settings (an adapter that is switched off is one), the users' hooks, and of every
     parameter and buffer its identity, memory, dtype and version. A change through `.data` in place moves none of these:
-    with `values`, sums over all weights are compared too, which costs a pass over them.
+    with `values`, sums over all weights are compared too, which costs a pass over them. Without `memory`, a move to
+    another device or dtype is no change.
     """
-    return tuple(_facts(hf, values))
+    return tuple(_facts(hf, values, memory))
 
 
-def _facts(hf: PreTrainedModel, values: bool) -> Iterator[Hashable]:
+def made_of(hf: PreTrainedModel) -> str:
+    """Modules, their plain settings and how many hooks they carry, in words that are the same in another process."""
+    told = []
+    for name, module in hf.named_modules():
+        settings = [(key, value) for key, value in _settings(module) if not callable(getattr(module, key, None))]
+        hooks = [len(kept) for kept in _user_hooks(module)]
+        told.append(f"{name} {type(module).__name__} {settings} {hooks}")
+    return "\n".join(told)
+
+
+def _facts(hf: PreTrainedModel, values: bool, memory: bool) -> Iterator[Hashable]:
     for name, module in hf.named_modules():
         yield (name, id(module), *_settings(module), *_user_hooks(module))
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is None:
                 continue
-            yield (key, id(tensor) if key in module._parameters else 0, tensor.dtype, tuple(tensor.shape))
-            if key in module._parameters:  # rotary tables are buffers that a forward may write anew
-                yield (tensor.data_ptr(), str(tensor.device), tensor._version)
+            is_weight = key in module._parameters  # rotary tables are buffers that a forward may write anew
+            yield (key, id(tensor) if is_weight else 0, tuple(tensor.shape))
+            if memory:
+                yield tensor.dtype
+            if is_weight:
+                yield (tensor.data_ptr(), str(tensor.device), tensor._version) if memory else tensor._version
                 if values and tensor.is_floating_point():
                     yield _sums(tensor)
 
 
-def _settings(module: nn.Module) -> Iterator[Hashable]:
+def _settings(module: nn.Module) -> Iterator[tuple[str, Hashable]]:
     """Attributes that are numbers, words, functions or short tables of these: an adapter's name, a norm's epsilon."""
     for key, value in vars(module).items():
         if key in KEPT_BY_TORCH:
             continue
-        if value is None or isinstance(value, PLAIN):
+        if isinstance(value, PLAIN):
             yield key, value
         elif callable(value) and not isinstance(value, torch.Tensor):
             yield key, id(value)
@@ -65,7 +79,7 @@ def _settings(module: nn.Module) -> Iterator[Hashable]:
                 yield key, repr(value)
 
 
-def _user_hooks(module: nn.Module) -> Iterator[Hashable]:
+def _user_hooks(module: nn.Module) -> Iterator[tuple[int, ...]]:
     for hooks in (module._forward_hooks, module._forward_pre_hooks):
         yield tuple(id(hook) for hook in hooks.values() if not getattr(hook, OWN, False))
 
