@@ -392,7 +392,6 @@ ARCHITECTURES: dict[str, Architecture] = {
 _NO, _OFF = "has no hooks for architecture", "its logits differ from plain transformers'"
 REFUSED: dict[str, tuple[str, str]] = {
     "gpt2_unscaled": (_OFF, "TransformerLens gives other logits by itself"),
-    "gpt1": (_OFF, "TransformerLens is off as soon as a mask comes in"),
     "bigcode_heads": (_NO, "TransformerLens knows one key-value head only"),
     "neox_no_bias": (_NO, "its adapter asserts that there is a bias"),
     "falcon_rw": (_OFF, "its hooks need eager attention, which adds ALiBi twice in transformers"),

@@ -51,7 +51,7 @@ class Plain:
 
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             came = args[0] if args else kwargs["hidden_states"]
-            went = output[0] if isinstance(output, tuple) else output
+            went = output[0] if isinstance(output, tuple | list) else output
             pairs.append((came[0].clone(), went[0].clone()))
 
         with ExitStack() as stack:
@@ -95,7 +95,7 @@ def changed(module: nn.Module, change: Change) -> Iterator[None]:
     """While it lasts, what comes out of a module is `change` of it."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+        return type(output)([change(output[0]), *output[1:]]) if isinstance(output, tuple | list) else change(output)
 
     handle = module.register_forward_hook(hook)
     try:

@@ -48,6 +48,10 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
     tree = copy.deepcopy(hf, memo={id(p): p for p in hf.parameters()})
     modules: dict[str, torch.nn.Module] = dict(tree.named_modules())
     tree.config.architectures = tree.config.architectures or [type(hf).__name__]  # a model made in memory names none
+    for blocks in tree.modules():
+        for block in blocks if isinstance(blocks, torch.nn.ModuleList) else ():
+            # GPT-1's blocks give a list, whose content the bridge does not show
+            block.register_forward_hook(lambda _, __, made: tuple(made) if isinstance(made, list) else made)
     with suppress(ValueError, AttributeError, NotImplementedError):  # one that knows a single way of attention
         tree.set_attn_implementation("eager")  # else no pattern exists where the adapter calls transformers' module
     try:
@@ -182,14 +186,7 @@ def run_on_cache(
 @contextmanager
 def attached(point: HookPoint, function: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Run `function` on the activation at a hook point while the context lasts; a returned tensor replaces it."""
-
-    def see(value: Any, hook: object) -> Any:
-        if not isinstance(value, list):
-            return function(value)
-        new = function(value[0])  # GPT-1's blocks give a list
-        return None if new is None else [new, *value[1:]]
-
-    point.add_hook(see)  # type: ignore[arg-type]
+    point.add_hook(lambda tensor, hook: function(tensor))  # type: ignore[arg-type]
     handle = point.fwd_hooks[-1]
     try:
         yield
