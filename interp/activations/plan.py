@@ -140,7 +140,7 @@ def _describe(model: Model, sites: Iterable[str]) -> dict[str, Any]:
     """What a plan says of the model. `files`: the bytes that a name on the hub stands for, as of a folder with them."""
     provenance = model.provenance
     record: dict[str, Any] = {key: getattr(provenance, key) for key in ("name", "weights", "tokenizer", "architecture")}
-    if provenance.source == "hub" and Path(provenance.location).is_dir():
+    if provenance.source == "hub" and provenance.adapter is None and Path(provenance.location).is_dir():
         record["files"] = _hash_folder(provenance.location, provenance.weights)
     registered = {name: str(place) for name, place in model.site_table.registered.items() if name in set(sites)}
     return record | ({"registered": registered} if registered else {})

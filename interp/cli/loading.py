@@ -33,17 +33,21 @@ class LoadingOptions:
             help="A beginning-of-sequence token in front of a text: as the tokenizer does by itself, always or never."
         ),
     ] = "tokenizer"
+    adapter: Annotated[
+        Path | None, tyro.conf.arg(help="Folder of a LoRA adapter (PEFT), merged into the model's weights.")
+    ] = None
 
     def load(self) -> Model:
         """The model that the flags name; without one the bundled model."""
         from interp.model.loading.load import load_model
 
-        return load_model(self.model or SHIPPED, self.device, self.dtype, bos=self.bos)
+        return load_model(self.model or SHIPPED, self.device, self.dtype, bos=self.bos, adapter=self.adapter)
 
     def repeated(self) -> list[str]:
         """The flags that load the same model again."""
         told = [("--model", self.model), ("--device", self.device), ("--dtype", self.dtype)]
         told += [("--bos", self.bos)] if self.bos != LoadingOptions.bos else []
+        told += [("--adapter", self.adapter)]
         return [part for flag, value in told if value for part in (flag, str(value))]
 
 

@@ -26,7 +26,7 @@ class ModelProvenance:
     """Identifies a loaded model well enough to load it again and to refuse an SAE that was trained on another.
 
     `weights`: the hub commit, or the SHA-256 of the file(s), a folder's config.json included, with its kind in front
-    ("commit:…", "sha256:…").
+    ("commit:…", "sha256:…"). `adapter`: the one that was merged into these weights, which then name both.
     """
 
     name: str
@@ -41,6 +41,7 @@ class ModelProvenance:
     numerics: str
     bos: dict[str, Any]
     libraries: dict[str, str]
+    adapter: dict[str, Any] | None = None
 
 
 def describe_in_memory(

@@ -6,6 +6,7 @@ Nothing is downloaded when a whole copy lies in the cache, and no code from a ch
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from interp.errors import UserError, unknown
 from interp.model.hooks.bridge import NUMERICS, check_decoder
 from interp.model.hooks.tokens import BosPolicy
+from interp.model.loading.adapter import identify_adapter, load_adapter
 from interp.model.loading.bundled import BUNDLED, bundled_folder
 from interp.model.loading.cache import cache_dir, is_intact
 from interp.model.loading.gguf import CONVERTER, convert_gguf
@@ -24,6 +26,7 @@ from interp.model.loading.hub import fetch_from_hub
 from interp.model.loading.quiet import first_line, quiet
 from interp.model.model import Model
 from interp.model.provenance import ModelProvenance, describe_bos, hash_files, hash_tokenizer, library_versions
+from interp.paths import expand
 
 DTYPES = {
     "float32": torch.float32,
@@ -50,12 +53,14 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     *,
     bos: BosPolicy = "tokenizer",
+    adapter: str | Path | None = None,
 ) -> Model:
     """Load a decoder with named sites.
 
     `name_or_path`: "smollm2-135m" (bundled), a Hugging Face name ("gpt2", "name@revision"), a folder, a `.gguf` file.
     `device`: CUDA when there is one, else the CPU; said on stderr. `dtype`: fp32 unless told otherwise.
     `bos`: what goes in front of a prompt: what the tokenizer does by itself, always a BOS token, or never.
+    `adapter`: the folder of a LoRA adapter as PEFT saves it; its weights are merged into the model's.
     Raises UserError, in one line, for anything that cannot be loaded.
     """
     if bos not in get_args(BosPolicy):
@@ -69,11 +74,17 @@ def load_model(
     kind = pick_dtype(dtype)
     located = locate(name)
     tokenizer, hf = _load_folder(name, located.folder, chosen, kind)
+    weights, adapted = located.weights, None
+    if adapter is not None:
+        hf, adapted = load_adapter(hf, expand(adapter), name), identify_adapter(expand(adapter))
+        name = f"{name} + {expand(adapter).name}"
+        both = f"{weights} {adapted['weights']}"
+        weights = f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
     provenance = ModelProvenance(
         name=name,
         source=located.source,
         location=str(located.folder),
-        weights=located.weights,
+        weights=weights,
         tokenizer=hash_tokenizer(tokenizer),
         architecture=type(hf).__name__,
         parameters=sum(p.numel() for p in hf.parameters()),
@@ -82,6 +93,7 @@ def load_model(
         numerics=NUMERICS,
         bos=describe_bos(tokenizer, bos),
         libraries=library_versions(),
+        adapter=adapted,
     )
     print(
         f"{name}: {provenance.parameters / 1e6:.0f}M parameters on {provenance.device}, {provenance.dtype}",
