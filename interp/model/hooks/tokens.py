@@ -92,6 +92,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, bos: BosPolicy)
         raise UserError(f"bos={bos!r}; expected one of {', '.join(get_args(BosPolicy))}")
     if isinstance(prompts, Tensor):
         prompts = prompts.tolist()
+    if isinstance(prompts, bytes | bytearray):
+        raise UserError(f"prompts is {bytes(prompts)!r:.80}, bytes; expected text; decode it: prompt.decode()")
     if not isinstance(prompts, Iterable) or isinstance(prompts, Mapping | Set):  # keys are no prompts; sets no order
         raise UserError(
             f"prompts is {prompts!r:.80}; expected a string, a list of strings or a list of lists of token ids"
