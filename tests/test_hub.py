@@ -20,6 +20,9 @@ from typing import Any
 import pytest
 from hub import LocalHub, Request, tiny_gpt2
 
+from interp.errors import UserError
+from interp.model.loading.hub import refuse_disk_error
+
 NAMES = ["gpt2", "other-seed", "no-such-model"]
 PROMPT = "The capital of France is"
 
@@ -211,3 +214,69 @@ def test_the_hub_refuses_as_the_real_one_does(tmp_path: Path, path: str, status:
             urllib.request.urlopen(hub.endpoint + path)
         assert (refused.value.code, refused.value.headers["X-Error-Code"]) == (status, code)
         assert hub.requests == [Request("GET", path, status)]
+
+
+# --- the cache on this disk ---
+
+
+@pytest.mark.parametrize("place", ["home", "hub", "above"])
+def test_a_file_in_the_caches_place_is_named_and_the_hub_is_not_blamed(
+    tmp_path: Path, checkpoints: tuple[Path, Path], place: str
+):
+    """HF_HOME that is a file, holds a file called hub, or lies under a file; for a model and for SAEs."""
+    file = tmp_path / "file"
+    if place == "hub":
+        file.mkdir()
+        file = file / "hub"
+    file.write_text("")
+    home = {"home": file, "hub": file.parent, "above": file / "deep" / "er"}[place]
+    script = """
+import sys
+import interp
+from interp.saes.loading.sae import load_sae
+
+for load, name in ((interp.load_model, "gpt2"), (load_sae, "someone/saes:deep"), (load_sae, sys.argv[1])):
+    try:
+        load(name)
+    except interp.UserError as error:
+        print(error)
+"""
+    with LocalHub() as hub:
+        hub.add("gpt2", checkpoints[0])
+        environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+        environment.pop("HF_HUB_CACHE", None)
+        release = "gemma-scope-2b-pt-res:layer_0/width_16k/average_l0_105"
+        done = subprocess.run(
+            [sys.executable, "-c", script, release], env=environment, capture_output=True, text=True, check=False
+        )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stderr
+    for line in lines:
+        assert f"{file} is a file, and the Hugging Face cache should be the folder {home / 'hub'}" in line
+        assert "set HF_HOME" in line
+        assert "cannot be reached" not in line
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("cause", "named"),
+    [
+        (PermissionError(13, "Permission denied", "/hf/hub"), "cannot be written (Permission denied: /hf/hub)"),
+        (OSError(28, "No space left on device"), "cannot be written (No space left on device: no file named)"),
+        (NotADirectoryError(20, "Not a directory", "/hf"), "cannot be written (Not a directory: /hf)"),
+        (ConnectionRefusedError(111, "Connection refused"), None),
+        (OSError("no network"), None),
+        (TimeoutError(110, "timed out"), None),
+    ],
+)
+def test_what_the_disk_refuses_is_told_apart_from_the_network(cause: OSError, named: str | None):
+    """Also where the hub's client wraps it in an error of its own."""
+    wrapped = RuntimeError("an error happened while trying to locate the file on the hub")
+    wrapped.__cause__ = cause
+    for error in (cause, wrapped):
+        if named is None:
+            refuse_disk_error("gpt2", error)
+            continue
+        with pytest.raises(UserError) as raised:
+            refuse_disk_error("gpt2", error)
+        assert named in str(raised.value)

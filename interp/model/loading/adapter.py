@@ -159,7 +159,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _sorted(tensors: dict[str, Tensor], folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
-    """LoRA's tensors by module ("A" and "B", or "embedding_A" and "embedding_B"), and those that stand for a whole."""
+    """LoRA's tensors by module (as "A" and "B", or "embedding_A" …), and those that replace a whole one."""
     pairs: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for full, tensor in tensors.items():

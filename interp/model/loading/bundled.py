@@ -13,8 +13,6 @@ from pathlib import Path
 
 from interp.errors import UserError
 from interp.model.loading.cache import cache_dir, is_intact
-from interp.model.loading.gguf import CONVERTER, convert_gguf
-from interp.model.provenance import hash_files
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,9 @@ def bundled_file(name: str) -> Path:
 
 def bundled_folder(name: str) -> tuple[Path, str]:
     """The converted folder and the GGUF file's hash; converts when the cache has no intact copy."""
+    from interp.model.loading.gguf import CONVERTER, convert_gguf  # here: `interp doctor` reads this file without torch
+    from interp.model.provenance import hash_files
+
     model = BUNDLED[name]
     folder = cache_dir() / "models" / f"{name}-{model.sha256[:12]}-{CONVERTER}"
     if not is_intact(folder):

