@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from interp.model.training.random_weights import fresh_model
     from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s
+    from interp.progress import Progress, Stop
     from interp.stats.estimate import Estimate
     from interp.text.corpus import Corpus, from_texts, load_corpus, open_corpus, split_corpus
     from interp.text.data import data
@@ -98,6 +99,7 @@ else:
             "interp.model.training.small": "Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s",
             # a probe and its run
             "interp.errors": "UserError",
+            "interp.progress": "Progress, Stop",
             "interp.lab.discover": "list_probes, load_probe",
             "interp.lab.findings": "Control, Expects, Figure, Finding, Row",
             "interp.lab.probe": "Lab, Probe, probe",
@@ -192,8 +194,10 @@ __all__ += [
     "Finding",
     "Lab",
     "Probe",
+    "Progress",
     "Row",
     "Run",
+    "Stop",
     "UserError",
     "build_report",
     "list_probes",

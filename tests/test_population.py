@@ -84,7 +84,7 @@ def test_it_learns_what_there_is_to_learn_and_is_watched() -> None:
     seen: list[int] = []
     population = train_population(
         SIZE, 9, [Member(2e-2, 0), Member(2e-2, 0)], [pattern, TEXT], Schooling(200),
-        watch=lambda step, models: seen.append(step) or None, progress=lambda done, total: None,
+        watch=lambda step, models: seen.append(step) or None, progress=lambda what, done, total: None,
     )  # fmt: skip
     ours, noise = population.losses(pattern).mean(1)
     assert float(ours) < 0.05 < 2.0 < float(noise), "each read its own text"

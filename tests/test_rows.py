@@ -72,7 +72,7 @@ def test_rows_do_not_depend_on_the_batch_size(model: Model, batch_size: int):
 def test_progress_counts_tokens_up_to_all_of_them(model: Model):
     told: list[tuple[int, int]] = []
     rows = capture_rows(
-        model, SENTENCES[:9], SITE, batch_size=4, progress=lambda done, total: told.append((done, total))
+        model, SENTENCES[:9], SITE, batch_size=4, progress=lambda _, done, total: told.append((done, total))
     )
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     assert told[-1] == (len(rows), len(rows))

@@ -8,7 +8,7 @@ held out, labels are shuffled, and the same prompts go through the same architec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from interp.model.hooks.captured import Activations
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
 from interp.model.training.random_weights import fresh_model
+from interp.progress import Progress, silent
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, null_of
 
@@ -56,7 +57,7 @@ def read_labels(
     n_perm: int = 200,
     fresh: Model | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> list[Readout]:
     """A linear classifier a site, on each prompt's last token, judged on groups that it has not seen.
 
@@ -76,8 +77,7 @@ def read_labels(
         accuracy, shuffled = readout_of(read, codes, families, n_perm=n_perm, seed=seed)
         random_weights = _share(_held_out(bare_read, codes[:, None], families), families, seed)
         found.append(Readout(site, accuracy, shuffled, random_weights, majority))
-        if progress is not None:
-            progress(i + 1, len(names))
+        progress("reading labels", i + 1, len(names))
     return found
 
 

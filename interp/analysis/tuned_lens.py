@@ -10,7 +10,7 @@ Whatever it reads could be read by a linear map; it does not show that the model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ from interp.activations.tensor_file import read_tensors, write_tensors
 from interp.analysis.trajectory import Lens
 from interp.errors import UserError
 from interp.model.model import Model
+from interp.progress import Progress, silent
 
 BLOCK, ROWS = 128, 4096  # rows at once: through the unembedding, and in sums of products
 RIDGE = 1e-3  # of the mean variance: what keeps the least squares solvable where dimensions are idle
-Progress = Callable[[int, int, float], None]  # step, steps, KL in nats
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def train_lens(
     batch: int = 256,
     lr: float = 1e-3,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> TunedLens:
     """Train a translator for every layer whose residual stream `store` holds (or `layers` of them).
 
@@ -109,7 +109,6 @@ def train_lens(
             group["lr"] = lr * (1 - step / steps)
         with torch.no_grad():
             goal = model.unembed(rows[last].to(model.device)).float().log_softmax(-1)
-        told = 0.0
         for layer, site in sites.items():  # one layer at a time: a vocabulary is wide
             with torch.enable_grad():
                 read = lens(rows[site].to(model.device), layer).float().log_softmax(-1)
@@ -117,11 +116,9 @@ def train_lens(
                 # not loss.backward(): that would find the slopes of the model's own weights too
                 slopes = torch.autograd.grad(loss, (maps[layer], shifts[layer]))
             maps[layer].grad, shifts[layer].grad = slopes
-            told += float(loss.detach()) / len(sites)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if progress is not None:
-            progress(step + 1, steps, told)
+        progress("training the tuned lens", step + 1, steps)
     done = [{layer: tensor.detach() for layer, tensor in some.items()} for some in (maps, shifts)]
     return TunedLens(model, done[0], done[1], lens.made_of)
 

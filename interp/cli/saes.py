@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from interp.cli.probes import probe
 from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.cli.train import sae_train
 from interp.errors import UserError, unknown
+from interp.progress import labelled
 
 if TYPE_CHECKING:
     from interp.model.model import Model
@@ -73,7 +73,7 @@ def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
         raise UserError(f"--feature {options.feature}; this SAE has features 0 to {sae.cfg.d_sae - 1}")
     documents = [d.text for d in options.open(options.corpus)] if options.corpus else split_corpus()[1]
     with shown_progress() as say:
-        tell = partial(say, "reading the corpus")
+        tell = labelled(say, "reading the corpus")
         rows = capture_rows(
             model, documents, site_of(sae), max_tokens=options.tokens, context=fit_context(model, None), progress=tell
         )

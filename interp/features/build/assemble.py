@@ -41,9 +41,7 @@ def finish(building: Building) -> bool:
     found, chosen, labels = _per_feature(building, files, firings, facts, vocabulary)
     rows_in = [stop - first for *_, first, stop in plan.pieces]
     n = plan.settings["neighbours"]
-    found |= count_together(
-        firings, rows_in, n, facts.counted, lambda done, total: building.tell("counting co-firings", done, total)
-    )
+    found |= count_together(firings, rows_in, n, facts.counted, building.progress)
     coder = building.coder()
     found |= find_near(coder.directions, n)
     found |= read_logits_of(building.model, site_of(building.sae), coder.directions, plan.settings["logits"])
@@ -135,7 +133,7 @@ def _per_feature(
                 found.append(summarise(feature, rows[some], values[some], facts, **kept))
                 picked = choose_firings(feature, rows[some], facts.sequence_start, settings["effects"])
                 chosen += [Ablation(feature, int(rows[some][at]), float(values[some][at])) for at in picked]
-            building.tell("summing up the features", run.stop, firings.d_sae)
+            building.progress("summing up the features", run.stop, firings.d_sae)
     columns = {name: np.stack([one[name] for one in found]) for name in found[0]}
     columns["firing_start"] = np.concatenate([[0], np.cumsum(firings.counts)])
     return columns, chosen, labels
@@ -160,7 +158,7 @@ def _effects(building: Building, coder: Any, chosen: list[Ablation]) -> Arrays |
         building.tokens.ids,
         building.tokens.starts,
         stop=building.stop,
-        tell=lambda done, total: building.tell("ablating features", done, total),
+        progress=building.progress,
     )
     return None if measured is None else summarise_effects(measured, d_sae)
 

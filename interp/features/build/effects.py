@@ -11,7 +11,7 @@ and right for any model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from interp.features.build.statistics import Ints, priority
 from interp.model.hooks.forward import forward
 from interp.model.hooks.tokens import Tokens
 from interp.model.model import Model
+from interp.progress import Progress, Stop, never, silent
 from interp.saes.loading.sae import site_of
 from interp.stats.intervals import intervals_of_groups
 
@@ -83,8 +84,8 @@ def measure_effects(
     tokens: NDArray[np.int32],
     starts: NDArray[np.int64],
     *,
-    tell: Callable[[int, int], None],
-    stop: Callable[[], bool],
+    progress: Progress = silent,
+    stop: Stop = never,
 ) -> Effects | None:
     """Ablate all `chosen`, piece by piece; pieces in `folder` are used again. None when stopped before the end.
 
@@ -111,7 +112,7 @@ def measure_effects(
             kept = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
             write_tensors(path, kept, note)
         found.append(kept)
-        tell(min(len(order), (number + 1) * SEQUENCES), len(order))
+        progress("ablating features", min(len(order), (number + 1) * SEQUENCES), len(order))
         if stop() and number + 1 < len(groups):
             return None
     joined = {name: torch.cat([one[name] for one in found]).numpy() for name in found[0]} if found else {}

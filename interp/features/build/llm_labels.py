@@ -25,6 +25,7 @@ from interp.features.build.write import IndexFiles
 from interp.features.read.feature import Example, Label
 from interp.features.read.index import Index, open_index
 from interp.features.read.layout import RECORD, WORDS
+from interp.progress import Progress, silent
 
 Ask = Callable[[str], str]
 SHOWN = 10  # examples in the question
@@ -88,7 +89,7 @@ def label_features(
     by: str,
     *,
     replace: bool = False,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[Named]:
     """Name `features` anew and write the labels to the index, one by one: a kill loses none that was written.
 
@@ -106,7 +107,7 @@ def label_features(
             write_labels(index, {feature: label})
             index = open_index(folder)
         made.append(Named(label, before, written))
-        tell(done, len(features))
+        progress("naming features", done, len(features))
     return made
 
 

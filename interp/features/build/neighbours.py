@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from interp.model.final_norm import read_norm
 from interp.model.hooks.plain import plain_module
 from interp.model.hooks.sites import layer_of
 from interp.model.model import Model
+from interp.progress import Progress, silent
 from interp.saes.training.encoder import choose_precision
 
 COUNTS_AT_ONCE = 1 << 26  # counters of pairs of features: 256 MB
@@ -24,7 +24,6 @@ ROWS_AT_ONCE = 1 << 16
 LOGITS_AT_ONCE = 1 << 24
 CANDIDATES = 4  # times as many as are wanted
 ROUNDING = 2.0**-7  # of a bfloat16 that a product is rounded to, relative, and of the sums before it
-Tell = Callable[[int, int], None]
 
 
 class Ranked(NamedTuple):
@@ -34,7 +33,9 @@ class Ranked(NamedTuple):
     columns: Int[Tensor, "row n"]
 
 
-def count_together(firings: Firings, rows_in: list[int], n: int, total: int, tell: Tell) -> dict[str, NDArray[Any]]:
+def count_together(
+    firings: Firings, rows_in: list[int], n: int, total: int, progress: Progress = silent
+) -> dict[str, NDArray[Any]]:
     """The `n` features that fire most with each, by the correlation (phi) of the two firings over `total` rows.
 
     `rows_in`: the rows of each piece. A feature's co-firings are counted while its counters fit the cache.
@@ -53,7 +54,7 @@ def count_together(firings: Firings, rows_in: list[int], n: int, total: int, tel
         for done, pieces in enumerate(groups):
             starts, feature = firings.by_row(pieces)
             _add(together, first, starts, feature)
-            tell(first + (stop - first) * (done + 1) // len(groups), d_sae)
+            progress("counting co-firings", first + (stop - first) * (done + 1) // len(groups), d_sae)
         for i, row in enumerate(together):
             row[first + i] = 0
             there = np.flatnonzero(row)

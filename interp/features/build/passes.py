@@ -86,7 +86,7 @@ def _write_pieces(building: Building, mine: list[int]) -> None:
         assert coder is not None
         write_piece(building.folder, index, plan.hash, first, coder(rows), norm)
         done += stop - first
-        building.tell("reading the corpus", done, total)
+        building.progress("reading the corpus", done, total)
         if building.stop():
             return
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from interp.activations.files import new_file, write_at
 from interp.errors import UserError
 from interp.features.read.feature import Example, Feature
 from interp.features.read.index import Index
+from interp.progress import Progress, silent
 
 BATCH = 128  # features of a file
 DIGITS = 5
@@ -42,7 +43,7 @@ def write_neuronpedia(
     folder: Path,
     features: Sequence[int] | None = None,
     *,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> list[Path]:
     """Write `features` (all by default) to `folder`, each file whole or not at all; returns the files.
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp.errors import UserError
+from interp.progress import Progress, silent
 
 Parameters = dict[str, Float[Tensor, "member ..."]]
 BETAS, EPSILON, CLIP = (0.9, 0.95), 1e-8, 1.0
@@ -186,7 +187,7 @@ def train_population(
     *,
     device: torch.device | str = "cpu",
     watch: Callable[[int, Population], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Population:
     """Train every member on windows of its own text in `texts`, at places that its seed draws.
 
@@ -211,8 +212,7 @@ def train_population(
         _step(w, grads, moments, lr * _schedule(step, schooling), step + 1)
         if watch is not None and (step + 1) % max(1, schooling.steps // 10) == 0:
             watch(step + 1, _population(size, vocabulary, members, w))
-        if progress is not None:
-            progress(step + 1, schooling.steps)
+        progress("training small GPT-2s", step + 1, schooling.steps)
     return _population(size, vocabulary, members, w)
 
 
