@@ -23,7 +23,9 @@ from interp.activations.store import Store
 from interp.activations.tensor_file import read_tensors, write_tensors
 from interp.analysis.trajectory import Lens
 from interp.errors import UserError
+from interp.model.loading.identity import has_weights, hash_of_files
 from interp.model.model import Model
+from interp.paths import expand
 from interp.progress import Progress, silent
 
 BLOCK, ROWS = 128, 4096  # rows at once: through the unembedding, and in sums of products
@@ -55,16 +57,19 @@ class TunedLens:
         """Layers that it can translate."""
         return sorted(self.maps)
 
-    def save(self, file: Path) -> None:
+    def save(self, file: str | Path) -> None:
         """Write one safetensors file, whole or not at all, with the lineage and a hash in its header."""
         tensors = {f"map.{layer}": self.maps[layer] for layer in self.layers}
-        write_tensors(file, tensors | {f"shift.{layer}": self.shifts[layer] for layer in self.layers}, self.made_of)
+        write_tensors(
+            expand(file), tensors | {f"shift.{layer}": self.shifts[layer] for layer in self.layers}, self.made_of
+        )
 
 
-def load_lens(file: Path, model: Model) -> TunedLens:
+def load_lens(file: str | Path, model: Model) -> TunedLens:
     """A lens that `save` wrote. Raises UserError for another file, a damaged one, and a lens of another model."""
+    file = expand(file)
     tensors, made_of = read_tensors(file)
-    if made_of.get("weights") != model.provenance.weights:
+    if not has_weights(model.provenance, made_of.get("weights"), made_of.get("files")):
         raise UserError(
             f"the lens in {file} was trained on other weights ({made_of.get('weights')}) than {model.provenance.name} "
             f"has ({model.provenance.weights}); train one on this model"
@@ -154,7 +159,7 @@ def _sites_in(model: Model, store: Store, wanted: Sequence[int] | None) -> dict[
     """The site of every layer in the store, the last one's (n_layers) included; layer 0 is the embedding."""
     if not isinstance(store, Store):
         raise UserError(f"a {type(store).__name__} came as the store; expected what open_store(folder) returns")
-    if store.plan.model["weights"] != model.provenance.weights:
+    if not has_weights(model.provenance, store.plan.model["weights"], store.plan.model.get("files")):
         raise UserError(
             f"{store.folder} was captured from other weights than {model.provenance.name} has; capture again"
         )
@@ -230,10 +235,11 @@ def _least_squares(
 
 def _lineage(model: Model, store: Store, **settings: float) -> dict[str, Any]:
     """What the lens was made of, ready for JSON."""
-    own = model.provenance
+    own, files = model.provenance, hash_of_files(model.provenance)
     return {
         "model": own.name,
         "weights": own.weights,
+        **({} if files is None else {"files": files}),
         "tokenizer": own.tokenizer,
         "store": store.plan.hash,
         "corpus": store.plan.corpus,

@@ -17,6 +17,7 @@ from interp.activations.token_table import Tokens
 from interp.features.build.coder import Coder
 from interp.features.build.plan import IndexPlan
 from interp.model.model import Model
+from interp.paths import expand
 from interp.progress import Progress, Stop, never, silent
 from interp.saes.loading.sae import SAE, site_of
 
@@ -35,6 +36,9 @@ class Building:
     store: Store | None = None
     progress: Progress = silent
     stop: Stop = never
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", expand(self.folder))
 
     def coder(self) -> Coder:
         """What codes rows: it has tried its ways on the corpus' first sequences."""

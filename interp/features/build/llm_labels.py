@@ -25,6 +25,7 @@ from interp.features.build.write import IndexFiles
 from interp.features.read.feature import Example, Label
 from interp.features.read.index import Index, open_index
 from interp.features.read.layout import RECORD, WORDS
+from interp.paths import expand
 from interp.progress import Progress, silent
 
 Ask = Callable[[str], str]
@@ -66,7 +67,7 @@ class Named(NamedTuple):
 def load_ask(where: str) -> Ask:
     """The function that `FILE.py:NAME` names. Raises UserError where there is none."""
     file, colon, name = where.rpartition(":")
-    path = Path(file)
+    path = expand(file)
     if not colon or path.suffix != ".py":
         raise UserError(f"{where!r} names no function; expected FILE.py:NAME of a function from question to answer")
     if not path.is_file():
@@ -83,7 +84,7 @@ def load_ask(where: str) -> Ask:
 
 
 def label_features(
-    folder: Path,
+    folder: str | Path,
     ask: Ask,
     features: Sequence[int],
     by: str,

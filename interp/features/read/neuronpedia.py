@@ -19,6 +19,7 @@ from interp.activations.files import new_file, write_at
 from interp.errors import UserError
 from interp.features.read.feature import Example, Feature
 from interp.features.read.index import Index
+from interp.paths import expand
 from interp.progress import Progress, silent
 
 BATCH = 128  # features of a file
@@ -40,7 +41,7 @@ NOT_HELD = (
 
 def write_neuronpedia(
     index: Index,
-    folder: Path,
+    folder: str | Path,
     features: Sequence[int] | None = None,
     *,
     progress: Progress = silent,
@@ -49,6 +50,7 @@ def write_neuronpedia(
 
     Raises UserError for a folder that holds something else already.
     """
+    folder = expand(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty; expected a new folder; choose another")
     chosen = list(range(len(index)) if features is None else features)

@@ -24,6 +24,7 @@ from interp.model.loading.hub import fetch_from_hub
 from interp.model.loading.quiet import first_line, quiet
 from interp.model.model import Model
 from interp.model.provenance import ModelProvenance, describe_bos, hash_files, hash_tokenizer, library_versions
+from interp.paths import expand
 
 DTYPES = {
     "float32": torch.float32,
@@ -95,7 +96,7 @@ def locate(name: str) -> Located:
     if name in BUNDLED:
         folder, weights = bundled_folder(name)
         return Located(folder, "bundled", weights)
-    path = Path(name).expanduser()
+    path = expand(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"no such file: {path}; expected a .gguf file; check the path")

@@ -54,7 +54,7 @@ CHECKPOINT_SECONDS = 300.0
 def train(
     saes: SAEPlan | Sequence[SAEPlan],
     source: Source,
-    out: Path,
+    out: str | Path,
     training: Training | None = None,
     *,
     device: str | torch.device | None = "cpu",
