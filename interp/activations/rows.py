@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.activations.plan import fit_context
 from interp.errors import UserError
 from interp.model.hooks.forward import batches, stream
 from interp.model.model import Model
@@ -50,11 +51,13 @@ def capture_rows(
     site: str,
     *,
     max_tokens: int | None = None,
-    context: int = 128,
+    context: int | None = None,
     batch_size: int = 16,
     progress: Progress = silent,
 ) -> Rows:
     """Run `documents` (each cut to `context` tokens) and keep the activations at `site`, `max_tokens` rows at most.
+
+    `context`: by default 128 tokens, or as many as the model takes, as `plan_capture` has it.
 
     Row order is reading order: document by document, position by position; `document` counts from 0 in the order given.
     `progress` counts tokens. Neither `batch_size` nor neighbours change a row beyond rounding.
@@ -63,6 +66,7 @@ def capture_rows(
     for word, value in (("max_tokens", max_tokens), ("context", context)):
         if value is not None and value < 1:
             raise UserError(f"{word}={value}; expected 1 or more")
+    context = fit_context(model, None) if context is None else context
     name = model.tree.match(site)
     if len(name) != 1:
         raise UserError(f"site {site!r} matches {len(name)} sites; expected exactly one here")

@@ -63,7 +63,6 @@ def sae_show(arguments: list[str]) -> int:
 
 
 def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
-    from interp.activations.plan import fit_context
     from interp.activations.rows import capture_rows
     from interp.features.read.examples import top_examples
     from interp.saes.loading.sae import site_of
@@ -74,9 +73,7 @@ def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
     documents = [d.text for d in options.open(options.corpus)] if options.corpus else split_corpus()[1]
     with shown_progress() as say:
         tell = labelled(say, "reading the corpus")
-        rows = capture_rows(
-            model, documents, site_of(sae), max_tokens=options.tokens, context=fit_context(model, None), progress=tell
-        )
+        rows = capture_rows(model, documents, site_of(sae), max_tokens=options.tokens, progress=tell)
     (found,) = top_examples(sae, rows, [options.feature or 0], model, n=options.n)
     fires = f"fires on {found.rate:.2%} of {len(rows):,} tokens"
     print(f"feature {found.feature} {fires}{f', up to {found.maximum:.1f}' if found.examples else ''}")

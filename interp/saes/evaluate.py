@@ -39,7 +39,6 @@ from interp.saes.loading.sae import BLOCK, site_of
 from interp.stats.intervals import Interval, expanded_percentile
 
 LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MB in fp32; a batch of 16 x 128 x 49,152 would take 400
-CONTEXT = 128  # tokens of a document, where the SAE does not say at what length it was trained
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def evaluate_saes(
     if len(sites := {site_of(sae) for sae in saes}) != 1:
         raise UserError(f"the SAEs read {', '.join(sorted(sites)) or 'nothing'}; expected SAEs of one site")
     passes = _Passes(progress, 4 + len(saes))
-    context = saes[0].cfg.metadata.context_size or CONTEXT
+    context = saes[0].cfg.metadata.context_size or None  # where it does not say at what length it was trained
     rows = capture_rows(model, documents, *sites, max_tokens=max_tokens, context=context, progress=passes.count)
     texts = [ids.tolist() for ids in rows.ids.split(torch.bincount(rows.document).tolist())]
     if len(texts) < 2 or max(map(len, texts)) < 3:

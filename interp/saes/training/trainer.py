@@ -38,7 +38,7 @@ from interp.saes.training.checkpoint import (
     training_folder,
     was_made_by,
 )
-from interp.saes.training.encoder import choose_precision
+from interp.saes.training.encoder import Precision, choose_precision
 from interp.saes.training.learner import Learner, Start, fresh, start_of
 from interp.saes.training.memory import check_memory
 from interp.saes.training.plan import SAEPlan, Training
@@ -111,7 +111,7 @@ class _Job(NamedTuple):
     plans: list[SAEPlan]
     training: Training
     place: torch.device
-    precision: str
+    precision: Precision
     ranks: Ranks
 
     def learners(self, starts: Iterable[Start]) -> list[Learner]:
