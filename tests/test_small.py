@@ -11,8 +11,8 @@ from transformers import GPT2LMHeadModel
 
 from interp import Model, UserError
 from interp.model.training.small import (
-    Lesson,
     SmallGPT2,
+    TrainingJob,
     next_token_loss,
     pad_sentences,
     train_small_gpt2,
@@ -86,17 +86,17 @@ def test_same_seed_same_weights_and_another_seed_others(model: Model):
 
 
 def test_trained_side_by_side_they_are_the_models_trained_alone():
-    lessons = [Lesson(SENTENCES[: 2 + s], replace(TINY, steps=30), s) for s in range(3)]
+    jobs = [TrainingJob(SENTENCES[: 2 + s], replace(TINY, steps=30), s) for s in range(3)]
     seen: list[tuple[str, int, int]] = []
     before = torch.get_num_threads()
     torch.set_num_threads(3)  # that many at once
     try:
-        together = train_small_gpt2s(lessons, progress=lambda *at: seen.append(at))
+        together = train_small_gpt2s(jobs, progress=lambda *at: seen.append(at))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
     assert seen == [("training small GPT-2s", i + 1, 90) for i in range(90)]
-    for model, (sentences, settings, seed) in zip(together, lessons, strict=True):
+    for model, (sentences, settings, seed) in zip(together, jobs, strict=True):
         alone = train_small_gpt2(sentences, settings, seed=seed)
         assert model.provenance == alone.provenance  # it holds the hash of the weights
 
@@ -111,7 +111,7 @@ def test_a_fault_in_one_ends_the_others(fault: type[BaseException]):
         if done == 20:
             raise fault
 
-    long = Lesson(SENTENCES, replace(TINY, steps=100_000), 0)
+    long = TrainingJob(SENTENCES, replace(TINY, steps=100_000), 0)
     with pytest.raises(fault):
         train_small_gpt2s([long] * 4, progress=progress)
     assert calls < 1000, "the others were trained to their end"

@@ -1,4 +1,4 @@
-"""How likely is an answer after a prompt? Scores of whole strings over their tokens, never of a first token alone.
+"""Answer scores: the log-probability of an answer after a prompt, over all of its tokens, never of the first alone.
 
 Runs the model with its key-value cache: every prompt once, then only the answers' tokens but the last, which nothing
 needs to be read after. Edits see the prompt, then each token of the answer, as they do while the model generates.

@@ -47,7 +47,7 @@ class Asked:
         return top_choice(self.scores)
 
 
-def ask(model: Model, facts: FactSet, direction: Direction, *, progress: Progress = silent) -> Asked:
+def ask_facts(model: Model, facts: FactSet, direction: Direction, *, progress: Progress = silent) -> Asked:
     """Score every answer after every prompt, for each training template of `direction`."""
     templates = range(len(facts.templates(direction).training))
     answers, accepted = facts.answers(direction), facts.accepted(direction)

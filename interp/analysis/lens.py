@@ -1,4 +1,4 @@
-"""Where does an answer become readable? The logit lens: each layer's residual stream through the final unembedding.
+"""The logit lens: where an answer becomes readable. Each layer's residual stream goes through the final unembedding.
 
 Source: nostalgebraist, "interpreting GPT: the logit lens" (2020). Early layers are not written in the unembedding's
 language, so a low value there is no proof of absence; compare with the same value for wrong answers, as done here.

@@ -1,4 +1,4 @@
-"""How good is an SAE? Measured on documents, with the controls that keep the numbers honest.
+"""SAE evaluation: explained variance, L0 and loss recovered on documents, with the controls that keep them honest.
 
 Explained variance is 1 - sum ||x - x̂||² / sum ||x - mean||² over tokens, all dimensions together (total variance;
 SAELens #659 is what happens with another definition). Attention sinks are left out: one of them outweighs thousands of

@@ -16,7 +16,7 @@ from interp.activations.tensor_file import map_tensors
 from interp.features.build.effects import Ablation, choose_firings, measure_effects, summarise_effects
 from interp.features.build.firings import Firings, piece_path
 from interp.features.build.inputs import Building
-from interp.features.build.labels import Namer
+from interp.features.build.labels import TokenRules
 from interp.features.build.neighbours import count_together, find_near, read_logits_of
 from interp.features.build.search_words import words_of
 from interp.features.build.statistics import RowFacts, row_facts, summarise
@@ -119,7 +119,7 @@ def _per_feature(
     """Everything that is worked out from one feature's firings, which are written on the way, feature by feature."""
     settings, total = building.plan.settings, int(firings.counts.sum())
     kept = {name: settings[name] for name in ("top", "bands", "examples", "typical")}
-    namer = Namer(facts, building.tokens.document, vocabulary)
+    rules = TokenRules(facts, building.tokens.document, vocabulary)
     found: list[dict[str, Any]] = []
     chosen: list[Ablation] = []
     labels: list[Label] = []
@@ -127,7 +127,7 @@ def _per_feature(
         for run, starts, rows, values in firings.blocks(FIRINGS_AT_ONCE):
             put_row(rows)
             put_value(values)
-            labels += namer.name_all(starts, rows)
+            labels += rules.name_all(starts, rows)
             for i, feature in enumerate(run):
                 some = slice(int(starts[i]), int(starts[i + 1]))
                 found.append(summarise(feature, rows[some], values[some], facts, **kept))
@@ -149,17 +149,7 @@ def _effects(building: Building, coder: Any, chosen: list[Ablation]) -> Arrays |
             "effect_n": np.zeros(d_sae),
             "error_effect": nothing[0],
         }
-    measured = measure_effects(
-        building.model,
-        coder,
-        building.folder,
-        building.plan.hash,
-        chosen,
-        building.tokens.ids,
-        building.tokens.starts,
-        stop=building.stop,
-        progress=building.progress,
-    )
+    measured = measure_effects(building, coder, chosen)
     return None if measured is None else summarise_effects(measured, d_sae)
 
 

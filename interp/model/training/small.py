@@ -62,7 +62,7 @@ def train_small_gpt2(
     return Model(hf, tokenizer, describe_in_memory(hf, tokenizer, name, "trained here"))
 
 
-class Lesson(NamedTuple):
+class TrainingJob(NamedTuple):
     """What one small GPT-2 is trained on, and how."""
 
     sentences: Sequence[str]
@@ -74,12 +74,12 @@ class _Stopped(Exception):  # noqa: N818 - control flow, not a fault
     """Ends the other trainings when one has failed or the user interrupts."""
 
 
-def train_small_gpt2s(lessons: Sequence[Lesson], *, progress: Progress = silent) -> list[Model]:
-    """Train one model a lesson, as many at once as torch has threads: the models of `train_small_gpt2`, sooner.
+def train_small_gpt2s(jobs: Sequence[TrainingJob], *, progress: Progress = silent) -> list[Model]:
+    """Train one model a job, as many at once as torch has threads: the models of `train_small_gpt2`, sooner.
 
     Each is too small for two cores. `progress` counts the steps of all together and is called by one thread at a time.
     """
-    total = sum(lesson.settings.steps for lesson in lessons)
+    total = sum(job.settings.steps for job in jobs)
     done, turn, stop = 0, threading.Lock(), threading.Event()
 
     def stepped(*_: object) -> None:
@@ -90,9 +90,9 @@ def train_small_gpt2s(lessons: Sequence[Lesson], *, progress: Progress = silent)
             done += 1
             progress("training small GPT-2s", done, total)
 
-    workers = max(1, min(len(lessons), torch.get_num_threads()))
+    workers = max(1, min(len(jobs), torch.get_num_threads()))
     with one_thread(), ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(train_small_gpt2, *lesson[:2], seed=lesson.seed, progress=stepped) for lesson in lessons]
+        futures = [pool.submit(train_small_gpt2, *job[:2], seed=job.seed, progress=stepped) for job in jobs]
         try:
             return [future.result() for future in futures]
         except BaseException:
