@@ -38,21 +38,21 @@ def finish(building: Building) -> bool:
     norm, error = (_per_row(building, name) for name in ("norm", "error"))
     facts = row_facts(tokens.ids, tokens.starts, find_sinks_of(norm, tokens.starts), vocabulary)
     firings = Firings(building.folder, len(plan.pieces), plan.sae["d_sae"], facts.is_sink)
-    found, chosen, labels = _per_feature(building, files, firings, facts, vocabulary)
+    arrays, chosen, labels = _per_feature(building, files, firings, facts, vocabulary)
     rows_in = [stop - first for *_, first, stop in plan.pieces]
     n = plan.settings["neighbours"]
-    found |= count_together(firings, rows_in, n, facts.counted, building.progress)
+    arrays |= count_together(firings, rows_in, n, facts.counted, building.progress)
     coder = building.coder()
-    found |= find_near(coder.directions, n)
-    found |= read_logits_of(building.model, site_of(building.sae), coder.directions, plan.settings["logits"])
-    found["map"] = _plane(coder.directions)
+    arrays |= find_near(coder.directions, n)
+    arrays |= read_logits_of(building.model, site_of(building.sae), coder.directions, plan.settings["logits"])
+    arrays["map"] = _plane(coder.directions)
     effects = _effects(building, coder, chosen)
     if effects is None:
         return False
-    found |= effects
+    arrays |= effects
     relative = np.where(facts.is_sink, -np.inf, error / np.maximum(norm, 1e-30))
-    found["error_row"] = first_by(relative[None], plan.settings["top"])[0]
-    found |= {
+    arrays["error_row"] = first_by(relative[None], plan.settings["top"])[0]
+    arrays |= {
         "token": tokens.ids,
         "document": tokens.document,
         "position": tokens.position,
@@ -63,11 +63,11 @@ def finish(building: Building) -> bool:
         "file": tokens.file,
         "file_row": tokens.row,
     }
-    for name, values in found.items():
+    for name, values in arrays.items():
         files.array(name, values)
     files.text(VOCABULARY, json.dumps(vocabulary))
     files.labels(labels)
-    files.text(WORDS, words_of(labels, found, vocabulary))
+    files.text(WORDS, words_of(labels, arrays, vocabulary))
     write_sealed(building.folder / RECORD, _record(building, files, firings, facts, norm, error))
     return True
 
@@ -120,7 +120,7 @@ def _per_feature(
     settings, total = building.plan.settings, int(firings.counts.sum())
     kept = {name: settings[name] for name in ("top", "bands", "examples", "typical")}
     rules = TokenRules(facts, building.tokens.document, vocabulary)
-    found: list[dict[str, Any]] = []
+    summaries: list[dict[str, Any]] = []
     chosen: list[Ablation] = []
     labels: list[Label] = []
     with files.stream("firing_row", (total,)) as put_row, files.stream("firing_value", (total,)) as put_value:
@@ -129,12 +129,14 @@ def _per_feature(
             put_value(values)
             labels += rules.name_all(starts, rows)
             for i, feature in enumerate(run):
-                some = slice(int(starts[i]), int(starts[i + 1]))
-                found.append(summarise(feature, rows[some], values[some], facts, **kept))
-                picked = choose_firings(feature, rows[some], facts.sequence_start, settings["effects"])
-                chosen += [Ablation(feature, int(rows[some][at]), float(values[some][at])) for at in picked]
+                firings_of_one = slice(int(starts[i]), int(starts[i + 1]))
+                summaries.append(summarise(feature, rows[firings_of_one], values[firings_of_one], facts, **kept))
+                picked = choose_firings(feature, rows[firings_of_one], facts.sequence_start, settings["effects"])
+                chosen += [
+                    Ablation(feature, int(rows[firings_of_one][at]), float(values[firings_of_one][at])) for at in picked
+                ]
             building.progress("summing up the features", run.stop, firings.d_sae)
-    columns = {name: np.stack([one[name] for one in found]) for name in found[0]}
+    columns = {name: np.stack([summary[name] for summary in summaries]) for name in summaries[0]}
     columns["firing_start"] = np.concatenate([[0], np.cumsum(firings.counts)])
     return columns, chosen, labels
 

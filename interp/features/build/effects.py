@@ -120,10 +120,10 @@ def _kept(path: Path, note: dict[str, Any]) -> dict[str, Tensor] | None:
     if not path.exists():
         return None
     try:
-        tensors, there = read_tensors(path)
+        tensors, written_note = read_tensors(path)
     except UserError:  # damaged: made again
         return None
-    return tensors if there == note else None
+    return tensors if written_note == note else None
 
 
 class _Run:
@@ -149,14 +149,14 @@ class _Run:
         away = self.coder.contribution(x[at].to(self.coder.directions), feature, value).to(x)
         random = torch.randn(away.shape, generator=torch.Generator().manual_seed(SEED + number)).to(x)
         random = random / random.norm(dim=1, keepdim=True) * away.norm(dim=1, keepdim=True)
-        some = self._error_rows(len(ids), number).to(device)
-        missed = self._missed(x[some])
-        where, clean = torch.unique(torch.cat([at, some]), return_inverse=True)
-        rows = torch.cat([where, at, at, some])
+        error_rows = self._error_rows(len(ids), number).to(device)
+        missed = self._missed(x[error_rows])
+        where, clean = torch.unique(torch.cat([at, error_rows]), return_inverse=True)
+        rows = torch.cat([where, at, at, error_rows])
         change = torch.cat([torch.zeros(len(where), x.shape[1]).to(x), -away, -random, -missed])
         loss = self._losses(ids, cache if self.shares_past else None, rows, change)
-        base, rise, by_chance, error = loss.split([len(where), len(at), len(at), len(some)])
-        before = base[clean].split([len(at), len(some)])
+        base, rise, by_chance, error = loss.split([len(where), len(at), len(at), len(error_rows)])
+        before = base[clean].split([len(at), len(error_rows)])
         return {
             "feature": feature.cpu(),
             "rise": (rise - before[0]).cpu(),
@@ -176,9 +176,9 @@ class _Run:
     def _losses(self, ids: Tensor, cache: Any, rows: Tensor, change: Tensor) -> Float[Tensor, " change"]:
         size = AT_ONCE if cache is not None else max(1, LOGITS_AT_ONCE // (len(ids) * self.model.config.vocab_size))
         losses = []
-        for some, by in zip(rows.split(size), change.split(size), strict=True):
-            logits = self._alone(ids, some, by) if cache is None else self._again(ids, cache, some, by)
-            losses.append(cross_entropy(logits.float(), ids[some + 1], reduction="none"))
+        for part, by in zip(rows.split(size), change.split(size), strict=True):
+            logits = self._alone(ids, part, by) if cache is None else self._again(ids, cache, part, by)
+            losses.append(cross_entropy(logits.float(), ids[part + 1], reduction="none"))
         return torch.cat(losses)
 
     def _again(self, ids: Tensor, cache: Any, rows: Tensor, change: Tensor) -> Float[Tensor, "row d_vocab"]:

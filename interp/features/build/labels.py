@@ -38,11 +38,11 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Reading:
-    """A way to look at a token: `key` [row] is what a rule may name, `told` says a key in words."""
+    """A way to look at a token: `key` [row] is what a rule may name, `in_words` says a key in words."""
 
     before: str
     key: NDArray[np.int64]
-    told: Callable[[int], str]
+    in_words: Callable[[int], str]
 
 
 class Score(NamedTuple):
@@ -106,7 +106,7 @@ class TokenRules:
     def _label(self, reading: int, keys: NDArray[np.int64], never: bool, test: Sequence[int]) -> Label:
         if reading < 0:
             return _nothing("never fires here" if never else "no rule found")
-        text = self.readings[reading].told([int(key) for key in keys if key >= 0])
+        text = self.readings[reading].in_words([int(key) for key in keys if key >= 0])
         return Label(text, *match_score(*test, self.sizes[1]), BY)
 
 
@@ -155,9 +155,9 @@ class _Counted:
     def kinds(self) -> int:
         return len(self.keys)
 
-    def told(self, codes: Sequence[int]) -> str:
+    def in_words(self, codes: Sequence[int]) -> str:
         """A rule in words."""
-        shown = ", ".join(self.reading.told(int(self.keys[code])) for code in codes[:SHOWN])
+        shown = ", ".join(self.reading.in_words(int(self.keys[code])) for code in codes[:SHOWN])
         return f"{self.reading.before}{shown}" + (f" (+{len(codes) - SHOWN})" if len(codes) > SHOWN else "")
 
 
