@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from interp.model.hooks.generation import Generation
     from interp.model.loading.load import load_model
     from interp.model.model import Model
-    from interp.model.training.batched_gpt2 import Member, Population, Schooling, Size, train_population
+    from interp.model.training.batched_gpt2 import Member, Population, Size, TrainingSchedule, train_population
     from interp.model.training.copies import copy_model, weights_from
     from interp.model.training.finetune import IGNORED as IGNORED_LABEL
     from interp.model.training.finetune import Example as TuningExample
@@ -47,8 +47,9 @@ if TYPE_CHECKING:
         plant_lookup,
         plant_nothing,
     )
-    from interp.model.training.random_weights import fresh_model
-    from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s
+    from interp.model.training.random_weights import with_random_weights
+    from interp.model.training.small import SmallGPT2, TrainingJob, train_small_gpt2, train_small_gpt2s
+    from interp.progress import Progress, Stop
     from interp.stats.estimate import Estimate
     from interp.text.corpus import Corpus, from_texts, load_corpus, open_corpus, split_corpus
     from interp.text.data import data
@@ -86,7 +87,7 @@ else:
             "interp.text.pairs": "Pair, PairSet, ParentType, Surname, load_pairs",
             "interp.text.people_files": "Learned, Line, PeopleGroup, Sheet, read_people",
             # models to train, to copy and to know by heart
-            "interp.model.training.batched_gpt2": "Member, Population, Schooling, Size, train_population",
+            "interp.model.training.batched_gpt2": "Member, Population, TrainingSchedule, Size, train_population",
             "interp.model.training.copies": "copy_model, weights_from",
             "interp.model.training.finetune": (
                 "Example as TuningExample, IGNORED as IGNORED_LABEL, encode_pairs, fine_tune, pad_pairs"
@@ -94,10 +95,11 @@ else:
             "interp.model.training.planted": (
                 "Contrast, Planted, induction_contrast, lookup_contrast, plant_induction, plant_lookup, plant_nothing"
             ),
-            "interp.model.training.random_weights": "fresh_model",
-            "interp.model.training.small": "Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s",
+            "interp.model.training.random_weights": "with_random_weights",
+            "interp.model.training.small": "TrainingJob, SmallGPT2, train_small_gpt2, train_small_gpt2s",
             # a probe and its run
             "interp.errors": "UserError",
+            "interp.progress": "Progress, Stop",
             "interp.lab.discover": "list_probes, load_probe",
             "interp.lab.findings": "Control, Expects, Figure, Finding, Row",
             "interp.lab.probe": "Lab, Probe, probe",
@@ -161,18 +163,17 @@ __all__ += [
 __all__ += [
     "IGNORED_LABEL",
     "Contrast",
-    "Lesson",
     "Member",
     "Planted",
     "Population",
-    "Schooling",
     "Size",
     "SmallGPT2",
+    "TrainingJob",
+    "TrainingSchedule",
     "TuningExample",
     "copy_model",
     "encode_pairs",
     "fine_tune",
-    "fresh_model",
     "induction_contrast",
     "lookup_contrast",
     "pad_pairs",
@@ -183,6 +184,7 @@ __all__ += [
     "train_small_gpt2",
     "train_small_gpt2s",
     "weights_from",
+    "with_random_weights",
 ]
 __all__ += [
     "Control",
@@ -192,8 +194,10 @@ __all__ += [
     "Finding",
     "Lab",
     "Probe",
+    "Progress",
     "Row",
     "Run",
+    "Stop",
     "UserError",
     "build_report",
     "list_probes",

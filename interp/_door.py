@@ -20,7 +20,7 @@ def lazy(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """The `__getattr__` and `__dir__` of the module `door`.
 
-    `homes`: by module, what an import statement would name: `"Asked, ask as ask_facts"`. `packages`: modules of the
+    `homes`: by module, what an import statement would name: `"Asked, KINDS as HEAD_KINDS"`. `packages`: modules of the
     door that are listed with its names. Every other module of it can be reached as well, so that it makes no difference
     what was imported before.
     """

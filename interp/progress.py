@@ -17,6 +17,11 @@ Stop = Callable[[], bool]
 """`stop()`: shall the work end after the unit in hand? It is asked between units, and nothing finished is lost."""
 
 
+def labelled(progress: Progress, what: str) -> Progress:
+    """The same `Progress` with the caller's words instead of those of the function that it is handed to."""
+    return lambda _, done, total: progress(what, done, total)
+
+
 def silent(what: str, done: int, total: int) -> None:
     """The `Progress` that shows nothing."""
 

@@ -34,7 +34,19 @@ from collections.abc import Iterator
 
 import torch
 
-from interp import Control, Estimate, Figure, Finding, Lab, Model, Row, UserError, fresh_model, probe, split_corpus
+from interp import (
+    Control,
+    Estimate,
+    Figure,
+    Finding,
+    Lab,
+    Model,
+    Row,
+    UserError,
+    probe,
+    split_corpus,
+    with_random_weights,
+)
 from interp.analysis import BIASES, biases_of, count_by_formula, count_parameters
 from interp.stats import estimate_mean, known
 
@@ -128,10 +140,12 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding]
     """Part (b)."""
     model = lab.model
     found = read_neurons(lab, model, rows, layers, "reading neurons")
-    bare = read_neurons(lab, fresh_model(model, lab.seed), rows[:8], layers, "reading neurons of random weights")
+    random_weights = read_neurons(
+        lab, with_random_weights(model, lab.seed), rows[:8], layers, "reading neurons of random weights"
+    )
     unit = "share of squared activation"
     table: list[Row] = []
-    for name, some in (("trained", found), ("random weights", bare)):
+    for name, some in (("trained", found), ("random weights", random_weights)):
         for k, layer in enumerate(layers):
             at = _over(some.held[:, k].tolist(), unit, "document", lab)
             table.append({"layer": layer, "model": name, "held by the strongest hundredth": at.mean})
@@ -139,7 +153,7 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding]
     yield Finding(
         claim="A token activates a few neurons strongly: the strongest hundredth holds much of its activation.",
         estimate=_over(found.held.mean(1).tolist(), unit, "document", lab),
-        control=Control("random weights", _over(bare.held.mean(1).tolist(), unit, "document", lab)),
+        control=Control("random weights", _over(random_weights.held.mean(1).tolist(), unit, "document", lab)),
         expects="greater",
         margin=FEWER,
         part=NEURONS,
@@ -273,10 +287,10 @@ def _controls(lab: Lab, subject: Model, small: Model, texts: Rows, sentences: Ro
         part=CONTROLS,
         measure="Random numbers added to the last MLP's biases of the small GPT-2.",
     )
-    fresh = fresh_model(small, lab.seed).hf
-    before = losses(fresh, sentences)
-    with biases_at(fresh, list(biases_of(fresh)), "zero"):
-        after = losses(fresh, sentences)
+    random_weights = with_random_weights(small, lab.seed).hf
+    before = losses(random_weights, sentences)
+    with biases_at(random_weights, list(biases_of(random_weights)), "zero"):
+        after = losses(random_weights, sentences)
     yield Finding(
         claim="Negative control: setting biases to zero that are zero changes nothing.",
         estimate=estimate_mean((after - before).numpy(), unit=NATS, over="text", seed=lab.seed),
@@ -284,5 +298,5 @@ def _controls(lab: Lab, subject: Model, small: Model, texts: Rows, sentences: Ro
         expects="equal",
         margin=1e-6,
         part=CONTROLS,
-        measure="A GPT-2 before training: all of its biases begin at zero.",
+        measure="A GPT-2 with random weights: all of its biases begin at zero.",
     )

@@ -38,7 +38,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from interp import Control, Figure, Finding, Lab, Row, Where, fresh_model, probe
+from interp import Control, Figure, Finding, Lab, Row, Where, probe, with_random_weights
 from interp.saes import shipped_sae
 from interp.stats import estimate_crossed, estimate_mean, known
 
@@ -220,8 +220,8 @@ def _planted(lab: Lab, words: Words, middle: int, n_perm: int) -> Finding:
 
 
 def _random_weights(lab: Lab, words: Words, middle: int, n_perm: int) -> Finding:
-    bare = fresh_model(lab.model, lab.seed)
-    vectors = read_vectors(lab, bare, words.sized, words.nouns, (middle,), "reading with random weights")
+    random_weights = with_random_weights(lab.model, lab.seed)
+    vectors = read_vectors(lab, random_weights, words.sized, words.nouns, (middle,), "reading with random weights")
     told = tell_apart(vectors.at[..., 0, :], n_perm, lab.seed)
     return Finding(
         claim="Negative control: random weights have no direction of size.",
@@ -230,6 +230,6 @@ def _random_weights(lab: Lab, words: Words, middle: int, n_perm: int) -> Finding
         expects="equal",
         margin=DEALT,
         part=CONTROLS,
-        measure="As in part (a), for the same architecture before training. It mixes context too, but what it mixes in "
-        "is another random vector for every adjective.",
+        measure="As in part (a), for the same architecture with random weights. It mixes context too, but what it "
+        "mixes in is another random vector for every adjective.",
     )

@@ -61,9 +61,9 @@ def dice_roll(lab: Lab, *, phrasings: Path | None = None) -> Iterator[Finding]:
     asked = ask_for_a_die(lab.model, prompts)
     yield from favourites(lab, asked)
     yield from elsewhere(lab, asked)
-    patient = admit(lab.model, asked)
-    if patient is not None:
-        yield from look_inside(lab, patient, lab.sae_folder or shipped_sae(lab.model))
+    die_prompts = admit(lab.model, asked)
+    if die_prompts is not None:
+        yield from look_inside(lab, die_prompts, lab.sae_folder or shipped_sae(lab.model))
     yield from controls(lab, prompts)
 
 

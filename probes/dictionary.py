@@ -39,9 +39,9 @@ from interp import (
     Rows,
     UserError,
     capture_rows,
-    fresh_model,
     probe,
     split_corpus,
+    with_random_weights,
 )
 from interp.features import interesting, strip_rows, top_examples
 from interp.saes import (
@@ -207,12 +207,14 @@ def _beside(name: str, label: str, pair: tuple[Interval, Interval], n: int, tabl
 
 
 def _random_weights(lab: Lab, sae: SAE[Any], ours: SAEReport, documents: list[str], tokens: int) -> Finding:
-    """An SAE as wide and as sparse of the same architecture before training (Heap et al. 2501.17727)."""
-    blank = fresh_model(lab.model, lab.seed)
+    """An SAE as wide and as sparse of the same architecture with random weights (Heap et al. 2501.17727)."""
+    random_model = with_random_weights(lab.model, lab.seed)
     plan, training = default_plan(lab.model)
     plan = plan_sae(site_of(sae), "topk", sae.cfg.d_sae, k=max(1, round(ours.l0)))
-    folder = ensure_default_sae(blank, lab.progress, (plan, training))
-    (report,) = _measure(dataclasses.replace(lab, model=blank), [load_sae(folder, blank)], documents, tokens)
+    folder = ensure_default_sae(random_model, lab.progress, (plan, training))
+    (report,) = _measure(
+        dataclasses.replace(lab, model=random_model), [load_sae(folder, random_model)], documents, tokens
+    )
     return Finding(
         claim="The SAE explains more of the variance than one of the same model with random weights.",
         estimate=_share(ours.explained_variance, ours.n_documents, "share of variance"),

@@ -45,13 +45,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp import Finding, Lab, UserError, fresh_model, probe
+from interp import Finding, Lab, UserError, probe, with_random_weights
 
 from ._embedding_directions.analogies import analogies
 from ._embedding_directions.controls import controls
 from ._embedding_directions.held import kinds, more_directions
 from ._embedding_directions.one_direction import one_direction
-from ._embedding_directions.steering import Patients, admit, steering
+from ._embedding_directions.steering import NounSentences, admit, steering
 from ._embedding_directions.words import Words, choose_words, depths, read_vectors
 
 
@@ -69,32 +69,32 @@ def embedding_directions(lab: Lab, *, n_perm: int = 200, n_deals: int = 40) -> I
                 f"--{name} {value}; expected 40 or more: fewer cannot show that 2.5 % of deals reach a number"
             )
     words = choose_words(lab.model, lab.quick)
-    patients = admit(lab.model, words, lab.quick)
+    noun_sentences = admit(lab.model, words, lab.quick)
     layers, middle = depths(lab.model.n_layers, lab.quick)
     lab.progress("reading words", 0, 1)
     vectors = read_vectors(lab.model, words, layers)
     lab.progress("asking analogies", 0, 1)
-    yield from analogies(lab, words, vectors, middle, n_perm, _left_out(words, patients))
+    yield from analogies(lab, words, vectors, middle, n_perm, _left_out(words, noun_sentences))
     yield from one_direction(lab, words, vectors, middle, n_perm)
-    bare = fresh_model(lab.model, lab.seed)
+    random_weights = with_random_weights(lab.model, lab.seed)
     later: list[Finding] = []
     if len(words.kinds) > 1:
-        told, control = kinds(lab, words, layers, bare, n_deals)
+        told, control = kinds(lab, words, layers, random_weights, n_deals)
         later.append(control)
         yield told
     yield from more_directions(lab, words, vectors)
-    if patients is not None:
-        steered, control = steering(lab, words, vectors, middle, patients)
+    if noun_sentences is not None:
+        steered, control = steering(lab, words, vectors, middle, noun_sentences)
         later.append(control)
         yield steered
-    yield from (*later, *controls(lab, words, vectors, bare, middle, n_perm))
+    yield from (*later, *controls(lab, words, vectors, random_weights, middle, n_perm))
 
 
-def _left_out(words: Words, patients: Patients | None) -> str:
+def _left_out(words: Words, noun_sentences: NounSentences | None) -> str:
     """What this model cannot be asked, in sentences that begin with a space."""
     told = ""
     if len(words.kinds) < 2:
         told += " Kinds of nouns are not read: too few of them are one token each."
-    if patients is None:
+    if noun_sentences is None:
         told += ' The plural direction is not added: nouns, or "is" and "are", are not one token each.'
     return told

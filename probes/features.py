@@ -48,7 +48,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from interp import Finding, Lab, UserError, probe
-from interp.features import Coder, Namer
+from interp.features import Coder, TokenRules
 from interp.saes import attach_sae, ensure_default_sae, site_of
 
 from ._features.causes import causes
@@ -99,8 +99,8 @@ def features(lab: Lab, *, tokens: int = 20_000, units: int = 96, changed: int = 
     chosen = choose_features(text, coder, max(LEAST_UNITS, units // 2) if lab.quick else units, lab.seed)
     neurons, random = choose_neurons(text, chosen, lab.seed), random_directions(text, chosen, lab.seed)
     lab.progress("finding rules", 0, 1)
-    namer = Namer(text.facts, text.document, text.vocabulary)
-    kinds = [explain(text, namer, one) for one in (chosen, neurons, random)]
+    rules = TokenRules(text.facts, text.document, text.vocabulary)
+    kinds = [explain(text, rules, one) for one in (chosen, neurons, random)]
     table = summary(kinds, lab.seed)
     yield better(kinds[0], kinds[1], table, lab, drawn=True)
     yield better(kinds[0], kinds[2], table, lab, drawn=False)
@@ -113,7 +113,7 @@ def features(lab: Lab, *, tokens: int = 20_000, units: int = 96, changed: int = 
     away = without_neurons(lab, text, neurons.first(some))
     ours, chance = make(lab, [away, as_activations_vary(away, text, lab.seed + 9)], "neurons")
     yield from causes(lost, Lost(ours, {ALIKE: chance}, away.length.numpy()), lab)
-    yield from controls(lab, text, namer, chosen, readouts, lost)
+    yield from controls(lab, text, rules, chosen, readouts, lost)
 
 
 def _without_features(lab: Lab, text: Text, features: Units, coder: Coder) -> Lost:

@@ -47,11 +47,11 @@ from interp import (
     Model,
     Row,
     UserError,
-    fresh_model,
     load_corpus,
     plant_induction,
     probe,
     split_corpus,
+    with_random_weights,
 )
 from interp.analysis import windowed_losses
 from interp.stats import estimate_mean, known
@@ -302,8 +302,8 @@ def _planted(lab: Lab) -> Finding:
 
 
 def _random_weights(lab: Lab, rows: Sequence[list[int]], half: int) -> Finding:
-    bare: Model = fresh_model(lab.model, lab.seed)
-    whole, near = (windowed_losses(bare, rows[:8], window, start=half).mean(1) for window in (None, 2))
+    random_weights: Model = with_random_weights(lab.model, lab.seed)
+    whole, near = (windowed_losses(random_weights, rows[:8], window, start=half).mean(1) for window in (None, 2))
     return Finding(
         claim="Negative control: for random weights no context helps.",
         estimate=_over(whole - near, lab),
@@ -312,5 +312,5 @@ def _random_weights(lab: Lab, rows: Sequence[list[int]], half: int) -> Finding:
         margin=0.1,
         part=CONTROLS,
         measure="Surprise with the whole context less that with two tokens and the first, for the same architecture "
-        "before training.",
+        "with random weights.",
     )

@@ -67,7 +67,7 @@ from ._reversal_curse.mechanism import mechanism
 from ._reversal_curse.pretrained import LEAST, family, pretrained, split_by_surname
 from ._reversal_curse.trained import trained
 from ._reversal_curse.tuned import tuned
-from ._reversal_curse.where import features, patients_of, where
+from ._reversal_curse.where import features, models_to_examine, where
 
 LEAST_FACTS, QUICK_SEEDS = 8, 3
 PAIRS = "parent_child_pairs.csv"
@@ -136,13 +136,13 @@ def reversal_curse(
     yield from pretrained(lab, fact_sets[:1] if lab.quick else fact_sets, n_boot)
     yield from in_context(lab)
     yield from family(lab, families, n_boot)
-    patients = patients_of(lab, students, inside)
-    yield from where(lab, patients, n_boot)
+    examined_models = models_to_examine(lab, students, inside)
+    yield from where(lab, examined_models, n_boot)
     yield from features(lab, fact_sets[0], n_boot)
     if people or not lab.quick:
         yield from tuned(lab, people, tune_steps, tune_lr)
     yield from exceptions(lab, students, seeds, steps)
-    yield from mechanism(lab, patients, n_boot)
+    yield from mechanism(lab, examined_models, n_boot)
 
 
 def _aligns(lab: Lab, facts: FactSet) -> bool:

@@ -37,7 +37,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interp import Control, Figure, Finding, Lab, Row, UserError, fresh_model, load_corpus, probe, split_corpus
+from interp import Control, Figure, Finding, Lab, Row, UserError, load_corpus, probe, split_corpus, with_random_weights
 from interp.stats import estimate_mean, known, proportion
 
 from ._tokenization import CONTROLS, CUT, MET, NATS, SPLIT
@@ -209,7 +209,7 @@ def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
     halves = halve(model, [w.text for w in words if w.zipf >= 3], 40 if lab.quick else 80)
     layers = sorted({*range(0, model.n_layers, max(1, model.n_layers // (8 if lab.quick else 15))), model.n_layers})
     right = read_as_whole(lab, model, halves, layers, "cutting words in two")
-    bare = read_as_whole(lab, fresh_model(model, lab.seed), halves, layers, "with random weights")
+    bare = read_as_whole(lab, with_random_weights(model, lab.seed), halves, layers, "with random weights")
     rows: list[Row] = []
     for name, values in (*right.items(), ("cut in two, random weights", bare["cut in two"])):
         for k, layer in enumerate(layers):
@@ -254,7 +254,7 @@ def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
         expects="equal",
         margin=0.15,
         part=CONTROLS,
-        measure="The same at the same layer, for the same architecture before training.",
+        measure="The same at the same layer, for the same architecture with random weights.",
     )
 
 

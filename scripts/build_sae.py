@@ -31,7 +31,7 @@ from interp.model.model import Model
 from interp.saes.evaluate import SAEReport, evaluate_saes, random_sae_like
 from interp.saes.loading.sae import SAE, load_sae, site_of
 from interp.saes.training.plan import Training, plan_sae
-from interp.saes.training.report import Telling
+from interp.saes.training.report import TrainingCallbacks
 from interp.saes.training.sources import StoreRows
 from interp.saes.training.trainer import train
 from interp.text.corpus import load_corpus, split_corpus
@@ -83,8 +83,8 @@ def main(settings: Settings) -> None:
     if not work.exists():
         with shown_progress() as say:
             plan = plan_sae(site, settings.arch, settings.width, k=settings.k)
-            telling = Telling(progress=say, say=lambda line: print(line, file=sys.stderr, flush=True))
-            train(plan, source, work, training, telling=telling)
+            callbacks = TrainingCallbacks(progress=say, log=lambda line: print(line, file=sys.stderr, flush=True))
+            train(plan, source, work, training, callbacks=callbacks)
     minutes = (time.monotonic() - began) / 60
     model = load_model(settings.model)
     with new_folder(settings.out) as folder:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interp.analysis.answers import encode_answers, score_answers
-from interp.analysis.facts import align, ask
+from interp.analysis.facts import align, ask_facts
 from interp.analysis.lens import answer_lead
 from interp.analysis.metrics import logit_difference
 from interp.analysis.patching import Sweep, patch_sweep
@@ -96,7 +96,7 @@ def test_greedy_is_what_generation_would_write(knower: Model, people: FactSet) -
 
 
 def test_the_curse_shows_on_a_model_taught_one_order(knower: Model, people: FactSet) -> None:
-    forward, backward = (ask(knower, people, d) for d in ("forward", "reversed"))
+    forward, backward = (ask_facts(knower, people, d) for d in ("forward", "reversed"))
     assert forward.exact.mean() == 1.0
     assert forward.chosen.mean() == 1.0
     assert forward.matched.min() > 3.0

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from interp import Finding, Lab, Model, UserError
+from interp.analysis.aligned_prompts import single_tokens
 from interp.analysis.heads import ablate_heads, attention_paid, mean_outputs, others_like
-from interp.analysis.layouts import single_tokens
 from interp.lab.discover import load_probe
 from interp.model.training import planted as planted_parts
 from interp.model.training.planted import plant_induction, plant_nothing

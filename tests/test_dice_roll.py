@@ -11,7 +11,7 @@ import torch
 from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
-from interp.analysis.choices import choose_among, choose_number, last_tokens
+from interp.analysis.multiple_choice import choose_among, choose_number, last_tokens
 from interp.lab.discover import load_probe
 from interp.model.chat import chat_prompt, has_chat
 from interp.model.training.small import SmallGPT2, train_small_gpt2

@@ -229,7 +229,7 @@ def test_what_the_doors_offer_is_not_reported() -> None:
 import interp
 import interp.saes as dictionaries
 from interp import Lab, edits, probe, saes
-from interp.analysis import ask_facts as ask
+from interp.analysis import ask_facts as ask_about
 from interp.edits import only
 from ._own import part
 import torch, interpret

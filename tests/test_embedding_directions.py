@@ -10,7 +10,7 @@ import torch
 from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
-from interp.analysis.offsets import alike, ask, every_cosine
+from interp.analysis.analogies import alike, ask_analogies, every_cosine
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.views.figures import draw
@@ -36,7 +36,7 @@ def test_questions_are_answered_as_a_loop_answers_them() -> None:
     vectors[10], vectors[11] = vectors[7] * 1.01, vectors[0] * 0.99
     x = (vectors - vectors.mean(0)).double().numpy()
     order = [1, 2, 3, 0]
-    found = ask(vectors, PAIRS, words=spelt)
+    found = ask_analogies(vectors, PAIRS, words=spelt)
     for keep, way in product((True, False), ("offset", "third word alone", "second word alone", "wrong pairs")):
         if keep and way == "wrong pairs":
             continue
@@ -58,7 +58,7 @@ def test_questions_are_answered_as_a_loop_answers_them() -> None:
 
 def test_a_random_offset_is_as_long_and_drawn_by_the_seed() -> None:
     vectors = noise(12, 64, 0)
-    drift = [ask(vectors, PAIRS, seed=seed)._drift() for seed in (0, 0, 1)]
+    drift = [ask_analogies(vectors, PAIRS, seed=seed)._drift() for seed in (0, 0, 1)]
     assert torch.equal(drift[0], drift[1])
     assert not torch.equal(drift[0], drift[2])
     x = vectors - vectors.mean(0)
@@ -82,9 +82,9 @@ def test_cosines_of_offsets_are_those_of_a_loop() -> None:
 def test_questions_need_pairs_of_different_words() -> None:
     for pairs in ([(0, 1), (2, 3)], [(0, 1), (1, 2), (3, 4)]):
         with pytest.raises(ValueError, match="three pairs or more"):
-            ask(noise(6, 4, 0), pairs)
+            ask_analogies(noise(6, 4, 0), pairs)
     with pytest.raises(ValueError, match="each of them once"):
-        ask(noise(12, 4, 0), PAIRS).dealt([0, 0, 1, 2])
+        ask_analogies(noise(12, 4, 0), PAIRS).dealt([0, 0, 1, 2])
 
 
 def listed(n_rivals: int = 60) -> Words:
@@ -182,11 +182,11 @@ def test_an_untrained_model_gets_no_yes(seed: int) -> None:
 def test_steering_is_what_a_plain_hook_does(numbered: Model) -> None:
     told = choose_words(numbered)
     vectors = read_vectors(numbered, told, (0, 1))
-    patients = admit(numbered, told)
-    assert patients is not None
-    clean = patients.lean(patients.prompts(0))[0]
+    noun_sentences = admit(numbered, told)
+    assert noun_sentences is not None
+    clean = noun_sentences.lean(noun_sentences.prompts(0))[0]
     directions = _directions(told, vectors, 1, 2, 0)
-    shifts = patients.shift(1, directions, clean)
+    shifts = noun_sentences.shift(1, directions, clean)
     places = np.array(told.places("plural"))
     for noun in (0, 3):
         others = [k for k in range(len(places)) if k % 2 != noun % 2]
@@ -194,7 +194,7 @@ def test_steering_is_what_a_plain_hook_does(numbered: Model) -> None:
         torch.testing.assert_close(directions[0, noun], offset)
         assert float(directions[2, noun].norm()) == pytest.approx(float(offset.norm()), rel=1e-4)
         for which in (0, 2):
-            ids = torch.tensor(numbered.encode(TEMPLATES[1].format(patients.nouns[noun][0])))
+            ids = torch.tensor(numbered.encode(TEMPLATES[1].format(noun_sentences.nouns[noun][0])))
             block = numbered.hf.get_submodule("transformer.h.0")
 
             def push(
@@ -210,7 +210,7 @@ def test_steering_is_what_a_plain_hook_does(numbered: Model) -> None:
                     logits = numbered.hf(ids).logits[0, -1].double()
             finally:
                 handle.remove()
-            lean = float(logits[patients.verbs[1]] - logits[patients.verbs[0]])
+            lean = float(logits[noun_sentences.verbs[1]] - logits[noun_sentences.verbs[0]])
             assert shifts[which, 1, noun] + clean[1, noun] == pytest.approx(lean, abs=1e-3)
 
 

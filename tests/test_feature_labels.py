@@ -16,7 +16,7 @@ from sklearn.metrics import matthews_corrcoef, precision_score, recall_score
 
 from interp.cli import dispatch
 from interp.errors import UserError
-from interp.features.build.labels import HELD_OUT, Namer
+from interp.features.build.labels import HELD_OUT, TokenRules
 from interp.features.build.llm_labels import examination, label_features, load_ask, name_feature
 from interp.features.build.statistics import row_facts
 from interp.features.read.index import Index, open_index
@@ -29,15 +29,15 @@ DOCUMENTS, LENGTH = 200, 12
 
 
 @pytest.fixture(scope="module")
-def text() -> tuple[Namer, NDArray[np.int32], NDArray[np.int32]]:
-    """(a namer, token of every row, document of every row) of made-up text."""
+def text() -> tuple[TokenRules, NDArray[np.int32], NDArray[np.int32]]:
+    """(a rules, token of every row, document of every row) of made-up text."""
     rng = np.random.default_rng(0)
     token = rng.integers(0, len(VOCABULARY), DOCUMENTS * LENGTH).astype(np.int32)
     starts = np.arange(0, len(token) + 1, LENGTH)
     document = np.repeat(np.arange(DOCUMENTS), LENGTH).astype(np.int32)
     is_sink = np.zeros(len(token), bool)
     is_sink[starts[:-1]] = True
-    return Namer(row_facts(token, starts, is_sink, VOCABULARY), document, VOCABULARY), token, document
+    return TokenRules(row_facts(token, starts, is_sink, VOCABULARY), document, VOCABULARY), token, document
 
 
 def _fires(which: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -47,7 +47,7 @@ def _fires(which: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 
 def test_planted_features_get_the_label_they_were_planted_by(text: Any):
-    namer, token, _ = text
+    rules, token, _ = text
     before = np.concatenate([[-1], token[:-1]])
     place = np.arange(len(token)) % LENGTH
     for which, label in (
@@ -57,7 +57,7 @@ def test_planted_features_get_the_label_they_were_planted_by(text: Any):
         ((token == 1) & (before == 0), "“ the cat”"),
         (place == 3, "place in the text: 4"),
     ):
-        found = namer.name(_fires(which))
+        found = rules.name(_fires(which))
         assert set(re.findall(r"“[^”]*”|\w+", found.text)) == set(re.findall(r"“[^”]*”|\w+", label)), label
         assert found.score > 0.99
         assert (found.precision, found.recall) == (1, 1)
@@ -65,18 +65,18 @@ def test_planted_features_get_the_label_they_were_planted_by(text: Any):
 
 def test_noise_gets_a_score_near_zero(text: Any):
     """Negative control: whatever rule was found, it predicts nothing elsewhere."""
-    namer, token, _ = text
+    rules, token, _ = text
     rng = np.random.default_rng(1)
-    scores = [namer.name(_fires(rng.random(len(token)) < 0.1)).score for _ in range(60)]
+    scores = [rules.name(_fires(rng.random(len(token)) < 0.1)).score for _ in range(60)]
     assert abs(np.mean(scores)) < 0.03
     assert np.mean(np.array(scores) > 0.3) < 0.05
 
 
 def test_a_score_is_the_correlation_on_held_out_documents(text: Any):
-    namer, token, document = text
+    rules, token, document = text
     rng = np.random.default_rng(2)
     rows = _fires((token == 1) & (rng.random(len(token)) < 0.6) | (rng.random(len(token)) < 0.03))
-    found = namer.name(rows)
+    found = rules.name(rows)
     assert found.text.startswith("“ cat”")
     kept = (document % HELD_OUT == HELD_OUT - 1) & (np.arange(len(token)) % LENGTH > 0)
     keys = [VOCABULARY.index(one) for one in re.findall(r"“([^”]*)”", found.text)]
@@ -87,10 +87,10 @@ def test_a_score_is_the_correlation_on_held_out_documents(text: Any):
 
 
 def test_features_without_evidence_say_so(text: Any):
-    namer, *_ = text
-    assert namer.name(np.empty(0, np.int32)).text == "never fires here"
-    assert np.isnan(namer.name(np.empty(0, np.int32)).score)
-    assert namer.name(np.array([5], np.int32)).text == "no rule found"
+    rules, *_ = text
+    assert rules.name(np.empty(0, np.int32)).text == "never fires here"
+    assert np.isnan(rules.name(np.empty(0, np.int32)).score)
+    assert rules.name(np.array([5], np.int32)).text == "no rule found"
 
 
 # --- a language model's labels ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from refusals import the_line
 from interp import Finding, Lab, Model, UserError
 from interp.activations.rows import capture_rows
 from interp.features.build.coder import Coder
-from interp.features.build.labels import Namer
+from interp.features.build.labels import TokenRules
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.saes.loading import attach
 from interp.saes.loading.sae import SAE, load_sae
@@ -174,9 +174,9 @@ def test_features_are_those_of_the_dictionary(text: Text, chosen: Units, sae: SA
 
 
 def test_a_rule_is_found_where_there_is_one_and_none_where_firings_are_dealt(text: Text, chosen: Units) -> None:
-    namer = Namer(text.facts, text.document, text.vocabulary)
-    assert np.nanmin(explain(text, namer, planted_tokens(text, 0)).scores) > 0.99
-    assert abs(np.nanmean(explain(text, namer, dealt(chosen, text, 0)).scores)) < 0.02
+    rules = TokenRules(text.facts, text.document, text.vocabulary)
+    assert np.nanmin(explain(text, rules, planted_tokens(text, 0)).scores) > 0.99
+    assert abs(np.nanmean(explain(text, rules, dealt(chosen, text, 0)).scores)) < 0.02
 
 
 def test_the_fewest_kinds_that_hold_half() -> None:

@@ -11,7 +11,7 @@ from refusals import the_line
 from interp import Model, UserError
 from interp.analysis.completions import score_completions
 from interp.model.edits import ablate
-from interp.model.training.finetune import encode_pairs, fine_tune, pad_pairs
+from interp.model.training.finetune import completion_loss, encode_pairs, fine_tune, pad_pairs
 
 EXAMPLES = [("the cat sat on the", " mat"), ("a dog", " barks at the moon"), ("the big house is", " red")]
 
@@ -66,10 +66,16 @@ def test_scores_are_those_of_a_loop(tiny_gpt2: Model, tuned: Model, which: str) 
 
 
 def test_the_loss_is_the_surprise_at_completion_tokens(tiny_gpt2: Model) -> None:
-    seen: list[tuple[int, int, float]] = []
-    fine_tune(tiny_gpt2, EXAMPLES, steps=1, batch=3, progress=lambda *told: seen.append(told))
+    batch = pad_pairs(encode_pairs(tiny_gpt2, EXAMPLES), tiny_gpt2.device)
     scores = score_completions(tiny_gpt2, EXAMPLES)
-    assert seen == [(1, 1, pytest.approx(-float(scores.summed.sum() / scores.lengths.sum()), rel=1e-5))]
+    surprise = -float(scores.summed.sum() / scores.lengths.sum())
+    assert float(completion_loss(tiny_gpt2.hf, *batch)) == pytest.approx(surprise, rel=1e-5)
+
+
+def test_fine_tuning_counts_its_steps(tiny_gpt2: Model) -> None:
+    seen: list[tuple[str, int, int]] = []
+    fine_tune(tiny_gpt2, EXAMPLES, steps=2, batch=3, progress=lambda *step: seen.append(step))
+    assert seen == [("fine-tuning", 1, 2), ("fine-tuning", 2, 2)]
 
 
 def test_labels_hide_prompts_and_padding() -> None:

@@ -67,14 +67,14 @@ def test_a_tuned_lens_reads_text_it_has_not_seen_better_than_the_logit_lens(
     unseen = store_of(loud, tmp_path / "unseen", [f"Kim saw {text[::-1]}" for text in TEXTS])
     plain = lens_divergence(loud, lambda h, layer: loud.unembed(h), unseen)
     fitted = lens_divergence(loud, train_lens(loud, streams, steps=0), unseen)
-    told: list[float] = []
-    tuned = train_lens(loud, streams, steps=60, batch=64, lr=3e-3, progress=lambda i, n, kl: told.append(kl))
+    steps: list[tuple[str, int, int]] = []
+    tuned = train_lens(loud, streams, steps=60, batch=64, lr=3e-3, progress=lambda *step: steps.append(step))
     found = lens_divergence(loud, tuned, unseen)
     assert list(found) == tuned.layers == [0, 1]
     for layer in found:
         assert max(found[layer], fitted[layer]) < plain[layer] / 4
     assert found[0] < fitted[0], "layer 1 is nearly linear in the last one, so that least squares is hard to beat there"
-    assert len(told) == 60
+    assert steps == [("training the tuned lens", step, 60) for step in range(1, 61)]
     assert all(parameter.grad is None for parameter in loud.hf.parameters())
     last = streams.rows(loud.residual(2), 0, 5)
     assert torch.equal(tuned(last, 2), loud.unembed(last)), "the last layer is read as it is"

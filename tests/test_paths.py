@@ -9,20 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from fake_index import write_fake_index
 from fake_run import write_run
 from refusals import refusal, the_line
 from stores import MIDDLE, SMALL, TEXTS
 
-from interp import Model, UserError, open_store
+from interp import Model, UserError, build_report, load_model, open_store
 from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
+from interp.analysis.tuned_lens import TunedLens, load_lens
 from interp.cli import dispatch
 from interp.cli.terminal import Positional, parse
+from interp.features import load_ask, open_index, write_neuronpedia, write_page
 from interp.lab.discover import load_probe
 from interp.lab.new_probe import write_probe
 from interp.lab.runner import check_out
 from interp.lab.runs import read_run
+from interp.lab.series import open_series, read_series
+from interp.model.loading.cache import cache_dir
 from interp.paths import check_place, expand
+from interp.saes import coordinates_as_sae, load_sae, load_transcoder, save_sae, site_of
 from interp.text.corpus import load_corpus
 from interp.text.data import data
 from interp.text.facts import load_facts
@@ -115,6 +122,51 @@ def test_what_python_opens_is_found_at_home(home: Path, tiny_gpt2: Model) -> Non
     assert load_probe("~/is_it_so.py").name == "is-it-so"
     with pytest.raises(UserError, match="not empty"):
         check_out("~/run")
+    assert list(Path().iterdir()) == [], "nothing is made in the current folder"
+
+
+def test_models_and_the_cache_are_found_at_home(home: Path, tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "model").symlink_to(tiny_gpt2.provenance.location)
+    assert load_model("~/model").provenance.location == str(home / "model")
+    assert str(home) in refusal(load_model, "~/none.gguf")
+    assert "has no home folder" in refusal(load_model, "~no-such-user/model")
+    monkeypatch.delenv("INTERP_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_dir() == home / ".cache" / "interp-probes"
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/xdg")
+    assert cache_dir() == home / "xdg" / "interp-probes"
+    monkeypatch.setenv("INTERP_CACHE", "~/cache")
+    assert cache_dir() == home / "cache"
+
+
+def test_saes_and_lenses_are_written_and_read_at_home(home: Path, tiny_gpt2: Model) -> None:
+    width = tiny_gpt2.d_model
+    made = coordinates_as_sae(tiny_gpt2, MIDDLE, torch.randn(50, width), k=3)
+    assert save_sae(made, "~/sae") == home / "sae"
+    assert site_of(load_sae("~/sae", tiny_gpt2)) == MIDDLE
+    assert str(home / "none") in refusal(load_sae, "~/none")
+    assert str(home / "none") in refusal(load_transcoder, "~/none")
+    lens = TunedLens(
+        tiny_gpt2, {0: torch.zeros(width, width)}, {0: torch.zeros(width)}, {"weights": tiny_gpt2.provenance.weights}
+    )
+    lens.save("~/lens.safetensors")
+    assert load_lens("~/lens.safetensors", tiny_gpt2).layers == [0]
+    assert (home / "lens.safetensors").is_file()
+    assert list(Path().iterdir()) == []
+
+
+def test_indexes_reports_and_series_are_written_and_read_at_home(home: Path) -> None:
+    write_fake_index(home / "index")
+    index = open_index("~/index")
+    assert index.folder == home / "index"
+    assert write_page(index, "~/page.html") == home / "page.html"
+    assert all(path.parent == home / "exported" for path in write_neuronpedia(index, "~/exported", [0, 1]))
+    write_run(home / "run", [])
+    assert build_report(["~/run"], "~/report.html") == home / "report.html"
+    assert open_series("~/series", {"seed": "0"}).folder == home / "series"
+    assert read_series("~/series") == open_series("~/series", {"seed": "0"})
+    (home / "ask.py").write_text("def ask(question):\n    return question\n")
+    assert load_ask("~/ask.py:ask")("what?") == "what?"
     assert list(Path().iterdir()) == [], "nothing is made in the current folder"
 
 

@@ -9,14 +9,22 @@ import torch
 from refusals import the_line
 
 from interp import UserError
-from interp.model.training.batched_gpt2 import Member, Population, Schooling, Size, begin, forward, train_population
+from interp.model.training.batched_gpt2 import (
+    Member,
+    Population,
+    Size,
+    TrainingSchedule,
+    begin,
+    forward,
+    train_population,
+)
 
 SIZE = Size(16, n_layers=2, n_heads=4, context=12)
 TEXT = torch.randint(9, (400,), generator=torch.Generator().manual_seed(0))
 
 
 def trained(members: list[Member], steps: int = 20, texts: list[torch.Tensor] | None = None) -> Population:
-    return train_population(SIZE, 9, members, texts or [TEXT] * len(members), Schooling(steps, batch=4))
+    return train_population(SIZE, 9, members, texts or [TEXT] * len(members), TrainingSchedule(steps, batch=4))
 
 
 @pytest.fixture
@@ -58,7 +66,7 @@ def test_a_member_learns_as_it_would_alone(doubles: None) -> None:
 
 def test_the_step_is_adams(doubles: None) -> None:
     """One step of transformers' model by torch.optim.Adam, gradient clipped, from the same weights and batch."""
-    member, schooling = Member(5e-3, 3), Schooling(1, batch=4)
+    member, schedule = Member(5e-3, 3), TrainingSchedule(1, batch=4)
     start = Population(SIZE, 9, (member,), begin(SIZE, 9, [member]))
     hf = start.extract(0)
     first = torch.randint(len(TEXT) - 12, (4,), generator=torch.Generator().manual_seed(3 + 1_000_003))
@@ -68,7 +76,7 @@ def test_the_step_is_adams(doubles: None) -> None:
     loss.backward()
     torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
     optimizer.step()
-    ours = train_population(SIZE, 9, [member], [TEXT], schooling).extract(0)
+    ours = train_population(SIZE, 9, [member], [TEXT], schedule).extract(0)
     for (name, theirs), mine in zip(hf.named_parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9, msg=name)
 
@@ -83,8 +91,8 @@ def test_it_learns_what_there_is_to_learn_and_is_watched() -> None:
     pattern = torch.arange(9).repeat(60)
     seen: list[int] = []
     population = train_population(
-        SIZE, 9, [Member(2e-2, 0), Member(2e-2, 0)], [pattern, TEXT], Schooling(200),
-        watch=lambda step, models: seen.append(step) or None, progress=lambda done, total: None,
+        SIZE, 9, [Member(2e-2, 0), Member(2e-2, 0)], [pattern, TEXT], TrainingSchedule(200),
+        watch=lambda step, models: seen.append(step) or None, progress=lambda what, done, total: None,
     )  # fmt: skip
     ours, noise = population.losses(pattern).mean(1)
     assert float(ours) < 0.05 < 2.0 < float(noise), "each read its own text"

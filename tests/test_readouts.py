@@ -10,7 +10,7 @@ import torch
 
 from interp import Model, UserError
 from interp.analysis.readouts import read_labels, readout_of
-from interp.model.training.random_weights import fresh_model
+from interp.model.training.random_weights import with_random_weights
 
 N, D = 48, 64
 
@@ -89,14 +89,14 @@ def test_a_site_is_read_beside_a_model_of_random_weights(tiny_gpt2: Model) -> No
     assert [one.site for one in found] == tiny_gpt2.sites("blocks.*.hook_resid_post")
     for one in found:
         assert one.accuracy.mean > 0.9  # the last token is the label
-        assert one.fresh.mean > 0.9  # and random weights let it be read: the control that shows it
+        assert one.random_weights.mean > 0.9  # and random weights let it be read: the control that shows it
         assert one.majority == 0.5
 
 
 def test_random_weights_are_others_and_follow_the_seed(tiny_gpt2: Model) -> None:
-    a, b, c = (fresh_model(tiny_gpt2, seed) for seed in (5, 5, 6))
+    a, b, c = (with_random_weights(tiny_gpt2, seed) for seed in (5, 5, 6))
     state = torch.random.get_rng_state()
-    fresh_model(tiny_gpt2, 3)
+    with_random_weights(tiny_gpt2, 3)
     assert torch.equal(state, torch.random.get_rng_state())
     assert a.provenance.weights == b.provenance.weights != c.provenance.weights
     assert a.provenance.weights != tiny_gpt2.provenance.weights
@@ -143,7 +143,7 @@ def test_a_rare_label_is_read_with_a_fold_a_group_and_majority_is_a_mean_over_gr
     readout_of(x, labels, np.arange(40) // 4, n_perm=1)
     prompts, groups = ["Mary"] * 12, [0] * 8 + [1, 2, 3, 4]
     own = [0] * 8 + [1, 1, 0, 1]
-    found = read_labels(tiny_gpt2, prompts, own, groups, "blocks.0.hook_resid_post", n_perm=1, fresh=tiny_gpt2)
+    found = read_labels(tiny_gpt2, prompts, own, groups, "blocks.0.hook_resid_post", n_perm=1, random_weights=tiny_gpt2)
     assert found[0].majority == pytest.approx(0.6)
 
 

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 
+from interp.activations.plan import plan_capture
 from interp.activations.rows import SINK_FACTOR, SINK_RULE, capture_rows, find_sinks, median_norm
 from interp.errors import UserError
 from interp.model.model import Model
@@ -72,10 +73,19 @@ def test_rows_do_not_depend_on_the_batch_size(model: Model, batch_size: int):
 def test_progress_counts_tokens_up_to_all_of_them(model: Model):
     told: list[tuple[int, int]] = []
     rows = capture_rows(
-        model, SENTENCES[:9], SITE, batch_size=4, progress=lambda done, total: told.append((done, total))
+        model, SENTENCES[:9], SITE, batch_size=4, progress=lambda _, done, total: told.append((done, total))
     )
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     assert told[-1] == (len(rows), len(rows))
+
+
+def test_a_model_of_a_short_context_is_read_at_that_length_by_default(model: Model) -> None:
+    assert model.context_length == 64
+    document = [5] * 70
+    assert capture_rows(model, [document], SITE).position.tolist() == list(range(64))
+    assert plan_capture(model, SENTENCES[:3], SITE)[0].cut["context"] == 64, "as a store has it"
+    with pytest.raises(UserError, match="70 tokens"):
+        capture_rows(model, [document], SITE, context=70)
 
 
 def test_sinks_are_position_0_and_very_long_vectors():

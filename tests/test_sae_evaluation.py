@@ -171,7 +171,7 @@ def test_evaluation_keeps_to_the_token_limit_and_tells_progress(word_model: Mode
         word_model,
         SENTENCES[1::2],
         max_tokens=33,
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda _, done, total: told.append((done, total)),
     )
     assert report.n_tokens + report.n_sinks == 33
     assert told[-1] == (5 * 33, 5 * 33)

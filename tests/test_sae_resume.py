@@ -20,7 +20,7 @@ from interp.saes.training import trainer
 from interp.saes.training.checkpoint import FILE, METRICS, folder_of, training_folder
 from interp.saes.training.plan import plan_sae
 from interp.saes.training.processes import Ranks
-from interp.saes.training.report import Telling
+from interp.saes.training.report import TrainingCallbacks
 from interp.saes.training.save import save_sae
 from interp.saes.training.sources import StoreRows
 from interp.saes.training.trainer import train
@@ -98,7 +98,9 @@ def test_asked_again_what_is_done_stays_and_other_settings_are_refused(store: St
     plan, said = plan_sae(LAST, "topk", 64, k=4), []
     (path,) = train(plan, StoreRows(store), tmp_path / "sae", STEPS) or []
     before = weights(path)
-    assert train(plan, StoreRows(store), tmp_path / "sae", STEPS, telling=Telling(say=said.append)) == [path]
+    assert train(plan, StoreRows(store), tmp_path / "sae", STEPS, callbacks=TrainingCallbacks(log=said.append)) == [
+        path
+    ]
     assert said == ["it is there already, made with these settings"]
     with pytest.raises(UserError, match="exists already"):
         train(plan, StoreRows(store), tmp_path / "sae", dataclasses.replace(STEPS, seed=3))

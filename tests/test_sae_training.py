@@ -25,7 +25,7 @@ from interp.saes.training.learner import Learner, fresh
 from interp.saes.training.log import sinks_of
 from interp.saes.training.plan import Training, plan_sae
 from interp.saes.training.processes import Ranks
-from interp.saes.training.report import Telling
+from interp.saes.training.report import TrainingCallbacks
 from interp.saes.training.sources import Batches, MemoryRows, ModelRows, StoreRows
 from interp.saes.training.trainer import train
 
@@ -175,7 +175,7 @@ def test_metrics_go_to_weights_and_biases_too(
     monkeypatch.setattr(wandb, "init", lambda **_: Run())
     plan = plan_sae(LAST, "topk", 64, k=4)
     with sinks_of(["wandb"], "run") as sinks:
-        (path,) = train(plan, StoreRows(store), tmp_path / "sae", STEPS, telling=Telling(sinks=sinks)) or []
+        (path,) = train(plan, StoreRows(store), tmp_path / "sae", STEPS, callbacks=TrainingCallbacks(sinks=sinks)) or []
     assert [step for step, _ in logged] == [*(line["step"] for line in metrics(path)), -1]
     assert logged[0][1][f"{plan.name}/explained_variance"] == metrics(path)[0]["explained_variance"]
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
+from transformers import GPT2LMHeadModel
 
 from interp import Model, UserError
-from interp.model.training.small import Lesson, SmallGPT2, train_small_gpt2, train_small_gpt2s
+from interp.model.training.small import (
+    SmallGPT2,
+    TrainingJob,
+    next_token_loss,
+    pad_sentences,
+    train_small_gpt2,
+    train_small_gpt2s,
+    word_tokenizer,
+)
 
 PAIRS = {"red": "apple", "yellow": "banana", "green": "pear", "orange": "carrot"}
 SENTENCES = [f"the {colour} one is {thing}" for colour, thing in PAIRS.items()]
@@ -33,18 +43,27 @@ def test_it_learns_which_word_follows(model: Model):
     assert [untrained.tokenizer.decode([int(i)]) for i in guesses] != list(PAIRS.values())
 
 
-def test_the_loss_reported_is_the_cross_entropy_over_every_token():
-    seen: list[tuple[int, int, float]] = []
-    one = replace(TINY, steps=1, batch=len(SENTENCES))
-    model = train_small_gpt2(SENTENCES, replace(one, steps=0), seed=5)
-    train_small_gpt2(SENTENCES, one, seed=5, progress=lambda *step: seen.append(step))
+def test_the_loss_is_the_cross_entropy_over_every_token():
+    model = train_small_gpt2(SENTENCES, replace(TINY, steps=0), seed=5)
     ids = torch.tensor(model.encode(SENTENCES))
     assert ids[0, 0] == model.tokenizer.bos_token_id
     with torch.no_grad():
         logits = model.hf(ids).logits
     log_probs = logits[:, :-1].log_softmax(-1)
     mean = -log_probs.gather(-1, ids[:, 1:, None]).mean()
-    assert seen == [(1, 1, pytest.approx(float(mean), rel=1e-5))]
+    hf, tokenizer = cast(GPT2LMHeadModel, model.hf), word_tokenizer(SENTENCES)
+    assert float(next_token_loss(hf, *pad_sentences(tokenizer, SENTENCES))) == pytest.approx(float(mean), rel=1e-5)
+    longer = [*SENTENCES, " ".join(SENTENCES)]  # so that the others are padded
+    ids, labels = pad_sentences(tokenizer, longer)
+    padded = next_token_loss(hf, ids[:-1], labels[:-1])
+    assert float(padded) == pytest.approx(float(mean), rel=1e-5), "padding is not counted"
+    assert float(next_token_loss(hf, ids[:-1], ids[:-1])) != pytest.approx(float(mean), rel=1e-3), "the planted fault"
+
+
+def test_training_counts_its_steps() -> None:
+    seen: list[tuple[str, int, int]] = []
+    train_small_gpt2(SENTENCES, replace(TINY, steps=3), progress=lambda *step: seen.append(step))
+    assert seen == [("training a small GPT-2", step, 3) for step in (1, 2, 3)]
 
 
 def test_padding_is_not_learnt():
@@ -67,17 +86,17 @@ def test_same_seed_same_weights_and_another_seed_others(model: Model):
 
 
 def test_trained_side_by_side_they_are_the_models_trained_alone():
-    lessons = [Lesson(SENTENCES[: 2 + s], replace(TINY, steps=30), s) for s in range(3)]
-    seen: list[tuple[int, int]] = []
+    jobs = [TrainingJob(SENTENCES[: 2 + s], replace(TINY, steps=30), s) for s in range(3)]
+    seen: list[tuple[str, int, int]] = []
     before = torch.get_num_threads()
     torch.set_num_threads(3)  # that many at once
     try:
-        together = train_small_gpt2s(lessons, progress=lambda *at: seen.append(at))
+        together = train_small_gpt2s(jobs, progress=lambda *at: seen.append(at))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-    assert seen == [(i + 1, 90) for i in range(90)]
-    for model, (sentences, settings, seed) in zip(together, lessons, strict=True):
+    assert seen == [("training small GPT-2s", i + 1, 90) for i in range(90)]
+    for model, (sentences, settings, seed) in zip(together, jobs, strict=True):
         alone = train_small_gpt2(sentences, settings, seed=seed)
         assert model.provenance == alone.provenance  # it holds the hash of the weights
 
@@ -86,13 +105,13 @@ def test_trained_side_by_side_they_are_the_models_trained_alone():
 def test_a_fault_in_one_ends_the_others(fault: type[BaseException]):
     calls = 0
 
-    def progress(done: int, total: int) -> None:
+    def progress(what: str, done: int, total: int) -> None:
         nonlocal calls
         calls += 1
         if done == 20:
             raise fault
 
-    long = Lesson(SENTENCES, replace(TINY, steps=100_000), 0)
+    long = TrainingJob(SENTENCES, replace(TINY, steps=100_000), 0)
     with pytest.raises(fault):
         train_small_gpt2s([long] * 4, progress=progress)
     assert calls < 1000, "the others were trained to their end"
@@ -116,7 +135,7 @@ def test_the_model_is_in_eval_mode_without_dropout(model: Model):
 
 @pytest.mark.parametrize("interrupt", [None, ValueError, KeyboardInterrupt])
 def test_threads_and_random_state_are_as_they_were(interrupt: type[BaseException] | None):
-    def progress(step: int, steps: int, loss: float) -> None:
+    def progress(what: str, step: int, steps: int) -> None:
         assert torch.get_num_threads() == 1
         if interrupt is not None and step == 3:
             raise interrupt

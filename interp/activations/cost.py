@@ -15,6 +15,7 @@ from interp.activations.shards import ShardWriter
 from interp.activations.store import Store, layout_of
 from interp.activations.token_table import Tokens
 from interp.model.model import Model
+from interp.paths import expand
 from interp.progress import silent
 
 
@@ -28,8 +29,9 @@ class Cost:
     memory: int
 
 
-def measure_cost(model: Model, plan: Plan, tokens: Tokens, folder: Path) -> Cost:
+def measure_cost(model: Model, plan: Plan, tokens: Tokens, folder: str | Path) -> Cost:
     """Run the first batch of the plan twice into a file that is thrown away, and reckon from the second run."""
+    folder = expand(folder)
     above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     store = Store(folder, plan, tokens)
     size = sum(layout_of(store, i).size for i in range(len(plan.shards)))

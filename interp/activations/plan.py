@@ -17,9 +17,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +25,7 @@ import torch
 from interp.activations.token_table import Cut, Tokens, read_tokens
 from interp.errors import UserError
 from interp.model.hooks.forward import engine_for
-from interp.model.loading.load import locate
+from interp.model.loading.identity import hash_of_files
 from interp.model.model import Model
 from interp.progress import Progress, silent
 from interp.text.corpus import Corpus, from_texts
@@ -140,15 +138,10 @@ def _describe(model: Model, sites: Iterable[str]) -> dict[str, Any]:
     """What a plan says of the model. `files`: the bytes that a name on the hub stands for, as of a folder with them."""
     provenance = model.provenance
     record: dict[str, Any] = {key: getattr(provenance, key) for key in ("name", "weights", "tokenizer", "architecture")}
-    if provenance.source == "hub" and provenance.adapter is None and Path(provenance.location).is_dir():
-        record["files"] = _hash_folder(provenance.location, provenance.weights)
+    if (files := hash_of_files(provenance)) is not None:
+        record["files"] = files
     registered = {name: str(place) for name, place in model.site_table.registered.items() if name in set(sites)}
     return record | ({"registered": registered} if registered else {})
-
-
-@lru_cache
-def _hash_folder(folder: str, commit: str) -> str:  # `commit` is there for the cache: it says when files are others
-    return locate(folder).weights
 
 
 def fit_context(model: Model, context: int | None) -> int:

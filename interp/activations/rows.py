@@ -7,21 +7,22 @@ times longer than the rest (norm 24,569 against 169 in SmolLM2). One such row ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.activations.plan import fit_context
 from interp.errors import UserError
 from interp.model.hooks.forward import batches, stream
 from interp.model.model import Model
+from interp.progress import Progress, silent
 
 SINK_FACTOR = 10.0
 SINK_RULE = f"position 0, and every token whose norm exceeds {SINK_FACTOR:g} times the median norm at the site"
 SORTED = 8  # batches
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,22 @@ def capture_rows(
     site: str,
     *,
     max_tokens: int | None = None,
-    context: int = 128,
+    context: int | None = None,
     batch_size: int = 16,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Rows:
     """Run `documents` (each cut to `context` tokens) and keep the activations at `site`, `max_tokens` rows at most.
 
+    `context`: by default 128 tokens, or as many as the model takes, as `plan_capture` has it.
+
     Row order is reading order: document by document, position by position; `document` counts from 0 in the order given.
-    `progress` gets (tokens done, tokens in all). Neither `batch_size` nor neighbours change a row beyond rounding.
+    `progress` counts tokens. Neither `batch_size` nor neighbours change a row beyond rounding.
     Raises UserError for a site without one vector a token, a corpus without tokens, or a limit below one token.
     """
     for word, value in (("max_tokens", max_tokens), ("context", context)):
         if value is not None and value < 1:
             raise UserError(f"{word}={value}; expected 1 or more")
+    context = fit_context(model, None) if context is None else context
     name = model.tree.match(site)
     if len(name) != 1:
         raise UserError(f"site {site!r} matches {len(name)} sites; expected exactly one here")
@@ -83,8 +87,7 @@ def capture_rows(
             values = torch.empty(len(position), piece.shape[1])
         values[done : done + len(piece)] = piece
         done += len(piece)
-        if progress is not None:
-            progress(done, len(position))
+        progress("capturing activations", done, len(position))
     return Rows(
         site=name[0],
         values=values,

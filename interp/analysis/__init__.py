@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from interp._door import lazy
 
 if TYPE_CHECKING:
+    from interp.analysis.aligned_prompts import Layout, lay_out, single_tokens
+    from interp.analysis.analogies import Questions, Way, alike, ask_analogies, by_pair, every_cosine
     from interp.analysis.answers import AnswerScores, encode_answers, score_answers
     from interp.analysis.attribution import (
         Attribution,
@@ -20,10 +22,8 @@ if TYPE_CHECKING:
         parts_written,
         read_logits,
     )
-    from interp.analysis.choices import Choices, choose_among, choose_number, entropy_of, last_tokens
     from interp.analysis.completions import CompletionScores, score_completions
-    from interp.analysis.facts import Aligned, Asked, align
-    from interp.analysis.facts import ask as ask_facts
+    from interp.analysis.facts import Aligned, Asked, align, ask_facts
     from interp.analysis.feature_attribution import attribute_features
     from interp.analysis.heads import KINDS as HEAD_KINDS
     from interp.analysis.heads import (
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         repeated_tokens,
         score_heads,
     )
-    from interp.analysis.layouts import Layout, lay_out, single_tokens
     from interp.analysis.lens import answer_lead
     from interp.analysis.metrics import (
         continuation,
@@ -46,8 +45,7 @@ if TYPE_CHECKING:
         rank,
         token_table,
     )
-    from interp.analysis.offsets import Questions, Way, alike, by_pair, every_cosine
-    from interp.analysis.offsets import ask as ask_analogies
+    from interp.analysis.multiple_choice import Choices, choose_among, choose_number, entropy_of, last_tokens
     from interp.analysis.patching import Pairs, Sweep, attribution_patch, correlation, pair_up, patch_sweep
     from interp.analysis.paths import path_patch
     from interp.analysis.readouts import Readout, read_labels, readout_of
@@ -72,16 +70,16 @@ else:
         {
             # score answers and completions
             "interp.analysis.answers": "AnswerScores, encode_answers, score_answers",
-            "interp.analysis.choices": "Choices, choose_among, choose_number, entropy_of, last_tokens",
+            "interp.analysis.multiple_choice": "Choices, choose_among, choose_number, entropy_of, last_tokens",
             "interp.analysis.completions": "CompletionScores, score_completions",
-            "interp.analysis.facts": "Aligned, Asked, align, ask as ask_facts",
+            "interp.analysis.facts": "Aligned, Asked, align, ask_facts",
             "interp.model.attention_window": "windowed_losses",
             # metrics of the logits, for patching and gradients
             "interp.analysis.metrics": (
                 "continuation, divergence, entropy, last, log_prob, logit_difference, rank, token_table"
             ),
             # prompts whose tokens stand alike
-            "interp.analysis.layouts": "Layout, lay_out, single_tokens",
+            "interp.analysis.aligned_prompts": "Layout, lay_out, single_tokens",
             # patching
             "interp.analysis.patching": "Pairs, Sweep, attribution_patch, correlation, pair_up, patch_sweep",
             "interp.analysis.paths": "path_patch",
@@ -101,7 +99,7 @@ else:
             "interp.analysis.trajectory": "Trajectory, trace_prediction",
             "interp.analysis.tuned_lens": "TunedLens, lens_divergence, load_lens, train_lens",
             # readouts (linear probes), directions
-            "interp.analysis.offsets": "Questions, Way, alike, ask as ask_analogies, by_pair, every_cosine",
+            "interp.analysis.analogies": "Questions, Way, alike, ask_analogies, by_pair, every_cosine",
             "interp.analysis.readouts": "Readout, read_labels, readout_of",
             "interp.analysis.sparse_readouts": "sparse_readouts as score_sparse_readouts",
             # parameters

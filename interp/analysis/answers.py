@@ -1,4 +1,4 @@
-"""How likely is an answer after a prompt? Scores of whole strings over their tokens, never of a first token alone.
+"""Answer scores: the log-probability of an answer after a prompt, over all of its tokens, never of the first alone.
 
 Runs the model with its key-value cache: every prompt once, then only the answers' tokens but the last, which nothing
 needs to be read after. Edits see the prompt, then each token of the answer, as they do while the model generates.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -22,6 +22,7 @@ from interp.errors import UserError
 from interp.model.hooks.forward import check_fits, forward, keeps_a_cache
 from interp.model.hooks.tokens import Tokens, pad
 from interp.model.model import Model
+from interp.progress import Progress, silent
 
 MAX_ROWS = 256  # answers scored in one forward
 SEAM = 64  # characters of a text without blanks that can decide the tokens at its end
@@ -46,7 +47,7 @@ class AnswerScores:
 
 
 def score_answers(
-    model: Model, prompts: Sequence[str], answers: Sequence[str], *, progress: Callable[[int, int], None] | None = None
+    model: Model, prompts: Sequence[str], answers: Sequence[str], *, progress: Progress = silent
 ) -> AnswerScores:
     """Log-probability of every answer after every prompt, and whether the model would write it.
 
@@ -69,8 +70,7 @@ def score_answers(
             block = _score_block(model, [prompt_ids[i] for i in chosen], answer_ids)
             summed[chosen], greedy[chosen] = (part.cpu() for part in block)
             done += len(chosen)
-            if progress is not None:
-                progress(done, len(prompts))
+            progress("scoring answers", done, len(prompts))
     return AnswerScores(summed, greedy, torch.tensor([len(a) for a in answer_ids]))
 
 

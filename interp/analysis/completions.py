@@ -1,4 +1,4 @@
-"""How likely is each prompt's own completion? One forward over prompt and completion together, in batches.
+"""Completion scores: how likely each prompt's own completion is. One forward over both together, in batches.
 
 `interp.analysis.answers` scores every answer after every prompt; here each prompt has one, and it may be long.
 """

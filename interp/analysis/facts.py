@@ -6,7 +6,6 @@ And the bookkeeping that looking inside needs: which tokens of a prompt are the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from interp.analysis.answers import encode_answers, score_answers
 from interp.errors import UserError
 from interp.model.model import Model
+from interp.progress import Progress, silent
 from interp.stats.estimators import matched_scores, top_choice
 from interp.text.facts import Direction, FactSet, HeldOut
 
@@ -47,9 +47,7 @@ class Asked:
         return top_choice(self.scores)
 
 
-def ask(
-    model: Model, facts: FactSet, direction: Direction, *, progress: Callable[[int, int], None] | None = None
-) -> Asked:
+def ask_facts(model: Model, facts: FactSet, direction: Direction, *, progress: Progress = silent) -> Asked:
     """Score every answer after every prompt, for each training template of `direction`."""
     templates = range(len(facts.templates(direction).training))
     answers, accepted = facts.answers(direction), facts.accepted(direction)
@@ -64,8 +62,7 @@ def ask(
             if len(more) > 1:
                 right[i] |= bool(score_answers(model, [prompts[i]], more[1:]).greedy.any())
         exact.append(right)
-        if progress is not None:
-            progress(t + 1, len(templates))
+        progress("asking facts", t + 1, len(templates))
     return Asked(direction, np.stack(scores), np.stack(exact), lengths)
 
 

@@ -1,4 +1,4 @@
-"""Which SAE features wrote the answer? Direct logit attribution, with what an SAE reads parted into its features.
+"""Direct logit attribution by SAE feature: which features wrote the answer, of what an SAE reads at a site.
 
 What lies at the SAE's site is decode(features) plus what the SAE misses; both are written to the residual stream, so
 that each feature's share of a logit difference is exact (Marks et al. 2403.19647 hold the error as a part of its own).

@@ -1,4 +1,4 @@
-"""Where does an answer become readable? The logit lens: each layer's residual stream through the final unembedding.
+"""The logit lens: where an answer becomes readable. Each layer's residual stream goes through the final unembedding.
 
 Source: nostalgebraist, "interpreting GPT: the logit lens" (2020). Early layers are not written in the unembedding's
 language, so a low value there is no proof of absence; compare with the same value for wrong answers, as done here.
@@ -6,7 +6,7 @@ language, so a low value there is no proof of absence; compare with the same val
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.model import Model
+from interp.progress import Progress, silent
 
 
 def answer_lead(
@@ -22,7 +23,7 @@ def answer_lead(
     answer_ids: Sequence[int],
     *,
     layers: Sequence[int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Float[Tensor, "prompt layer pos"]:
     """Log-probability of each prompt's own answer token minus the mean over the other prompts' answers, in nats.
 
@@ -42,6 +43,5 @@ def answer_lead(
             real = acts.mask[row]
             scores = model.unembed(resid[row, real]).float()[:, ids]  # the softmax's normaliser cancels in the lead
             out[row, i, real.cpu()] = (scores[:, row] - scores[:, other[row]].mean(-1)).cpu()
-        if progress is not None:
-            progress(i + 1, len(chosen))
+        progress("reading layers", i + 1, len(chosen))
     return out

@@ -7,7 +7,7 @@ measures every place, and `attribution_patch` estimates them all from one gradie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -22,9 +22,9 @@ from interp.model.hooks.captured import Activations
 from interp.model.hooks.editing import Edit, Metric, Where
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
+from interp.progress import Progress, silent
 
 By = Literal["pos", "head"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def patch_sweep(
     by: Sequence[By] = ("pos",),
     positions: Sequence[int] | None = None,
     batch_size: int = 32,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Sweep:
     """Patch every place of `sites` in turn, the source run's values into the corrupt run.
 
@@ -108,8 +108,7 @@ def patch_sweep(
             for cell, value in zip(some, values.tolist(), strict=True):
                 effect[cell.pair, i, *cell.index] = value - base[cell.pair]
             done += len(some)
-            if progress is not None:
-                progress(done, total)
+            progress("patching", done, total)
     return Sweep(effect, tuple(names), tuple(by), grid.positions, whole.values.cpu(), base)
 
 

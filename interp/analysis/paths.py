@@ -1,4 +1,4 @@
-"""What does one place do through chosen others only? Path patching, after Wang et al. (2211.00593)."""
+"""Path patching (Wang et al. 2211.00593): what one place does through chosen others only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be read from an activation by a linear classifier, and would it be read anyway?
+"""Linear readouts (probing classifiers): what a linear classifier reads from an activation, and would read anyway.
 
 The field calls these probes (Alain and Bengio 1610.01644). A high accuracy by itself says little: 576 numbers can tell
 40 prompts apart whatever they mean, prompts that share a word are no independent tests, and a model with random weights
@@ -8,7 +8,7 @@ held out, labels are shuffled, and the same prompts go through the same architec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from interp.errors import UserError
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
-from interp.model.training.random_weights import fresh_model
+from interp.model.training.random_weights import with_random_weights
+from interp.progress import Progress, silent
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, null_of
 
@@ -36,13 +37,14 @@ class Readout:
     """How well labels are read from one site: the mean over groups of the share of a group's rows that are right.
 
     `accuracy`: each row held out once with its whole group. `shuffled`: the same with labels dealt at random, the null.
-    `fresh`: with the activations of a model of random weights. `majority`: what always saying one label gets, the best.
+    `random_weights`: with the activations of a model of random weights. `majority`: what always saying the commonest
+    label gets.
     """
 
     site: str
     accuracy: Estimate
     shuffled: Estimate
-    fresh: Estimate
+    random_weights: Estimate
     majority: float
 
 
@@ -54,30 +56,29 @@ def read_labels(
     sites: str | Iterable[str],
     *,
     n_perm: int = 200,
-    fresh: Model | None = None,
+    random_weights: Model | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> list[Readout]:
     """A linear classifier a site, on each prompt's last token, judged on groups that it has not seen.
 
     `groups` [prompt]: what prompts share besides their label: a word, a template, a document. Prompts whose activations
-    are equal belong in one group, or the classifier has seen what it is asked. `fresh`: the model of random weights to
-    compare with; by default `fresh_model(model, seed)`.
+    are equal belong in one group, or the classifier has seen what it is asked. `random_weights`: the model to
+    compare with; by default `with_random_weights(model, seed)`.
     Raises UserError for fewer than two labels or groups, and for a label that occurs in one group only.
     """
     codes, families = _coded(labels, groups, len(model.encode(prompts)))
     names = model.tree.match(sites)
-    bare = fresh_model(model, seed) if fresh is None else fresh
-    both: list[Activations] = [each.capture(prompts, names) for each in (model, bare)]
+    control = with_random_weights(model, seed) if random_weights is None else random_weights
+    both: list[Activations] = [each.capture(prompts, names) for each in (model, control)]
     majority = max(float(_by_group((codes == k)[:, None], families).mean()) for k in range(codes.max() + 1))
     found = []
     for i, site in enumerate(names):
-        read, bare_read = (_matrix(acts.last(site)) for acts in both)
+        read, control_read = (_matrix(acts.last(site)) for acts in both)
         accuracy, shuffled = readout_of(read, codes, families, n_perm=n_perm, seed=seed)
-        random_weights = _share(_held_out(bare_read, codes[:, None], families), families, seed)
-        found.append(Readout(site, accuracy, shuffled, random_weights, majority))
-        if progress is not None:
-            progress(i + 1, len(names))
+        accuracy_random = _share(_held_out(control_read, codes[:, None], families), families, seed)
+        found.append(Readout(site, accuracy, shuffled, accuracy_random, majority))
+        progress("reading labels", i + 1, len(names))
     return found
 
 

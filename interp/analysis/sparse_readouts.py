@@ -1,4 +1,4 @@
-"""How many inputs tell where something fires? Readouts of the best 1, 2, 4, … of many columns (k-sparse probing).
+"""k-sparse probing: how many inputs tell where something fires. Readouts of the best 1, 2, 4, … of many columns.
 
 Source: Gurnee et al. 2305.01610. A readout is a line through a few columns that puts rows where the thing fires above
 those where it does not. Columns are chosen one by one, each the one that helps most beside those already chosen. What

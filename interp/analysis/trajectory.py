@@ -1,4 +1,4 @@
-"""How does a prediction form? At every layer and token, what a lens reads from the residual stream.
+"""Prediction trajectories: how a prediction forms. What a lens reads from the residual stream at every layer and token.
 
 The plain reader is the logit lens (nostalgebraist 2020: final norm and unembedding on every layer); a tuned lens
 (`interp.analysis.tuned_lens`) first translates a layer into the language of the last one.

@@ -10,7 +10,7 @@ Whatever it reads could be read by a linear map; it does not show that the model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from interp.activations.store import Store
 from interp.activations.tensor_file import read_tensors, write_tensors
 from interp.analysis.trajectory import Lens
 from interp.errors import UserError
+from interp.model.loading.identity import has_weights, hash_of_files
 from interp.model.model import Model
+from interp.paths import expand
+from interp.progress import Progress, silent
 
 BLOCK, ROWS = 128, 4096  # rows at once: through the unembedding, and in sums of products
 RIDGE = 1e-3  # of the mean variance: what keeps the least squares solvable where dimensions are idle
-Progress = Callable[[int, int, float], None]  # step, steps, KL in nats
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,19 @@ class TunedLens:
         """Layers that it can translate."""
         return sorted(self.maps)
 
-    def save(self, file: Path) -> None:
+    def save(self, file: str | Path) -> None:
         """Write one safetensors file, whole or not at all, with the lineage and a hash in its header."""
         tensors = {f"map.{layer}": self.maps[layer] for layer in self.layers}
-        write_tensors(file, tensors | {f"shift.{layer}": self.shifts[layer] for layer in self.layers}, self.made_of)
+        write_tensors(
+            expand(file), tensors | {f"shift.{layer}": self.shifts[layer] for layer in self.layers}, self.made_of
+        )
 
 
-def load_lens(file: Path, model: Model) -> TunedLens:
+def load_lens(file: str | Path, model: Model) -> TunedLens:
     """A lens that `save` wrote. Raises UserError for another file, a damaged one, and a lens of another model."""
+    file = expand(file)
     tensors, made_of = read_tensors(file)
-    if made_of.get("weights") != model.provenance.weights:
+    if not has_weights(model.provenance, made_of.get("weights"), made_of.get("files")):
         raise UserError(
             f"the lens in {file} was trained on other weights ({made_of.get('weights')}) than {model.provenance.name} "
             f"has ({model.provenance.weights}); train one on this model"
@@ -83,7 +88,7 @@ def train_lens(
     batch: int = 256,
     lr: float = 1e-3,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> TunedLens:
     """Train a translator for every layer whose residual stream `store` holds (or `layers` of them).
 
@@ -109,7 +114,6 @@ def train_lens(
             group["lr"] = lr * (1 - step / steps)
         with torch.no_grad():
             goal = model.unembed(rows[last].to(model.device)).float().log_softmax(-1)
-        told = 0.0
         for layer, site in sites.items():  # one layer at a time: a vocabulary is wide
             with torch.enable_grad():
                 read = lens(rows[site].to(model.device), layer).float().log_softmax(-1)
@@ -117,11 +121,9 @@ def train_lens(
                 # not loss.backward(): that would find the slopes of the model's own weights too
                 slopes = torch.autograd.grad(loss, (maps[layer], shifts[layer]))
             maps[layer].grad, shifts[layer].grad = slopes
-            told += float(loss.detach()) / len(sites)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if progress is not None:
-            progress(step + 1, steps, told)
+        progress("training the tuned lens", step + 1, steps)
     done = [{layer: tensor.detach() for layer, tensor in some.items()} for some in (maps, shifts)]
     return TunedLens(model, done[0], done[1], lens.made_of)
 
@@ -157,7 +159,7 @@ def _sites_in(model: Model, store: Store, wanted: Sequence[int] | None) -> dict[
     """The site of every layer in the store, the last one's (n_layers) included; layer 0 is the embedding."""
     if not isinstance(store, Store):
         raise UserError(f"a {type(store).__name__} came as the store; expected what open_store(folder) returns")
-    if store.plan.model["weights"] != model.provenance.weights:
+    if not has_weights(model.provenance, store.plan.model["weights"], store.plan.model.get("files")):
         raise UserError(
             f"{store.folder} was captured from other weights than {model.provenance.name} has; capture again"
         )
@@ -233,10 +235,11 @@ def _least_squares(
 
 def _lineage(model: Model, store: Store, **settings: float) -> dict[str, Any]:
     """What the lens was made of, ready for JSON."""
-    own = model.provenance
+    own, files = model.provenance, hash_of_files(model.provenance)
     return {
         "model": own.name,
         "weights": own.weights,
+        **({} if files is None else {"files": files}),
         "tokenizer": own.tokenizer,
         "store": store.plan.hash,
         "corpus": store.plan.corpus,

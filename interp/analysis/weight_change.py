@@ -1,4 +1,4 @@
-"""How far did weights move from one model to another, where, and in how many directions?"""
+"""Weight differences: how far weights moved from one model to another, where, and in how many directions."""
 
 from __future__ import annotations
 

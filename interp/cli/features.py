@@ -249,7 +249,7 @@ def label(arguments: list[str]) -> int:
             chosen,
             options.ask,
             replace=options.replace,
-            tell=lambda done, total: say("naming features", done, total),
+            progress=say,
         )
     rows = [
         (str(one), f"{new.score:.2f}", printable(new.text), f"{old.score:.2f}", printable(f"{old.text:.40}"),

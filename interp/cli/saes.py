@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from interp.cli.probes import probe
 from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.cli.train import sae_train
 from interp.errors import UserError, unknown
+from interp.progress import labelled
 
 if TYPE_CHECKING:
     from interp.model.model import Model
@@ -63,7 +63,6 @@ def sae_show(arguments: list[str]) -> int:
 
 
 def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
-    from interp.activations.plan import fit_context
     from interp.activations.rows import capture_rows
     from interp.features.read.examples import top_examples
     from interp.saes.loading.sae import site_of
@@ -73,10 +72,8 @@ def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
         raise UserError(f"--feature {options.feature}; this SAE has features 0 to {sae.cfg.d_sae - 1}")
     documents = [d.text for d in options.open(options.corpus)] if options.corpus else split_corpus()[1]
     with shown_progress() as say:
-        tell = partial(say, "reading the corpus")
-        rows = capture_rows(
-            model, documents, site_of(sae), max_tokens=options.tokens, context=fit_context(model, None), progress=tell
-        )
+        tell = labelled(say, "reading the corpus")
+        rows = capture_rows(model, documents, site_of(sae), max_tokens=options.tokens, progress=tell)
     (found,) = top_examples(sae, rows, [options.feature or 0], model, n=options.n)
     fires = f"fires on {found.rate:.2%} of {len(rows):,} tokens"
     print(f"feature {found.feature} {fires}{f', up to {found.maximum:.1f}' if found.examples else ''}")

@@ -118,7 +118,7 @@ def _train_share(options: SAETrainOptions, plans: list[SAEPlan], source: Source,
 def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks: Ranks, say: Progress) -> int:
     from interp.saes.training.checkpoint import folder_of
     from interp.saes.training.log import sinks_of
-    from interp.saes.training.report import Telling
+    from interp.saes.training.report import TrainingCallbacks
     from interp.saes.training.trainer import train
 
     training = _training(options, source.count(list(dict.fromkeys(s for plan in plans for s in plan.sites))))
@@ -130,7 +130,7 @@ def _train(options: SAETrainOptions, plans: list[SAEPlan], source: Source, ranks
             training,
             device=options.device,
             checkpoint_seconds=60 * options.checkpoint_minutes,
-            telling=Telling(_watch(options, source), sinks, say, _say_once(ranks)),
+            callbacks=TrainingCallbacks(_watch(options, source), sinks, say, _say_once(ranks)),
             stop=lambda: bool(asked()),
             ranks=ranks,
         )

@@ -12,7 +12,7 @@ from interp._door import lazy
 if TYPE_CHECKING:
     from interp.features.build.coder import Coded, Coder
     from interp.features.build.inputs import Building
-    from interp.features.build.labels import HELD_OUT, Namer
+    from interp.features.build.labels import HELD_OUT, TokenRules
     from interp.features.build.llm_labels import label_features, load_ask
     from interp.features.build.passes import build_index, missing_pieces
     from interp.features.build.plan import IndexPlan, Settings, plan_index
@@ -52,7 +52,7 @@ else:
             # build and label
             "interp.features.build.coder": "Coded, Coder",
             "interp.features.build.inputs": "Building",
-            "interp.features.build.labels": "HELD_OUT, Namer",
+            "interp.features.build.labels": "HELD_OUT, TokenRules",
             "interp.features.build.llm_labels": "label_features, load_ask",
             "interp.features.build.passes": "build_index, missing_pieces",
             "interp.features.build.plan": "IndexPlan, Settings, plan_index",
@@ -83,9 +83,9 @@ __all__ += [
     "Coded",
     "Coder",
     "IndexPlan",
-    "Namer",
     "RowFacts",
     "Settings",
+    "TokenRules",
     "build_index",
     "label_features",
     "load_ask",

@@ -18,16 +18,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, get_type_hints
 
 from interp.errors import UserError
 from interp.lab.findings import Finding
+from interp.progress import Progress, labelled, silent
 
 if TYPE_CHECKING:
     from interp.model.model import Model
 
 P = ParamSpec("P")
-Say = Callable[[str, int, int], None]  # what is going on, done, of how many
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """No progress shown."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,11 @@ class Lab:
     sae_folder: Path | None = None
     quick: bool = False
     full: bool = False
-    progress: Say = field(default=_silent, repr=False)
+    progress: Progress = field(default=silent, repr=False)
 
-    def tell(self, what: str) -> Callable[..., None]:
-        """A callback `(done, total, …)` for long functions, labelled `what`."""
-        return lambda done, total, *_: self.progress(what, done, total)
+    def tell(self, what: str) -> Progress:
+        """The `progress` of a long function, shown under the words `what` instead of the function's own."""
+        return labelled(self.progress, what)
 
 
 def check_effort(quick: bool, full: bool) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from interp.errors import UserError
 from interp.lab.findings import checked
 from interp.lab.runs import read_run, write_json
+from interp.paths import expand
 
 RECORD = "series.json"
 SCHEMA = 1
@@ -57,11 +58,12 @@ class Series:
         return _write(Series(self.folder, self.shared, {**self.left_out, name: why}))
 
 
-def open_series(folder: Path, shared: dict[str, Any]) -> Series:
+def open_series(folder: str | Path, shared: dict[str, Any]) -> Series:
     """Begin a series in a new or empty folder, or go on with the one that lies there.
 
     Raises UserError for a folder that holds anything else, or a series of another model or other settings.
     """
+    folder = expand(folder)
     there = read_series(folder)
     if there is None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -72,14 +74,17 @@ def open_series(folder: Path, shared: dict[str, Any]) -> Series:
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --out") from error
     other = [key for key in {**there.shared, **shared} if there.shared.get(key) != shared.get(key)]
+    if "weights" in shared and "weights" not in other:
+        other = [key for key in other if key != "model"]  # the name informs, the hash of the weights decides
     if other:
         was, now = (", ".join(f"{key} {some.get(key)}" for key in other) for some in (there.shared, shared))
         raise UserError(f"--out {folder} was made with {was}; this is {now}; choose another --out")
     return _write(Series(folder, shared))  # what could not be asked is asked again: the model may have changed its mind
 
 
-def read_series(folder: Path) -> Series | None:
+def read_series(folder: str | Path) -> Series | None:
     """The series in a folder; None where there is none. Raises UserError for a damaged one."""
+    folder = expand(folder)
     record = folder / RECORD
     try:
         if not record.is_file():

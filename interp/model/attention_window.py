@@ -1,4 +1,4 @@
-"""How far back may attention look? The plain model with a window, and the same as an edit for some layers alone.
+"""Sliding-window attention: how far back attention may look, in the whole model or, as an edit, in some layers alone.
 
 Positions stay what they are; only keys further back are hidden. The first token can be left in sight: many models keep
 what they do not need on it, and break without it (attention sinks, Xiao et al. 2309.17453).

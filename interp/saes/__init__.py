@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from interp.saes.loading.sae import SAE, describe_sae, encode_features, load_sae, load_transcoder, site_of
     from interp.saes.neuron_basis import coordinates_as_sae
     from interp.saes.training.plan import SAEPlan, Training, plan_sae
-    from interp.saes.training.report import Telling
+    from interp.saes.training.report import TrainingCallbacks
     from interp.saes.training.save import as_sae_lens, save_sae
     from interp.saes.training.sources import MemoryRows, ModelRows, StoreRows
     from interp.saes.training.trainer import train
@@ -28,7 +28,7 @@ else:
         {
             # train
             "interp.saes.training.plan": "SAEPlan, Training, plan_sae",
-            "interp.saes.training.report": "Telling",
+            "interp.saes.training.report": "TrainingCallbacks",
             "interp.saes.training.save": "as_sae_lens, save_sae",
             "interp.saes.training.sources": "MemoryRows, ModelRows, StoreRows",
             "interp.saes.training.trainer": "train",
@@ -48,8 +48,8 @@ __all__ = [
     "ModelRows",
     "SAEPlan",
     "StoreRows",
-    "Telling",
     "Training",
+    "TrainingCallbacks",
     "as_sae_lens",
     "plan_sae",
     "save_sae",

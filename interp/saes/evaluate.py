@@ -1,4 +1,4 @@
-"""How good is an SAE? Measured on documents, with the controls that keep the numbers honest.
+"""SAE evaluation: explained variance, L0 and loss recovered on documents, with the controls that keep them honest.
 
 Explained variance is 1 - sum ||x - x̂||² / sum ||x - mean||² over tokens, all dimensions together (total variance;
 SAELens #659 is what happens with another definition). Attention sinks are left out: one of them outweighs thousands of
@@ -28,17 +28,17 @@ from sae_lens import SAE, TopKSAE, TopKSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
 
-from interp.activations.rows import SINK_RULE, Progress, Rows, capture_rows, median_norm
+from interp.activations.rows import SINK_RULE, Rows, capture_rows, median_norm
 from interp.errors import UserError
 from interp.model.hooks.editing import Edit
 from interp.model.model import Model
+from interp.progress import Progress, silent
 from interp.saes.edits import mean_ablate, reconstruct
 from interp.saes.lineage import refuse_misfit
 from interp.saes.loading.sae import BLOCK, site_of
 from interp.stats.intervals import Interval, expanded_percentile
 
 LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MB in fp32; a batch of 16 x 128 x 49,152 would take 400
-CONTEXT = 128  # tokens of a document, where the SAE does not say at what length it was trained
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ def evaluate_sae(
     documents: Sequence[str] | Sequence[list[int]],
     *,
     max_tokens: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     seed: int = 0,
     n_boot: int = 1000,
 ) -> SAEReport:
     """Measure `sae` on `documents`, each cut to the length of context that the SAE was trained at.
 
-    Use documents that training did not see. `progress` gets (tokens done, tokens in all) over all passes.
+    Use documents that training did not see. `progress` counts tokens over all passes.
     Raises UserError for an SAE of another model or site, fewer than two documents, or none of three tokens.
     """
     return evaluate_saes([sae], model, documents, max_tokens=max_tokens, progress=progress, seed=seed, n_boot=n_boot)[0]
@@ -94,7 +94,7 @@ def evaluate_saes(
     documents: Sequence[str] | Sequence[list[int]],
     *,
     max_tokens: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     seed: int = 0,
     n_boot: int = 1000,
 ) -> list[SAEReport]:
@@ -107,8 +107,8 @@ def evaluate_saes(
     if len(sites := {site_of(sae) for sae in saes}) != 1:
         raise UserError(f"the SAEs read {', '.join(sorted(sites)) or 'nothing'}; expected SAEs of one site")
     passes = _Passes(progress, 4 + len(saes))
-    context = saes[0].cfg.metadata.context_size or CONTEXT
-    rows = capture_rows(model, documents, *sites, max_tokens=max_tokens, context=context, progress=passes.tell)
+    context = saes[0].cfg.metadata.context_size or None  # where it does not say at what length it was trained
+    rows = capture_rows(model, documents, *sites, max_tokens=max_tokens, context=context, progress=passes.count)
     texts = [ids.tolist() for ids in rows.ids.split(torch.bincount(rows.document).tolist())]
     if len(texts) < 2 or max(map(len, texts)) < 3:
         raise UserError(
@@ -195,16 +195,16 @@ def _report(sae: SAE[Any], base: _Base, ours: NDArray[np.float64]) -> SAEReport:
 class _Passes:
     """Adds up the progress of equal passes over the same tokens."""
 
-    def __init__(self, progress: Progress | None, n: int) -> None:
+    def __init__(self, progress: Progress, n: int) -> None:
         self.progress, self.n, self.before, self.total = progress, n, 0, 0
 
     def start(self) -> None:
         self.before += self.total
 
-    def tell(self, done: int, total: int) -> None:
+    def count(self, _: str, done: int, total: int) -> None:
+        """The `Progress` of one pass."""
         self.total = total
-        if self.progress is not None:
-            self.progress(self.before + done, self.n * total)
+        self.progress("evaluating the SAE", self.before + done, self.n * total)
 
 
 class _Fit(NamedTuple):
@@ -238,7 +238,7 @@ def _losses(model: Model, texts: list[list[int]], edits: Mapping[str, Edit], pas
                 target = torch.tensor(ids[2:], dtype=torch.long, device=logits.device)
                 scores = logits[1 : 1 + len(target)].float()
                 out.append(float(torch.nn.functional.cross_entropy(scores, target, reduction="sum")))
-            passes.tell(sum(map(len, texts[: start + size])), sum(map(len, texts)))
+            passes.count("reading", sum(map(len, texts[: start + size])), sum(map(len, texts)))
     return np.array(out)
 
 

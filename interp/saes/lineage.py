@@ -9,6 +9,7 @@ from typing import Any
 from sae_lens import SAEConfig
 
 from interp.errors import UserError
+from interp.model.loading.identity import has_weights, hash_of_files
 from interp.model.model import Model
 
 # Keys of ours in SAELens' metadata, and what each is called in a message. All or none are there.
@@ -18,11 +19,18 @@ LINEAGE = {
     "numerics": "numerics",
     "bos_policy": "BOS policy",
 }
+FILES = "weights_files_hash"  # of a model that the hub names by a commit: the same files in a folder fit as well
 _ALIASES = {"gpt2-small": "gpt2"}  # TransformerLens' name and the hub's, in the oldest public SAEs
 
 
 def lineage_of(model: Model, site: str) -> dict[str, Any]:
     """What ties an SAE to `model`, under SAELens' keys where it has them (`model_name`, `hook_name`, `prepend_bos`)."""
+    files = hash_of_files(model.provenance)
+    return _bare_lineage(model, site) | ({} if files is None else {FILES: files})
+
+
+def _bare_lineage(model: Model, site: str) -> dict[str, Any]:
+    """The same without the hash of a hub model's files, for which these are read."""
     p = model.provenance
     return {
         "model_name": p.name,
@@ -79,9 +87,9 @@ def _check_record(cfg: SAEConfig, model: Model, where: str) -> None:
     if not any(key in metadata for key in LINEAGE):
         _check_foreign(metadata, model, where)
         return
-    loaded = lineage_of(model, metadata["hook_name"])
+    loaded = _bare_lineage(model, metadata["hook_name"])
     for key, word in LINEAGE.items():
-        if metadata.get(key) != loaded[key]:
+        if metadata.get(key) != loaded[key] and not (key == "weights_hash" and _has_weights_of(metadata, model)):
             raise UserError(
                 f"{where}: its {word} ({_short(metadata.get(key))}) is not the loaded model's ({_short(loaded[key])}); "
                 "load the model that it was trained on, or train an SAE for this one"
@@ -91,6 +99,10 @@ def _check_record(cfg: SAEConfig, model: Model, where: str) -> None:
             f"{where}: not checked: the positions it was trained on ({chosen}; here every position is read)",
             file=sys.stderr,
         )
+
+
+def _has_weights_of(metadata: Mapping[str, Any], model: Model) -> bool:
+    return has_weights(model.provenance, metadata.get("weights_hash"), metadata.get(FILES))
 
 
 def _check_site(cfg: SAEConfig, model: Model, where: str) -> None:

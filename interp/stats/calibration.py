@@ -1,4 +1,4 @@
-"""Are probabilities honest: of all that was given 70 %, do 70 % come true? (Guo et al. 1706.04599.)"""
+"""Calibration (Guo et al. 1706.04599): of all that was given 70 %, do 70 % come true?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of many places are more than chance? A sweep tests hundreds, and one in twenty looks significant by itself."""
+"""Corrections for many comparisons: which of many places exceed chance, when one in twenty looks it by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a loss fall as a power of size? Straight lines in double logarithms, with intervals, and signs that they bend.
+"""Power laws: whether a loss falls as a power of size. Lines in double logarithms, with intervals and signs of a bend.
 
 A power law L = (c / x) ** a is a line of slope -a in log L against log x (Kaplan et al. 2001.08361). With a floor that
 no size beats, L = E + (c / x) ** a (Hoffmann et al. 2203.15556), the line bends. Few points over a narrow range fit

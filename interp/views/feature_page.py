@@ -21,6 +21,7 @@ from plotly.offline import get_plotlyjs
 
 from interp.errors import UserError
 from interp.features.read.index import Index
+from interp.paths import expand
 from interp.views import feature_figures as figures
 from interp.views.explorer.table import COLUMNS
 from interp.views.feature_words import HINTS, MEANINGS, band_title
@@ -36,11 +37,12 @@ PLAIN = ("mean", "by_position", "by_word", "effect_n", "histogram", "effect", "t
 _HERE = Path(__file__).parent
 
 
-def write_page(index: Index, out: Path, features: Sequence[int] | None = None) -> Path:
+def write_page(index: Index, out: str | Path, features: Sequence[int] | None = None) -> Path:
     """Write the page of `features`, by default all, to `out`, whole or not at all. Returns `out`.
 
     Raises UserError for a place that cannot be written, and for no feature or one that there is not.
     """
+    out = expand(out)
     check_out(out)
     chosen = np.array(range(len(index)) if features is None else [index.check(f) for f in features], np.int64)
     if len(chosen) == 0:

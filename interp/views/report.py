@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from plotly.offline import get_plotlyjs
 from interp.errors import UserError
 from interp.lab.findings import Finding, Row
 from interp.lab.runs import Run, RunInfo, read_run
+from interp.paths import expand
 from interp.views import strip, wording
 from interp.views.figures import draw
 from interp.views.glossary import glossary
@@ -63,7 +64,9 @@ class RunView:
     facts: dict[str, Any]  # everything that decided the numbers, nested as recorded
 
 
-def build_report(runs: list[Path], out: Path, left_out: Mapping[str, str] = MappingProxyType({})) -> Path:
+def build_report(
+    runs: Sequence[str | Path], out: str | Path, left_out: Mapping[str, str] = MappingProxyType({})
+) -> Path:
     """Read the run folders and write one HTML file to `out`, whole or not at all. Returns `out`.
 
     `left_out`: probes that could not be asked, and why; the first page says so.
@@ -72,6 +75,7 @@ def build_report(runs: list[Path], out: Path, left_out: Mapping[str, str] = Mapp
         raise UserError(
             "a report got no runs; expected at least one run folder; name a folder that `interp probe` wrote"
         )
+    out = expand(out)
     check_out(out)
     html = render([read_run(folder) for folder in runs], left_out)
     return write_html(out, html)

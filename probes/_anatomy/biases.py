@@ -32,12 +32,8 @@ def small_gpt2(lab: Lab) -> tuple[Model, list[list[int]]]:
         return out[:most]
 
     size = SmallGPT2(d_model=64, steps=STEPS)
-    model = train_small_gpt2(cut(training, 4000), size, seed=lab.seed, progress=_told(lab))
+    model = train_small_gpt2(cut(training, 4000), size, seed=lab.seed, progress=lab.tell("training a small GPT-2"))
     return model, model.encode(cut(held_out, 160))
-
-
-def _told(lab: Lab) -> Any:
-    return lab.tell("training a small GPT-2")
 
 
 @torch.no_grad()

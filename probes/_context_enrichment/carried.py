@@ -31,7 +31,7 @@ Heads = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Patient:
+class SizePhrases:
     """Held-out phrases at one layer, and the direction of size that the others gave."""
 
     model: Model
@@ -52,7 +52,7 @@ class Patient:
         return (along[:, 1].mean((0, 1)) - along[:, 0].mean((0, 1))).numpy()
 
 
-def admit(model: Model, words: Words, vectors: Vectors, layer: int) -> Patient:
+def admit(model: Model, words: Words, vectors: Vectors, layer: int) -> SizePhrases:
     """The direction of the first halves of adjectives and nouns; the second halves are judged."""
     half_a, half_n = len(words.small) // 2, len(words.nouns) // 2
     first = (*words.small[:half_a], *words.large[:half_a])
@@ -63,17 +63,17 @@ def admit(model: Model, words: Words, vectors: Vectors, layer: int) -> Patient:
         [p for template in ASKED for p in prompts_of(some, which, template)]
         for some, which in ((first, words.nouns[:half_n]), (second, nouns))
     ]
-    return Patient(model, layer, size_direction(at), prompts[0], prompts[1], len(nouns))
+    return SizePhrases(model, layer, size_direction(at), prompts[0], prompts[1], len(nouns))
 
 
-def carried(lab: Lab, patient: Patient) -> Iterator[Finding]:
+def carried(lab: Lab, size_phrases: SizePhrases) -> Iterator[Finding]:
     """Part (b), what attention does."""
-    clean = patient.difference(patient.judging)
-    below = list(range(patient.layer))
+    clean = size_phrases.difference(size_phrases.judging)
+    below = list(range(size_phrases.layer))
 
     def left(edits: dict[str, Edit]) -> NDArray[np.float64]:
-        with patient.model.edit(edits):
-            return patient.difference(patient.judging) / clean.mean()
+        with size_phrases.model.edit(edits):
+            return size_phrases.difference(size_phrases.judging) / clean.mean()
 
     def lost(edits: dict[str, Edit]) -> NDArray[np.float64]:
         return clean / clean.mean() - left(edits)
@@ -85,7 +85,7 @@ def carried(lab: Lab, patient: Patient) -> Iterator[Finding]:
         table.append(lost(cut[layer]))
         lab.progress("cutting the noun's attention to its adjective", layer + 1, len(below))
     yield _by_layer(lab, np.stack(table, 1))
-    heads, shape = choose_heads(patient)
+    heads, shape = choose_heads(size_phrases)
     ours = lost(_without(heads))
     others = [
         lost(_without(others_like(heads, shape, seed=lab.seed * 100 + i))) for i in range(4 if lab.quick else 8)
@@ -100,9 +100,9 @@ def carried(lab: Lab, patient: Patient) -> Iterator[Finding]:
         expects="greater",
         part=CARRIED,
         answers=True,
-        measure=f"What is lost of the difference along the direction of size at layer {patient.layer} when, in the "
-        f"{len(heads)} heads that write most of it in other phrases (layer.head: {named}), the noun does not see its "
-        "adjective.",
+        measure=f"What is lost of the difference along the direction of size at layer {size_phrases.layer} when, in "
+        f"the {len(heads)} heads that write most of it in other phrases (layer.head: {named}), the noun does not see "
+        "its adjective.",
         caveat="Heads were chosen by what they write directly; others may feed them.",
     )
 
@@ -118,12 +118,12 @@ def _without(heads: Heads) -> dict[str, Edit]:
     }
 
 
-def choose_heads(patient: Patient) -> tuple[Heads, tuple[int, int]]:
+def choose_heads(size_phrases: SizePhrases) -> tuple[Heads, tuple[int, int]]:
     """The heads below the layer that write most along the direction, and how many layers and heads there are."""
-    model, prompts = patient.model, patient.choosing
-    sites = [f"blocks.{layer}.attn.hook_z" for layer in range(patient.layer)]
+    model, prompts = size_phrases.model, size_phrases.choosing
+    sites = [f"blocks.{layer}.attn.hook_z" for layer in range(size_phrases.layer)]
     acts = model.capture(prompts, sites, batch_size=64)
-    direction = patient.direction.to(model.device).expand(len(prompts), -1)
+    direction = size_phrases.direction.to(model.device).expand(len(prompts), -1)
     written = torch.stack([parts_written(model, acts.last(s), i, "attn", direction)[0] for i, s in enumerate(sites)], 1)
     by_class = written.cpu().view(len(ASKED), 2, -1, *written.shape[1:])
     gap = by_class[:, 1].mean((0, 1)) - by_class[:, 0].mean((0, 1))

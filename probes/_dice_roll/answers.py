@@ -61,18 +61,17 @@ def ask_for_a_die(model: Model, prompts: Sequence[str]) -> Asked:
 
 
 def _in_chat(model: Model, messages: Sequence[str], begun: Sequence[str]) -> Choices | None:
-    """Bare, where the model's turn begins with the digit, and behind some first words of its own."""
+    """Both ways of answering in a chat: the model's turn begins with the digit, or with some first words of its own."""
     if not has_chat(model):
         return None
     try:
-        bare = choose_among(model, [chat_prompt(model, m) for m in messages], [d.strip() for d in DIGITS])
-        led = choose_among(model, [chat_prompt(model, m, b) for m in messages for b in begun], DIGITS)
-    except UserError:  # digits that melt into the template
+        digit_first = choose_among(model, [chat_prompt(model, m) for m in messages], [d.strip() for d in DIGITS])
+        words_first = choose_among(model, [chat_prompt(model, m, b) for m in messages for b in begun], DIGITS)
+    except UserError:  # the tokenizer merges the digits with the template
         return None
-    share, mass = (
-        np.concatenate([getattr(bare, name)[:, None], getattr(led, name).reshape(len(messages), len(begun), *rest)], 1)
-        for name, rest in (("share", (SIDES,)), ("mass", ()))
-    )
+    n, ways = len(messages), len(begun)
+    share = np.concatenate([digit_first.share[:, None], words_first.share.reshape(n, ways, SIDES)], 1)
+    mass = np.concatenate([digit_first.mass[:, None], words_first.mass.reshape(n, ways)], 1)
     return Choices(DIGITS, share.mean(1), mass.mean(1))  # one row a message: its ways are no prompts of their own
 
 

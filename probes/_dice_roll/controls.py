@@ -7,7 +7,18 @@ from random import Random
 
 import numpy as np
 
-from interp import Control, Estimate, Finding, Lab, Lesson, Model, Row, SmallGPT2, fresh_model, train_small_gpt2s
+from interp import (
+    Control,
+    Estimate,
+    Finding,
+    Lab,
+    Model,
+    Row,
+    SmallGPT2,
+    TrainingJob,
+    train_small_gpt2s,
+    with_random_weights,
+)
 from interp.analysis import choose_among
 from interp.stats import estimate_mean, known
 
@@ -24,12 +35,12 @@ OPENINGS = ("the die shows", "she rolled a", "it came up", "the throw gave", "he
 def controls(lab: Lab, prompts: Sequence[str]) -> list[Finding]:
     """Small models that read of a loaded die, and of a fair one; the loaded model's shape with random weights."""
     seeds = range(lab.seed, lab.seed + (2 if lab.quick else 4))
-    lessons = [
-        Lesson(throws(loaded, seed), SmallGPT2(steps=150, d_model=32), seed)
+    jobs = [
+        TrainingJob(throws(loaded, seed), SmallGPT2(steps=150, d_model=32), seed)
         for loaded in (True, False)
         for seed in seeds
     ]
-    models = train_small_gpt2s(lessons, progress=lab.tell("training models on dice whose sides are known"))
+    models = train_small_gpt2s(jobs, progress=lab.tell("training models on dice whose sides are known"))
     loaded, fair = models[: len(seeds)], models[len(seeds) :]
     table: list[Row] = [
         {"die": name, "model": i + 1, "side": str(side + 1), SHARE: float(p)}
@@ -89,8 +100,8 @@ def _over_models(values: Sequence[float]) -> Estimate:
 
 def _nothing_known(lab: Lab, prompts: Sequence[str]) -> Finding:
     """Random weights prefer some token everywhere; about the die they know nothing."""
-    bare = fresh_model(lab.model, lab.seed)
-    asked, null = (choose_among(bare, some, DIGITS).share for some in (prompts, NULL))
+    random_weights = with_random_weights(lab.model, lab.seed)
+    asked, null = (choose_among(random_weights, some, DIGITS).share for some in (prompts, NULL))
     side = int(asked[::2].mean(0).argmax())
     ours, theirs = (
         estimate_mean(share[:, side], unit=SHARE, over="prompt", bounds=(0.0, 1.0), seed=lab.seed)
@@ -103,6 +114,6 @@ def _nothing_known(lab: Lab, prompts: Sequence[str]) -> Finding:
         expects="equal",
         margin=0.1,
         part=PART,
-        measure=f"As in part (a), for the same architecture before training; its favourite is {side + 1}.",
+        measure=f"As in part (a), for the same architecture with random weights; its favourite is {side + 1}.",
         caveat="Random weights may prefer a digit behind every prompt, which is why the die is compared with no die.",
     )

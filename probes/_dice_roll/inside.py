@@ -45,7 +45,7 @@ LEAD = "The favourite's logit less the mean of the other five's, at the token be
 
 
 @dataclass(frozen=True)
-class Patient:
+class DiePrompts:
     """Prompts as token ids up to where the six answers part; `sides`: the token of each; `side`: the favourite."""
 
     prompts: list[list[int]]
@@ -62,27 +62,27 @@ class Patient:
         return [self.sides[self.side]] * n, [self.others] * n
 
 
-def admit(model: Model, asked: Asked) -> Patient | None:
+def admit(model: Model, asked: Asked) -> DiePrompts | None:
     """None where the tokenizer writes the six answers so that they do not part at one token."""
     prompts, null = (last_tokens(model, some, DIGITS) for some in (asked.prompts, NULL))
-    return None if prompts is None or null is None else Patient(prompts[0], null[0], prompts[1], asked.favourite)
+    return None if prompts is None or null is None else DiePrompts(prompts[0], null[0], prompts[1], asked.favourite)
 
 
-def look_inside(lab: Lab, patient: Patient, sae_folder: Path | None) -> Iterator[Finding]:
+def look_inside(lab: Lab, die_prompts: DiePrompts, sae_folder: Path | None) -> Iterator[Finding]:
     """Part (c)."""
-    yield settled(lab, patient)
-    yield heads_that_write(lab, patient)
+    yield settled(lab, die_prompts)
+    yield heads_that_write(lab, die_prompts)
     if sae_folder is not None:
-        yield from features_that_write(lab, patient, sae_folder)
-    yield steered_away(lab, patient)
+        yield from features_that_write(lab, die_prompts, sae_folder)
+    yield steered_away(lab, die_prompts)
 
 
-def settled(lab: Lab, patient: Patient) -> Finding:
+def settled(lab: Lab, die_prompts: DiePrompts) -> Finding:
     """The first layer from which on the lens reads the final favourite, prompt by prompt."""
     layers = list(range(lab.model.n_layers + 1))
-    acts = lab.model.capture(patient.prompts, [lab.model.residual(layer) for layer in layers])
+    acts = lab.model.capture(die_prompts.prompts, [lab.model.residual(layer) for layer in layers])
     read = torch.stack([lab.model.unembed(acts.last(lab.model.residual(layer))) for layer in layers], 1)
-    share = read[..., patient.sides].float().softmax(-1).cpu().numpy()  # [prompt, layer, side]
+    share = read[..., die_prompts.sides].float().softmax(-1).cpu().numpy()  # [prompt, layer, side]
     best = share.argmax(-1)
     stays = (best == best[:, -1:])[:, ::-1].cumprod(1).sum(1)  # layers, from the last one down, that agree
     depth = (len(layers) - stays) / lab.model.n_layers
@@ -115,34 +115,36 @@ def settled(lab: Lab, patient: Patient) -> Finding:
     )
 
 
-def _lead(model: Model, patient: Patient, prompts: list[list[int]]) -> Float[Tensor, " prompt"]:
-    return model.measure(prompts, logit_difference(*patient.lead(len(prompts)))).cpu()
+def _lead(model: Model, die_prompts: DiePrompts, prompts: list[list[int]]) -> Float[Tensor, " prompt"]:
+    return model.measure(prompts, logit_difference(*die_prompts.lead(len(prompts)))).cpu()
 
 
-def _lost(model: Model, patient: Patient, edits: Mapping[str, Edit]) -> np.ndarray:
+def _lost(model: Model, die_prompts: DiePrompts, edits: Mapping[str, Edit]) -> np.ndarray:
     """How much of the lead each judging prompt loses under an edit."""
-    prompts = patient.prompts[1::2]
+    prompts = die_prompts.prompts[1::2]
     with model.edit(edits):
-        edited = _lead(model, patient, prompts)
-    return (_lead(model, patient, prompts) - edited).numpy()
+        edited = _lead(model, die_prompts, prompts)
+    return (_lead(model, die_prompts, prompts) - edited).numpy()
 
 
-def heads_that_write(lab: Lab, patient: Patient) -> Finding:
+def heads_that_write(lab: Lab, die_prompts: DiePrompts) -> Finding:
     """The heads of the largest direct effect, silenced, beside as many others of their layers."""
-    model, choosing = lab.model, patient.prompts[::2]
+    model, choosing = lab.model, die_prompts.prompts[::2]
     lab.progress("attributing the lead to heads", 0, 1)
-    found = attribute_logits(model, choosing, *patient.lead(len(choosing)), by="head")
+    found = attribute_logits(model, choosing, *die_prompts.lead(len(choosing)), by="head")
     places = [i for i, part in enumerate(found.parts) if part.count(".") == 2 and not part.endswith("bias")]
     mean = found.effect[:, places].mean(0)
     names = [tuple(int(n) for n in found.parts[i].split(".attn.")) for i in places]
     shape = (model.n_layers, 1 + max(head for _, head in names))
     best = mean.argsort(descending=True)[: max(2, round(CHOSEN * len(names)))].tolist()
     heads = [(names[i][0], names[i][1]) for i in best]
-    silence = mean_outputs(model, patient.null)
-    ours = _lost(model, patient, ablate_heads(heads, silence))
+    silence = mean_outputs(model, die_prompts.null)
+    ours = _lost(model, die_prompts, ablate_heads(heads, silence))
     others = []
     for i in range(4 if lab.quick else 8):
-        others.append(_lost(model, patient, ablate_heads(others_like(heads, shape, seed=lab.seed * 100 + i), silence)))
+        others.append(
+            _lost(model, die_prompts, ablate_heads(others_like(heads, shape, seed=lab.seed * 100 + i), silence))
+        )
         lab.progress("silencing other heads", i + 1, 4 if lab.quick else 8)
     rows: list[Row] = [
         {"part": f"head {layer}.{head}", "direct effect (nats)": float(mean[i])}
@@ -177,10 +179,10 @@ def heads_that_write(lab: Lab, patient: Patient) -> Finding:
     )
 
 
-def features_that_write(lab: Lab, patient: Patient, folder: Path) -> Iterator[Finding]:
+def features_that_write(lab: Lab, die_prompts: DiePrompts, folder: Path) -> Iterator[Finding]:
     """The SAE features of the largest direct effect, held at zero, beside as many others that fire there."""
-    sae, choosing = attach_sae(folder, lab.model), patient.prompts[::2]
-    found = attribute_features(lab.model, sae, choosing, *patient.lead(len(choosing)))
+    sae, choosing = attach_sae(folder, lab.model), die_prompts.prompts[::2]
+    found = attribute_features(lab.model, sae, choosing, *die_prompts.lead(len(choosing)))
     firing = [i for i, part in enumerate(found.parts) if part.startswith("feature ")]
     if len(firing) < 3 * FEATURES:  # no others to compare with
         return
@@ -190,7 +192,7 @@ def features_that_write(lab: Lab, patient: Patient, folder: Path) -> Iterator[Fi
     best, rest = ids[:FEATURES], ids[FEATURES:]
 
     def lost(some: Sequence[int]) -> np.ndarray:
-        return _lost(lab.model, patient, {site_of(sae): clamp_features(sae, dict.fromkeys(some, 0.0))})
+        return _lost(lab.model, die_prompts, {site_of(sae): clamp_features(sae, dict.fromkeys(some, 0.0))})
 
     rng = np.random.default_rng(lab.seed)
     sets = [rng.choice(rest, FEATURES, replace=False).tolist() for _ in range(4 if lab.quick else 8)]
@@ -221,12 +223,12 @@ def features_that_write(lab: Lab, patient: Patient, folder: Path) -> Iterator[Fi
     )
 
 
-def steered_away(lab: Lab, patient: Patient) -> Finding:
+def steered_away(lab: Lab, die_prompts: DiePrompts) -> Finding:
     """Push the residual stream against the direction that reads the lead; beside random directions as long."""
     model = lab.model
     site = model.residual(max(1, round(STEERED * model.n_layers)))
-    choosing, judged = patient.prompts[::2], patient.prompts[1::2]
-    reading = read_logits(model, choosing, *patient.lead(len(choosing)), [site])
+    choosing, judged = die_prompts.prompts[::2], die_prompts.prompts[1::2]
+    reading = read_logits(model, choosing, *die_prompts.lead(len(choosing)), [site])
     length = float(reading.acts.last(site).norm(dim=-1).mean())
     away = -torch.nn.functional.normalize(reading.direction.mean(0), dim=0).cpu()
     generator = torch.Generator().manual_seed(lab.seed)
@@ -235,7 +237,7 @@ def steered_away(lab: Lab, patient: Patient) -> Finding:
     def share(direction: Tensor, dose: float) -> np.ndarray:
         with model.edit({site: steer(direction, dose * length, pos=-1)}):
             logits = model.last_logits(judged)
-        return logits[:, patient.sides].float().softmax(-1)[:, patient.side].cpu().numpy()
+        return logits[:, die_prompts.sides].float().softmax(-1)[:, die_prompts.side].cpu().numpy()
 
     rows: list[Row] = []
     kept: dict[str, np.ndarray] = {}

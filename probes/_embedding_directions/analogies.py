@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp import Control, Estimate, Figure, Finding, Lab, Row
-from interp.analysis import Questions, Way, by_pair
-from interp.analysis import ask_analogies as ask
+from interp.analysis import Questions, Way, ask_analogies, by_pair
 from interp.stats import estimate_mean, known, null_of
 
 from . import ANALOGIES, MARGIN, SHARE
@@ -29,7 +28,10 @@ Orders = list[list[list[int]]]
 
 def ask_all(vectors: Vectors, words: Words, layer: int, seed: int) -> Asked:
     """The questions of every family, with a layer's vectors."""
-    return {name: ask(vectors.of(layer), words.places(name), seed=seed + i) for i, name in enumerate(words.families)}
+    return {
+        name: ask_analogies(vectors.of(layer), words.places(name), seed=seed + i)
+        for i, name in enumerate(words.families)
+    }
 
 
 def shares(asked: Asked, way: Way = "offset", *, keep: bool = False) -> Floats:
@@ -103,7 +105,7 @@ def _ask_among_all(lab: Lab, words: Words) -> Asked:
     texts = [str(lab.model.tokenizer.decode([i])) for i in range(min(len(everything), len(lab.model.tokenizer)))]
     spelt = [text.strip().casefold() or text for text in texts]
     return {
-        name: ask(
+        name: ask_analogies(
             everything[: len(spelt)], [(words.ids[a], words.ids[b]) for a, b in pairs], words=spelt, seed=lab.seed
         )
         for name, pairs in words.families.items()

@@ -61,7 +61,9 @@ def _found(vectors: Vectors, words: Words, layer: int, seed: int, *, keep: bool 
     return estimate_mean(np.concatenate(values), unit=SHARE, over="pair", bounds=(0.0, 1.0), seed=seed)
 
 
-def controls(lab: Lab, words: Words, vectors: Vectors, bare: Model, middle: int, n_perm: int) -> Iterator[Finding]:
+def controls(
+    lab: Lab, words: Words, vectors: Vectors, random_weights: Model, middle: int, n_perm: int
+) -> Iterator[Finding]:
     """Planted directions are found; random weights, and words dealt at random, have none."""
     own = _own_families(words)
     made = planted(own, vectors.at.shape[-1], lab.seed)
@@ -80,11 +82,11 @@ def controls(lab: Lab, words: Words, vectors: Vectors, bare: Model, middle: int,
         )
     nothing = known(0.0, unit=SHARE, why="none")
     dealt = _dealt_anew(words, vectors, lab.seed)
-    blank = read_vectors(bare, words, (0, middle))
+    vectors_of_random = read_vectors(random_weights, words, (0, middle))
     for name, some, layer in (
         ("with the words dealt to the families at random, nothing is found", dealt, 0),
-        ("in the embedding of random weights nothing is found", blank, 0),
-        (f"after {middle} blocks of random weights nothing is found", blank, middle),
+        ("in the embedding of random weights nothing is found", vectors_of_random, 0),
+        (f"after {middle} blocks of random weights nothing is found", vectors_of_random, middle),
     ):
         yield Finding(
             claim=f"Negative control: {name}.",
@@ -95,7 +97,7 @@ def controls(lab: Lab, words: Words, vectors: Vectors, bare: Model, middle: int,
             part=CONTROLS,
             measure=f"Share of questions answered by the offset; chance is one in {len(words.all) - 3}.",
         )
-    alike = read_alike(blank, words, 0, deals(words, n_perm, lab.seed))
+    alike = read_alike(vectors_of_random, words, 0, deals(words, n_perm, lab.seed))
     yield Finding(
         claim="Negative control: the offsets of random weights are no more alike for right pairs than for wrong ones.",
         estimate=over_families(alike.gaps, lab, COSINE, -2.0),

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Control, Estimate, Figure, Finding, Lab, Model, Row
-from interp.analysis import Readout, by_pair, read_labels, readout_of
-from interp.analysis import ask_analogies as ask
+from interp.analysis import Readout, ask_analogies, by_pair, read_labels, readout_of
 from interp.stats import estimate_mean, known
 
 from . import CONTROLS, HOLDS
@@ -52,7 +51,7 @@ def attributes_of(words: Words) -> list[Attribute]:
     return found
 
 
-def kinds(lab: Lab, words: Words, layers: Sequence[int], bare: Model, n_perm: int) -> tuple[Finding, Finding]:
+def kinds(lab: Lab, words: Words, layers: Sequence[int], random_weights: Model, n_perm: int) -> tuple[Finding, Finding]:
     """The kind of a noun by layer, with labels dealt at random; and the control with random weights."""
     attribute = attributes_of(words)[0]
     start = lab.model.encode(PREFIX)[0]
@@ -65,7 +64,7 @@ def kinds(lab: Lab, words: Words, layers: Sequence[int], bare: Model, n_perm: in
         attribute.groups,
         sites,
         n_perm=n_perm,
-        fresh=bare,
+        random_weights=random_weights,
         seed=lab.seed,
         progress=lab.tell("reading kinds of things"),
     )
@@ -96,12 +95,12 @@ def kinds(lab: Lab, words: Words, layers: Sequence[int], bare: Model, n_perm: in
     )
     control = Finding(
         claim="Negative control: with random weights the kind is not read.",
-        estimate=_renamed(found[0].fresh),
+        estimate=_renamed(found[0].random_weights),
         control=Control("always the commonest kind", known(found[0].majority, unit=UNIT, why="chance")),
         expects="equal",
         margin=TOLD,
         part=CONTROLS,
-        measure="The same from the embedding of the same architecture before training.",
+        measure="The same from the embedding of the same architecture with random weights.",
     )
     return told, control
 
@@ -112,7 +111,7 @@ def _by_layer(found: Sequence[Readout], layers: Sequence[int]) -> list[Row]:
         for name, at in (
             ("this model", one.accuracy),
             ("kinds dealt at random", one.shuffled),
-            ("random weights", one.fresh),
+            ("random weights", one.random_weights),
         ):
             rows.append({"layer": layer, "read from": name, READ: at.mean, "low": at.low, "high": at.high})
     return rows
@@ -220,7 +219,7 @@ def _read(words: Words, attributes: Sequence[Attribute], at: Float[Tensor, "word
 
 
 def _answered(words: Words, at: Float[Tensor, "word k"]) -> list[float]:
-    return [float(by_pair(ask(at, words.places(name)).right()).mean()) for name in words.families]
+    return [float(by_pair(ask_analogies(at, words.places(name)).right()).mean()) for name in words.families]
 
 
 def _principal(model: Model, words: Words) -> Float[Tensor, "d_model d_model"]:

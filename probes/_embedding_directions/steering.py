@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Patients:
+class NounSentences:
     """Sentences that end in a singular noun, [template, noun] flattened, and the tokens of "is" and "are"."""
 
     model: Model
@@ -71,27 +71,29 @@ def _push(added: Float[Tensor, "prompt d_model"]) -> Edit:
     return pushed
 
 
-def admit(model: Model, words: Words, quick: bool = False) -> Patients | None:
+def admit(model: Model, words: Words, quick: bool = False) -> NounSentences | None:
     """The plural family in sentences; None where the model cannot be asked."""
     nouns = words.families.get(FAMILY, [])
     try:
-        found = Patients(model, nouns, (0, 0))
+        found = NounSentences(model, nouns, (0, 0))
         ids = encode_answers(model, [*found.prompts(0), *found.prompts(1)], list(VERBS))
     except UserError:  # a vocabulary of whole words that lacks some of these
         return None
     if any(len(one) > 1 for one in ids) or not nouns:
         return None
-    return Patients(model, nouns, (ids[0][0], ids[1][0]), TEMPLATES[: 2 if quick else None])
+    return NounSentences(model, nouns, (ids[0][0], ids[1][0]), TEMPLATES[: 2 if quick else None])
 
 
-def steering(lab: Lab, words: Words, vectors: Vectors, middle: int, patients: Patients) -> tuple[Finding, Finding]:
+def steering(
+    lab: Lab, words: Words, vectors: Vectors, middle: int, noun_sentences: NounSentences
+) -> tuple[Finding, Finding]:
     """Add the direction that the other half of the nouns gave, and random ones as long; then the positive control."""
-    clean = patients.lean(patients.prompts(0))[0]
-    real = patients.lean(patients.prompts(1))[0] - clean
+    clean = noun_sentences.lean(noun_sentences.prompts(0))[0]
+    real = noun_sentences.lean(noun_sentences.prompts(1))[0] - clean
     shifts: dict[int, Floats] = {}
     for done, layer in enumerate(vectors.layers):
         n_random = (4 if lab.quick else 8) if layer == middle else 3
-        shifts[layer] = patients.shift(layer, _directions(words, vectors, layer, n_random, lab.seed), clean)
+        shifts[layer] = noun_sentences.shift(layer, _directions(words, vectors, layer, n_random, lab.seed), clean)
         lab.progress("steering", done + 1, len(vectors.layers))
     ours, others = shifts[middle][0], shifts[middle][1:]
     steered = Finding(
@@ -102,10 +104,10 @@ def steering(lab: Lab, words: Words, vectors: Vectors, middle: int, patients: Pa
         margin=CLEAR,
         part=CAUSES,
         answers=True,
-        measure=f'Change of the lead of "are" over "is", after {len(patients.nouns)} nouns in '
-        f"{len(patients.templates)} wordings, when the direction is added to the residual stream at the noun after "
-        f"{middle} blocks. It is the mean offset, at its own length, of the other half of the nouns behind another "
-        f"text. The real plural changes the lead by {real.mean():.1f}.",
+        measure=f'Change of the lead of "are" over "is", after {len(noun_sentences.nouns)} nouns in '
+        f"{len(noun_sentences.templates)} wordings, when the direction is added to the residual stream at the noun "
+        f"after {middle} blocks. It is the mean offset, at its own length, of the other half of the nouns behind "
+        f"another text. The real plural changes the lead by {real.mean():.1f}.",
         caveat="A direction from nouns may hold more than number. That it steers does not say that the model reads it "
         "there on its own.",
         table=_by_layer(shifts, real),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from interp import Control, Finding, Lab
-from interp.features import Namer
+from interp.features import TokenRules
 from interp.stats import estimate_mean, known
 
 from . import CONTROLS, CORRELATION, DOUBLINGS, ORDER
@@ -33,14 +33,14 @@ def planted_tokens(text: Text, seed: int) -> Units:
 def controls(
     lab: Lab,
     text: Text,
-    namer: Namer,
+    rules: TokenRules,
     features: Units,
     readouts: dict[str, Readouts],
     lost: Lost,
 ) -> Iterator[Finding]:
     """Planted rules, sums and effects are found; what is dealt at random has none."""
     seed = lab.seed
-    scores = explain(text, namer, planted_tokens(text, seed)).scores
+    scores = explain(text, rules, planted_tokens(text, seed)).scores
     yield Finding(
         claim=f"Positive control: what fires for {WORDS} tokens alone has a rule that foretells it.",
         estimate=estimate_mean(scores[~np.isnan(scores)], unit=CORRELATION, over="planted unit", seed=seed),
@@ -49,7 +49,7 @@ def controls(
         part=CONTROLS,
     )
     shuffled = dealt(features, text, seed)
-    scores = explain(text, namer, shuffled).scores
+    scores = explain(text, rules, shuffled).scores
     yield Finding(
         claim="Negative control: the features' firings, dealt to random tokens, have none.",
         estimate=estimate_mean(scores[~np.isnan(scores)], unit=CORRELATION, over="feature", seed=seed),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp import Control, Figure, Finding, Lab, Row
-from interp.features import HELD_OUT, Label, Namer, strip_rows, top_examples
+from interp.features import HELD_OUT, Label, TokenRules, strip_rows, top_examples
 from interp.saes import SAE
 from interp.stats import estimate_mean, known, proportion
 
@@ -37,10 +37,10 @@ class Explained:
         return np.array([label.score for label in self.labels])
 
 
-def explain(text: Text, namer: Namer, units: Units) -> Explained:
+def explain(text: Text, rules: TokenRules, units: Units) -> Explained:
     """A rule for every unit, from four fifths of the documents, judged on the fifth."""
     starts = np.concatenate([[0], np.cumsum([len(rows) for rows in units.rows])])
-    labels = namer.name_all(starts, np.concatenate(units.rows).astype(np.int32))
+    labels = rules.name_all(starts, np.concatenate(units.rows).astype(np.int32))
     ids = text.facts.token
     tokens = [_for_half(ids[rows], values) for rows, values in zip(units.rows, units.values, strict=True)]
     return Explained(units.kind, labels, np.array(tokens))

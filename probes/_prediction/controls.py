@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from interp import Control, Finding, Lab, fresh_model
+from interp import Control, Finding, Lab, with_random_weights
 from interp.stats import known
 
 from . import CONTROLS, RIGHT, WITHIN
@@ -38,12 +38,14 @@ def controls(lab: Lab, some: Sequence[Read], documents: Sequence[str], tokens: i
         part=CONTROLS,
         measure="As in part (a), with a token drawn by the model's probabilities in place of the true one.",
     )
-    bare = read_documents(lab, fresh_model(lab.model, lab.seed), documents, tokens, 8, "reading with random weights")
+    random_weights = read_documents(
+        lab, with_random_weights(lab.model, lab.seed), documents, tokens, 8, "reading with random weights"
+    )
     yield Finding(
         claim="Negative control: random weights guess no better than the commonest token.",
-        estimate=over_documents(bare, lambda one: float(one.right.mean()), RIGHT, lab.seed),
-        control=Control("the commonest token", commonest(bare, lab.seed)),
+        estimate=over_documents(random_weights, lambda one: float(one.right.mean()), RIGHT, lab.seed),
+        control=Control("the commonest token", commonest(random_weights, lab.seed)),
         expects="less",
         part=CONTROLS,
-        measure="Share of tokens that the same architecture, before training, finds most probable.",
+        measure="Share of tokens that the same architecture, with random weights, finds most probable.",
     )

@@ -14,13 +14,13 @@ from interp import (
     Figure,
     Finding,
     Lab,
-    Lesson,
     Model,
     Row,
     SmallGPT2,
+    TrainingJob,
     fine_tune,
-    fresh_model,
     train_small_gpt2s,
+    with_random_weights,
 )
 from interp import TuningExample as Example
 from interp.analysis import score_completions
@@ -86,7 +86,7 @@ def fine_tuned(pretrained: Model, world: World, seed: int) -> dict[str, Model]:
     given = [answer for _, answer in lessons]
     Random(seed).shuffle(given)
     wrong = [(prompt, answer) for (prompt, _), answer in zip(lessons, given, strict=True)]
-    models = (pretrained, fresh_model(pretrained, seed), pretrained)
+    models = (pretrained, with_random_weights(pretrained, seed), pretrained)
     return {
         start: fine_tune(model, some, seed=seed, **TUNING)
         for start, model, some in zip(STARTS, models, (lessons, lessons, wrong), strict=True)
@@ -97,11 +97,11 @@ def small_models(lab: Lab) -> Iterator[Finding]:
     """Part (e), and two controls of the method."""
     seeds = [lab.seed + i for i in range(3 if lab.quick else 5)]
     worlds = [make_world(seed) for seed in seeds]
-    lessons = [
-        Lesson([*map("".join, world.statements()), WORDS], SIZE, seed)
+    jobs = [
+        TrainingJob([*map("".join, world.statements()), WORDS], SIZE, seed)
         for world, seed in zip(worlds, seeds, strict=True)
     ]
-    pretrained = train_small_gpt2s(lessons, progress=lab.tell("pre-training small GPT-2s"))
+    pretrained = train_small_gpt2s(jobs, progress=lab.tell("pre-training small GPT-2s"))
     shares: dict[tuple[str, str], list[float]] = {}
     knows = []
     for i, (model, world, seed) in enumerate(zip(pretrained, worlds, seeds, strict=True)):

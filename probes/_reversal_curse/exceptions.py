@@ -16,9 +16,9 @@ from interp import (
     Finding,
     Lab,
     Learned,
-    Lesson,
     Row,
     SmallGPT2,
+    TrainingJob,
     invent_groups,
     people_set,
     train_small_gpt2s,
@@ -135,18 +135,18 @@ def exceptions(lab: Lab, plain: Sequence[Student], seeds: int, steps: int) -> It
 
 def teach_by(courses: Sequence[Course], lab: Lab) -> dict[str, list[Student]]:
     """Train all models side by side."""
-    lessons: list[Lesson] = []
+    jobs: list[TrainingJob] = []
     begun: list[tuple[str, Groups]] = []
     for course in courses:
         for seed in course.seeds:
             people = invent_groups(list(course.sizes.values()), seed, 2)
             groups: Groups = {learned: people_set(some) for learned, some in zip(course.sizes, people, strict=True)}
-            lessons.append(Lesson([*sentences(groups), *course.more(groups)], course.settings, seed))
+            jobs.append(TrainingJob([*sentences(groups), *course.more(groups)], course.settings, seed))
             begun.append((course.name, groups))
-    models = train_small_gpt2s(lessons, progress=lab.tell(f"training {len(lessons)} small GPT-2s by other rules"))
+    models = train_small_gpt2s(jobs, progress=lab.tell(f"training {len(jobs)} small GPT-2s by other rules"))
     out: dict[str, list[Student]] = {}
-    for model, lesson, (name, groups) in zip(models, lessons, begun, strict=True):
-        out.setdefault(name, []).append(Student(model, False, 2, lesson.seed, groups, name))
+    for model, job, (name, groups) in zip(models, jobs, begun, strict=True):
+        out.setdefault(name, []).append(Student(model, False, 2, job.seed, groups, name))
     return out
 
 

@@ -81,12 +81,11 @@ def _questions(lab: Lab, direction: Direction) -> Iterator[tuple[list[str], list
 
 def _ask(lab: Lab, direction: Direction) -> np.ndarray:
     """Is the right answer chosen? [context, template, person]."""
-    tell = lab.tell(f"facts in the prompt, {direction}")
     out = np.zeros((_contexts(lab), len(ASKED[direction]), PEOPLE))
     for i, (prompts, answers) in enumerate(_questions(lab, direction)):
         scores = score_answers(lab.model, prompts, answers).summed.numpy()
         out[i] = top_choice(scores.reshape(-1, PEOPLE, PEOPLE))
-        tell(i + 1, len(out))
+        lab.progress(f"facts in the prompt, {direction}", i + 1, len(out))
     return out
 
 

@@ -18,31 +18,31 @@ from interp.edits import knock_out
 from interp.stats import estimate_mean, known
 
 from . import DIRECTIONS
-from .where import LEAD, Patient, layers_of
+from .where import LEAD, ExaminedModel, layers_of
 
 PART = "(f) How it works inside"
 CARRIED = 0.5  # nats
 WINDOWS = 6  # of layers that are cut one at a time
 
 
-def mechanism(lab: Lab, patients: Sequence[Patient], n_boot: int) -> Iterator[Finding]:
+def mechanism(lab: Lab, examined_models: Sequence[ExaminedModel], n_boot: int) -> Iterator[Finding]:
     """Part (f), of the models that part (c) looked into."""
-    for patient in patients:
+    for examined in examined_models:
         asked: dict[Direction, Aligned] = {
-            direction: align(patient.model, patient.facts, direction, patient.template) for direction in DIRECTIONS
+            direction: align(examined.model, examined.facts, direction, examined.template) for direction in DIRECTIONS
         }
-        yield from _written(lab, patient, asked, n_boot)
-        yield from _carried(lab, patient, asked, n_boot)
+        yield from _written(lab, examined, asked, n_boot)
+        yield from _carried(lab, examined, asked, n_boot)
 
 
-def _written(lab: Lab, patient: Patient, asked: dict[Direction, Aligned], n_boot: int) -> Iterator[Finding]:
+def _written(lab: Lab, examined: ExaminedModel, asked: dict[Direction, Aligned], n_boot: int) -> Iterator[Finding]:
     """Does the logit lens read the answer at the item's last token, in the layer where it reads it best?"""
-    layers = layers_of(patient)[1:]
+    layers = layers_of(examined)[1:]
     rows: list[Row] = []
     found: dict[Direction, NDArray[np.float64]] = {}
     for direction, aligned in asked.items():
-        told = lab.tell(f"what is written at the item, {patient.who}")
-        lead = answer_lead(patient.model, aligned.prompts, aligned.answer_ids, layers=layers, progress=told)
+        told = lab.tell(f"what is written at the item, {examined.who}")
+        lead = answer_lead(examined.model, aligned.prompts, aligned.answer_ids, layers=layers, progress=told)
         at_item = lead[:, :, aligned.last_item].double().numpy()
         found[direction] = best_of_other_half(at_item)
         for i, layer in enumerate(layers):
@@ -50,7 +50,7 @@ def _written(lab: Lab, patient: Patient, asked: dict[Direction, Aligned], n_boot
             rows.append({"layer": layer, "lead (nats)": e.mean, "low": e.low, "high": e.high, "asked": direction})
     for direction, values in found.items():
         yield Finding(
-            claim=f"In {patient.who}, asked {direction}, the answer is written at the last token of the item that the "
+            claim=f"In {examined.who}, asked {direction}, the answer is written at the last token of the item that the "
             "prompt names.",
             estimate=estimate_mean(values, unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed),
             control=Control("chance", known(0.0, unit="nats", why="own answer no likelier than the others")),
@@ -59,7 +59,7 @@ def _written(lab: Lab, patient: Patient, asked: dict[Direction, Aligned], n_boot
             part=PART,
             measure="Logit lens at that token: the log-probability of the right answer's first token above the other "
             "answers' mean, in the layer where the other half of the prompts has the most of it. "
-            f"{len(values)} prompts.{patient.note}",
+            f"{len(values)} prompts.{examined.note}",
             caveat="What the lens does not read may still be there, in a form that a later layer turns into the "
             "answer. Words that are alike, such as a country and its capital, lead a little by themselves.",
             table=rows,
@@ -82,29 +82,29 @@ def best_of_other_half(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
-def _carried(lab: Lab, patient: Patient, asked: dict[Direction, Aligned], n_boot: int) -> Iterator[Finding]:
+def _carried(lab: Lab, examined: ExaminedModel, asked: dict[Direction, Aligned], n_boot: int) -> Iterator[Finding]:
     """What is lost when the prompt's last token cannot attend to the item, against as many tokens before it."""
     rows: list[Row] = []
     lost: dict[Direction, dict[str, NDArray[np.float64]]] = {}
-    everywhere = range(patient.model.n_layers)
-    size = max(1, -(-patient.model.n_layers // WINDOWS))
-    windows = [range(first, min(first + size, patient.model.n_layers)) for first in everywhere[::size]]
+    everywhere = range(examined.model.n_layers)
+    size = max(1, -(-examined.model.n_layers // WINDOWS))
+    windows = [range(first, min(first + size, examined.model.n_layers)) for first in everywhere[::size]]
     for direction, aligned in asked.items():
         if aligned.last_item == len(aligned.labels) - 1 or aligned.first_item < 2:
             return  # the last token is the item's own, or there is none before it to compare with
         cuts = {"the item": slice(aligned.first_item, aligned.last_item + 1), "tokens before it": _before(aligned)}
-        lost[direction] = {name: _lost(patient.model, aligned, keys, everywhere) for name, keys in cuts.items()}
+        lost[direction] = {name: _lost(examined.model, aligned, keys, everywhere) for name, keys in cuts.items()}
         for w, window in enumerate(windows):
             for name, keys in cuts.items():
-                values = _lost(patient.model, aligned, keys, window)
+                values = _lost(examined.model, aligned, keys, window)
                 e = estimate_mean(values, unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed)
                 rows.append({"layers": _named(window), "lost (nats)": e.mean, "low": e.low, "high": e.high})
                 rows[-1] |= {"cut off from": name, "asked": direction}
-            lab.progress(f"cutting attention, {patient.who}, {direction}", w + 1, len(windows))
+            lab.progress(f"cutting attention, {examined.who}, {direction}", w + 1, len(windows))
     for direction, values in lost.items():
         item, other = values.values()
         yield Finding(
-            claim=f"In {patient.who}, asked {direction}, attention to the item carries the answer to the last token.",
+            claim=f"In {examined.who}, asked {direction}, attention to the item carries the answer to the last token.",
             estimate=estimate_mean(item, unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed),
             control=Control(
                 "cut off from tokens before the item",
@@ -114,7 +114,7 @@ def _carried(lab: Lab, patient: Patient, asked: dict[Direction, Aligned], n_boot
             margin=CARRIED,
             part=PART,
             measure="How much of the right answer's lead over the others is lost when the prompt's last token cannot "
-            f"attend to the item's tokens, in any layer. {len(item)} prompts.{patient.note}",
+            f"attend to the item's tokens, in any layer. {len(item)} prompts.{examined.note}",
             caveat="An answer that other tokens have taken over on the way is not lost. In an order that the model "
             "never learned there is no lead to lose.",
             table=rows,

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp import Control, Direction, Estimate, FactSet, Figure, Finding, Lab, ParentType, Row, Surname
-from interp.analysis import Asked
-from interp.analysis import ask_facts as ask
+from interp.analysis import Asked, ask_facts
 from interp.stats import estimate_crossed, pooled_pairing_null, sign_flip_null
 
 from . import DIRECTIONS
@@ -31,7 +30,7 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
     """Part (b): real facts, both directions, every answer against every prompt."""
     part = "(b) The loaded model on real facts"
     asked = {
-        (facts.name, direction): ask(lab.model, facts, direction, progress=lab.tell(f"{facts.name}, {direction}"))
+        (facts.name, direction): ask_facts(lab.model, facts, direction, progress=lab.tell(f"{facts.name}, {direction}"))
         for facts in fact_sets
         for direction in DIRECTIONS
     }
@@ -116,7 +115,7 @@ def family(lab: Lab, families: Sequence[Family], n_boot: int) -> Iterator[Findin
     for one in families:
         who = " and ".join(sorted({kind for facts in one.sets for kind in ("mother", "father") if kind in facts.name}))
         for direction in DIRECTIONS:
-            found = [ask(lab.model, f, direction, progress=lab.tell(f"{f.name}, {direction}")) for f in one.sets]
+            found = [ask_facts(lab.model, f, direction, progress=lab.tell(f"{f.name}, {direction}")) for f in one.sets]
             yield Finding(
                 claim=f"Children and their {who}, {SURNAMES[one.surname]}, asked {_in_words(direction)}: "
                 "the pairs are matched.",

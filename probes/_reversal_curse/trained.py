@@ -17,11 +17,11 @@ from interp import (
     Finding,
     Lab,
     Learned,
-    Lesson,
     Model,
     NameTokens,
     Row,
     SmallGPT2,
+    TrainingJob,
     invent_groups,
     people_set,
     train_small_gpt2s,
@@ -71,14 +71,14 @@ class Design(NamedTuple):
 
 def teach(designs: Sequence[Design], steps: int, lab: Lab) -> list[Student]:
     """Train one small GPT-2 a design on three groups of invented people."""
-    classes, lessons = [], []
+    classes, jobs = [], []
     for design in designs:
         people = invent_groups([GROUP] * 3, design.seed, design.name_tokens)
         classes.append({learned: people_set(group) for learned, group in zip(TAUGHT_AS, people, strict=True)})
         settings = SmallGPT2(tied=design.tied, steps=steps)
-        lessons.append(Lesson(sentences(classes[-1]), settings, design.seed))
+        jobs.append(TrainingJob(sentences(classes[-1]), settings, design.seed))
     count = f"{len(designs)} small GPT-2s" if len(designs) > 1 else "a small GPT-2"
-    models = train_small_gpt2s(lessons, progress=lab.tell(f"training {count}"))
+    models = train_small_gpt2s(jobs, progress=lab.tell(f"training {count}"))
     return [Student(m, *design, groups) for m, design, groups in zip(models, designs, classes, strict=True)]
 
 

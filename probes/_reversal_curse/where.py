@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Patient:
+class ExaminedModel:
     """A model to look into, with the facts to ask it: `stride` between layers, at most `pairs` prompt pairs.
 
     `note`: what a reader must know of it, in a sentence after a space.
@@ -55,54 +55,60 @@ class Patient:
     note: str = ""
 
 
-def patients_of(lab: Lab, students: Sequence[Student], facts: FactSet | None) -> list[Patient]:
+def models_to_examine(lab: Lab, students: Sequence[Student], facts: FactSet | None) -> list[ExaminedModel]:
     """A small GPT-2 taught name first, where there is one, and the loaded model, where its prompts align."""
     # Names of one word, so that every answer has a first token of its own; untied, so that no leak helps.
-    patients = []
+    examined_models = []
     student = next((s for s in students if not s.tied and s.name_tokens == 1), None)
     if student is not None:
         taught, note = student.groups["name first"], f" One model: {student.condition}, seed {student.seed}."
         who = "one small GPT-2 trained here, on people taught name first"
-        patients.append(Patient(who, student.model, taught, "held_out", 1, len(taught), note))
+        examined_models.append(ExaminedModel(who, student.model, taught, "held_out", 1, len(taught), note))
     if facts is not None:
         stride = max(1, min(5 if lab.quick else 3, lab.model.n_layers // 2))
-        patients.append(Patient(f"{lab.model.provenance.name} on {facts.name}", lab.model, facts, 0, stride, 8))
-    return patients
+        examined_models.append(
+            ExaminedModel(f"{lab.model.provenance.name} on {facts.name}", lab.model, facts, 0, stride, 8)
+        )
+    return examined_models
 
 
-def where(lab: Lab, patients: Sequence[Patient], n_boot: int) -> Iterator[Finding]:
+def where(lab: Lab, examined_models: Sequence[ExaminedModel], n_boot: int) -> Iterator[Finding]:
     """Part (c): lens and patching, on a trained GPT-2 and on the loaded model."""
-    for patient in patients:
-        yield from _readable(lab, patient, n_boot)
-        yield from _carried(lab, patient, n_boot)
+    for examined in examined_models:
+        yield from _readable(lab, examined, n_boot)
+        yield from _carried(lab, examined, n_boot)
 
 
-def _readable(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
+def _readable(lab: Lab, examined: ExaminedModel, n_boot: int) -> Iterator[Finding]:
     """Where the logit lens reads the answer."""
-    layers = layers_of(patient)[1:]  # the embedding can hold no answer yet: there the lens shows which words are alike
+    layers = layers_of(examined)[1:]  # the embedding can hold no answer yet: there the lens shows which words are alike
     rows: list[Row] = []
     last: dict[Direction, Estimate] = {}
     since: dict[Direction, str] = {}
     for direction in DIRECTIONS:
-        aligned = align(patient.model, patient.facts, direction, patient.template)
+        aligned = align(examined.model, examined.facts, direction, examined.template)
         lead = answer_lead(
-            patient.model, aligned.prompts, aligned.answer_ids, layers=layers, progress=lab.tell(f"lens, {patient.who}")
+            examined.model,
+            aligned.prompts,
+            aligned.answer_ids,
+            layers=layers,
+            progress=lab.tell(f"lens, {examined.who}"),
         ).numpy()
         rows += _map_rows(lead.mean(0), layers, aligned.labels, direction, "lead (nats)")
         last[direction] = estimate_mean(lead[:, -1, -1], unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed)
         since[direction] = _from_layer(layers, lead.mean(0)[:, -1] > LEAD)
     chance = known(0.0, unit="nats", why="own answer no likelier than the others")
     for direction in DIRECTIONS:
-        n, total = last[direction].n, len(patient.facts)
+        n, total = last[direction].n, len(examined.facts)
         yield Finding(
-            claim=f"In {patient.who}, asked {direction}, the answer is readable at the last token of the last layer.",
+            claim=f"In {examined.who}, asked {direction}, the answer is readable at the last token of the last layer.",
             estimate=last[direction],
             control=Control("chance", chance),
             expects="greater",
             margin=LEAD,
             part=PART,
             measure="Logit lens: the log-probability of the right answer's first token above the other answers' mean. "
-            f"{n} of {total} prompts: those of one layout, with answers that start differently.{patient.note}",
+            f"{n} of {total} prompts: those of one layout, with answers that start differently.{examined.note}",
             caveat="Early layers may hold the answer in a form that the final unembedding cannot read. The two "
             "directions have different answers, so their numbers are not to be compared with each other.",
             table=rows if direction == "forward" else [],
@@ -123,17 +129,17 @@ def _from_layer(layers: Sequence[int], above: NDArray[np.bool_]) -> str:
     return "at no layer" if first is None else f"from layer {layers[first]} on"
 
 
-def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
+def _carried(lab: Lab, examined: ExaminedModel, n_boot: int) -> Iterator[Finding]:
     """What patching the item's tokens moves, against patching from an unrelated prompt."""
-    layers = layers_of(patient)
+    layers = layers_of(examined)
     # Not the embedding: patched there, the prompt is the other prompt, and all moves whatever the model does.
-    early = [layer for layer in layers if 0 < layer <= max(1, patient.model.n_layers // 2)]
+    early = [layer for layer in layers if 0 < layer <= max(1, examined.model.n_layers // 2)]
     deep = len(early) > 1  # in a model of two blocks the answer has left the item by the end of the first
     rows: list[Row] = []
     found: dict[Direction, tuple[Estimate, Estimate]] = {}
     for direction in DIRECTIONS:
-        aligned = align(patient.model, patient.facts, direction, patient.template)
-        n = min(patient.pairs, len(aligned.prompts))
+        aligned = align(examined.model, examined.facts, direction, examined.template)
+        n = min(examined.pairs, len(aligned.prompts))
         prompts, answers = aligned.prompts[:n], aligned.answer_ids[:n]
         # Clean prompt i is paired with corrupt prompt i + 1; prompt i + 2 has to do with neither answer. The clean
         # answer is weighed against those of all further prompts.
@@ -142,21 +148,21 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
         positions = range(aligned.first_item, len(aligned.labels))  # before the item, the two runs are the same
         lead = logit_difference(answers, others)
         moved = patch_sweep(
-            patient.model,
+            examined.model,
             prompts,
             corrupt,
             lead,
-            [patient.model.residual(layer) for layer in layers],
+            [examined.model.residual(layer) for layer in layers],
             positions=positions,
-            progress=lab.tell(f"patching, {patient.who}, {direction}"),
+            progress=lab.tell(f"patching, {examined.who}, {direction}"),
         ).effect.numpy()
         place = aligned.last_item if deep else len(aligned.labels) - 1
         stray = patch_sweep(
-            patient.model,
+            examined.model,
             unrelated,
             corrupt,
             lead,
-            [patient.model.residual(layer) for layer in early],
+            [examined.model.residual(layer) for layer in early],
             positions=[place],
         ).effect.numpy()
         rows += _map_rows(moved.mean(0), layers, aligned.labels[aligned.first_item :], direction, "moved (nats)")
@@ -169,14 +175,14 @@ def _carried(lab: Lab, patient: Patient, n_boot: int) -> Iterator[Finding]:
     token = "the item's last token" if deep else "the prompt's last token"
     for direction, (estimate, control) in found.items():
         yield Finding(
-            claim=f"In {patient.who}, asked {direction}, the answer is read from {token} {where}.",
+            claim=f"In {examined.who}, asked {direction}, the answer is read from {token} {where}.",
             estimate=estimate,
             control=Control("patched from a third, unrelated prompt", control),
             expects="greater",
             margin=0.5,
             part=PART,
             measure=f"How far {token}, copied from a prompt with another item, moves the model towards that item's "
-            f"answer: the mean {where}. The item is what the prompt names.{patient.note}",
+            f"answer: the mean {where}. The item is what the prompt names.{examined.note}",
             caveat="It shows that the answer depends on what stands there, which may be the item alone and not yet the "
             "answer. Each prompt is in two pairs, and the interval is widened for it.",
             table=rows if direction == "forward" else [],
@@ -277,9 +283,9 @@ def _feature_activations(model: Model, sae: SAE[Any], facts: FactSet, direction:
     return np.stack(per_wording, axis=1)
 
 
-def layers_of(patient: Patient) -> list[int]:
+def layers_of(examined: ExaminedModel) -> list[int]:
     """Layer l is the residual stream after l blocks: 0 is the embedding, where only the item itself can matter."""
-    return sorted({*range(0, patient.model.n_layers, patient.stride), patient.model.n_layers})
+    return sorted({*range(0, examined.model.n_layers, examined.stride), examined.model.n_layers})
 
 
 def _rolled(items: Sequence[T], k: int) -> list[T]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp import Lab, Member, Population, Schooling, Size, train_population
+from interp import Lab, Member, Population, Size, TrainingSchedule, train_population
 
 from .text import Characters
 
@@ -69,7 +69,7 @@ def train_sizes(lab: Lab, text: Characters, plan: Plan, widths: tuple[int, ...],
             text.vocabulary,
             members,
             [text.train] * len(members),
-            Schooling(steps, plan.batch),
+            TrainingSchedule(steps, plan.batch),
             device=lab.model.device,
             progress=lab.tell(f"{what}: width {width}, {steps} steps"),
         )
@@ -98,7 +98,8 @@ def train_on_shares(lab: Lab, text: Characters, plan: Plan, lr: float) -> list[P
             best[better], at[better] = chosen[better], step
 
     train_population(
-        size, text.vocabulary, members, parts, Schooling(steps, plan.batch), device=lab.model.device, watch=watch,
+        size, text.vocabulary, members, parts, TrainingSchedule(steps, plan.batch),
+        device=lab.model.device, watch=watch,
         progress=lab.tell(f"training on parts of the text: width {plan.data_width}"),
     )  # fmt: skip
     out = []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp import Estimate, Model, Row
+from interp import Estimate, Model, Progress, Row
 from interp.stats import estimate_mean, proportion
 
 from . import PARTED
@@ -65,17 +65,17 @@ class Compared:
 
 
 def compare_ways(
-    model: Model, hf: Any, dtype: str, prompts: Sequence[str], n: int, ways: Iterable[Way], tell: Callable[..., None]
+    model: Model, hf: Any, dtype: str, prompts: Sequence[str], n: int, ways: Iterable[Way], progress: Progress
 ) -> list[Compared]:
     """Write, read again in every way, compare with each text alone."""
     texts, written = write_texts(model, hf, prompts, n)
     ways = list(ways)
     reference = list(alone(hf, texts))
     found = [Compared(dtype, CACHE, _pairs(texts, reference, written))]
-    tell(1, 1 + len(ways))
+    progress("decoding", 1, 1 + len(ways))
     for i, way in enumerate(ways):
         found.append(Compared(dtype, way.name, _pairs(texts, reference, way.run(hf, texts))))
-        tell(i + 2, 1 + len(ways))
+        progress("decoding", i + 2, 1 + len(ways))
     return found
 
 

@@ -16,7 +16,7 @@ from interp.activations.tensor_file import map_tensors
 from interp.features.build.effects import Ablation, choose_firings, measure_effects, summarise_effects
 from interp.features.build.firings import Firings, piece_path
 from interp.features.build.inputs import Building
-from interp.features.build.labels import Namer
+from interp.features.build.labels import TokenRules
 from interp.features.build.neighbours import count_together, find_near, read_logits_of
 from interp.features.build.search_words import words_of
 from interp.features.build.statistics import RowFacts, row_facts, summarise
@@ -38,23 +38,21 @@ def finish(building: Building) -> bool:
     norm, error = (_per_row(building, name) for name in ("norm", "error"))
     facts = row_facts(tokens.ids, tokens.starts, find_sinks_of(norm, tokens.starts), vocabulary)
     firings = Firings(building.folder, len(plan.pieces), plan.sae["d_sae"], facts.is_sink)
-    found, chosen, labels = _per_feature(building, files, firings, facts, vocabulary)
+    arrays, chosen, labels = _per_feature(building, files, firings, facts, vocabulary)
     rows_in = [stop - first for *_, first, stop in plan.pieces]
     n = plan.settings["neighbours"]
-    found |= count_together(
-        firings, rows_in, n, facts.counted, lambda done, total: building.tell("counting co-firings", done, total)
-    )
+    arrays |= count_together(firings, rows_in, n, facts.counted, building.progress)
     coder = building.coder()
-    found |= find_near(coder.directions, n)
-    found |= read_logits_of(building.model, site_of(building.sae), coder.directions, plan.settings["logits"])
-    found["map"] = _plane(coder.directions)
+    arrays |= find_near(coder.directions, n)
+    arrays |= read_logits_of(building.model, site_of(building.sae), coder.directions, plan.settings["logits"])
+    arrays["map"] = _plane(coder.directions)
     effects = _effects(building, coder, chosen)
     if effects is None:
         return False
-    found |= effects
+    arrays |= effects
     relative = np.where(facts.is_sink, -np.inf, error / np.maximum(norm, 1e-30))
-    found["error_row"] = first_by(relative[None], plan.settings["top"])[0]
-    found |= {
+    arrays["error_row"] = first_by(relative[None], plan.settings["top"])[0]
+    arrays |= {
         "token": tokens.ids,
         "document": tokens.document,
         "position": tokens.position,
@@ -65,11 +63,11 @@ def finish(building: Building) -> bool:
         "file": tokens.file,
         "file_row": tokens.row,
     }
-    for name, values in found.items():
+    for name, values in arrays.items():
         files.array(name, values)
     files.text(VOCABULARY, json.dumps(vocabulary))
     files.labels(labels)
-    files.text(WORDS, words_of(labels, found, vocabulary))
+    files.text(WORDS, words_of(labels, arrays, vocabulary))
     write_sealed(building.folder / RECORD, _record(building, files, firings, facts, norm, error))
     return True
 
@@ -121,22 +119,24 @@ def _per_feature(
     """Everything that is worked out from one feature's firings, which are written on the way, feature by feature."""
     settings, total = building.plan.settings, int(firings.counts.sum())
     kept = {name: settings[name] for name in ("top", "bands", "examples", "typical")}
-    namer = Namer(facts, building.tokens.document, vocabulary)
-    found: list[dict[str, Any]] = []
+    rules = TokenRules(facts, building.tokens.document, vocabulary)
+    summaries: list[dict[str, Any]] = []
     chosen: list[Ablation] = []
     labels: list[Label] = []
     with files.stream("firing_row", (total,)) as put_row, files.stream("firing_value", (total,)) as put_value:
         for run, starts, rows, values in firings.blocks(FIRINGS_AT_ONCE):
             put_row(rows)
             put_value(values)
-            labels += namer.name_all(starts, rows)
+            labels += rules.name_all(starts, rows)
             for i, feature in enumerate(run):
-                some = slice(int(starts[i]), int(starts[i + 1]))
-                found.append(summarise(feature, rows[some], values[some], facts, **kept))
-                picked = choose_firings(feature, rows[some], facts.sequence_start, settings["effects"])
-                chosen += [Ablation(feature, int(rows[some][at]), float(values[some][at])) for at in picked]
-            building.tell("summing up the features", run.stop, firings.d_sae)
-    columns = {name: np.stack([one[name] for one in found]) for name in found[0]}
+                firings_of_one = slice(int(starts[i]), int(starts[i + 1]))
+                summaries.append(summarise(feature, rows[firings_of_one], values[firings_of_one], facts, **kept))
+                picked = choose_firings(feature, rows[firings_of_one], facts.sequence_start, settings["effects"])
+                chosen += [
+                    Ablation(feature, int(rows[firings_of_one][at]), float(values[firings_of_one][at])) for at in picked
+                ]
+            building.progress("summing up the features", run.stop, firings.d_sae)
+    columns = {name: np.stack([summary[name] for summary in summaries]) for name in summaries[0]}
     columns["firing_start"] = np.concatenate([[0], np.cumsum(firings.counts)])
     return columns, chosen, labels
 
@@ -151,17 +151,7 @@ def _effects(building: Building, coder: Any, chosen: list[Ablation]) -> Arrays |
             "effect_n": np.zeros(d_sae),
             "error_effect": nothing[0],
         }
-    measured = measure_effects(
-        building.model,
-        coder,
-        building.folder,
-        building.plan.hash,
-        chosen,
-        building.tokens.ids,
-        building.tokens.starts,
-        stop=building.stop,
-        tell=lambda done, total: building.tell("ablating features", done, total),
-    )
+    measured = measure_effects(building, coder, chosen)
     return None if measured is None else summarise_effects(measured, d_sae)
 
 

@@ -11,7 +11,7 @@ and right for any model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy
 from interp.activations.tensor_file import read_tensors, write_tensors
 from interp.errors import UserError
 from interp.features.build.coder import Coder
+from interp.features.build.inputs import Building
 from interp.features.build.statistics import Ints, priority
 from interp.model.hooks.forward import forward
 from interp.model.hooks.tokens import Tokens
@@ -74,61 +75,55 @@ class Effects:
     error: NDArray[np.float32]
 
 
-def measure_effects(
-    model: Model,
-    coder: Coder,
-    folder: Path,
-    plan: str,
-    chosen: Sequence[Ablation],
-    tokens: NDArray[np.int32],
-    starts: NDArray[np.int64],
-    *,
-    tell: Callable[[int, int], None],
-    stop: Callable[[], bool],
-) -> Effects | None:
-    """Ablate all `chosen`, piece by piece; pieces in `folder` are used again. None when stopped before the end.
+def measure_effects(building: Building, coder: Coder, chosen: Sequence[Ablation]) -> Effects | None:
+    """Ablate all `chosen`, piece by piece; pieces in the build's folder are used again. None when it was stopped.
 
     Raises UserError while an edit is active.
     """
-    model.check_plain("measuring effects")
+    building.model.check_plain("measuring effects")
+    starts = building.tokens.starts
     by_sequence: dict[int, list[Ablation]] = {}
-    for one in sorted(chosen, key=lambda a: (a.row, a.feature)):
-        by_sequence.setdefault(int(np.searchsorted(starts, one.row, side="right")) - 1, []).append(one)
+    for ablation in sorted(chosen, key=lambda a: (a.row, a.feature)):
+        sequence = int(np.searchsorted(starts, ablation.row, side="right")) - 1
+        by_sequence.setdefault(sequence, []).append(ablation)
     order = sorted(by_sequence)
     groups = [order[i : i + SEQUENCES] for i in range(0, len(order), SEQUENCES)]
-    found: list[dict[str, Tensor]] = []
-    run = _Run(model, coder)
+    pieces: list[dict[str, Tensor]] = []
+    run = _Run(building.model, coder)
     for number, group in enumerate(groups):
-        path, note = folder / f"effects-{number:05d}.safetensors", {"plan": plan, "piece": number}
-        if (kept := _kept(path, note)) is None:
-            parts = []
-            for sequence in group:
-                first, last = int(starts[sequence]), int(starts[sequence + 1])
-                ids = torch.from_numpy(tokens[first:last].astype(np.int64)).to(model.device)
-                parts.append(
-                    run.sequence(ids, [a._replace(row=a.row - first) for a in by_sequence[sequence]], sequence)
-                )
-            kept = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            write_tensors(path, kept, note)
-        found.append(kept)
-        tell(min(len(order), (number + 1) * SEQUENCES), len(order))
-        if stop() and number + 1 < len(groups):
+        path = building.folder / f"effects-{number:05d}.safetensors"
+        note = {"plan": building.plan.hash, "piece": number}
+        if (piece := _kept(path, note)) is None:
+            parts = [_of_sequence(run, building, sequence, by_sequence[sequence]) for sequence in group]
+            piece = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            write_tensors(path, piece, note)
+        pieces.append(piece)
+        building.progress("ablating features", min(len(order), (number + 1) * SEQUENCES), len(order))
+        if building.stop() and number + 1 < len(groups):
             return None
-    joined = {name: torch.cat([one[name] for one in found]).numpy() for name in found[0]} if found else {}
+    joined = {name: torch.cat([piece[name] for piece in pieces]).numpy() for name in pieces[0]} if pieces else {}
     empty = np.empty(0, np.float32)
     return Effects(
         joined.get("feature", np.empty(0, np.int64)), *(joined.get(name, empty) for name in ("rise", "random", "error"))
     )
 
 
+def _of_sequence(run: _Run, building: Building, sequence: int, ablations: Sequence[Ablation]) -> dict[str, Tensor]:
+    """The effects of one sequence's ablations, whose rows are counted from its first."""
+    tokens = building.tokens
+    first, last = int(tokens.starts[sequence]), int(tokens.starts[sequence + 1])
+    ids = torch.from_numpy(tokens.ids[first:last].astype(np.int64)).to(run.model.device)
+    return run.sequence(ids, [a._replace(row=a.row - first) for a in ablations], sequence)
+
+
 def _kept(path: Path, note: dict[str, Any]) -> dict[str, Tensor] | None:
     if not path.exists():
         return None
     try:
-        tensors, there = read_tensors(path)
+        tensors, written_note = read_tensors(path)
     except UserError:  # damaged: made again
         return None
-    return tensors if there == note else None
+    return tensors if written_note == note else None
 
 
 class _Run:
@@ -154,14 +149,14 @@ class _Run:
         away = self.coder.contribution(x[at].to(self.coder.directions), feature, value).to(x)
         random = torch.randn(away.shape, generator=torch.Generator().manual_seed(SEED + number)).to(x)
         random = random / random.norm(dim=1, keepdim=True) * away.norm(dim=1, keepdim=True)
-        some = self._error_rows(len(ids), number).to(device)
-        missed = self._missed(x[some])
-        where, clean = torch.unique(torch.cat([at, some]), return_inverse=True)
-        rows = torch.cat([where, at, at, some])
+        error_rows = self._error_rows(len(ids), number).to(device)
+        missed = self._missed(x[error_rows])
+        where, clean = torch.unique(torch.cat([at, error_rows]), return_inverse=True)
+        rows = torch.cat([where, at, at, error_rows])
         change = torch.cat([torch.zeros(len(where), x.shape[1]).to(x), -away, -random, -missed])
         loss = self._losses(ids, cache if self.shares_past else None, rows, change)
-        base, rise, by_chance, error = loss.split([len(where), len(at), len(at), len(some)])
-        before = base[clean].split([len(at), len(some)])
+        base, rise, by_chance, error = loss.split([len(where), len(at), len(at), len(error_rows)])
+        before = base[clean].split([len(at), len(error_rows)])
         return {
             "feature": feature.cpu(),
             "rise": (rise - before[0]).cpu(),
@@ -181,9 +176,9 @@ class _Run:
     def _losses(self, ids: Tensor, cache: Any, rows: Tensor, change: Tensor) -> Float[Tensor, " change"]:
         size = AT_ONCE if cache is not None else max(1, LOGITS_AT_ONCE // (len(ids) * self.model.config.vocab_size))
         losses = []
-        for some, by in zip(rows.split(size), change.split(size), strict=True):
-            logits = self._alone(ids, some, by) if cache is None else self._again(ids, cache, some, by)
-            losses.append(cross_entropy(logits.float(), ids[some + 1], reduction="none"))
+        for part, by in zip(rows.split(size), change.split(size), strict=True):
+            logits = self._alone(ids, part, by) if cache is None else self._again(ids, cache, part, by)
+            losses.append(cross_entropy(logits.float(), ids[part + 1], reduction="none"))
         return torch.cat(losses)
 
     def _again(self, ids: Tensor, cache: Any, rows: Tensor, change: Tensor) -> Float[Tensor, "row d_vocab"]:

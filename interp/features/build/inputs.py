@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from interp.activations.token_table import Tokens
 from interp.features.build.coder import Coder
 from interp.features.build.plan import IndexPlan
 from interp.model.model import Model
+from interp.paths import expand
+from interp.progress import Progress, Stop, never, silent
 from interp.saes.loading.sae import SAE, site_of
 
-Tell = Callable[[str, int, int], None]
 SAMPLE = 2  # sequences on which the coder tries its ways
 
 
@@ -34,8 +34,11 @@ class Building:
     plan: IndexPlan
     tokens: Tokens
     store: Store | None = None
-    tell: Tell = lambda what, done, total: None
-    stop: Callable[[], bool] = lambda: False
+    progress: Progress = silent
+    stop: Stop = never
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", expand(self.folder))
 
     def coder(self) -> Coder:
         """What codes rows: it has tried its ways on the corpus' first sequences."""

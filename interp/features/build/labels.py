@@ -38,11 +38,11 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Reading:
-    """A way to look at a token: `key` [row] is what a rule may name, `told` says a key in words."""
+    """A way to look at a token: `key` [row] is what a rule may name, `in_words` says a key in words."""
 
     before: str
     key: NDArray[np.int64]
-    told: Callable[[int], str]
+    in_words: Callable[[int], str]
 
 
 class Score(NamedTuple):
@@ -53,8 +53,8 @@ class Score(NamedTuple):
     recall: float
 
 
-class Namer:
-    """Names features of one corpus. Made once: it holds every token in every reading."""
+class TokenRules:
+    """Rules over tokens that name the features of one corpus. Made once: it holds every token in every reading."""
 
     def __init__(self, facts: RowFacts, document: NDArray[np.int32], vocabulary: list[str]) -> None:
         counted = ~facts.is_sink
@@ -72,32 +72,62 @@ class Namer:
     def name_all(self, starts: NDArray[np.int64], rows: NDArray[np.int32]) -> list[Label]:
         """Labels of features whose firings are `rows[starts[i] : starts[i + 1]]`, all of them at once."""
         n = len(starts) - 1
-        feature, apart = np.repeat(np.arange(n), np.diff(starts)), self.held_out[rows]
-        ours, theirs = (feature[~apart], rows[~apart]), (feature[apart], rows[apart])
-        fires = np.bincount(ours[0], minlength=n)
-        best, chosen = np.full(n, -np.inf), np.full(n, -1)
-        keys = np.full((n, KEYS), -1)
+        feature, held_out = np.repeat(np.arange(n), np.diff(starts)), self.held_out[rows]
+        rules = self._choose(_Firings(feature[~held_out], rows[~held_out], n))
+        test = self._examine(rules, _Firings(feature[held_out], rows[held_out], n))
+        never = starts[:-1] == starts[1:]
+        return [
+            self._label(rules.reading[i], rules.keys[i], bool(never[i]), [int(column[i]) for column in test])
+            for i in range(n)
+        ]
+
+    def _choose(self, training: _Firings) -> _Rules:
+        """Of each feature the reading whose best rule correlates most with its firing on the training documents."""
+        best, chosen = np.full(training.features, -np.inf), np.full(training.features, -1)
+        keys = np.full((training.features, KEYS), -1)
         for number, reading in enumerate(self.readings):
-            found, phi = _best_rules(reading, *ours, fires, self.sizes[0])
-            better = phi > best + 1e-9
-            best[better], chosen[better], keys[better] = phi[better], number, found[better]
-        hits, predicted = np.zeros(n, np.int64), np.zeros(n, np.int64)
+            candidate_keys, phi = _best_rules(reading, training, self.sizes[0])
+            is_better = phi > best + 1e-9
+            best[is_better], chosen[is_better], keys[is_better] = phi[is_better], number, candidate_keys[is_better]
+        return _Rules(chosen, keys)
+
+    def _examine(self, rules: _Rules, test: _Firings) -> tuple[NDArray[np.int64], ...]:
+        """Of each feature the held-out tokens that its rule names and that fire, that it names, and that fire."""
+        hits, predicted = np.zeros(test.features, np.int64), np.zeros(test.features, np.int64)
         for number, reading in enumerate(self.readings):
-            mine = np.flatnonzero(chosen == number)
-            said = np.unique((mine[:, None] * reading.kinds + keys[mine])[keys[mine] >= 0])
-            fired = theirs[0] * reading.kinds + reading.code[theirs[1]]
-            hits += np.bincount(theirs[0][np.isin(fired, said)], minlength=n)
-            predicted[mine] = np.where(keys[mine] >= 0, reading.met_apart[keys[mine].clip(0)], 0).sum(1)
-        there = np.bincount(theirs[0], minlength=n)
-        labels = []
-        for i in range(n):
-            if chosen[i] < 0:
-                labels.append(_nothing("never fires here" if starts[i] == starts[i + 1] else "no rule found"))
-                continue
-            text = self.readings[chosen[i]].told([int(key) for key in keys[i] if key >= 0])
-            score = match_score(int(hits[i]), int(predicted[i]), int(there[i]), self.sizes[1])
-            labels.append(Label(text, *score, BY))
-        return labels
+            members = np.flatnonzero(rules.reading == number)  # the features that this reading names
+            keys = rules.keys[members]
+            named = np.unique((members[:, None] * reading.kinds + keys)[keys >= 0])
+            fired = test.feature * reading.kinds + reading.code[test.rows]
+            hits += np.bincount(test.feature[np.isin(fired, named)], minlength=test.features)
+            predicted[members] = np.where(keys >= 0, reading.met_held_out[keys.clip(0)], 0).sum(1)
+        return hits, predicted, test.counts
+
+    def _label(self, reading: int, keys: NDArray[np.int64], never: bool, test: Sequence[int]) -> Label:
+        if reading < 0:
+            return _nothing("never fires here" if never else "no rule found")
+        text = self.readings[reading].in_words([int(key) for key in keys if key >= 0])
+        return Label(text, *match_score(*test, self.sizes[1]), BY)
+
+
+@dataclass(frozen=True)
+class _Firings:
+    """Where features fire, in no particular order: firing i is of `feature[i]` at `rows[i]`."""
+
+    feature: NDArray[np.int64]
+    rows: NDArray[np.int32]
+    features: int
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        return np.bincount(self.feature, minlength=self.features)
+
+
+class _Rules(NamedTuple):
+    """Of each feature the number of its reading, -1 for none, and the codes of its rule's keys, -1 behind the last."""
+
+    reading: NDArray[np.int64]
+    keys: NDArray[np.int64]
 
 
 def _nothing(text: str) -> Label:
@@ -107,27 +137,27 @@ def _nothing(text: str) -> Label:
 @dataclass(frozen=True)
 class _Counted:
     """A reading, its keys numbered in ascending order: `code` [row]; how often each is `met` where rules are made, and
-    on the documents that stand `apart`."""
+    on the documents that are `held_out`."""
 
     reading: Reading
     keys: NDArray[np.int64]
     code: NDArray[np.int64]
     met: NDArray[np.int64]
-    met_apart: NDArray[np.int64]
+    met_held_out: NDArray[np.int64]
 
     @classmethod
-    def of(cls, reading: Reading, here: NDArray[np.bool_], apart: NDArray[np.bool_]) -> _Counted:
+    def of(cls, reading: Reading, training: NDArray[np.bool_], held_out: NDArray[np.bool_]) -> _Counted:
         keys, code = np.unique(reading.key, return_inverse=True)
-        met, met_apart = (np.bincount(code[rows], minlength=len(keys)) for rows in (here, apart))
-        return cls(reading, keys, code, met, met_apart)
+        met, met_held_out = (np.bincount(code[rows], minlength=len(keys)) for rows in (training, held_out))
+        return cls(reading, keys, code, met, met_held_out)
 
     @property
     def kinds(self) -> int:
         return len(self.keys)
 
-    def told(self, codes: Sequence[int]) -> str:
+    def in_words(self, codes: Sequence[int]) -> str:
         """A rule in words."""
-        shown = ", ".join(self.reading.told(int(self.keys[code])) for code in codes[:SHOWN])
+        shown = ", ".join(self.reading.in_words(int(self.keys[code])) for code in codes[:SHOWN])
         return f"{self.reading.before}{shown}" + (f" (+{len(codes) - SHOWN})" if len(codes) > SHOWN else "")
 
 
@@ -197,35 +227,32 @@ def _kind(text: str) -> int:
     return KINDS.index("title-case words" if bare[:1].isupper() else "lower-case words")
 
 
-def _best_rules(
-    reading: _Counted, feature: NDArray[np.int64], rows: NDArray[np.int32], fires: NDArray[np.int64], n: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _best_rules(reading: _Counted, training: _Firings, n: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """For every feature the keys that predict its firing best, [feature, KEYS], -1 behind the last, and how well.
 
     Keys by their share of firing, as many as help. A key met twice and fired on twice says less than one met fifty
     times: one miss is added to each. And each pays its first firing, without which it would not be in the rule: else
     rare pairs of tokens win.
     """
-    features = len(fires)
-    found, phi = np.full((features, KEYS), -1), np.full((features, KEYS), -np.inf)
-    pairs, hits = np.unique(feature * reading.kinds + reading.code[rows], return_counts=True)
+    features = training.features
+    pairs, hits = np.unique(training.feature * reading.kinds + reading.code[training.rows], return_counts=True)
     pairs, hits = pairs[hits >= SEEN], hits[hits >= SEEN]
-    of, code = np.divmod(pairs, max(1, reading.kinds))
+    feature, code = np.divmod(pairs, max(1, reading.kinds))
     met = reading.met[code]
-    order = np.lexsort((code, -hits / (met + 1), of))
-    of, code, hits, met = of[order], code[order], hits[order], met[order]
-    first = np.searchsorted(of, np.arange(features))
-    place = np.arange(len(of)) - first[of]
+    order = np.lexsort((code, -hits / (met + 1), feature))
+    feature, code, hits, met = feature[order], code[order], hits[order], met[order]
+    place = np.arange(len(feature)) - np.searchsorted(feature, np.arange(features))[feature]
     kept = place < KEYS
-    of, code, hits, met, place = of[kept], code[kept], hits[kept] - 1, met[kept] - 1, place[kept]
-    found[of, place] = code
-    table = np.zeros((2, features, KEYS), np.int64)
-    table[0, of, place], table[1, of, place] = hits, met
-    hit, said = table.cumsum(2)
-    phi = np.where(found >= 0, _phi(hit, said, fires[:, None], n), -np.inf)
+    feature, code, hits, met, place = feature[kept], code[kept], hits[kept] - 1, met[kept] - 1, place[kept]
+    keys = np.full((features, KEYS), -1)
+    keys[feature, place] = code
+    counts = np.zeros((2, features, KEYS), np.int64)
+    counts[0, feature, place], counts[1, feature, place] = hits, met
+    hits_so_far, named_so_far = counts.cumsum(2)
+    phi = np.where(keys >= 0, _phi(hits_so_far, named_so_far, training.counts[:, None], n), -np.inf)
     best = phi.argmax(1)
-    found[np.arange(KEYS) > best[:, None]] = -1
-    return found, phi[np.arange(features), best]
+    keys[np.arange(KEYS) > best[:, None]] = -1
+    return keys, phi[np.arange(features), best]
 
 
 def _phi(hits: Any, predicted: Any, fires: Any, n: int) -> NDArray[np.float64]:

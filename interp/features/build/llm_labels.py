@@ -25,6 +25,8 @@ from interp.features.build.write import IndexFiles
 from interp.features.read.feature import Example, Label
 from interp.features.read.index import Index, open_index
 from interp.features.read.layout import RECORD, WORDS
+from interp.paths import expand
+from interp.progress import Progress, silent
 
 Ask = Callable[[str], str]
 SHOWN = 10  # examples in the question
@@ -65,7 +67,7 @@ class Named(NamedTuple):
 def load_ask(where: str) -> Ask:
     """The function that `FILE.py:NAME` names. Raises UserError where there is none."""
     file, colon, name = where.rpartition(":")
-    path = Path(file)
+    path = expand(file)
     if not colon or path.suffix != ".py":
         raise UserError(f"{where!r} names no function; expected FILE.py:NAME of a function from question to answer")
     if not path.is_file():
@@ -82,13 +84,13 @@ def load_ask(where: str) -> Ask:
 
 
 def label_features(
-    folder: Path,
+    folder: str | Path,
     ask: Ask,
     features: Sequence[int],
     by: str,
     *,
     replace: bool = False,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[Named]:
     """Name `features` anew and write the labels to the index, one by one: a kill loses none that was written.
 
@@ -106,7 +108,7 @@ def label_features(
             write_labels(index, {feature: label})
             index = open_index(folder)
         made.append(Named(label, before, written))
-        tell(done, len(features))
+        progress("naming features", done, len(features))
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from interp.model.final_norm import read_norm
 from interp.model.hooks.plain import plain_module
 from interp.model.hooks.sites import layer_of
 from interp.model.model import Model
+from interp.progress import Progress, silent
 from interp.saes.training.encoder import choose_precision
 
 COUNTS_AT_ONCE = 1 << 26  # counters of pairs of features: 256 MB
@@ -24,7 +24,6 @@ ROWS_AT_ONCE = 1 << 16
 LOGITS_AT_ONCE = 1 << 24
 CANDIDATES = 4  # times as many as are wanted
 ROUNDING = 2.0**-7  # of a bfloat16 that a product is rounded to, relative, and of the sums before it
-Tell = Callable[[int, int], None]
 
 
 class Ranked(NamedTuple):
@@ -34,7 +33,9 @@ class Ranked(NamedTuple):
     columns: Int[Tensor, "row n"]
 
 
-def count_together(firings: Firings, rows_in: list[int], n: int, total: int, tell: Tell) -> dict[str, NDArray[Any]]:
+def count_together(
+    firings: Firings, rows_in: list[int], n: int, total: int, progress: Progress = silent
+) -> dict[str, NDArray[Any]]:
     """The `n` features that fire most with each, by the correlation (phi) of the two firings over `total` rows.
 
     `rows_in`: the rows of each piece. A feature's co-firings are counted while its counters fit the cache.
@@ -53,16 +54,16 @@ def count_together(firings: Firings, rows_in: list[int], n: int, total: int, tel
         for done, pieces in enumerate(groups):
             starts, feature = firings.by_row(pieces)
             _add(together, first, starts, feature)
-            tell(first + (stop - first) * (done + 1) // len(groups), d_sae)
+            progress("counting co-firings", first + (stop - first) * (done + 1) // len(groups), d_sae)
         for i, row in enumerate(together):
             row[first + i] = 0
-            there = np.flatnonzero(row)
-            phi = _phi(row[there], int(counts[first + i]), counts[there], total)
+            partners = np.flatnonzero(row)
+            phi = _phi(row[partners], int(counts[first + i]), counts[partners], total)
             best = first_by(phi[None], n)[0]
             best = best[best >= 0]
-            some = first + i, slice(0, len(best))
-            out["with_feature"][some], out["with_count"][some] = there[best], row[there[best]]
-            out["with_phi"][some] = phi[best]
+            cells = first + i, slice(0, len(best))
+            out["with_feature"][cells], out["with_count"][cells] = partners[best], row[partners[best]]
+            out["with_phi"][cells] = phi[best]
     return out
 
 
@@ -93,14 +94,15 @@ def _add(together: NDArray[np.int32], first: int, starts: NDArray[np.int64], fea
     by_feature, rows = feature[inside][order], row[inside][order]
     edges = np.searchsorted(by_feature, np.arange(first, first + len(together) + 1))
     for i in range(len(together)):
-        some = rows[edges[i] : edges[i + 1]]
-        if len(some):
-            together[i] += np.bincount(table[some].ravel(), minlength=d_sae + 1)[:d_sae].astype(np.int32)
+        fired_at = rows[edges[i] : edges[i + 1]]
+        if len(fired_at):
+            together[i] += np.bincount(table[fired_at].ravel(), minlength=d_sae + 1)[:d_sae].astype(np.int32)
 
 
-def _phi(together: NDArray[np.int32], ours: int, theirs: NDArray[np.int64], n: int) -> NDArray[np.float64]:
-    """Correlation of two yes-or-no columns: of a feature that fires `ours` times with some that fire `theirs` times."""
-    a, b = float(ours), theirs.astype(np.float64)
+def _phi(together: NDArray[np.int32], count: int, partners: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    """Correlation of two yes-or-no columns: a feature that fires `count` times, and partners that fire as often as
+    `partners` says."""
+    a, b = float(count), partners.astype(np.float64)
     spread = a * (n - a) * b * (n - b)
     return np.where(spread > 0, (n * together - a * b) / np.sqrt(np.maximum(spread, 1.0)), 0.0)
 
@@ -134,11 +136,11 @@ def read_logits_of(model: Model, site: str, directions: Float[Tensor, "d_sae d"]
     written = _written(model, site, directions)
     head = model.hf.get_output_embeddings()
     d_sae = len(directions)
-    found = {f"{way}_token": np.full((d_sae, n), -1, np.int32) for way in ("up", "down")}
-    found |= {f"{way}_logit": np.full((d_sae, n), np.nan, np.float32) for way in ("up", "down")}
+    logits = {f"{way}_token": np.full((d_sae, n), -1, np.int32) for way in ("up", "down")}
+    logits |= {f"{way}_logit": np.full((d_sae, n), np.nan, np.float32) for way in ("up", "down")}
     norm = plain_module(model.tree, "ln_final")
     if written is None or head is None or norm is None:
-        return found
+        return logits
     weight, _, centres = read_norm(norm, next(model.hf.get_input_embeddings().parameters())[0].detach())
     unit = written / written.norm(dim=-1, keepdim=True).clamp(min=1e-30)
     unit = unit - unit.mean(-1, keepdim=True) if centres else unit
@@ -147,9 +149,9 @@ def read_logits_of(model: Model, site: str, directions: Float[Tensor, "d_sae d"]
     unit = unit.to(unembedding)
     n = min(n, len(unembedding))
     for way, (values, tokens) in zip(("up", "down"), extreme_products(unit, unembedding, n), strict=True):
-        found[f"{way}_token"][:, :n] = tokens.cpu().numpy()
-        found[f"{way}_logit"][:, :n] = values.cpu().numpy()
-    return found
+        logits[f"{way}_token"][:, :n] = tokens.cpu().numpy()
+        logits[f"{way}_logit"][:, :n] = values.cpu().numpy()
+    return logits
 
 
 def extreme_products(
@@ -169,9 +171,9 @@ def extreme_products(
     longest, lost = float(W.norm(dim=1).max()), float((W - low_W).norm(dim=1).max())
     parts: tuple[list[Ranked], list[Ranked]] = ([], [])
     sure: list[Tensor] = []
-    for some, block in zip(low.split(size), x.split(size), strict=True):
-        product = some @ low_W.T
-        off = (block - some).norm(dim=1) * longest + some.float().norm(dim=1) * lost
+    for rounded, block in zip(low.split(size), x.split(size), strict=True):
+        product = rounded @ low_W.T
+        off = (block - rounded).norm(dim=1) * longest + rounded.float().norm(dim=1) * lost
         proven = torch.ones_like(off, dtype=torch.bool)
         for part, near, sign in zip(parts, _ends(product, many), (1, -1), strict=True):
             exact = torch.bmm(W[near.columns], block[:, :, None])[..., 0]

@@ -29,6 +29,7 @@ from interp.features.build.inputs import Building
 from interp.features.build.plan import PLAN, IndexPlan, begin
 from interp.features.read.index import Index, open_index
 from interp.features.read.layout import RECORD
+from interp.paths import expand
 
 PARTS = ("*.json", "*.npy", "*.txt", FIRINGS, EFFECTS)  # names that a build writes under temporary ones first
 
@@ -61,8 +62,9 @@ def build_index(building: Building, worker: Worker | None = None) -> Index | Non
         ) from error
 
 
-def missing_pieces(folder: Path, plan: IndexPlan) -> list[int]:
+def missing_pieces(folder: str | Path, plan: IndexPlan) -> list[int]:
     """Pieces of the pass that are not there yet."""
+    folder = expand(folder)
     return [i for i in range(len(plan.pieces)) if not is_there(folder, i, plan.hash)]
 
 
@@ -86,7 +88,7 @@ def _write_pieces(building: Building, mine: list[int]) -> None:
         assert coder is not None
         write_piece(building.folder, index, plan.hash, first, coder(rows), norm)
         done += stop - first
-        building.tell("reading the corpus", done, total)
+        building.progress("reading the corpus", done, total)
         if building.stop():
             return
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from interp.activations.create import differences
 from interp.activations.files import read_sealed, write_sealed
-from interp.activations.plan import Plan, cut_shards
+from interp.activations.plan import Plan, cut_shards, deciding
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 from interp.features.read.layout import RECORD, SCHEMA
+from interp.model.loading.identity import has_weights
 from interp.model.model import Model
 from interp.saes.loading.sae import SAE, describe_sae, site_of
 
@@ -59,8 +60,8 @@ class IndexPlan:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the plan: its name in every piece."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what decides the index: the plan's name in every piece."""
+        return hashlib.sha256(json.dumps(_deciding(_plain(asdict(self))), sort_keys=True).encode()).hexdigest()
 
 
 def plan_index(sae: SAE[Any], capture: Plan, tokens: Tokens, settings: Settings) -> IndexPlan:
@@ -82,11 +83,16 @@ def plan_index(sae: SAE[Any], capture: Plan, tokens: Tokens, settings: Settings)
 
 def refuse_other_model(told: Mapping[str, Any], model: Model, what: str) -> None:
     """Raise UserError unless `model` is the one that a plan tells of; `what` opens the message."""
-    for key in ("weights", "tokenizer"):
-        if told[key] != (ours := getattr(model.provenance, key)):
+    loaded = model.provenance
+    fits = {
+        "weights": has_weights(loaded, told["weights"], told.get("files")),
+        "tokenizer": told["tokenizer"] == loaded.tokenizer,
+    }
+    for key in fits:
+        if not fits[key]:
             raise UserError(
                 f"{what} with {told['name']} ({key} {str(told[key])[:19]}…), and the loaded model is "
-                f"{model.provenance.name} ({ours[:19]}…); name its model with --model"
+                f"{loaded.name} ({getattr(loaded, key)[:19]}…); name its model with --model"
             )
 
 
@@ -116,16 +122,23 @@ FOLLOWS = ("documents", "tokens", "whole", "fingerprint")  # of a corpus: they f
 
 
 def _refuse_other(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
-    if there == wanted:
+    plans = [_deciding(plan) if "capture" in plan else plan for plan in (there, wanted)]
+    if plans[0] == plans[1]:
         return
-    ours, theirs = ({k: v for k, v in plan.items() if k != "pieces"} for plan in (wanted, there))
+    kept, asked = ({k: v for k, v in plan.items() if k != "pieces"} for plan in plans)
     following = tuple(f"capture.corpus.{key}" for key in FOLLOWS)
-    listed = [one for one in differences(theirs, ours) if not one.startswith(following)]
+    listed = [one for one in differences(kept, asked) if not one.startswith(following)]
     more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
     raise UserError(
         f"{folder} holds another index: {'; '.join(listed[:4]) or 'of other text'}{more}; choose "
         "another --out, or the settings of that one"
     )
+
+
+def _deciding(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan without what it only tells: the model's name, the device, and what the SAE's file says of its making."""
+    sae = {key: value for key, value in plan["sae"].items() if key != "lineage"}  # its tensors' hash stands for it
+    return {**plan, "sae": sae, "capture": deciding(plan["capture"])}
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Two dictionaries on the same text: which features of the other fire where one of ours does?"""
+"""Feature matching between two dictionaries: which features of the other fire where one of the first does."""
 
 from __future__ import annotations
 

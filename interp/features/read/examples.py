@@ -1,4 +1,4 @@
-"""What does a feature respond to? Its strongest tokens in a corpus, and the features that fire on a prompt of yours.
+"""Top activating examples: a feature's strongest tokens in a corpus, and the features that fire on a prompt.
 
 Attention sinks take part in nothing here: a feature's rate, its maximum and its examples are over the other tokens, and
 a sink inside an example's window shows 0 (its own activation would drown the rest of the picture).

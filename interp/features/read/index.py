@@ -19,6 +19,7 @@ from interp.errors import UserError, nearest
 from interp.features.read.arrays import damaged, inside, map_array, number_of, read_list
 from interp.features.read.feature import Effect, Example, Feature, Label, Neighbour
 from interp.features.read.layout import ARRAYS, FIXED, LABELS, RECORD, SCHEMA, TEXTS, VOCABULARY, WORDS
+from interp.paths import expand
 
 ERROR = "error"  # the name under which the SAE's error term is asked for
 
@@ -209,7 +210,7 @@ def open_index(folder: str | Path) -> Index:
 
     Raises UserError, in one line, for a folder that is none, another version's, an unfinished or a damaged one.
     """
-    folder = Path(folder)
+    folder = expand(folder)
     if not (folder / RECORD).exists():
         raise UserError(_why_none(folder))
     record = read_sealed(folder / RECORD)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from interp.activations.files import new_file, write_at
 from interp.errors import UserError
 from interp.features.read.feature import Example, Feature
 from interp.features.read.index import Index
+from interp.paths import expand
+from interp.progress import Progress, silent
 
 BATCH = 128  # features of a file
 DIGITS = 5
@@ -39,15 +41,16 @@ NOT_HELD = (
 
 def write_neuronpedia(
     index: Index,
-    folder: Path,
+    folder: str | Path,
     features: Sequence[int] | None = None,
     *,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> list[Path]:
     """Write `features` (all by default) to `folder`, each file whole or not at all; returns the files.
 
     Raises UserError for a folder that holds something else already.
     """
+    folder = expand(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty; expected a new folder; choose another")
     chosen = list(range(len(index)) if features is None else features)

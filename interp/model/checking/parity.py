@@ -13,7 +13,6 @@ Four kinds of evidence, so that no shared mistake can hide:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -27,13 +26,13 @@ from interp.model.hooks.editing import Where
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
+from interp.progress import Progress
 
 PROMPTS = (
     "Here is a fact. The capital of France is Paris, and 4 is an even number.",
     "Once upon a time, a small dog lived by the sea.",
     "def add(a, b):\n    return a + b\n",
 )
-Progress = Callable[[str, int, int], None]
 RELATIVE = 1e-5  # fp32: largest difference over the largest value of the reference
 BATCHED = 1e-4  # the same where another shape of batch may choose other kernels
 ABSOLUTE_RESIDUAL = 1e-3  # and at residual sites, whose norms reach 25,000, this bound too

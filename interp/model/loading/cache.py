@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interp.errors import UserError
+from interp.paths import expand
 
 MANIFEST = "manifest.json"
 
@@ -24,8 +25,8 @@ MANIFEST = "manifest.json"
 def cache_dir() -> Path:
     """`$INTERP_CACHE`, else `$XDG_CACHE_HOME/interp-probes`, else `~/.cache/interp-probes`."""
     if chosen := os.environ.get("INTERP_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interp-probes"
+        return expand(chosen)
+    return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "interp-probes"
 
 
 def is_intact(folder: Path) -> bool:

@@ -107,7 +107,7 @@ def locate(name: str) -> Located:
     if name in BUNDLED:
         folder, weights = bundled_folder(name)
         return Located(folder, "bundled", weights)
-    path = Path(name).expanduser()
+    path = expand(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"no such file: {path}; expected a .gguf file; check the path")

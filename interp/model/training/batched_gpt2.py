@@ -1,4 +1,4 @@
-"""Many small GPT-2s of one size, trained side by side as one: each parameter has a leading axis, the model.
+"""Batched training of many small GPT-2s of one size, side by side as one: each parameter has a leading axis, the model.
 
 For questions that need a grid (learning rates, seeds, amounts of data): one step of twelve models costs little more
 than a step of one, for at this size a step is mostly the time it takes to call a kernel. The arithmetic is GPT-2's, and
@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp.errors import UserError
+from interp.progress import Progress, silent
 
 Parameters = dict[str, Float[Tensor, "member ..."]]
 BETAS, EPSILON, CLIP = (0.9, 0.95), 1e-8, 1.0
@@ -57,7 +58,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Schooling:
+class TrainingSchedule:
     """What all members share: AdamW for `steps` batches of `batch` windows, linear warm-up, cosine decay to a tenth."""
 
     steps: int
@@ -182,11 +183,11 @@ def train_population(
     vocabulary: int,
     members: Sequence[Member],
     texts: Sequence[Int[Tensor, " token"]],
-    schooling: Schooling,
+    schedule: TrainingSchedule,
     *,
     device: torch.device | str = "cpu",
     watch: Callable[[int, Population], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Population:
     """Train every member on windows of its own text in `texts`, at places that its seed draws.
 
@@ -201,18 +202,17 @@ def train_population(
     moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in w.items()}
     lr = torch.tensor([member.lr for member in members], device=device)
     draws = [torch.Generator().manual_seed(member.seed + 1_000_003) for member in members]
-    for step in range(schooling.steps):
+    for step in range(schedule.steps):
         batch = torch.stack(
-            [_windows(text, width, schooling.batch, draw) for text, draw in zip(texts, draws, strict=True)]
+            [_windows(text, width, schedule.batch, draw) for text, draw in zip(texts, draws, strict=True)]
         )
         batch = batch.to(device)
         loss = _surprise(forward(w, size, batch[..., :-1]), batch[..., 1:]).mean((-1, -2)).sum()  # members do not touch
         grads = dict(zip(w, torch.autograd.grad(loss, list(w.values())), strict=True))
-        _step(w, grads, moments, lr * _schedule(step, schooling), step + 1)
-        if watch is not None and (step + 1) % max(1, schooling.steps // 10) == 0:
+        _step(w, grads, moments, lr * _rate_at(step, schedule), step + 1)
+        if watch is not None and (step + 1) % max(1, schedule.steps // 10) == 0:
             watch(step + 1, _population(size, vocabulary, members, w))
-        if progress is not None:
-            progress(step + 1, schooling.steps)
+        progress("training small GPT-2s", step + 1, schedule.steps)
     return _population(size, vocabulary, members, w)
 
 
@@ -230,11 +230,11 @@ def _surprise(logits: Float[Tensor, "... vocabulary"], ids: Int[Tensor, " ..."])
     return flat.view(ids.shape)
 
 
-def _schedule(step: int, schooling: Schooling) -> float:
-    warm = max(1, round(schooling.warmup * schooling.steps))
+def _rate_at(step: int, schedule: TrainingSchedule) -> float:
+    warm = max(1, round(schedule.warmup * schedule.steps))
     if step < warm:
         return (step + 1) / warm
-    along = (step - warm) / max(1, schooling.steps - warm)
+    along = (step - warm) / max(1, schedule.steps - warm)
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * along))
 
 

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.provenance import describe_in_memory
 from interp.model.training.small import one_thread
+from interp.progress import Progress, silent
 
 Example = tuple[str, str]  # prompt, completion
-Progress = Callable[[int, int, float], None]  # step, steps, loss in nats
 WARMUP, FLOOR, CLIP = 0.1, 0.05, 1.0  # share of the steps, of the learning rate; greatest length of the gradient
 SMALL = 3_000_000  # weights: below it, one thread is faster than two
 IGNORED = -100  # cross_entropy's label for what is not learned
@@ -38,7 +38,7 @@ def fine_tune(
     batch: int = 8,
     lr: float = 5e-5,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Model:
     """A new `Model`, a copy of `model` that was trained on `examples`, pairs of a prompt and its completion.
 
@@ -106,9 +106,13 @@ def pad_pairs(
     return ids.to(device), labels[:, width - kept :].to(device)
 
 
-def _train(
-    hf: Any, pairs: list[tuple[list[int], int]], plan: tuple[int, int, float, int], progress: Progress | None
-) -> None:
+def completion_loss(hf: Any, ids: Int[Tensor, "prompt pos"], labels: Int[Tensor, "prompt kept"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy, in nats, over the completions' tokens, of a batch as `pad_pairs` makes it."""
+    logits = hf(input_ids=ids, use_cache=False, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
+def _train(hf: Any, pairs: list[tuple[list[int], int]], plan: tuple[int, int, float, int], progress: Progress) -> None:
     steps, batch, lr, seed = plan
     learns = [p.requires_grad for p in hf.parameters()]
     parameters = [p.requires_grad_(True) for p in hf.parameters()]
@@ -122,16 +126,14 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = lr * _schedule(step, steps)
         ids, labels = pad_pairs([pairs[i] for i in chosen], hf.device)
-        logits = hf(input_ids=ids, use_cache=False, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        loss = completion_loss(hf, ids, labels)
         if not bool(loss.isfinite()):
             raise UserError(f"the loss of step {step + 1} is not finite; lr={lr:g} came; expected a smaller one")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if progress is not None:
-            progress(step + 1, steps, float(loss.detach()))
+        progress("fine-tuning", step + 1, steps)
     for parameter, learnt in zip(parameters, learns, strict=True):
         parameter.requires_grad_(learnt)
 

@@ -1,4 +1,4 @@
-"""The same architecture with random weights: the control of everything that training is supposed to have made."""
+"""Random weights in the same architecture: the control of everything that training is supposed to have made."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from interp.model.model import Model
 from interp.model.provenance import describe_in_memory
 
 
-def fresh_model(model: Model, seed: int = 0) -> Model:
-    """A model of `model`'s class, sizes and tokenizer, its weights as they are before training.
+def with_random_weights(model: Model, seed: int = 0) -> Model:
+    """A model of `model`'s class, sizes and tokenizer, its weights random: as they are before training.
 
     Made by the architecture's own initialisation (transformers), with the sites that were registered. It takes as much
     memory as the model itself.
@@ -24,7 +24,7 @@ def fresh_model(model: Model, seed: int = 0) -> Model:
         hf: Any = type(model.hf)(config)  # transformers wraps `to` so that no type checker knows it
     hf = hf.to(device=model.device, dtype=model.hf.dtype).eval()
     name = f"{model.provenance.name} with random weights (seed={seed})"
-    fresh = Model(hf, model.tokenizer, describe_in_memory(hf, model.tokenizer, name, "made by hand"), model.bos)
+    untrained = Model(hf, model.tokenizer, describe_in_memory(hf, model.tokenizer, name, "made by hand"), model.bos)
     for site, place in model.tree.registered.items():
-        fresh.register_site(site, str(place))
-    return fresh
+        untrained.register_site(site, str(place))
+    return untrained

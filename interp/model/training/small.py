@@ -6,13 +6,14 @@ For claims about training (what is learned from which order of words), where a p
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -20,8 +21,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.provenance import describe_in_memory
+from interp.progress import Progress, silent
 
-Progress = Callable[[int, int, float], None]  # step, steps, loss in nats
 _SEEDING = threading.Lock()  # torch's global random state is one for all threads
 
 
@@ -41,7 +42,7 @@ class SmallGPT2:
 
 
 def train_small_gpt2(
-    sentences: Sequence[str], settings: SmallGPT2 = SmallGPT2(), *, seed: int = 0, progress: Progress | None = None
+    sentences: Sequence[str], settings: SmallGPT2 = SmallGPT2(), *, seed: int = 0, progress: Progress = silent
 ) -> Model:
     """Train on `sentences` (words parted by spaces) in shuffled batches and return a `Model` on the CPU.
 
@@ -51,15 +52,8 @@ def train_small_gpt2(
     if not sentences or isinstance(sentences, str):
         raise UserError("no sentences came; expected at least one to train on")
     tokenizer = word_tokenizer(sentences)
-    rows = [tokenizer(s).input_ids for s in sentences]
-    width = max(map(len, rows))
-    if min(map(len, rows)) < 2:  # BOS alone: nothing to predict, and the mean loss of such a batch is NaN
-        raise UserError(
-            f"sentence {min(range(len(rows)), key=lambda i: len(rows[i]))} is empty; expected words in each"
-        )
-    hf = _new_model(tokenizer, settings, seed, max(64, width))
-    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
-    labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+    ids, labels = pad_sentences(tokenizer, sentences)
+    hf = _new_model(tokenizer, settings, seed, max(64, ids.shape[1]))
     hf.train()
     with one_thread():
         _train(hf, ids, labels, settings, seed, progress)
@@ -68,7 +62,7 @@ def train_small_gpt2(
     return Model(hf, tokenizer, describe_in_memory(hf, tokenizer, name, "trained here"))
 
 
-class Lesson(NamedTuple):
+class TrainingJob(NamedTuple):
     """What one small GPT-2 is trained on, and how."""
 
     sentences: Sequence[str]
@@ -80,12 +74,12 @@ class _Stopped(Exception):  # noqa: N818 - control flow, not a fault
     """Ends the other trainings when one has failed or the user interrupts."""
 
 
-def train_small_gpt2s(lessons: Sequence[Lesson], *, progress: Callable[[int, int], None] | None = None) -> list[Model]:
-    """Train one model a lesson, as many at once as torch has threads: the models of `train_small_gpt2`, sooner.
+def train_small_gpt2s(jobs: Sequence[TrainingJob], *, progress: Progress = silent) -> list[Model]:
+    """Train one model a job, as many at once as torch has threads: the models of `train_small_gpt2`, sooner.
 
-    Each is too small for two cores. `progress` gets (steps done, steps in all) and is called by one thread at a time.
+    Each is too small for two cores. `progress` counts the steps of all together and is called by one thread at a time.
     """
-    total = sum(lesson.settings.steps for lesson in lessons)
+    total = sum(job.settings.steps for job in jobs)
     done, turn, stop = 0, threading.Lock(), threading.Event()
 
     def stepped(*_: object) -> None:
@@ -94,12 +88,11 @@ def train_small_gpt2s(lessons: Sequence[Lesson], *, progress: Callable[[int, int
             raise _Stopped
         with turn:
             done += 1
-            if progress is not None:
-                progress(done, total)
+            progress("training small GPT-2s", done, total)
 
-    workers = max(1, min(len(lessons), torch.get_num_threads()))
+    workers = max(1, min(len(jobs), torch.get_num_threads()))
     with one_thread(), ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(train_small_gpt2, *lesson[:2], seed=lesson.seed, progress=stepped) for lesson in lessons]
+        futures = [pool.submit(train_small_gpt2, *job[:2], seed=job.seed, progress=stepped) for job in jobs]
         try:
             return [future.result() for future in futures]
         except BaseException:
@@ -120,7 +113,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _train(
-    hf: GPT2LMHeadModel, ids: Tensor, labels: Tensor, settings: SmallGPT2, seed: int, progress: Progress | None
+    hf: GPT2LMHeadModel, ids: Tensor, labels: Tensor, settings: SmallGPT2, seed: int, progress: Progress
 ) -> None:
     optimizer = torch.optim.AdamW(hf.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     generator = torch.Generator().manual_seed(seed)
@@ -131,15 +124,35 @@ def _train(
         chosen, order = order[: settings.batch], order[settings.batch :]
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * _schedule(step, settings)
-        # right padding after the last real token of a causal model needs no attention mask
-        logits = hf(input_ids=ids[chosen], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[chosen, 1:].flatten())
+        loss = next_token_loss(hf, ids[chosen], labels[chosen])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if progress is not None:
-            progress(step + 1, settings.steps, float(loss.detach()))
+        progress("training a small GPT-2", step + 1, settings.steps)
+
+
+def pad_sentences(
+    tokenizer: PreTrainedTokenizerFast, sentences: Sequence[str]
+) -> tuple[Int[Tensor, "sentence pos"], Int[Tensor, "sentence pos"]]:
+    """Token ids, padded on the right, and labels: the same with -100 at the padding. Raises UserError for no words."""
+    rows = [tokenizer(s).input_ids for s in sentences]
+    width = max(map(len, rows))
+    if min(map(len, rows)) < 2:  # BOS alone: nothing to predict, and the mean loss of such a batch is NaN
+        raise UserError(
+            f"sentence {min(range(len(rows)), key=lambda i: len(rows[i]))} is empty; expected words in each"
+        )
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+    return ids, torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+
+
+def next_token_loss(
+    hf: GPT2LMHeadModel, ids: Int[Tensor, "sentence pos"], labels: Int[Tensor, "sentence pos"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy, in nats, over every token but the BOS and the padding."""
+    # right padding after the last real token of a causal model needs no attention mask
+    logits = hf(input_ids=ids, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
 def word_tokenizer(sentences: Sequence[str]) -> PreTrainedTokenizerFast:

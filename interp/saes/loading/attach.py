@@ -86,7 +86,8 @@ def _better_neighbour(sae: SAE[Any], model: Model, documents: Documents, fit: Fi
 @torch.no_grad()
 def measure_fit(sae: SAE[Any], model: Model, documents: Documents, site: str | None = None) -> Fit:
     """What the SAE does on the first tokens of `documents`, at its own site or another; sinks are left out."""
-    x = capture_rows(model, documents, site or site_of(sae), max_tokens=TOKENS, context=CONTEXT).clean
+    context = min(CONTEXT, model.context_length or CONTEXT)
+    x = capture_rows(model, documents, site or site_of(sae), max_tokens=TOKENS, context=context).clean
     features = sae.encode(x.to(sae.device, sae.dtype))
     error = (sae.decode(features).cpu().double() - x.double()).square().sum()
     variance = (x.double() - x.double().mean(0)).square().sum()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,16 +16,16 @@ from interp.activations.rows import capture_rows
 from interp.model.loading.cache import cache_dir, is_intact
 from interp.model.model import Model
 from interp.model.provenance import hash_files
+from interp.progress import Progress, labelled, silent
 from interp.saes.lineage import LINEAGE, lineage_of
 from interp.saes.training.plan import SAEPlan, Training, plan_sae
-from interp.saes.training.report import Telling
+from interp.saes.training.report import TrainingCallbacks
 from interp.saes.training.sources import MemoryRows
 from interp.saes.training.trainer import train
 from interp.text.corpus import SAMPLE, split_corpus
 from interp.text.data import data
 
 TOKENS = 32_000
-Say = Callable[[str, int, int], None]
 
 
 def default_site(model: Model) -> str:
@@ -50,7 +49,9 @@ def default_plan(model: Model) -> tuple[SAEPlan, Training]:
     return plan_sae(default_site(model), "topk", 2304, k=32), steps
 
 
-def ensure_default_sae(model: Model, say: Say, chosen: tuple[SAEPlan, Training] | None = None) -> Path:
+def ensure_default_sae(
+    model: Model, progress: Progress = silent, chosen: tuple[SAEPlan, Training] | None = None
+) -> Path:
     """The folder of this model's default SAE: shipped, in the cache, or trained now. Same inputs, same folder.
 
     `chosen`: another plan and training than the default ones; then it is trained where the cache has none.
@@ -73,15 +74,9 @@ def ensure_default_sae(model: Model, say: Say, chosen: tuple[SAEPlan, Training] 
     if is_intact(folder):
         return folder
     documents, _ = split_corpus()
-    rows = capture_rows(
-        model,
-        documents,
-        plan.site,
-        max_tokens=TOKENS,
-        progress=lambda done, total: say("capturing activations", done, total),
-    )
+    rows = capture_rows(model, documents, plan.site, max_tokens=TOKENS, progress=progress)
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
     folder.parent.mkdir(parents=True, exist_ok=True)
-    telling = Telling(progress=lambda _, n, of: say("training the SAE", n, of))
-    train(plan, MemoryRows(rows, model), folder, training, telling=telling)
+    callbacks = TrainingCallbacks(progress=labelled(progress, "training the SAE"))
+    train(plan, MemoryRows(rows, model), folder, training, callbacks=callbacks)
     return folder

@@ -27,6 +27,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.loading.cache import MANIFEST, is_intact
 from interp.model.model import Model
+from interp.paths import expand
 from interp.saes.lineage import refuse_misfit
 from interp.saes.loading.dictionary_learning import is_dictionary, read_dictionary
 from interp.saes.loading.foreign import Foreign, choose_site, convert
@@ -57,6 +58,7 @@ def load_sae(source: Path | str, model: Model | None = None, *, site: str | None
     elsewhere, what cannot be checked is said on stderr.
     Raises UserError, in one line, for anything that is not a whole, finite SAE.
     """
+    source = _at_home(source)
     sae = _load(source, model, SAES, site)
     if model is not None:
         refuse_misfit(sae.cfg, model, str(source))
@@ -69,6 +71,7 @@ def load_transcoder(source: Path | str, model: Model | None = None) -> SAE[Any]:
     Its sites are `cfg.metadata.hook_name` and `hook_name_out`, its widths `cfg.d_in` and `d_out`. The checks are those
     of `load_sae`, of both sites. Call it, `transcoder(x)`: decode(encode(x)) leaves out what a skip connection adds.
     """
+    source = _at_home(source)
     transcoder = _load(source, model, TRANSCODERS, None)
     if model is not None:
         refuse_misfit(transcoder.cfg, model, str(source))
@@ -105,6 +108,11 @@ def encode_features(sae: SAE[Any], activations: Float[Tensor, "row d_model"]) ->
     """
     blocks = [sae.encode(block.to(sae.device, sae.dtype)).cpu() for block in activations.split(BLOCK)]
     return torch.cat(blocks).double().numpy()
+
+
+def _at_home(source: Path | str) -> Path | str:
+    """A path with its `~` replaced; the name of an SAE on the hub, which is no path, as it is."""
+    return expand(source) if str(source).startswith("~") else source
 
 
 def _load(source: Path | str, model: Model | None, kinds: tuple[str, ...], site: str | None) -> SAE[Any]:

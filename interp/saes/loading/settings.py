@@ -21,7 +21,7 @@ from sae_lens.loading.pretrained_sae_loaders import LLM_METADATA_KEYS
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 
 from interp.errors import UserError, unknown
-from interp.saes.lineage import LINEAGE
+from interp.saes.lineage import FILES, LINEAGE
 from interp.saes.loading.releases import EXAMPLE
 
 EXPECTED = f"a folder in SAELens' format, with {SAE_CFG_FILENAME} and {SAE_WEIGHTS_FILENAME}"
@@ -99,7 +99,7 @@ def check_cfg(cfg: dict[str, Any], kinds: tuple[str, ...], where: str) -> None:
     refuse_kind(architecture, kinds, where)
     allowed = {field.name for field in fields(SAE_CLASS_REGISTRY[architecture][1])}
     refuse_misspelt(cfg, allowed, file)
-    refuse_misspelt(metadata, LLM_METADATA_KEYS | set(LINEAGE), f"{file}, metadata")
+    refuse_misspelt(metadata, LLM_METADATA_KEYS | {*LINEAGE, FILES}, f"{file}, metadata")
     effective = _check_activation(cfg, metadata, architecture, flat, file)
     if effective == "topk" and flat:
         allowed |= {field.name for field in fields(SAE_CLASS_REGISTRY[effective][1])}

@@ -19,6 +19,7 @@ from interp.activations.create import differences
 from interp.activations.tensor_file import read_tensors, write_tensors
 from interp.errors import UserError
 from interp.model.loading.cache import is_intact
+from interp.saes.lineage import FILES
 from interp.saes.training.learner import Learner
 from interp.saes.training.plan import SAEPlan, Training
 from interp.saes.training.processes import Ranks
@@ -64,14 +65,31 @@ def training_folder(out: Path, ranks: Ranks) -> Iterator[Path]:
 
 def plan_hash(record: Mapping[str, Any]) -> str:
     """SHA-256 of what decides the weights."""
+    return _sha256_of(_deciding(record))
+
+
+def _sha256_of(record: Mapping[str, Any]) -> str:
     return f"sha256:{hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}"
+
+
+def _deciding(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without the model's name, and with one name for its weights: the hash of their files where it is known.
+
+    A folder is spelt in many ways, and weights on the hub are those in a folder.
+    """
+    rows = {}
+    for index, lineage in record["rows"].items():
+        kept = {key: value for key, value in lineage.items() if key not in ("model_name", FILES)}
+        rows[index] = kept | {"weights_hash": lineage.get(FILES, lineage["weights_hash"])}
+    return {**record, "rows": rows}
 
 
 def was_made_by(folder: Path, record: Mapping[str, Any]) -> bool:
     """Is there a whole SAE in the folder that training of this record made?"""
     try:
         cfg = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-        return cfg["metadata"]["training_plan"] == plan_hash(record) and is_intact(folder)
+        known = {plan_hash(record), _sha256_of(record)}  # an SAE of version 0.1 has the model's name in its hash
+        return cfg["metadata"]["training_plan"] in known and is_intact(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -134,8 +152,8 @@ def read_checkpoint(folder: Path, record: dict[str, Any]) -> tuple[dict[str, Ten
         tensors, note = read_tensors(folder / FILE)
     except UserError as error:
         raise UserError(f"{error}: remove {folder} to begin anew") from error
-    if note.get("record") != record:
-        told = "; ".join(differences(note.get("record"), record))
+    if _deciding(note["record"]) != _deciding(record):
+        told = "; ".join(differences(_deciding(note["record"]), _deciding(record)))
         raise UserError(
             f"{folder} holds training with other settings: {told}; remove it, choose another --out or those settings"
         )

@@ -1,4 +1,4 @@
-"""Will it fit? Reckoned before the first step, for a killed process says nothing."""
+"""Memory estimate of a training: whether it fits. Reckoned before the first step, for a killed process says nothing."""
 
 from __future__ import annotations
 

@@ -13,23 +13,26 @@ import torch
 from sae_lens import SAE
 
 from interp.errors import UserError
+from interp.progress import Progress, silent
 from interp.saes.training.learner import Learner, Outcome
 from interp.saes.training.log import Sink
 
 Line = dict[str, Any]  # of metrics, ready for JSON
-Progress = Callable[[str, int, int], None]  # what, step, steps
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 Watch = Callable[[SAE[Any]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Telling:
-    """Whom a training tells how it goes. `watch` measures an SAE, in its model say, now and then."""
+class TrainingCallbacks:
+    """What a training calls as it goes: `sinks` with every line of metrics, `log` with a line for a person.
+
+    `watch` measures an SAE ten times on the way, inside its model for example.
+    """
 
     watch: Watch | None = None
     sinks: Sequence[Sink] = ()
-    progress: Progress | None = None
-    say: Say = lambda line: None
+    progress: Progress = silent
+    log: Log = lambda line: None
 
     def write(self, line: Line, file: Path) -> None:
         """Add a line to the file, and hand it on."""
@@ -43,7 +46,7 @@ class Telling:
         try:
             return self.watch(sae) if self.watch else {}
         except UserError as error:
-            self.say(f"not measured: {error}")
+            self.log(f"not measured: {error}")
             return {}
 
 

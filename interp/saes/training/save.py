@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.loading.cache import new_folder
-from interp.paths import check_place
+from interp.paths import check_place, expand
 from interp.saes.training.plan import SAEPlan
 
 
@@ -64,8 +64,9 @@ def saved_as(plan: SAEPlan) -> str:
     return "jumprelu" if plan.kind.buffers else plan.architecture
 
 
-def save_sae(sae: SAE[Any], folder: Path, *, metrics: Path | None = None) -> Path:
+def save_sae(sae: SAE[Any], folder: str | Path, *, metrics: Path | None = None) -> Path:
     """Write the SAE in SAELens' format (`cfg.json`, `sae_weights.safetensors`, and `metrics`), whole or not at all."""
+    folder = expand(folder)
     check_new(folder)
     with new_folder(folder, needs_bytes=4 * sum(p.numel() for p in sae.parameters())) as temporary:
         sae.save_model(temporary)

@@ -26,7 +26,7 @@ from interp.activations.token_table import Tokens
 from interp.errors import UserError, unknown
 from interp.model.hooks.bridge import NUMERICS
 from interp.model.model import Model
-from interp.saes.lineage import lineage_of, puts_bos_by
+from interp.saes.lineage import FILES, lineage_of, puts_bos_by
 
 BLOCK, BLOCKS = 2048, 16  # of a store: runs that a disk reads well, and how many are mixed
 CHUNK = 32_768  # tokens that a model reads before they are mixed
@@ -207,6 +207,7 @@ def _lineage_of_plan(plan: Plan, site: str) -> dict[str, Any]:
         "tokenizer_hash": plan.model["tokenizer"],
         "numerics": NUMERICS,
         "bos_policy": bos["policy"],
+        **({FILES: plan.model["files"]} if "files" in plan.model else {}),
         **_text_of(plan),
     }
 

@@ -11,17 +11,20 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sae_lens import SAE
+from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.loading.load import pick_device
 from interp.model.provenance import library_versions
+from interp.paths import expand
+from interp.progress import Stop, never
 from interp.saes.training.checkpoint import (
     METRICS,
     describe,
@@ -35,12 +38,12 @@ from interp.saes.training.checkpoint import (
     training_folder,
     was_made_by,
 )
-from interp.saes.training.encoder import choose_precision
+from interp.saes.training.encoder import Precision, choose_precision
 from interp.saes.training.learner import Learner, Start, fresh, start_of
 from interp.saes.training.memory import check_memory
 from interp.saes.training.plan import SAEPlan, Training
 from interp.saes.training.processes import Ranks
-from interp.saes.training.report import Line, Telling, in_words, measure_step
+from interp.saes.training.report import Line, TrainingCallbacks, in_words, measure_step
 from interp.saes.training.save import as_sae_lens, check_new, save_sae
 from interp.saes.training.sources import Batches, SiteRows, Source
 
@@ -51,72 +54,98 @@ CHECKPOINT_SECONDS = 300.0
 def train(
     saes: SAEPlan | Sequence[SAEPlan],
     source: Source,
-    out: Path,
+    out: str | Path,
     training: Training | None = None,
     *,
     device: str | torch.device | None = "cpu",
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    telling: Telling | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    callbacks: TrainingCallbacks | None = None,
+    stop: Stop = never,
     ranks: Ranks | None = None,
 ) -> list[Path] | None:
     """Train `saes` on rows of `source` and write each to its folder; None if `stop()` ended it before.
 
     `stop` is asked after every step: then, and every `checkpoint_seconds`, a checkpoint is written, and the same call
     continues from it to the very weights of a training that was never stopped, on the same kind of processor and number
-    of threads. `telling` hears of it: every line of metrics, and at each tenth of training what its `watch` measures.
+    of threads. `callbacks`: who gets each line of metrics, and what is measured at each tenth of training.
     Raises UserError for a folder that is there, a checkpoint of other settings, a site that the source lacks, rows that
     are not finite or fewer than a batch, and a width that does not fit the memory.
     """
     plans, training = [saes] if isinstance(saes, SAEPlan) else list(saes), training or Training()
-    ranks, telling, out, place = (
-        ranks or Ranks(),
-        telling or Telling(),
-        Path(os.path.normpath(out)),
-        pick_device(device),
-    )
+    ranks, callbacks = ranks or Ranks(), callbacks or TrainingCallbacks()
+    out = Path(os.path.normpath(expand(out)))
     targets = _targets(plans, out)
     sites = list(dict.fromkeys(site for plan in plans for site in plan.sites))
     source.check(sites)
     _check_counts(source.count(sites), training, ranks)
+    place = pick_device(device)
     precision = choose_precision(training.precision, place)
     lineages = [source.lineage(plan.site) for plan in plans]
     record = describe(plans, training, lineages, precision, ranks.count)
     if all(was_made_by(target, record) for target in targets):  # killed after the last step, or simply asked again
-        telling.say("it is there already, made with these settings")
+        callbacks.log("it is there already, made with these settings")
         if ranks.rank == 0:
             shutil.rmtree(folder_of(out), ignore_errors=True)
         return targets
     check_new(out)
-
-    def learner(plan: SAEPlan, start: Start) -> Learner:
-        return Learner(plan, training, start, place, precision, ranks)
-
+    job = _Job(plans, training, place, precision, ranks)
     with training_folder(out, ranks) as folder:
-        found = read_checkpoint(folder, record)
+        checkpoint = read_checkpoint(folder, record)
         batches = Batches(source, sites, training.batch, training.seed)
-        if found is None:
-            first = batches.pool()
-            check_memory(plans, {site: rows.shape[1] for site, rows in first.items()}, training.batch, place)
-            learners, done, last = [learner(plan, fresh(plan, first, training.seed)) for plan in plans], 0, {}
-            if ranks.rank == 0:
-                (folder / METRICS).unlink(missing_ok=True)
-        else:
-            tensors, note = found
-            starts = [start_of(part_of(tensors, i), numbers) for i, numbers in enumerate(note["learners"])]
-            learners = [learner(plan, start) for plan, start in zip(plans, starts, strict=True)]
-            done, last = restore(folder, tensors, note, learners, batches), note["last"]
-            telling.say(f"going on after step {done:,} of {training.steps:,}")
-            if note["kernels"] != kernels(place):
-                telling.say(
-                    f"on {kernels(place)} instead of {note['kernels']}: the last bits of the weights will differ"
-                )
-        run = _Run(record, folder, learners, lineages, batches, telling, last)
-        if not run.steps(done, training, checkpoint_seconds, stop):
+        state = _begin(job, folder, batches) if checkpoint is None else _resume(job, folder, batches, *checkpoint)
+        if state.done:
+            callbacks.log(f"going on after step {state.done:,} of {training.steps:,}")
+        if state.kernels != kernels(place):
+            callbacks.log(f"on {kernels(place)} instead of {state.kernels}: the last bits of the weights will differ")
+        run = _Run(record, folder, state.learners, lineages, batches, callbacks, state.last)
+        if not run.steps(state.done, training, checkpoint_seconds, stop):
             return None
         if ranks.rank == 0:
             _put(run, targets, out)
     return targets
+
+
+class _Job(NamedTuple):
+    """What is trained, and on what."""
+
+    plans: list[SAEPlan]
+    training: Training
+    place: torch.device
+    precision: Precision
+    ranks: Ranks
+
+    def learners(self, starts: Iterable[Start]) -> list[Learner]:
+        """One for each plan, from its own start."""
+        return [
+            Learner(plan, self.training, start, self.place, self.precision, self.ranks)
+            for plan, start in zip(self.plans, starts, strict=True)
+        ]
+
+
+class _State(NamedTuple):
+    """Where a training stands: `done` steps, the `last` line of metrics of each SAE, and what computed them so far."""
+
+    learners: list[Learner]
+    done: int
+    last: dict[str, Line]
+    kernels: dict[str, Any]
+
+
+def _begin(job: _Job, folder: Path, batches: Batches) -> _State:
+    """A training from its first step; what a killed one left of metrics goes."""
+    first = batches.pool()
+    check_memory(job.plans, {site: rows.shape[1] for site, rows in first.items()}, job.training.batch, job.place)
+    learners = job.learners(fresh(plan, first, job.training.seed) for plan in job.plans)
+    if job.ranks.rank == 0:
+        (folder / METRICS).unlink(missing_ok=True)
+    return _State(learners, 0, {}, kernels(job.place))
+
+
+def _resume(job: _Job, folder: Path, batches: Batches, tensors: Mapping[str, Tensor], note: dict[str, Any]) -> _State:
+    """A training as its checkpoint holds it: weights, moments, and the place in the rows."""
+    learners = job.learners(start_of(part_of(tensors, i), numbers) for i, numbers in enumerate(note["learners"]))
+    done = restore(folder, tensors, note, learners, batches)
+    return _State(learners, done, note["last"], note["kernels"])
 
 
 def _put(run: _Run, targets: Sequence[Path], out: Path) -> None:
@@ -140,7 +169,7 @@ class _Run:
     learners: list[Learner]
     lineages: list[dict[str, Any]]
     batches: Batches
-    telling: Telling
+    callbacks: TrainingCallbacks
     last: dict[str, Line]
 
     @property
@@ -148,7 +177,7 @@ class _Run:
         """The processes that train together."""
         return self.learners[0].ranks
 
-    def steps(self, done: int, training: Training, every: float, stop: Callable[[], bool]) -> bool:
+    def steps(self, done: int, training: Training, every: float, stop: Stop) -> bool:
         """Train from step `done` on. True at the end, False where `stop` ended it."""
         report, tenth = max(1, training.steps // REPORTS), max(1, training.steps // 10)
         saved = began = time.monotonic()
@@ -161,8 +190,7 @@ class _Run:
                 if is_tenth or (step + 1) % report == 0:
                     speed = (step + 1 - done) * training.batch / max(1e-9, time.monotonic() - began)
                     self._report(index, measure_step(learner, outcome, step + 1, speed), is_tenth)
-            if self.telling.progress is not None:
-                self.telling.progress("training", step + 1, training.steps)
+            self.callbacks.progress("training", step + 1, training.steps)
             stopping = bool(self.ranks.largest(float(stop())))
             # at the end too: a full disk must not cost the training
             if stopping or is_last or self.ranks.largest(float(time.monotonic() - saved >= every)):
@@ -182,11 +210,11 @@ class _Run:
         self.last[learner.plan.name] = line
         if self.ranks.rank:
             return
-        if is_tenth and self.telling.watch:
-            line |= self.telling.watched(self.finished(index))
-        self.telling.write(line, self.folder / METRICS)
+        if is_tenth and self.callbacks.watch:
+            line |= self.callbacks.watched(self.finished(index))
+        self.callbacks.write(line, self.folder / METRICS)
         if is_tenth:
-            self.telling.say(in_words(line, learner.training.steps, len(self.learners) > 1))
+            self.callbacks.log(in_words(line, learner.training.steps, len(self.learners) > 1))
 
     def finished(self, index: int) -> SAE[Any]:
         """An SAE as it is now, for inference."""

@@ -1,4 +1,4 @@
-"""Which of a few answers does a model choose? Its probabilities among them, read and not sampled.
+"""Multiple choice: which of a few answers a model chooses. Its probabilities among them are read, not sampled.
 
 An answer is a string, scored over all of its tokens, so that a tokenizer that writes " 4" in two pieces and one that
 has it in one are asked the same question.

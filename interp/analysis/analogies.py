@@ -1,11 +1,11 @@
-"""Is "king" less "man" plus "woman" the queen? Offsets between word vectors, and what would look the same without any.
+"""Word analogies: is "king" less "man" plus "woman" the queen? Offsets of word vectors, beside baselines without any.
 
 Mikolov et al. 1301.3781 answer a question a : b = c : ? by the word nearest to c + b - a. The three words of the
 question are usually left out of the answers, and then the word nearest to c alone is often the right one, whatever the
 offset (Linzen 1606.07736; Rogers et al. 2017, "The (too many) problems of analogical reasoning"). So each way of asking
 has its baselines here, and each can be asked with those words and without.
 
-    questions = ask(vectors, pairs)          # pairs of one family: places of man and woman, king and queen, …
+    questions = ask_analogies(vectors, pairs)          # pairs of one family: places of man and woman, king and queen, …
     by_pair(questions.right("offset"))       # for each pair, the share of the others by which its second word is found
     by_pair(questions.dealt([2, 0, 1, …]))   # the same, by wrong pairs: man and princess, king and woman, …
 """
@@ -117,7 +117,7 @@ class Questions:
         return self._along(drift / drift.norm(dim=-1, keepdim=True) * offsets.norm(dim=1)[:, None, None])
 
 
-def ask(
+def ask_analogies(
     vectors: Float[Tensor, "candidate d"],
     pairs: Sequence[tuple[int, int]],
     *,

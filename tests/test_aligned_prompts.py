@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interp import Model, UserError
-from interp.analysis.layouts import lay_out, single_tokens
+from interp.analysis.aligned_prompts import lay_out, single_tokens
 
 TEMPLATE = "When {a} and {b} met, {b} gave it to"
 
