@@ -14,6 +14,7 @@ import transformers
 from tiny import left_in, tiny_hf
 
 from interp import Model, UserError, load_model
+from interp.model.loading.gguf_header import Header, complete_config
 
 PROMPT = "The capital of France is 42, and Mary likes John"
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -236,6 +237,24 @@ def test_linear_scaling_is_kept_and_another_kind_refused(tmp_path: Path, tiny_gp
     assert distance(files["none"], llama(len(tiny_gpt2.tokenizer))) < 1e-4
     with pytest.raises(UserError, match=r"scales its rotary angles \(yarn, factor 4\.0\), which transformers drops"):
         load_model(files["yarn"], "cpu")
+
+
+def test_a_gemma_3_scales_the_angles_of_its_global_layers_alone(tmp_path: Path):
+    writer = gguf.GGUFWriter(tmp_path / "gemma.gguf", "gemma3")
+    writer.add_string("gemma3.rope.scaling.type", "linear")
+    writer.add_float32("gemma3.rope.scaling.factor", 8.0)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    config: Any = transformers.Gemma3TextConfig()
+    before = dict(config.rope_parameters)
+    local = dict(before["sliding_attention"])
+    complete_config(config, Header(gguf.GGUFReader(tmp_path / "gemma.gguf")), tmp_path / "gemma.gguf")
+    scaled: Any = config.rope_parameters
+    assert (scaled["full_attention"]["rope_type"], scaled["full_attention"]["factor"]) == ("linear", 8.0)
+    assert scaled["sliding_attention"] == local
 
 
 def test_a_tensor_that_transformers_would_leave_in_the_file_is_refused(tmp_path: Path, tiny_gpt2: Model):
