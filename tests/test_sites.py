@@ -71,14 +71,14 @@ def test_neurons_are_named_only_where_there_are_neurons(mixed: Model) -> None:
     assert mixed.sites("blocks.*.mlp.hook_post") == ["blocks.0.mlp.hook_post"]
     assert mixed.capture(["a b"], "blocks.*.mlp.hook_pre")["blocks.0.mlp.hook_pre"].shape[-1] == 48
     for name in ("blocks.1.mlp.hook_post", "blocks.2.mlp.hook_pre"):
-        with pytest.raises(UserError, match="an MLP of several experts, blocks.*no layer of neurons"):
+        with pytest.raises(UserError, match=r"an MLP of several experts, blocks.*no layer of neurons"):
             mixed.capture(["a b"], name)
 
 
 def test_a_place_is_found_by_any_of_its_names_and_listed_once(tiny_gpt2: Model) -> None:
     found = tiny_gpt2.sites("blocks.*.hook_out")
     assert "blocks.0.hook_out" in found
-    assert tiny_gpt2.sites(["blocks.0.hook_out"]) == ["blocks.0.hook_out"]
+    assert tiny_gpt2.sites("blocks.0.hook_out") == ["blocks.0.hook_out"]
     everything = tiny_gpt2.sites()
     places = [tiny_gpt2.site_table.origin[site] for site in everything]
     assert len(places) == len(set(places))

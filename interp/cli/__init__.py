@@ -39,6 +39,13 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         print(f"interp: {error}", file=sys.stderr)
         sys.exit(2)
+    except ImportError as error:
+        from interp.model.loading.doctor import explain_import_error
+
+        if (line := explain_import_error(error)) is None:
+            raise
+        print(f"interp: {line}", file=sys.stderr)
+        sys.exit(2)
     except PermissionError as error:
         print(f"interp: no permission: {error.filename}; change its mode or choose another path", file=sys.stderr)
         sys.exit(2)

@@ -77,7 +77,9 @@ class TokenRules:
         test = self._examine(rules, _Firings(feature[held_out], rows[held_out], n))
         never = starts[:-1] == starts[1:]
         return [
-            self._label(rules.reading[i], rules.keys[i], bool(never[i]), [int(column[i]) for column in test])
+            self._label(
+                rules.reading[i], rules.keys[i], bool(never[i]), (int(test[0][i]), int(test[1][i]), int(test[2][i]))
+            )
             for i in range(n)
         ]
 
@@ -103,7 +105,7 @@ class TokenRules:
             predicted[members] = np.where(keys >= 0, reading.met_held_out[keys.clip(0)], 0).sum(1)
         return hits, predicted, test.counts
 
-    def _label(self, reading: int, keys: NDArray[np.int64], never: bool, test: Sequence[int]) -> Label:
+    def _label(self, reading: int, keys: NDArray[np.int64], never: bool, test: tuple[int, int, int]) -> Label:
         if reading < 0:
             return _nothing("never fires here" if never else "no rule found")
         text = self.readings[reading].in_words([int(key) for key in keys if key >= 0])
