@@ -36,7 +36,7 @@ from probes._reversal_curse.exceptions import PLAIN, Remedy
 from probes._reversal_curse.mechanism import mechanism
 from probes._reversal_curse.pretrained import family, split_by_surname
 from probes._reversal_curse.trained import Student
-from probes._reversal_curse.where import patients_of
+from probes._reversal_curse.where import models_to_examine
 from probes.reversal_curse import BUNDLED, reversal_curse
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ def test_attention_carries_the_answer_in_the_order_that_was_taught_alone(
     tiny_gpt2: Model, taught: tuple[list[Finding], list[Student]]
 ) -> None:
     lab = Lab(tiny_gpt2, quick=True)
-    found = list(mechanism(lab, patients_of(lab, taught[1], None), 300))
+    found = list(mechanism(lab, models_to_examine(lab, taught[1], None), 300))
     carried = {("forward" in f.claim): f for f in found if "carries" in f.claim}
     assert [carried[True].verdict, carried[False].verdict] == ["yes", "no"]
     assert carried[True].estimate.mean > 3
