@@ -109,7 +109,8 @@ class TokenRules:
         if reading < 0:
             return _nothing("never fires here" if never else "no rule found")
         text = self.readings[reading].in_words([int(key) for key in keys if key >= 0])
-        return Label(text, *match_score(*test, self.sizes[1]), BY)
+        hits, predicted, fires = test
+        return Label(text, *match_score(hits, predicted, fires, self.sizes[1]), BY)
 
 
 @dataclass(frozen=True)
