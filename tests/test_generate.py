@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from compare import far
 
 from interp import Model, UserError
 
@@ -117,3 +118,22 @@ def test_misuse_is_one_line(make_tiny: Callable[..., Model]) -> None:
             model.generate(PROMPTS, **settings)
         assert told in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+def test_patterns_of_generated_tokens_are_those_of_one_forward(
+    make_tiny: Callable[..., Model], architecture: str
+) -> None:
+    """Mistral's cache keeps the last tokens alone: their keys stand where they stand in the whole text."""
+    model = make_tiny(architecture)
+    rows = [[5, 6, 7, 4, 9, 8, 3], [9, 8, 7]]
+    site = "blocks.1.attn.hook_pattern"
+    made = model.generate(rows, max_new_tokens=6, capture=[site, "blocks.1.attn.hook_v"])
+    assert made.activations is not None
+    for i, (row, new) in enumerate(zip(rows, made.ids, strict=True)):
+        whole = [*row, *new[:-1]]
+        expected = model.capture([whole], [site, "blocks.1.attn.hook_v"])
+        real = made.activations.mask[i]
+        pattern = made.activations[site][i][:, real][:, :, real]
+        assert far(pattern, expected[site][0]) < 1e-4
+        assert far(made.activations["blocks.1.attn.hook_v"][i][real], expected["blocks.1.attn.hook_v"][0]) < 1e-4

@@ -165,9 +165,9 @@ class _Written:
         """All that was read at a site, NaN on padding; keys that were not there yet got no attention."""
         query, *key = (axis for axis, kind in enumerate(axes) if kind == "pos")
         mask = self.read.mask
-        pieces = self.pieces[site]
+        pieces, ends = self.pieces[site], range(self.prompt.ids.shape[1], mask.shape[1] + 1)  # columns read by each
         for axis in key:
-            pieces = [_widened(piece, axis, mask.shape[1]) for piece in pieces]
+            pieces = [_widened(p, axis, end, mask.shape[1]) for p, end in zip(pieces, ends, strict=True)]
         whole = torch.cat(pieces, dim=query)
         for axis in (query, *key):
             shape = [1] * whole.ndim
@@ -194,12 +194,11 @@ class _Choice:
         return torch.multinomial(scores.softmax(-1), 1, generator=self.generator).squeeze(-1)
 
 
-def _widened(piece: Tensor, axis: int, width: int) -> Tensor:
-    """Zeros behind (keys still to come); a sliding window's cache holds the newest keys, so zeros before them."""
-    missing = width - piece.shape[axis]
-    shape = [*piece.shape]
-    shape[axis] = missing
-    return torch.cat([piece, piece.new_zeros(shape)], dim=axis) if missing else piece
+def _widened(piece: Tensor, axis: int, end: int, width: int) -> Tensor:
+    """All `width` keys: zeros behind the `end` that were read, and before those that a sliding window's cache holds."""
+    before, behind = max(0, end - piece.shape[axis]), width - max(end, piece.shape[axis])
+    sides = [0, 0] * (piece.ndim - 1 - axis) + [before, behind]
+    return torch.nn.functional.pad(piece, sides)
 
 
 def _joined(tree: HookedTree, groups: Sequence[_Written], total: int, sites: Sequence[str]) -> Activations:
