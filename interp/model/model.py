@@ -140,6 +140,7 @@ class Model(Matrices):
     @property
     def site_table(self) -> SiteTable:
         """Every site of this model and what it carries, found by asking it."""
+        self.tree.follow()
         return self.tree.site_table
 
     @property

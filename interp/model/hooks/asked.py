@@ -34,8 +34,11 @@ def tap_of(tree: HookedTree, site: str) -> Tap | None:
     Asked for all layers at once: two forwards a kind of site.
     """
     kind = kind_of(site)
-    named = [name for name in tree.site_table.axes if kind_of(name) == kind]
-    return tree.once(f"taps {kind}", lambda: _find_taps(tree, named)).get(site)
+
+    def ask() -> dict[str, Tap]:
+        return _find_taps(tree, [name for name in tree.site_table.axes if kind_of(name) == kind])
+
+    return tree.once(f"taps {kind}", ask).get(site)
 
 
 def edits_agree(tree: HookedTree, site: str) -> bool:

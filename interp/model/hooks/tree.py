@@ -110,8 +110,7 @@ class HookedTree:
 
     @property
     def site_table(self) -> SiteTable:
-        """Every site of this model and what it carries, found by asking it."""
-        self.follow()
+        """Every site of this model and what it carries, found by asking it; `follow` first where it may have changed."""
 
         def ask() -> SiteTable:
             table = read_site_table(self.bridge)
@@ -142,6 +141,7 @@ class HookedTree:
 
         Raises UserError for a name that matches nothing; see `SiteTable.match`.
         """
+        self.follow()
         table = self.site_table
         wanted = [sites] if isinstance(sites, str) or not isinstance(sites, Sequence) else list(sites)
         for gated in filter(None, map(table.gated_in, wanted)):
