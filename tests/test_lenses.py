@@ -57,7 +57,7 @@ def test_an_early_layer_reads_its_own_stream_through_the_plain_model(loud: Model
     states = hf(torch.tensor(loud.encode(PROMPT)), output_hidden_states=True).hidden_states
     logs = hf.lm_head(hf.transformer.ln_f(states[1][0])).log_softmax(-1)  # type: ignore[union-attr,operator]
     found = trace_prediction(loud, PROMPT, layers=[1])
-    assert found.words[0] == tuple(loud.tokenizer.decode([i]) for i in logs.argmax(-1).tolist())
+    assert found.words[0] == tuple(loud.vocabulary[i] for i in logs.argmax(-1).tolist())
     torch.testing.assert_close(found.log_prob[0], logs.max(-1).values.detach(), atol=1e-4, rtol=1e-4)
 
 

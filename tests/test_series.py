@@ -73,7 +73,7 @@ def three(monkeypatch: pytest.MonkeyPatch, tiny_gpt2: Model, word_sae: Path) -> 
     found: dict[str, Probe] = {"alpha": alpha, "beta": beta, "gamma": gamma}
     monkeypatch.setattr(discover, "list_probes", lambda: dict.fromkeys(found, "a question"))
     monkeypatch.setattr(discover, "load_probe", found.__getitem__)
-    monkeypatch.setattr(load, "load_model", lambda *_: tiny_gpt2)
+    monkeypatch.setattr(load, "load_model", lambda *_, **flags: tiny_gpt2)
     monkeypatch.setattr(probe_all, "_sae", lambda *_: None)
     monkeypatch.setattr(saes, "load_sae", lambda *_: None)
     asked.clear()
