@@ -106,6 +106,8 @@ def parity(arguments: list[str]) -> int:
         print(f"planted fault, {fault}: {'found' if found else 'NOT FOUND'}")
     for site in result.unchecked:
         print(f"nothing checks {site}")
+    for what, reason in result.not_asked.items():
+        print(f"not asked: {what}: {reason}")
     sites = len({k.kind for k in result.kinds})
     worst = max(k.relative for k in result.kinds)
     verdict = "parity holds" if result.ok else "parity does NOT hold"

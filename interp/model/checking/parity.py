@@ -2,26 +2,30 @@
 
 Four kinds of evidence, so that no shared mistake can hide:
 
-- reference: forward hooks on the plain Hugging Face modules (eager attention) see the same tensors as our sites;
-- invariants that need no reference: resid_pre + attn_out + mlp_out = resid_post, pattern @ v = z,
-  softmax(scores) = pattern, norm(x) / scale = normalized;
-- behaviour: a padded batch gives what each prompt gives alone, logits are plain transformers', and an edit at a site
-  of every kind reaches them or is refused;
+- reference: forward hooks on the plain Hugging Face modules (eager attention) see the same tensors as the sites;
+- identities among sites: resid_pre + attn_out + mlp_out = resid_post, pattern @ v = z, softmax(scores) = pattern,
+  norm(x) / scale = normalized. Each is asked where the model promises it, and whether it does is asked of plain
+  transformers; what is not asked is in the result, with the reason;
+- behaviour: a padded batch gives what each prompt gives alone, logits are plain transformers', each layer whose
+  attention transformers reports shows a pattern, and an edit at a site of every kind reaches the logits or is refused,
+  and does to them what the same edit of the plain module does;
 - planted faults that must be found: one MLP's output scaled by 1.01, and a site read one layer off.
 """
 
 from __future__ import annotations
 
-import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.checking.identities import identities_of
-from interp.model.checking.reference import against_reference, difference, plain_activations
+from interp.model.checking.coverage import sort_unchecked
+from interp.model.checking.edited import check_edits
+from interp.model.checking.identities import MIXES, NotAsked, identities_of
+from interp.model.checking.reference import RELATIVE, Read, against_reference, difference
+from interp.model.checking.watching import find_layouts, watch_plain
 from interp.model.hooks.editing import Where
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.tokens import Prompts
@@ -33,7 +37,6 @@ PROMPTS = (
     "Once upon a time, a small dog lived by the sea.",
     "def add(a, b):\n    return a + b\n",
 )
-RELATIVE = 1e-5  # fp32: largest difference over the largest value of the reference
 BATCHED = 1e-4  # the same where another shape of batch may choose other kernels
 ABSOLUTE_RESIDUAL = 1e-3  # and at residual sites, whose norms reach 25,000, this bound too
 
@@ -56,13 +59,14 @@ class KindResult:
 
 @dataclass(frozen=True)
 class ParityResult:
-    """All kinds, what the model must do and whether it does, the planted faults with whether each was found, and the
-    sites that nothing checks."""
+    """All kinds, what the model must do and whether it does, the planted faults with whether each was found, the sites
+    that nothing checks though something should, and what this architecture cannot be asked, with the reason."""
 
     kinds: tuple[KindResult, ...]
     behaviour: dict[str, bool]
     faults: dict[str, bool]
     unchecked: tuple[str, ...]
+    not_asked: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -86,31 +90,59 @@ def check_parity(model: Model, prompts: Prompts = PROMPTS, *, progress: Progress
 
 
 def _check(model: Model, rows: list[list[int]], tell: Progress) -> ParityResult:
-    checked, kinds = _compare(model, rows, tell=tell)
-    _, scaled = _compare(model, rows[:1], edit_layer=model.n_layers // 2)
+    layouts = find_layouts(model)
+    compared = _compare(model, rows, layouts, tell=tell)
+    scaled = _compare(model, rows[:1], layouts, edit_layer=model.n_layers // 2).kinds
     faults = {
-        "one MLP output scaled by 1.01": not all(k.ok for k in scaled if k.kind == "blocks.*.hook_resid_post"),
-        "residual stream read one layer off": _misread_is_found(model, rows[:1]),
+        "one MLP output scaled by 1.01": not all(
+            k.ok for k in scaled if "hook_resid" in k.kind or k.kind == "hook_unembed"
+        ),
     }
-    lost = _edits_lost(model, rows[-1][:8], tell)
+    if len(_streams(model)) > 1:
+        faults["residual stream read one layer off"] = _misread_is_found(model, rows[:1])
+    edits = check_edits(model, rows[-1][:8], tell)
     behaviour = {
         "a padded batch gives what each prompt gives alone": _batch_agrees(model, [*rows, rows[0][:3]]),
         "logits and last_logits are plain transformers'": _logits_agree(model, rows[0]),
-        "an edit at a site of every kind reaches the logits" + (f" (not {', '.join(lost)})" if lost else ""): not lost,
+        _but("an edit at a site of every kind reaches the logits", edits.lost): not edits.lost,
+        _but("and does to them what it does in plain transformers", edits.other): not edits.other,
     }
-    listed = set(model.site_table.listed)
-    return ParityResult(tuple(kinds), behaviour, faults, tuple(sorted(listed - checked)))
+    if compared.with_patterns:
+        hidden = sorted(compared.with_patterns - _layers_with(model, "attn.hook_pattern"))
+        what = "a pattern in every layer where transformers reports one"
+        behaviour[_but(what, [f"layer {layer}" for layer in hidden])] = not hidden
+    not_asked = compared.not_asked.reasons()
+    if edits.alone:
+        not_asked["whether an edit does what it does in plain transformers"] = (
+            f"no module of it stands at {', '.join(sorted(edits.alone))}; that the edit reaches the logits was asked"
+        )
+    missing = set(model.site_table.listed) - compared.checked
+    unchecked, excused = sort_unchecked(model, missing, compared.not_asked.layers(MIXES))
+    return ParityResult(compared.kinds, behaviour, faults, unchecked, not_asked | excused)
+
+
+def _but(what: str, exceptions: list[str]) -> str:
+    return f"{what} (not {', '.join(exceptions)})" if exceptions else what
+
+
+def _layers_with(model: Model, name: str) -> set[int]:
+    return {layer for layer in range(model.n_layers) if f"blocks.{layer}.{name}" in model.site_table.axes}
+
+
+def _streams(model: Model) -> list[str]:
+    """The sites between blocks, from the first to the last; a post-norm model may lack some."""
+    return [site for site in model.site_table.listed if site.endswith((".hook_resid_pre", ".hook_resid_post"))]
 
 
 def _batch_agrees(model: Model, rows: list[list[int]]) -> bool:
     """Are residual streams and logits of a padded batch those of each prompt alone? Batches round in other ways."""
-    sites = ["blocks.0.hook_resid_pre", f"blocks.{model.n_layers - 1}.hook_resid_post"]
+    sites = list(dict.fromkeys([*_streams(model)[:1], *_streams(model)[-1:]])) or ["unembed.hook_in"]
     together, logits = model.capture(rows, sites), model.logits(rows)
     for i, row in enumerate(rows):
         alone, mask = model.capture([row], sites), together.mask[i]
         pairs = [(together[site][i, mask], alone[site][0]) for site in sites]
         pairs.append((logits[i, mask.to(logits.device)], model.logits([row])[0]))
-        if any(difference(ours, theirs)[1] > BATCHED for ours, theirs in pairs):
+        if any(difference(batched, single)[1] > BATCHED for batched, single in pairs):
             return False
     return True
 
@@ -119,64 +151,62 @@ def _logits_agree(model: Model, row: list[int]) -> bool:
     with torch.no_grad():
         plain = model.hf(torch.tensor([row], device=model.device), use_cache=False).logits[0].float().cpu()
     pairs = (model.logits([row])[0], plain), (model.last_logits([row])[0], plain[-1])
-    return all(difference(ours.float().cpu(), theirs)[1] < 10 * RELATIVE for ours, theirs in pairs)
+    return all(difference(logits.float().cpu(), right)[1] < 10 * RELATIVE for logits, right in pairs)
 
 
-def _edits_lost(model: Model, row: list[int], tell: Progress) -> list[str]:
-    """Kinds of site where a coarse edit in a middle layer leaves the logits as they are, and is not refused either."""
-    by_kind: dict[str, list[str]] = {}
-    for site in model.site_table.listed:
-        by_kind.setdefault(kind_of(site), []).append(site)
-    plain, lost = model.logits([row]), []
-    for i, (kind, sites) in enumerate(by_kind.items()):
-        tell("an edit at every kind of site", i + 1, len(by_kind))
-        with warnings.catch_warnings():  # TransformerLens tells that an edited norm is computed in another way
-            warnings.simplefilter("ignore", UserWarning)
-            try:
-                with model.edit({sites[len(sites) // 2]: _spoil}):
-                    edited = model.logits([row])
-            except UserError:  # such as a site that only shows a value: an edit there says that it would do nothing
-                continue
-        if torch.equal(edited, plain):
-            lost.append(kind)
-    return lost
+@dataclass(frozen=True)
+class _Compared:
+    """What came of comparing every site. `with_patterns`: the layers whose attention plain transformers reports."""
+
+    kinds: tuple[KindResult, ...]
+    checked: set[str]
+    not_asked: NotAsked
+    with_patterns: set[int]
 
 
 def _compare(
-    model: Model, rows: list[list[int]], edit_layer: int | None = None, tell: Progress | None = None
-) -> tuple[set[str], list[KindResult]]:
+    model: Model,
+    rows: list[list[int]],
+    layouts: dict[str, int],
+    edit_layer: int | None = None,
+    tell: Progress | None = None,
+) -> _Compared:
     worst: dict[tuple[str, str], list[tuple[float, float]]] = {}
     checked: set[str] = set()
+    not_asked, with_patterns = NotAsked(), set[int]()
     for i, row in enumerate(rows):
         if tell is not None:
             tell("every site against plain transformers", i + 1, len(rows))
         with ExitStack() as stack:
             if edit_layer is not None:
-                mlp_out, block_out = (f"blocks.{edit_layer}.hook_{n}" for n in ("mlp_out", "resid_post"))
-                stack.enter_context(model.edit({mlp_out if mlp_out in model.site_table.axes else block_out: _scale}))
-            acts = model.capture([row], list(model.site_table.listed))
-        reference = plain_activations(model, row)
-        pairs = [*against_reference(model, dict(acts), reference), *identities_of(model, dict(acts))]
-        for site, what, ours, theirs in pairs:
-            checked.add(site)
-            worst.setdefault((kind_of(site), what), []).append(difference(ours, theirs))
+                places = [f"blocks.{edit_layer}.hook_{n}" for n in ("mlp_out", "resid_post", "resid_pre")]
+                site = next(place for place in places if place in model.site_table.axes)
+                stack.enter_context(model.edit({site: _scale}))
+            read = Read(model, dict(model.capture([row], list(model.site_table.listed))))
+        plain = watch_plain(model, row, layouts)
+        with_patterns |= set(plain.patterns)
+        if plain.unplaced:
+            not_asked.note(
+                "attention patterns", -1, f"{plain.unplaced} that transformers reports belong to no one layer"
+            )
+        pairs = [*against_reference(model, read, plain), *identities_of(model, read, plain, not_asked)]
+        for site, what, value, right in pairs:
+            listed = read.listed(site) or site
+            checked.add(listed)
+            worst.setdefault((kind_of(listed), what), []).append(difference(value.cpu(), right.cpu()))
     kinds = [
-        KindResult(kind, what, len(found), max(a for a, _ in found), max(r for _, r in found))
-        for (kind, what), found in worst.items()
+        KindResult(kind, what, len(gaps), max(a for a, _ in gaps), max(r for _, r in gaps))
+        for (kind, what), gaps in worst.items()
     ]
-    return checked, sorted(kinds, key=lambda k: (k.kind, k.reference))
+    return _Compared(tuple(sorted(kinds, key=lambda k: (k.kind, k.reference))), checked, not_asked, with_patterns)
 
 
 def _scale(activation: Tensor, where: Where) -> Tensor:
     return activation * 1.01
 
 
-def _spoil(activation: Tensor, where: Where) -> Tensor:
-    slope = torch.linspace(-1, 1, activation.shape[-1], device=activation.device, dtype=activation.dtype)
-    return activation * 1.5 + activation.abs().clamp(max=100).mean() * slope
-
-
 def _misread_is_found(model: Model, rows: list[list[int]]) -> bool:
-    acts = model.capture(rows, ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"])
-    absolute, relative = difference(acts["blocks.0.hook_resid_pre"], acts["blocks.0.hook_resid_post"])
+    before, after = _streams(model)[:2]
+    acts = model.capture(rows, [before, after])
+    absolute, relative = difference(acts[before], acts[after])
     return not KindResult("", "", 1, absolute, relative).ok
