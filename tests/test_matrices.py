@@ -179,7 +179,7 @@ def test_products_of_a_head_are_what_it_moves_and_what_it_scores(
         ("mamba", "W_Q", "MambaForCausalLM has no single matrix for W_Q in layers 0, 1"),
         ("gpt2", "W_gate", "no single matrix for W_gate in layers 0, 1: there is no gated MLP"),
         ("llama", "W_pos", "has no W_pos: it adds no learned embedding"),
-        ("gemma2", "W_E", r"W_E of this Gemma2ForCausalLM is not .* times 5\.6569"),
+        ("gemma2", "W_E", r"W_E of this Gemma2ForCausalLM is not .* comes times 5\.6569"),
     ],
 )
 def test_what_a_model_has_not_is_one_line(

@@ -79,7 +79,7 @@ class Matrices:
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:  # noqa: N802
-        """Token embeddings: row t is what the embedding gives at token t (`hook_embed`; BLOOM has a norm before that)."""
+        """Token embeddings: row t is what the embedding gives at token t (`embed.hook_out`)."""
         return embedding(self.tree)
 
     @property

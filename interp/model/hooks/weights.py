@@ -189,7 +189,7 @@ def embedding(tree: HookedTree) -> Tensor:
     if factor != 1.0:
         by = f"times {factor:.5g}" if factor == factor else "changed in another way"
         raise UserError(
-            f"W_E of this {type(tree.hf).__name__} is not what its embedding gives (embed.hook_out): it arrives there {by}; "
+            f"W_E of this {type(tree.hf).__name__} is not what its embedding gives, which comes {by}; "
             "take model.hf.get_input_embeddings().weight and do the same to it"
         )
     return weight.detach()
