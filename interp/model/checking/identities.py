@@ -122,8 +122,8 @@ def _mixing(read: Read, plain: PlainRun, layer: int, not_asked: NotAsked) -> Ite
     assert z is not None
     own, own_v, own_z = plain.patterns.get(layer), _plain_v(read, plain, layer), plain.seen.get(f"{a}.o.hook_in")
     if own is not None and z.ndim == 4:
-        heads = (float(t) for t in (z.shape[2], own.shape[1]))
-        yield f"{a}.hook_z", "as many heads as the plain pattern", *(torch.tensor([n]) for n in heads)
+        shown, wanted = (torch.tensor([float(heads)]) for heads in (z.shape[2], own.shape[1]))
+        yield f"{a}.hook_z", "as many heads as the plain pattern", shown, wanted
     if own is not None and own_v is not None and own_z is not None:
         gap = difference(mixed(own, own_v), own_z)[1]
         if not gap < RELATIVE:

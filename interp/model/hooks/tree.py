@@ -111,7 +111,7 @@ class HookedTree:
 
     @property
     def site_table(self) -> SiteTable:
-        """Every site of this model and what it carries, found by asking it; `follow` first where it may have changed."""
+        """Every site of this model and what it carries, found by asking it. `follow` first: it may have changed."""
 
         def ask() -> SiteTable:
             table = read_site_table(self.bridge)

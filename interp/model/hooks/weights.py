@@ -202,7 +202,7 @@ def positions(tree: HookedTree) -> Tensor:
 
     def ask() -> int | None:
         seen = None if module is None else _seen(tree, ["pos_embed.hook_out"]).get("pos_embed.hook_out")
-        if seen is None:
+        if seen is None or module is None:
             return None
         seen = seen.reshape(-1, *seen.shape[-2:])[0]
         for first in (0, 2):  # OPT's table begins with two rows that stand for no position
