@@ -17,23 +17,49 @@ from interp.model.model import Model
 from interp.views.figures import KINDS, draw
 
 ROOT = Path(__file__).parents[1]
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def blocks(file: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_first_lines_capture_edit_and_see(smol: Model, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(blocks("README.md")[0], {})
-    said = capsys.readouterr().out
-    assert "torch.Size([1, 10, 576])" in said
-    assert "fired 1x" in said
-    assert "Paris" in said
+def differing(block: str, printed: str) -> list[tuple[str, str]]:
+    """Pairs of what the comments of a block say is printed, and what is; numbers may differ by a hundredth."""
+    said = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+    lines = printed.splitlines()
+    assert len(said) == len(lines), (said, lines)
+
+    def parts(text: str) -> tuple[list[str], list[float]]:
+        return NUMBER.split(text), [float(number) for number in NUMBER.findall(text)]
+
+    def are_alike(comment: str, line: str) -> bool:
+        (words, numbers), (others, values) = parts(comment), parts(line)
+        return words == others and numbers == pytest.approx(values, rel=0.01)
+
+    return [(comment, line) for comment, line in zip(said, lines, strict=True) if not are_alike(comment, line)]
+
+
+def test_the_first_lines_steer_and_the_next_capture_and_edit(smol: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both print what their comments say, and the steered text is another one than the plain text."""
+    names: dict[str, Any] = {}
+    for block in blocks("README.md")[:2]:
+        exec(block, names)
+        assert differing(block, capsys.readouterr().out) == []
+    plain, steered = re.findall(r"print\(model\.generate.*\)  # (.*)$", blocks("README.md")[0], re.MULTILINE)
+    assert plain != steered
+
+
+def test_a_comment_that_is_not_what_is_printed_is_found() -> None:
+    block = "print(receipts)  # fired 20x, mean norm 34.62 -> 0\nprint(text)  #  sad"
+    assert differing(block, "fired 20x, mean norm 34.63 -> 0\n sad") == []
+    assert len(differing(block, "fired 20x, mean norm 36.62 -> 0\n happy")) == 2
+    assert len(differing(block, "fired 21x, mean norm 34.62 -> 0\n sad")) == 1
 
 
 def test_the_probe_in_the_readme_is_a_probe(smol: Model, tmp_path: Path) -> None:
     file = tmp_path / "round_numbers.py"
-    file.write_text(blocks("README.md")[1], encoding="utf-8")
+    file.write_text(blocks("README.md")[2], encoding="utf-8")
     (finding,) = load_probe(str(file))(Lab(smol))
     assert finding.estimate.n == finding.control.estimate.n == 9
     assert finding.estimate.mean < finding.control.estimate.mean
@@ -45,16 +71,16 @@ def test_the_store_in_the_readme_is_read(smol: Model, tmp_path: Path, monkeypatc
     plan, tokens = plan_capture(smol, texts, "blocks.14.hook_resid_post")
     capture_store(smol, Path("store"), plan, tokens)
     names: dict[str, Any] = {}
-    exec(blocks("README.md")[2], names)
+    exec(blocks("README.md")[3], names)
     assert names["rows"].shape == (512, 576)
     assert names["batch"]["blocks.14.hook_resid_post"].shape == (256, 576)
 
 
 def test_the_probe_in_contributing_is_a_probe_with_a_figure(smol: Model, tmp_path: Path) -> None:
-    file = tmp_path / "longer_is_surer.py"
+    file = tmp_path / "longer_is_more_certain.py"
     file.write_text(blocks("CONTRIBUTING.md")[0], encoding="utf-8")
     probe = load_probe(str(file))
-    assert probe.title == "Does a longer prompt make the next word surer?"
+    assert probe.title == "Does a longer prompt make the next word more certain?"
     (finding,) = probe(Lab(smol))
     assert finding.answers
     assert len(finding.table) == 4
@@ -128,7 +154,7 @@ def test_the_probe_of_the_guide_is_built_as_it_says(smol: Model, tmp_path: Path)
     findings = list(load_probe(str(file))(Lab(smol)))
     assert [finding.verdict for finding in findings] == ["yes"] * 3
     told = re.search(
-        r"is ([\d.]+) nats ahead, behind \"is a\" it\s+is (\d+\.\d)", (ROOT / "probes/README.md").read_text()
+        r"is ([\d.]+) nats ahead, after\s+\"is a\" it is (\d+\.\d)", (ROOT / "probes/README.md").read_text()
     )
     assert told is not None
     assert [f"{finding.estimate.mean:.1f}" for finding in findings[:2]] == list(told.groups())
