@@ -10,13 +10,16 @@ import pytest
 
 from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
-from interp.cli import dispatch
+from interp.cli import COMMANDS, dispatch
 from interp.lab.discover import load_probe
 from interp.lab.probe import Lab
 from interp.model.model import Model
 from interp.views.figures import KINDS, draw
 
 ROOT = Path(__file__).parents[1]
+GUIDES = ["README.md", "CONTRIBUTING.md", "probes/README.md", *(
+    file.relative_to(ROOT).as_posix() for file in sorted(ROOT.glob("interp/*/README.md"))
+)]  # fmt: skip
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -65,13 +68,14 @@ def test_the_probe_in_the_readme_is_a_probe(smol: Model, tmp_path: Path) -> None
     assert finding.estimate.mean < finding.control.estimate.mean
 
 
-def test_the_store_in_the_readme_is_read(smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_of_the_guide_is_read(smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     texts = [f"Number {i} walked to the sea and back again, and told nobody of it." for i in range(70)]
     plan, tokens = plan_capture(smol, texts, "blocks.14.hook_resid_post")
     capture_store(smol, Path("store"), plan, tokens)
     names: dict[str, Any] = {}
-    exec(blocks("README.md")[3], names)
+    (block,) = blocks("interp/activations/README.md")
+    exec(block, names)
     assert names["rows"].shape == (512, 576)
     assert names["batch"]["blocks.14.hook_resid_post"].shape == (256, 576)
 
@@ -93,15 +97,26 @@ def test_the_kinds_of_figure_that_contributing_lists_are_all_there_are() -> None
     assert set(re.findall(r"`(\w+)`", listed.group(1))) == set(KINDS)
 
 
-def test_every_command_that_the_readme_names_exists() -> None:
-    from interp.cli import COMMANDS
+def dead_ends(text: str, folder: Path) -> list[str]:
+    """Links to files that are not there, and scripts, tests, make targets and commands that do not exist."""
+    links = [link for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text) if not (folder / link).exists()]
+    named = re.findall(r"\b((?:scripts|tests|probes|interp)/[\w/]+\.(?:py|md|txt))\b", text)
+    files = [name for name in named if not (ROOT / name).exists()]
+    commands = [name for name in re.findall(r"(?:^|`)interp ([a-z]+)", text, re.MULTILINE) if name not in COMMANDS]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)
+    return [*links, *files, *commands, *(t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE))]
 
-    named = set(re.findall(r"`interp ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
-    assert named <= set(COMMANDS), named - set(COMMANDS)
-    targets = set(re.findall(r"^make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
-    assert targets == {"demo", "test"}
-    for target in targets:
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+@pytest.mark.parametrize("file", GUIDES)
+def test_every_link_file_and_command_of_a_guide_exists(file: str) -> None:
+    path = ROOT / file
+    assert dead_ends(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+def test_a_planted_dead_end_is_found() -> None:
+    planted = "[a](layout.py) `scripts/no_such.py` `interp prob all`, `make tests` [b](https://x.org) `interp probe x`"
+    assert dead_ends(planted, ROOT / "interp" / "features") == ["layout.py", "scripts/no_such.py", "prob", "tests"]
 
 
 @pytest.mark.slow
