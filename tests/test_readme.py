@@ -10,51 +10,81 @@ import pytest
 
 from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
-from interp.cli import dispatch
+from interp.cli import COMMANDS, dispatch
 from interp.lab.discover import load_probe
 from interp.lab.probe import Lab
 from interp.model.model import Model
 from interp.views.figures import KINDS, draw
 
 ROOT = Path(__file__).parents[1]
+GUIDES = ["README.md", "CONTRIBUTING.md", "probes/README.md", *(
+    file.relative_to(ROOT).as_posix() for file in sorted(ROOT.glob("interp/*/README.md"))
+)]  # fmt: skip
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def blocks(file: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_first_lines_capture_edit_and_see(smol: Model, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(blocks("README.md")[0], {})
-    said = capsys.readouterr().out
-    assert "torch.Size([1, 10, 576])" in said
-    assert "fired 1x" in said
-    assert "Paris" in said
+def differing(block: str, printed: str) -> list[tuple[str, str]]:
+    """Pairs of what the comments of a block say is printed, and what is; numbers may differ by a hundredth."""
+    said = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+    lines = printed.splitlines()
+    assert len(said) == len(lines), (said, lines)
+
+    def parts(text: str) -> tuple[list[str], list[float]]:
+        return NUMBER.split(text), [float(number) for number in NUMBER.findall(text)]
+
+    def are_alike(comment: str, line: str) -> bool:
+        (words, numbers), (others, values) = parts(comment), parts(line)
+        return words == others and numbers == pytest.approx(values, rel=0.01)
+
+    return [(comment, line) for comment, line in zip(said, lines, strict=True) if not are_alike(comment, line)]
+
+
+def test_the_first_lines_steer_and_the_next_capture_and_edit(smol: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both print what their comments say, and the steered text is another one than the plain text."""
+    names: dict[str, Any] = {}
+    for block in blocks("README.md")[:2]:
+        exec(block, names)
+        assert differing(block, capsys.readouterr().out) == []
+    plain, steered = re.findall(r"print\(model\.generate.*\)  # (.*)$", blocks("README.md")[0], re.MULTILINE)
+    assert plain != steered
+
+
+def test_a_comment_that_is_not_what_is_printed_is_found() -> None:
+    block = "print(receipts)  # fired 20x, mean norm 34.62 -> 0\nprint(text)  #  sad"
+    assert differing(block, "fired 20x, mean norm 34.63 -> 0\n sad") == []
+    assert len(differing(block, "fired 20x, mean norm 36.62 -> 0\n happy")) == 2
+    assert len(differing(block, "fired 21x, mean norm 34.62 -> 0\n sad")) == 1
 
 
 def test_the_probe_in_the_readme_is_a_probe(smol: Model, tmp_path: Path) -> None:
     file = tmp_path / "round_numbers.py"
-    file.write_text(blocks("README.md")[1], encoding="utf-8")
+    file.write_text(blocks("README.md")[2], encoding="utf-8")
     (finding,) = load_probe(str(file))(Lab(smol))
     assert finding.estimate.n == finding.control.estimate.n == 9
     assert finding.estimate.mean < finding.control.estimate.mean
 
 
-def test_the_store_in_the_readme_is_read(smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_of_the_guide_is_read(smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     texts = [f"Number {i} walked to the sea and back again, and told nobody of it." for i in range(70)]
     plan, tokens = plan_capture(smol, texts, "blocks.14.hook_resid_post")
     capture_store(smol, Path("store"), plan, tokens)
     names: dict[str, Any] = {}
-    exec(blocks("README.md")[2], names)
+    (block,) = blocks("interp/activations/README.md")
+    exec(block, names)
     assert names["rows"].shape == (512, 576)
     assert names["batch"]["blocks.14.hook_resid_post"].shape == (256, 576)
 
 
 def test_the_probe_in_contributing_is_a_probe_with_a_figure(smol: Model, tmp_path: Path) -> None:
-    file = tmp_path / "longer_is_surer.py"
+    file = tmp_path / "longer_is_more_certain.py"
     file.write_text(blocks("CONTRIBUTING.md")[0], encoding="utf-8")
     probe = load_probe(str(file))
-    assert probe.title == "Does a longer prompt make the next word surer?"
+    assert probe.title == "Does a longer prompt make the next word more certain?"
     (finding,) = probe(Lab(smol))
     assert finding.answers
     assert len(finding.table) == 4
@@ -67,15 +97,26 @@ def test_the_kinds_of_figure_that_contributing_lists_are_all_there_are() -> None
     assert set(re.findall(r"`(\w+)`", listed.group(1))) == set(KINDS)
 
 
-def test_every_command_that_the_readme_names_exists() -> None:
-    from interp.cli import COMMANDS
+def dead_ends(text: str, folder: Path) -> list[str]:
+    """Links to files that are not there, and scripts, tests, make targets and commands that do not exist."""
+    links = [link for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text) if not (folder / link).exists()]
+    named = re.findall(r"\b((?:scripts|tests|probes|interp)/[\w/]+\.(?:py|md|txt))\b", text)
+    files = [name for name in named if not (ROOT / name).exists()]
+    commands = [name for name in re.findall(r"(?:^|`)interp ([a-z]+)", text, re.MULTILINE) if name not in COMMANDS]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)
+    return [*links, *files, *commands, *(t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE))]
 
-    named = set(re.findall(r"`interp ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8")))
-    assert named <= set(COMMANDS), named - set(COMMANDS)
-    targets = set(re.findall(r"^make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
-    assert targets == {"demo", "test"}
-    for target in targets:
-        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+@pytest.mark.parametrize("file", GUIDES)
+def test_every_link_file_and_command_of_a_guide_exists(file: str) -> None:
+    path = ROOT / file
+    assert dead_ends(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+def test_a_planted_dead_end_is_found() -> None:
+    planted = "[a](layout.py) `scripts/no_such.py` `interp prob all`, `make tests` [b](https://x.org) `interp probe x`"
+    assert dead_ends(planted, ROOT / "interp" / "features") == ["layout.py", "scripts/no_such.py", "prob", "tests"]
 
 
 @pytest.mark.slow
@@ -127,9 +168,8 @@ def test_the_probe_of_the_guide_is_built_as_it_says(smol: Model, tmp_path: Path)
     file.write_text("\n".join(blocks("probes/README.md")), encoding="utf-8")
     findings = list(load_probe(str(file))(Lab(smol)))
     assert [finding.verdict for finding in findings] == ["yes"] * 3
-    told = re.search(
-        r"is ([\d.]+) nats ahead, behind \"is a\" it\s+is (\d+\.\d)", (ROOT / "probes/README.md").read_text()
-    )
+    guide = " ".join((ROOT / "probes/README.md").read_text(encoding="utf-8").split())
+    told = re.search(r'class is ([\d.]+) nats ahead, after "is a" it is (\d+\.\d)', guide)
     assert told is not None
     assert [f"{finding.estimate.mean:.1f}" for finding in findings[:2]] == list(told.groups())
     draw(findings[0])
