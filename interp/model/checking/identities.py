@@ -84,9 +84,9 @@ def _residual_stream(model: Model, read: Read, plain: PlainRun, layer: int, not_
     own = [plain.seen.get(read.origin(f"{b}.{name}")) for name in names]
     if all(value is not None for value in own):
         before, adds, more, after = (value for value in own if value is not None)
-        same = before.shape == adds.shape == more.shape
-        gap = difference(before + adds + more, after)[1] if same else float("inf")
-        if not gap < RELATIVE:
+        parts = [before, *(part.reshape(before.shape) for part in (adds, more) if part.numel() == before.numel())]
+        gap = difference(torch.stack(parts).sum(0), after)[1]  # OPT's fc2 gives all positions in one row
+        if len(parts) < 3 or not gap < RELATIVE:
             not_asked.note(
                 ADDS_UP,
                 layer,
@@ -122,8 +122,8 @@ def _mixing(read: Read, plain: PlainRun, layer: int, not_asked: NotAsked) -> Ite
     assert z is not None
     own, own_v, own_z = plain.patterns.get(layer), _plain_v(read, plain, layer), plain.seen.get(f"{a}.o.hook_in")
     if own is not None and z.ndim == 4:
-        shown, wanted = (torch.tensor([float(heads)]) for heads in (z.shape[2], own.shape[1]))
-        yield f"{a}.hook_z", "as many heads as the plain pattern", shown, wanted
+        shown, right = (torch.tensor([float(heads)]) for heads in (z.shape[2], own.shape[1]))
+        yield f"{a}.hook_z", "as many heads as the plain pattern", shown, right
     if own is not None and own_v is not None and own_z is not None:
         gap = difference(mixed(own, own_v), own_z)[1]
         if not gap < RELATIVE:
@@ -164,7 +164,7 @@ def _rotation(model: Model, read: Read, plain: PlainRun, layer: int, not_asked: 
     """Rotating keeps lengths, and rotated q times rotated k, scaled, are the scores (capped in Gemma 2)."""
     a = f"blocks.{layer}.attn"
     for part in "qk":
-        yield from _kept_norms(read, plain, layer, part, not_asked)
+        yield from _kept_norms(model, read, plain, layer, part, not_asked)
     q, k, scores, pattern = (read.get(f"{a}.hook_{n}") for n in ("rot_q", "rot_k", "attn_scores", "pattern"))
     if q is None or k is None or scores is None or pattern is None:
         return
@@ -190,7 +190,9 @@ def _rotation(model: Model, read: Read, plain: PlainRun, layer: int, not_asked: 
             yield f"{a}.hook_{part}", "the model's rotary table", here, first
 
 
-def _kept_norms(read: Read, plain: PlainRun, layer: int, part: str, not_asked: NotAsked) -> Iterator[Pair]:
+def _kept_norms(
+    model: Model, read: Read, plain: PlainRun, layer: int, part: str, not_asked: NotAsked
+) -> Iterator[Pair]:
     a = f"blocks.{layer}.attn"
     straight_name = f"{a}.hook_{part}"
     turned, straight = read.get(f"{a}.hook_rot_{part}"), read.get(straight_name)
@@ -202,8 +204,8 @@ def _kept_norms(read: Read, plain: PlainRun, layer: int, part: str, not_asked: N
         return
     if straight.numel() == turned.numel():
         straight = straight.reshape(turned.shape)
-    if straight.shape != turned.shape:
-        not_asked.note(KEEPS, layer, "other columns are rotated than hook_q and hook_k show")
+    if straight.shape != turned.shape and hasattr(plain_module(model.tree, a), "qk_rope_head_dim"):
+        not_asked.note(KEEPS, layer, "latent attention rotates some columns of q and k only")
         return
     call, own = plain.calls.get(layer), plain.seen.get(read.origin(straight_name))
     given = None if call is None else (call.query if part == "q" else call.key).transpose(1, 2)

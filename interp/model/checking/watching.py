@@ -51,7 +51,7 @@ class PlainRun:
     """What plain transformers showed of one prompt; positions stand before heads.
 
     `seen`: by the bridge's own name of the place. `patterns`: the attention that it reports, by layer. `calls`: what
-    its layers hand to attention. `tables`: the rotary table (cos, sin) that each layer gets; `table`: the first one.
+    its layers hand to attention. `tables`: the rotary table (cos, sin) that each layer gets; `made`: all that are made.
     `unplaced`: how many reported patterns belong to no layer that could be told.
     """
 
@@ -59,7 +59,7 @@ class PlainRun:
     patterns: dict[int, Tensor] = field(default_factory=dict)
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     tables: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    table: tuple[Tensor, Tensor] | None = None
+    made: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     unplaced: int = 0
 
     def residual_factors(self, layer: int) -> tuple[float, float] | None:
@@ -114,13 +114,15 @@ def _plain_run(model: Model, row: list[int]) -> PlainRun:
     ids = torch.tensor([row], device=model.device)
     usual = model.hf(ids, use_cache=False).logits
     run, settings = PlainRun(), {"output_hidden_states": True, "use_cache": False}
-    with _eager(model), _watched(model, run) as layer_of:
+    with _as_before(model), _eager(model), _watched(model, run) as layer_of:
         out = model.hf(ids, output_attentions=True, **settings)
     if relative_gap(out.logits, usual) > 1e-3:  # Falcon cannot switch, and computes nonsense when told to
         run = PlainRun()
-        with _watched(model, run) as layer_of:
+        with _as_before(model), _watched(model, run) as layer_of:
             out = model.hf(ids, **settings)
-    attentions = [a for a in getattr(out, "attentions", None) or () if a is not None]
+    reported = [a for a in getattr(out, "attentions", None) or () if a is not None]
+    square = (len(row), len(row))  # RWKV reports something else under that name
+    attentions = [a for a in reported if a.ndim == 4 and a.shape[-2:] == square]
     _place_patterns(model, run, attentions, layer_of)
     hidden = getattr(out, "hidden_states", None) or ()
     if attentions and len(hidden) == model.n_layers + 1:  # recurrent models count their hidden states in other ways
@@ -166,7 +168,7 @@ def _watched(model: Model, run: PlainRun) -> Iterator[dict[int, int]]:
             _watch_fused(model, stack, f"blocks.{layer}.attn", ("q", "k", "v"), run.seen)
             _watch_fused(model, stack, f"blocks.{layer}.mlp", ("gate", "in"), run.seen)
             _watch_table(stack, plain_module(tree, f"blocks.{layer}.attn"), run, layer)
-        _watch_first_table(stack, plain_module(tree, "rotary_emb"), run)
+        _watch_made_tables(stack, plain_module(tree, "rotary_emb"), run)
         stack.enter_context(_watched_calls(model, modules, run))
         yield layer_of
 
@@ -233,12 +235,13 @@ def _watch_table(stack: ExitStack, module: nn.Module | None, run: PlainRun, laye
     stack.callback(module.register_forward_pre_hook(mark_own(hook), with_kwargs=True).remove)
 
 
-def _watch_first_table(stack: ExitStack, module: nn.Module | None, run: PlainRun) -> None:
+def _watch_made_tables(stack: ExitStack, module: nn.Module | None, run: PlainRun) -> None:
     if module is None:
         return
 
     def hook(_: nn.Module, __: Any, output: Any) -> None:
-        run.table = run.table or _as_table(output)
+        if (table := _as_table(output)) is not None:
+            run.made.append(table)
 
     stack.callback(module.register_forward_hook(mark_own(hook)).remove)
 
@@ -306,6 +309,22 @@ def _watched_calls(model: Model, modules: dict[int, int], run: PlainRun) -> Iter
     finally:
         for file, original in originals.items():
             setattr(file, EAGER, original)
+
+
+@contextmanager
+def _as_before(model: Model) -> Iterator[None]:
+    """Take away the hooks that transformers leaves behind when its attentions are asked for: a changed model is one
+    whose hooked tree is made anew, without whatever is wrong with it."""
+    installed = "_output_capturing_hooks_installed"
+    before = [(m, set(m._forward_hooks), installed in vars(m)) for m in model.hf.modules()]
+    try:
+        yield
+    finally:
+        for module, hooks, was_installed in before:
+            for key in set(module._forward_hooks) - hooks:
+                del module._forward_hooks[key]
+            if not was_installed:
+                vars(module).pop(installed, None)
 
 
 @contextmanager
