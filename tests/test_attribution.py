@@ -13,6 +13,7 @@ from refusals import the_line
 
 from interp import Model, UserError, ablate
 from interp.analysis.attribution import attribute_logits
+from interp.analysis.heads import repeated_tokens, score_heads
 from interp.analysis.metrics import logit_difference
 from interp.model.choose import only
 from interp.model.edits import freeze
@@ -201,6 +202,7 @@ def test_a_head_behind_a_norm_is_what_vanishes_with_it(table_model: Callable[[st
     [
         ("mamba", "component", "MambaForCausalLM has no attention in layers 0, 1"),
         ("lfm2", "component", "Lfm2ForCausalLM has no attention in layer 0:"),
+        ("mamba", "head", "MambaForCausalLM has no attention in layers 0, 1"),
         ("jamba", "head", "JambaForCausalLM has no attention in layer 0:"),
         ("mixtral", "neuron", "MixtralForCausalLM has no neurons in layers 0, 1 .*; attribute by component"),
     ],
@@ -211,6 +213,18 @@ def test_a_layer_without_attention_or_neurons_is_named(
     with pytest.raises(UserError, match=words) as raised:
         attribute_logits(table_model(name), PROMPTS, RIGHT, WRONG, by=by)
     assert "unknown" not in the_line(raised)
+
+
+def test_a_heads_score_stands_at_the_number_of_its_layer(table_model: Callable[[str], Model]) -> None:
+    """In a model whose first layer has no attention, the second one's heads are those of layer 1."""
+    model = table_model("lfm2")
+    sequences = repeated_tokens(model, length=5, sequences=2, words=list(range(10, 60)))
+    scores = score_heads(model, sequences)
+    for kind, values in scores.scores.items():
+        assert values.shape == (2, 2, 4)
+        assert bool(values[:, 0].isnan().all())
+        assert bool(values[:, 1].isfinite().all())
+        assert {layer for layer, _, _ in scores.top(kind, 4)} == {1}
 
 
 def test_answers_that_are_the_same_are_refused(table_model: Callable[[str], Model]) -> None:

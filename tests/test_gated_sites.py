@@ -97,11 +97,39 @@ def test_two_kinds_that_exclude_each_other_are_one_line(tiny_llama: Model) -> No
     assert tiny_llama.capture(PROMPTS, "blocks.0.hook_attn_in")
 
 
-@pytest.mark.parametrize("architecture", ["bloom", "mamba"])
-def test_a_model_that_cannot_is_told_in_one_line(tiny_of: Callable[[str], Model], architecture: str) -> None:
+def test_a_place_of_two_names_is_one_place(make_tiny: Callable[..., Model], capsys: pytest.CaptureFixture[str]) -> None:
+    """`hook_q_input` is called `attn.hook_q_input` too: a pattern that matches both must not edit it twice."""
+    model = make_tiny("gpt2")
+    doubled = {"blocks.0.hook_q_input": lambda value, _: 2 * value, "blocks.1.hook_q_input": lambda value, _: 2 * value}
+    with model.edit(doubled):
+        once = model.last_logits(PROMPTS)
+    capsys.readouterr()
+    fresh = make_tiny("gpt2")
+    with fresh.edit({Q_INPUT: lambda value, _: 2 * value}) as receipts:
+        torch.testing.assert_close(fresh.last_logits(PROMPTS), once, atol=1e-4, rtol=1e-4)
+    assert [receipt.fired for receipt in receipts.values()] == [1, 1]
+    assert len(fresh.capture(PROMPTS, Q_INPUT)) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_pattern_means_every_layer_also_after_one_was_opened(make_tiny: Callable[..., Model]) -> None:
+    model = make_tiny("llama")
+    assert list(model.capture(PROMPTS, "blocks.1.attn.hook_result")) == ["blocks.1.attn.hook_result"]
+    assert len(model.capture(PROMPTS, RESULT)) == 2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "site", "words"),
+    [
+        ("bloom", "blocks.*.hook_mlp_in", "fills it only with use_hook_mlp_in on, which this model does not take"),
+        ("mamba", Q_INPUT, "unknown site 'blocks.*.hook_q_input'; nearest: "),
+    ],
+)
+def test_a_model_that_cannot_is_told_in_one_line(
+    tiny_of: Callable[[str], Model], architecture: str, site: str, words: str
+) -> None:
     model = tiny_of(architecture)
     with pytest.raises(UserError) as raised:
-        model.capture(PROMPTS, Q_INPUT)
-    line = the_line(raised)
-    assert "use another site" in line or "nearest" in line
+        model.capture(PROMPTS, site)
+    assert words in the_line(raised)
     assert bool(torch.isfinite(model.last_logits(PROMPTS)).all())

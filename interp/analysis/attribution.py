@@ -82,6 +82,7 @@ def attribute_logits(
     """
     if by not in ("component", "head", "neuron"):
         raise UserError(f"by={by!r}; expected component, head or neuron")
+    _written_sites(model)  # where even components cannot be told apart, this is what to say
     inner = _inner_sites(model, by)
     reading = read_logits(model, prompts, right, wrong, inner, batch_size=batch_size)
     columns: dict[str, Tensor] = {}

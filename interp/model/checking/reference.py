@@ -62,7 +62,7 @@ def against_reference(model: Model, read: Read, plain: PlainRun) -> Iterator[Pai
     for i, part in enumerate(("cos", "sin")):
         name = f"rotary_emb.hook_{part}"
         if plain.made and (shown := read.get(name)) is not None:  # of several, no order is promised
-            right = min((table[i] for table in plain.made), key=lambda made: difference(shown, made))
+            right = min((table[i] for table in plain.made), key=lambda made, shown=shown: difference(shown, made))
             yield from _one(read, name, "a rotary table of plain transformers", right)
 
 

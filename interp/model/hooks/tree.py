@@ -155,9 +155,15 @@ class HookedTree:
             chosen = [name for name in names if table.gated[name] == switch]
             with self.resting():
                 measured = measure_gated(self.bridge, chosen, switch)
-            self._built["site_table"] = self.site_table.with_open({name: axes for name, (axes, _) in measured.items()})
-            for kind in dict.fromkeys(map(kind_of, measured)):
-                axes, shape = next(m for name, m in measured.items() if kind_of(name) == kind)
+            places = {id(point): name for name, point in reversed(self.points.items())}  # the first name of each
+            origin = {name: places[id(self.points[name])] for name in measured}
+            known = set(table.origin.values())
+            self._built["site_table"] = self.site_table.with_open(
+                {name: axes for name, (axes, _) in measured.items()}, origin
+            )
+            told = {origin[name]: name for name in measured if origin[name] not in known}  # each place by one name
+            for kind in dict.fromkeys(map(kind_of, told.values())):
+                axes, shape = next(measured[name] for name in told.values() if kind_of(name) == kind)
                 print(f"{kind} {_cost(axes, shape, self.hf.dtype.itemsize)}", file=sys.stderr)
 
     def switches_of(self, names: Sequence[str]) -> list[str]:
