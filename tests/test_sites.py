@@ -86,6 +86,19 @@ def test_a_place_is_found_by_any_of_its_names_and_listed_once(tiny_gpt2: Model) 
     assert tiny_gpt2.sites("blocks.0.*resid_post") == ["blocks.0.hook_resid_post"]
 
 
+def test_patterns_give_sites_in_the_order_of_the_model(wrap: Callable[..., Model]) -> None:
+    """Layer 2 comes before layer 10, whatever the alphabet says."""
+    model = wrap(hf.GPT2LMHeadModel, hf.GPT2Config, n_layer=11, n_embd=32, n_head=4, n_positions=64)
+    expected = [f"blocks.{layer}.hook_resid_post" for layer in range(11)]
+    assert model.sites("blocks.*.hook_resid_post") == expected
+    assert [*model.capture(["a b"], "blocks.*.hook_resid_post")] == expected
+    with model.edit({"blocks.*.hook_mlp_out": ablate()}) as receipts:
+        model.logits(["a b"])
+    assert [*receipts] == [f"blocks.{layer}.hook_mlp_out" for layer in range(11)]
+    layers = [int(site.split(".")[1]) for site in model.sites() if site.startswith("blocks.")]
+    assert layers == sorted(layers)
+
+
 def test_batch_mates_of_another_kind_of_length_change_nothing(longrope: Model) -> None:
     short, long = [5, 6, 7], [*range(3, 17)]
     assert has_length_switch(longrope.tree)

@@ -80,7 +80,8 @@ class SiteTable:
             place = self.origin[name]
             if fnmatchcase(name, pattern) and by_place.get(place) not in listed:
                 by_place[place] = name
-        return list(by_place.values())
+        order = {self.origin[name]: i for i, name in enumerate(self.listed)}  # gated places are not listed: behind
+        return [by_place[place] for place in sorted(by_place, key=lambda place: order.get(place, len(order)))]
 
     def _match_one(self, name: str) -> list[str]:
         if not isinstance(name, str):
