@@ -42,8 +42,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What each command asks of `load_model`, which then refuses."""
     calls: list[tuple[Any, ...]] = []
 
-    def refuse(*arguments: Any, bos: str) -> Model:
-        calls.append((*arguments, bos))
+    def refuse(*arguments: Any, bos: str, adapter: Any) -> Model:
+        calls.append((*arguments, bos, adapter))
         raise UserError("seen")
 
     monkeypatch.setattr("interp.model.loading.load.load_model", refuse)
@@ -58,7 +58,7 @@ def test_every_command_with_a_model_hands_the_same_four_flags_on(
     for given in (flags, []):
         with pytest.raises(UserError, match="seen"):
             dispatch([*COMMANDS[name], *given])
-    assert asked == [("m", "cpu", "bf16", "always"), ("smollm2-135m", None, None, "tokenizer")]
+    assert asked == [("m", "cpu", "bf16", "always", None), ("smollm2-135m", None, None, "tokenizer", None)]
     with pytest.raises(UserError) as refused:
         dispatch([*COMMANDS[name], "--bos", "sometimes"])
     assert "'sometimes' came for --bos; expected one of 'tokenizer', 'always', 'never'" in the_line(refused)

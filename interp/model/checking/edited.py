@@ -1,4 +1,4 @@
-"""Does an edit do what its site says? Hooked logits under an edit against plain transformers' under the same one.
+"""Edits held against plain transformers: does one do at its site what its name says?
 
 The plain model is edited by a forward hook on the module that stands where the site is. Where no module shows the
 value (inside attention, inside a norm), all that can be asked is whether the edit reaches the logits.
@@ -7,7 +7,6 @@ value (inside attention, inside a norm), all that can be asked is whether the ed
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,6 +22,7 @@ from interp.model.hooks.sites import kind_of
 from interp.model.hooks.taps import Tap
 from interp.model.hooks.tokens import pad
 from interp.model.model import Model
+from interp.progress import Progress
 
 EDITED = 1e-4  # of the largest logit: what an edit changes is rounded in other ways
 
@@ -40,7 +40,7 @@ class EditsChecked:
     refused: list[str] = field(default_factory=list)
 
 
-def check_edits(model: Model, row: list[int], tell: Callable[[str, int, int], None]) -> EditsChecked:
+def check_edits(model: Model, row: list[int], tell: Progress) -> EditsChecked:
     """Edit a site of every kind, in a middle layer, coarsely enough that the logits must move."""
     by_kind: dict[str, list[str]] = {}
     for site in model.site_table.listed:
