@@ -197,7 +197,10 @@ def test_latent_attention_with_chosen_keys_has_a_verdict_and_no_traceback(made: 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("nanochat", "ln_final.hook_out"), pytest.param("rwkv", "blocks.*.hook_resid_pre", marks=pytest.mark.slow)],
+    [
+        ("nanochat", "ln_final.hook_out"),
+        pytest.param("rwkv", "blocks.*.channel_mix.in.hook_in", marks=pytest.mark.slow),
+    ],
 )
 def test_true_faults_of_the_hooks_stay_off(made: Callable[[str], Model], name: str, kind: str):
     assert kind in off(check_parity(made(name), SHORT))
