@@ -163,7 +163,7 @@ def test_attention_without_a_pattern_in_the_hooks_is_found(made: Callable[[str],
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-@pytest.mark.parametrize("site", ["blocks.0.attn.hook_new", "blocks.0.hook_new", "blocks.0.part.hook_new"])
+@pytest.mark.parametrize("site", ["blocks.0.attn.hook_new", "blocks.0.hook_new", "blocks.0.part.hook_new", "hook_new"])
 def test_a_new_site_that_nothing_checks_fails_a_textbook_model(made: Callable[[str], Model], name: str, site: str):
     model = made(name)
     table = model.site_table
@@ -197,7 +197,10 @@ def test_latent_attention_with_chosen_keys_has_a_verdict_and_no_traceback(made: 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("nanochat", "ln_final.hook_out"), pytest.param("rwkv", "blocks.*.hook_resid_pre", marks=pytest.mark.slow)],
+    [
+        ("nanochat", "ln_final.hook_out"),
+        pytest.param("rwkv", "blocks.*.channel_mix.in.hook_in", marks=pytest.mark.slow),
+    ],
 )
 def test_true_faults_of_the_hooks_stay_off(made: Callable[[str], Model], name: str, kind: str):
     assert kind in off(check_parity(made(name), SHORT))

@@ -58,7 +58,7 @@ def _excuse(model: Model, site: str, odd_layers: set[int]) -> str | None:
     component = origin.rpartition(".")[0]
     if find_tap(model.tree, origin) is not None or find_nested_tap(model, origin) is not None:
         return None  # a module of the plain model stands there: that nothing came by is a fault
-    parts = [part for part in component.split(".") if part != "blocks" and not part.isdigit()]
+    parts = [part for part in component.split(".") if part not in ("", "blocks") and not part.isdigit()]
     if parts == ["attn"]:
         layer = layer_of(site)
         module = plain_module(model.tree, component)

@@ -60,10 +60,16 @@ def against_reference(model: Model, read: Read, plain: PlainRun) -> Iterator[Pai
         yield from _scaled_parts(read, plain, layer)
         yield from _inside_attention(model, read, plain, layer)
     for i, part in enumerate(("cos", "sin")):
-        name = f"rotary_emb.hook_{part}"
-        if plain.made and (shown := read.get(name)) is not None:  # of several, no order is promised
-            right = min((table[i] for table in plain.made), key=lambda made, shown=shown: difference(shown, made))
-            yield from _one(read, name, "a rotary table of plain transformers", right)
+        yield from _made_table(read, f"rotary_emb.hook_{part}", [table[i] for table in plain.made])
+
+
+def _made_table(read: Read, name: str, made: list[Tensor]) -> Iterator[Pair]:
+    """A rotary table, where plain transformers makes several in no promised order: the one that fits."""
+    shown = read.get(name)
+    if made and shown is not None:
+        value = shown
+        right = min(made, key=lambda table: difference(value, table))
+        yield from _one(read, name, "a rotary table of plain transformers", right)
 
 
 def _one(read: Read, name: str, what: str, right: Tensor) -> Iterator[Pair]:
