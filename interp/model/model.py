@@ -30,6 +30,7 @@ from interp.model.hooks.sites import SiteTable
 from interp.model.hooks.tokens import BosPolicy, Prompts, Side, Tokens, encode, pad
 from interp.model.hooks.tree import Editing, HookedTree
 from interp.model.hooks.vocabulary import end_ids, token_texts
+from interp.model.matrices import Matrices
 from interp.model.provenance import ModelProvenance
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
@@ -71,12 +72,13 @@ class _Provenance:
 
 
 @dataclass(repr=False, eq=False)
-class Model:
+class Model(Matrices):
     """A causal language model with named sites. Build one with `load_model`, or `Model(hf, tokenizer, provenance)`.
 
     `hf` is the plain Hugging Face model, untouched; hooks live in a second module tree that shares its parameters and
     follows when `hf` is changed. An adapter on `hf` (PEFT) is part of the model while it is switched on.
-    An edit reaches every forward while it is active, another thread's too: one thread at a time.
+    An edit reaches every forward while it is active, another thread's too: one thread at a time. Its weights as
+    matrices (`W_Q`, `W_out`, `OV(layer, head)`, …) are in `interp.model.matrices`.
     """
 
     hf: PreTrainedModel

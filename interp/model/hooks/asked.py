@@ -45,7 +45,7 @@ def edits_agree(tree: HookedTree, site: str) -> bool:
     def ask() -> bool:
         tap = tap_of(tree, site)
         assert tap is not None
-        batch = _dummy(tree)
+        batch = dummy_batch(tree)
         plain = run_plain(tree.hf, batch, [(tap, _ramp)]).logits
         hooked = run_hooked(tree.bridge, batch, [tree.attached_at(site, _ramp)], masked=True).logits
         return relative_gap(plain, hooked) < SAME.get(tree.hf.dtype, 0.0)
@@ -62,7 +62,7 @@ def padding_is_harmless(tree: HookedTree, engine: Engine, side: Side, *, masked:
 
     def ask() -> bool:
         with torch.no_grad():
-            batch = _dummy(tree)
+            batch = dummy_batch(tree)
             width = min(PADDED, context_length(tree) or PADDED) - batch.ids.shape[1]
             if width < 1:
                 return True
@@ -87,7 +87,7 @@ def cache_works(tree: HookedTree, engine: Engine) -> bool:
     """Do tokens that are read on top of the cache get the logits that they get in a whole forward?"""
 
     def ask() -> bool:
-        whole = _dummy(tree)
+        whole = dummy_batch(tree)
         n = whole.ids.shape[1] - 2
         first = Tokens(whole.ids[:, :n], whole.mask[:, :n], whole.index, whole.total)
         later = Tokens(whole.ids[:, n:], whole.mask[:, n:], whole.index, whole.total, past=whole.mask[:, :n])
@@ -135,7 +135,7 @@ def _find_taps(tree: HookedTree, sites: Iterable[str]) -> dict[str, Tap]:
     }
     if not candidates:
         return {}
-    batch = _dummy(tree)
+    batch = dummy_batch(tree)
     plain: dict[str, Tensor] = {}
     hooked: dict[str, Tensor] = {}
     with torch.no_grad():
@@ -169,7 +169,8 @@ def _ramp(value: Tensor) -> Tensor:
     return value * ramp.to(value.dtype) + 0.01
 
 
-def _dummy(tree: HookedTree) -> Tokens:
+def dummy_batch(tree: HookedTree) -> Tokens:
+    """Two prompts of six tokens, to ask a model with."""
     ids = dummy_ids(tree.config.vocab_size, tree.hf.device)
     return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(len(ids)), len(ids))
 
