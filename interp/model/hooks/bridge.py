@@ -99,6 +99,7 @@ def check_decoder(hf: PreTrainedModel) -> Tensor:
 
 def relative_gap(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference over the largest value of `theirs`, where these are finite; infinite if ours are not."""
+    ours, theirs = ours.detach(), theirs.detach()
     finite = torch.isfinite(theirs)
     gap = (ours - theirs)[finite].abs()
     if not bool(finite.any()) or not bool(torch.isfinite(gap).all()):
@@ -275,12 +276,15 @@ def _close(bridge: TransformerBridge, switches: Collection[str]) -> None:
             getattr(bridge, f"set_{switch}")(False)
 
 
-def measure_gated(bridge: TransformerBridge, names: Sequence[str], switch: str) -> dict[str, tuple[str, ...]]:
-    """The axes of gated sites of one switch, those that fire a prompt; asked with the switch on."""
+def measure_gated(
+    bridge: TransformerBridge, names: Sequence[str], switch: str
+) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    """The axes of gated sites of one switch, those that fire a prompt, and a shape; asked with the switch on."""
     with opened(bridge, [switch]):
         small, large = (_dummy_shapes(bridge, prompts, length, names) for prompts, length in ((2, 5), (3, 7)))
-    axes = {name: _name_axes(small[name], large[name]) for name in names if name in small and name in large}
-    return {name: found for name, found in axes.items() if found[0] == "prompt"}
+    both = [name for name in names if name in small and name in large]
+    measured = {name: (_name_axes(small[name], large[name]), small[name]) for name in both}
+    return {name: (axes, shape) for name, (axes, shape) in measured.items() if axes[0] == "prompt"}
 
 
 def _mislabelled(bridge: TransformerBridge) -> set[str]:

@@ -45,9 +45,9 @@ class SiteTable:
             registered={**self.registered, name: place},
         )
 
-    def with_open(self, opened: Mapping[str, tuple[str, ...]]) -> SiteTable:
-        """The table with gated sites that were opened, and their axes; they stay out of `listed`."""
-        return replace(self, axes={**self.axes, **opened}, origin={**self.origin, **{name: name for name in opened}})
+    def with_open(self, opened: Mapping[str, tuple[str, ...]], origin: Mapping[str, str]) -> SiteTable:
+        """The table with gated sites that were opened, their axes and places; they stay out of `listed`."""
+        return replace(self, axes={**self.axes, **opened}, origin={**self.origin, **origin})
 
     def match(self, sites: str | Iterable[str]) -> list[str]:
         """Resolve names and patterns (`blocks.*.hook_resid_post`) to names, in model order, each place once.
@@ -64,10 +64,11 @@ class SiteTable:
         return list(dict.fromkeys(names))
 
     def gated_in(self, name: str) -> list[str]:
-        """The gated sites that a name or pattern means, where it means no open one."""
-        if not isinstance(name, str) or name in self.axes or self._hits(name):
+        """The gated sites that a name or pattern means and that are not open yet; none where it means others too."""
+        if not isinstance(name, str) or name in self.axes or any(hit not in self.gated for hit in self._hits(name)):
             return []
-        return [site for site in self.gated if site == name or (is_pattern(name) and fnmatchcase(site, name))]
+        meant = [site for site in self.gated if site == name or (is_pattern(name) and fnmatchcase(site, name))]
+        return [site for site in meant if site not in self.axes]
 
     def _hits(self, pattern: str) -> list[str]:
         """One name for every place that a pattern matches by any of its names, the traditional one where that is it."""
@@ -79,7 +80,8 @@ class SiteTable:
             place = self.origin[name]
             if fnmatchcase(name, pattern) and by_place.get(place) not in listed:
                 by_place[place] = name
-        return list(by_place.values())
+        # an open gated site is meant by a pattern of such sites only: `*` stays what it was, and as cheap
+        return [name for name in by_place.values() if name not in self.gated] or list(by_place.values())
 
     def _match_one(self, name: str) -> list[str]:
         if not isinstance(name, str):

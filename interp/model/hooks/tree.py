@@ -6,6 +6,7 @@ the plain model; it is built when first needed and made anew when somebody chang
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -153,8 +154,17 @@ class HookedTree:
         for switch in sorted({table.gated[name] for name in names}):
             chosen = [name for name in names if table.gated[name] == switch]
             with self.resting():
-                axes = measure_gated(self.bridge, chosen, switch)
-            self._built["site_table"] = self.site_table.with_open(axes)
+                measured = measure_gated(self.bridge, chosen, switch)
+            places = {id(point): name for name, point in reversed(self.points.items())}  # the first name of each
+            origin = {name: places[id(self.points[name])] for name in measured}
+            known = set(table.origin.values())
+            self._built["site_table"] = self.site_table.with_open(
+                {name: axes for name, (axes, _) in measured.items()}, origin
+            )
+            told = {origin[name]: name for name in measured if origin[name] not in known}  # each place by one name
+            for kind in dict.fromkeys(map(kind_of, told.values())):
+                axes, shape = next(measured[name] for name in told.values() if kind_of(name) == kind)
+                print(f"{kind} {_cost(axes, shape, self.hf.dtype.itemsize)}", file=sys.stderr)
 
     def switches_of(self, names: Sequence[str]) -> list[str]:
         """The switches that must be on in a forward for these sites to carry something."""
@@ -260,6 +270,15 @@ class HookedTree:
             yield
         finally:
             self.engine = outer
+
+
+def _cost(axes: tuple[str, ...], shape: tuple[int, ...], itemsize: int) -> str:
+    """What an open site keeps, in words."""
+    width = shape[-1] * itemsize
+    size = f"{width / 1000:.1f} kB" if width >= 1000 else f"{width} bytes"
+    if "head" in axes:
+        return f"keeps a residual stream a head: {shape[axes.index('head')]} x {size} a token and layer"
+    return f"keeps a residual stream: {size} a token and layer"
 
 
 @contextmanager
