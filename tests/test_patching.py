@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from interp import Model, UserError, ablate, patch
 from interp.analysis.metrics import logit_difference
-from interp.analysis.patching import attribution_patch, correlation, patch_sweep
+from interp.analysis.patching import By, attribution_patch, correlation, patch_sweep
 from interp.analysis.paths import path_patch
 from interp.model.choose import only
 from interp.model.edits import freeze
@@ -181,16 +182,89 @@ def test_an_edit_that_is_active_sees_pairs_not_cells(tiny_gpt2: Model, pairs: An
                 torch.testing.assert_close(swept.effect[:, 0, pos], moved, atol=2e-5, rtol=1e-4, msg=what)
 
 
+PATTERN = "blocks.*.attn.hook_pattern"
+BY_HEAD: list[list[By]] = [["head"], ["head", "pos"]]
+
+
+@pytest.mark.parametrize("by", [("head",), ("head", "pos"), ("pos", "head"), ("pos",), ()])
+def test_patterns_are_patched_head_by_head_and_query_by_query(
+    tiny_of: Callable[[str], Model], pairs: Any, by: Any
+) -> None:
+    model = tiny_of("gpt2")
+    source, corrupt = pairs
+    swept = patch_sweep(model, source, corrupt, METRIC, PATTERN, by=by, batch_size=5)
+    base = model.measure(corrupt, METRIC)
+    for i, site in enumerate(swept.sites):
+        for pair, (there, here) in enumerate(zip(source, corrupt, strict=True)):
+            values = model.capture([there], site)[site][0]
+            metric = logit_difference([[5, 6][pair]], [[8, 9][pair]])
+            axes = [range(values.shape[0]) if axis == "head" else swept.positions for axis in by]
+            for index in itertools.product(*axes):
+                place = dict(zip(by, index, strict=True))
+                found = float(swept.effect[(pair, i, *index)])
+                if place.get("pos", 0) >= len(there):
+                    assert found != found
+                    continue
+                rows = slice(place["pos"], place["pos"] + 1) if "pos" in place else slice(None)
+                heads = [place["head"]] if "head" in place else list(range(values.shape[0]))
+
+                def put(pattern: torch.Tensor, _: Any, rows: Any = rows, heads: Any = heads, v: Any = values) -> Any:
+                    pattern[0, heads, rows] = v[heads, rows]
+                    return pattern
+
+                with model.edit({site: put}):
+                    moved = float(model.measure([here], metric)) - float(base[pair])
+                assert found == pytest.approx(moved, abs=1e-4)
+    assert float(swept.effect.nan_to_num().abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_pattern_sweeps_equal_transformer_lens(make_tiny: Callable[..., Model], architecture: str) -> None:
+    from transformer_lens import patching
+
+    model = make_tiny(architecture)
+    source, corrupt = torch.randint(5, 250, (2, 1, 6), generator=torch.Generator().manual_seed(1))
+    measure = lambda logits: logits[0, -1, 5] - logits[0, -1, 8]  # noqa: E731
+    with torch.no_grad():
+        _, cache = model.bridge.run_with_cache(source)
+        whole = patching.get_act_patch_attn_head_pattern_all_pos(model.bridge, corrupt, cache, measure)  # type: ignore[arg-type]
+        rows = patching.get_act_patch_attn_head_pattern_by_pos(model.bridge, corrupt, cache, measure)  # type: ignore[arg-type]
+        base = measure(model.bridge(corrupt))
+    args = (model, source.tolist(), corrupt.tolist(), logit_difference([5], [8]), PATTERN)
+    torch.testing.assert_close(patch_sweep(*args, by=("head",)).effect[0], whole.cpu() - base, atol=1e-5, rtol=1e-4)
+    by_row = patch_sweep(*args, by=("head", "pos")).effect[0]
+    torch.testing.assert_close(by_row, rows.cpu() - base, atol=1e-5, rtol=1e-4)
+    assert float(by_row.abs().max()) > 1e-3
+
+
+def test_the_gradients_estimate_of_a_pattern_is_exact_where_the_rest_is_linear(
+    tiny_of: Callable[[str], Model], pairs: Any
+) -> None:
+    """The last block's pattern, everything behind it but the sum held: the estimate is the measured effect."""
+    model = tiny_of("gpt2")
+    source, corrupt = pairs
+    site = "blocks.1.attn.hook_pattern"
+    held = freeze(model.capture(corrupt, ["blocks.1.hook_mlp_out", "ln_final.hook_scale"]))
+    with model.edit(held):
+        for by in BY_HEAD:
+            places = (model, source, corrupt, METRIC, site)
+            swept, guessed = patch_sweep(*places, by=by), attribution_patch(*places, by=by)
+            torch.testing.assert_close(guessed.effect, swept.effect, atol=1e-4, rtol=1e-3, equal_nan=True)
+            assert float(swept.effect.nan_to_num().abs().max()) > 1e-2
+    scores = attribution_patch(model, source, corrupt, METRIC, "blocks.1.attn.hook_attn_scores", by=("head",))
+    assert bool(scores.effect.isfinite().all()), "what the mask hides does not move"
+
+
 def test_misuse_is_one_line_with_both_layouts(tiny_gpt2: Model, pairs: Any) -> None:
     source, corrupt = pairs
     for settings, line in (
         ({"by": ("head",)}, "expected one activation a token and head"),
-        ({"by": ("head", "pos"), "sites": Z}, "expected \\(\\), \\('pos',\\)"),
+        ({"by": "head", "sites": Z}, "expected \\(\\), \\('pos',\\)"),
         ({"by": ("neuron",)}, "expected \\(\\), \\('pos',\\)"),
         ({"positions": [9]}, "position 9 is outside a prompt of 7 tokens"),
         ({"by": (), "positions": [0]}, "expected some positions, and 'pos' in `by`"),
         ({"positions": []}, "expected some positions"),
-        ({"sites": "blocks.*.attn.hook_pattern"}, "expected one activation a token"),
+        ({"sites": ["blocks.0.attn.hook_pattern", RESID], "by": ("head",)}, "expected one activation a token and head"),
         ({"sites": "blocks.*.hook_resid_prr"}, "nearest"),
     ):
         with pytest.raises(UserError, match=line):

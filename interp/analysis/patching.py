@@ -78,7 +78,8 @@ def patch_sweep(
     """Patch every place of `sites` in turn, the source run's values into the corrupt run.
 
     `source` are the clean prompts, or unrelated ones as a control; pair by pair they need the same number of tokens.
-    `by`: each position by itself, each head by itself, both, or none of it (a site as a whole). `positions`: all by
+    `by`: each position by itself, each head by itself, both, or none of it (a site as a whole). At an attention pattern
+    a position is a query: its row of attention is patched. `positions`: all by
     default; negative ones count from the end. A batch holds places of one site, so that a sweep costs what its forwards
     cost: one row a pair and place.
     Raises UserError when a source and a corrupt prompt differ in length, with both layouts, and for heads where a site
@@ -97,7 +98,7 @@ def patch_sweep(
     for i, name in enumerate(names):
         for start in range(0, len(grid.cells), batch_size):
             some = grid.cells[start : start + batch_size]
-            with model.edit({name: _patch_cells(acts[name], some)}):
+            with model.edit({name: _patch_cells(acts[name], acts.axes[name], some)}):
                 values = model.measure(
                     [pairs.corrupt[cell.pair] for cell in some],
                     metric,
@@ -137,12 +138,12 @@ def attribution_patch(
     grid = _grid(pairs, acts, by, positions)
     effect = torch.full((len(pairs.source), len(names), *map(len, grid.axes)), torch.nan)
     for i, name in enumerate(names):
-        moved = ((acts[name] - slopes.acts[name]) * slopes.gradients[name]).float().cpu()
-        moved[~acts.mask.cpu()] = 0.0
+        here, there = slopes.acts[name], acts[name]
+        moved = torch.where(there == here, 0.0, there - here)  # what is masked is -inf in both, and does not move
+        moved = (moved * slopes.gradients[name]).float().cpu()
         for cell in grid.cells:
-            part = moved[cell.pair]
-            part = part if cell.pos is None else part[cell.pos : cell.pos + 1]
-            effect[cell.pair, i, *cell.index] = (part if cell.head is None else part[:, cell.head]).sum()
+            place = _place(acts.axes[name], len(pairs.source[cell.pair]), cell)
+            effect[cell.pair, i, *cell.index] = moved[(cell.pair, *place)].sum()
     return Sweep(effect, tuple(names), tuple(by), grid.positions, whole.values.cpu(), slopes.values.cpu())
 
 
@@ -197,16 +198,18 @@ def pair_up(model: Model, source: Prompts, corrupt: Prompts) -> Pairs:
 
 def _grid(pairs: Pairs, acts: Activations, by: Sequence[By], positions: Sequence[int] | None) -> _Grid:
     """Every place of every pair. Raises UserError for axes that a site has not, and positions that no pair has."""
-    heads = {acts[name].shape[2] for name in acts} if "head" in by else {0}
+    if isinstance(by, str) or set(by) - {"pos", "head"} or len(set(by)) != len(by):
+        raise UserError(f"by={by!r}; expected (), ('pos',), ('head',), ('pos', 'head') or ('head', 'pos')")
+    heads = {0}
     for name in acts:
         axes = acts.axes[name]
-        if axes[:2] != ("prompt", "pos") or ("head" in by and len(axes) != 4):
+        if axes[0] != "prompt" or "pos" not in axes or ("head" in by and "head" not in axes):
             wanted = "one activation a token and head" if "head" in by else "one activation a token"
-            raise UserError(f"site {name!r} has the axes {', '.join(axes)}; expected {wanted}")
+            raise UserError(f"site {name!r} has the axes {', '.join(axes)}; expected {wanted}, or an attention pattern")
+    if "head" in by:
+        heads = {acts[name].shape[acts.axes[name].index("head")] for name in acts}
     if len(heads) > 1:
         raise UserError(f"the sites have {sorted(heads)} heads; sweep those of one number of heads at a time")
-    if set(by) - {"pos", "head"} or len(set(by)) != len(by) or ("head" in by and by[-1] != "head"):
-        raise UserError(f"by={tuple(by)}; expected (), ('pos',), ('head',) or ('pos', 'head')")
     longest = max(map(len, pairs.source))
     if positions is not None and not (
         isinstance(positions, Iterable) and all(hasattr(p, "__index__") for p in positions)
@@ -229,16 +232,27 @@ def _grid(pairs: Pairs, acts: Activations, by: Sequence[By], positions: Sequence
     return _Grid(axes, tuple(wanted), cells)
 
 
-def _patch_cells(values: Float[Tensor, "pair pos ..."], cells: Sequence[_Cell]) -> Edit:
+def _place(axes: Sequence[str], length: int, cell: _Cell) -> tuple[int | slice, ...]:
+    """Where a cell lies in a prompt's activation: of a pattern a position is a query, with its real keys."""
+    place: list[int | slice] = []
+    for axis in axes[1:]:
+        if axis == "pos" and "pos" not in axes[1 : len(place) + 1]:
+            place.append(slice(0, length) if cell.pos is None else cell.pos)
+        elif axis == "pos":
+            place.append(slice(0, length))
+        else:
+            place.append(cell.head if axis == "head" and cell.head is not None else slice(None))
+    return tuple(place)
+
+
+def _patch_cells(values: Float[Tensor, "pair ..."], axes: Sequence[str], cells: Sequence[_Cell]) -> Edit:
     """Row i of the run gets `values` of its pair at the place of cell i."""
 
     def patched(activation: Tensor, where: Where) -> Tensor:
         out = activation.clone()
         for row, cell in enumerate(cells):
-            pos = slice(0, int(where.mask[row].sum())) if cell.pos is None else cell.pos
-            head = slice(None) if cell.head is None else cell.head
-            place = (row, pos, head) if activation.ndim == 4 else (row, pos)
-            out[place] = values[(cell.pair, *place[1:])].to(out)
+            place = _place(axes, int(where.mask[row].sum()), cell)
+            out[(row, *place)] = values[(cell.pair, *place)].to(out)
         return out
 
     return patched
