@@ -4,6 +4,11 @@ The last block's output is the embedding plus what every attention head and ever
 divides by one number a token; with that number held, norm and unembedding are linear, so that each part's share of a
 logit difference is one product and the shares add up exactly (Elhage et al. 2021; nostalgebraist 2020). "Direct" means
 what is read from the residual stream at the end: what a part does through later ones is not in it.
+
+Where the model caps or scales its logits (Gemma 2, Granite), shares are in the model's own logits: times the secant of
+the cap between a right and a wrong answer's logit, (capped difference) / (difference before it). The slope at one point
+would be off by what the cap bends in between; with the secant the parts still sum to the model's own difference. Where
+a norm stands between a module and the residual stream (OLMo-2, Gemma 2), its scale is held as well.
 """
 
 from __future__ import annotations
@@ -13,19 +18,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.analysis.metrics import Ids, logit_difference, token_table
+from interp.analysis.metrics import Ids, check_differ, logit_difference, token_table
 from interp.errors import UserError
 from interp.model.final_norm import read_norm
+from interp.model.hooks.asked import AGREE
+from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.plain import plain_module
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
 
 Unit = Literal["component", "head", "neuron"]
-RELATIVE = 1e-3  # how far a sum may be from the whole in fp32, as a share of the sum of sizes
+RELATIVE = 1e-4  # how far a sum may be from the whole in fp32, as a share of the sum of sizes
 ROUGH = 0.05  # the same in half precision, where the model itself rounds as it adds
 
 
@@ -70,19 +77,22 @@ def attribute_logits(
 
     `by`: "component" is embedding, attention and MLP of every layer; "head" parts attention into heads and the bias
     that they share; "neuron" parts MLPs into neurons and their bias.
-    Raises UserError for a model whose logits are not made that way, told by the sum.
+    Raises UserError for a model whose logits are not made that way, told by the sum, and for one that has no attention,
+    MLP, heads or neurons in some layer.
     """
     if by not in ("component", "head", "neuron"):
         raise UserError(f"by={by!r}; expected component, head or neuron")
-    inner = [f"blocks.*.{_INNER[by]}"] if by in _INNER else []
+    _written_sites(model)  # where even components cannot be told apart, this is what to say
+    inner = _inner_sites(model, by)
     reading = read_logits(model, prompts, right, wrong, inner, batch_size=batch_size)
     columns: dict[str, Tensor] = {}
     for name, written in reading.components(model.n_layers).items():
         layer, _, what = name.partition(".")
         if what and what == _PARTED.get(by):
             acts = reading.acts.last(f"blocks.{layer}.{_INNER[by]}")
-            shares, bias = parts_written(model, acts, int(layer), what, reading.direction)
-            check_sum(model, shares.sum(1) + bias, written, shares.abs().sum(1) + bias.abs(), name)
+            whole = reading.acts.last(f"blocks.{layer}.hook_{what}_out")
+            shares, bias = parts_written(model, acts, int(layer), what, reading.direction, whole)
+            check_sum(model, shares.sum(1) + bias, written, shares.abs().sum(1) + bias.abs(), name, "component")
             columns |= {f"{name}.{i}": shares[:, i] for i in range(shares.shape[1])} | {f"{name}.bias": bias}
         else:
             columns[name] = written
@@ -122,10 +132,43 @@ def read_logits(
     ids = model.encode(prompts)
     total = model.measure(ids, logit_difference(right, wrong), batch_size=batch_size)  # refuses answers that do not fit
     last_block = f"blocks.{model.n_layers - 1}.hook_resid_post"
-    written = ["blocks.0.hook_resid_pre", "blocks.*.hook_attn_out", "blocks.*.hook_mlp_out", last_block]
+    written = ["blocks.0.hook_resid_pre", *_written_sites(model), last_block]
     acts = model.capture(ids, [*written, *sites], batch_size=batch_size)
-    direction, constant = _read_out(model, acts.last(last_block), _mean_unembedding(model, right, wrong))
+    logits = model.last_logits(ids, batch_size=batch_size)
+    direction, constant = _read_out(model, acts.last(last_block), logits, right, wrong)
     return Reading(acts, direction, constant, total)
+
+
+def _written_sites(model: Model) -> list[str]:
+    """What each layer's attention and MLP add. Raises UserError for a model with a layer that has none."""
+    sites: list[str] = []
+    for what, word in (("attn", "attention"), ("mlp", "MLP")):
+        here = [f"blocks.{layer}.hook_{what}_out" for layer in range(model.n_layers)]
+        if missing := [i for i, site in enumerate(here) if site not in model.site_table.axes]:
+            raise UserError(
+                f"this {type(model.hf).__name__} has no {word} in {_layers(missing)}: what such a layer writes has no "
+                "site of its own, so that its parts cannot be told apart; use patch_sweep at blocks.*.hook_resid_post"
+            )
+        sites += here
+    return sites
+
+
+def _inner_sites(model: Model, by: str) -> list[str]:
+    """Where heads or neurons are read, in every layer. Raises UserError where a layer has none."""
+    if by not in _INNER:
+        return []
+    sites = [f"blocks.{layer}.{_INNER[by]}" for layer in range(model.n_layers)]
+    if missing := [i for i, site in enumerate(sites) if site not in model.site_table.axes]:
+        raise UserError(
+            f"this {type(model.hf).__name__} has no {by}s in {_layers(missing)} that can be told apart; attribute by "
+            "component"
+        )
+    return sites
+
+
+def _layers(numbers: Sequence[int]) -> str:
+    several = ", ".join(map(str, numbers[:6])) + (", …" if len(numbers) > 6 else "")
+    return f"layer{'s' if len(numbers) > 1 else ''} {several}"
 
 
 def add_up(model: Model, columns: Mapping[str, Float[Tensor, " prompt"]], reading: Reading) -> Attribution:
@@ -136,30 +179,38 @@ def add_up(model: Model, columns: Mapping[str, Float[Tensor, " prompt"]], readin
     return found
 
 
-def check_sum(model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: str) -> None:
-    """Refuse a model in which the parts are not all that there is."""
+def check_sum(model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: str, instead: str = "") -> None:
+    """Refuse a model in which the parts are not all that there is. `instead`: the unit to attribute by instead."""
     off = float(((parts - whole).abs() / size.clamp_min(1e-6)).max())
-    if not off <= (RELATIVE if model.hf.dtype == torch.float32 else ROUGH) and model.is_edited:
+    if off <= (RELATIVE if model.hf.dtype == torch.float32 else ROUGH):
+        return
+    if model.is_edited:
         raise UserError(f"the parts of {what} do not add up while an edit is active; attribute outside model.edit")
-    if not off <= (RELATIVE if model.hf.dtype == torch.float32 else ROUGH):
-        raise UserError(
-            f"in this {type(model.hf).__name__} the parts of {what} do not add up (off by {off:.1%} of their sizes): "
-            "it does more to them than one matrix and a final norm, or an edit is active; attribute by component, or "
-            "use patching"
-        )
+    way = f"attribute by {instead}" if instead else "use patch_sweep"
+    raise UserError(
+        f"in this {type(model.hf).__name__} the parts of {what} do not add up (off by {off:.1%} of their sizes): it "
+        f"does more to them than matrices, norms and a cap; {way}"
+    )
 
 
+_NEIGHBOURS = 3  # how many tokens up and down the local slope of a cap is taken over
 _INNER = {"head": "attn.hook_z", "neuron": "mlp.hook_post"}
 _PARTED = {"head": "attn", "neuron": "mlp"}
 
 
 def parts_written(
-    model: Model, inner: Float[Tensor, "prompt ..."], layer: int, what: str, direction: Float[Tensor, "prompt d_model"]
+    model: Model,
+    inner: Float[Tensor, "prompt ..."],
+    layer: int,
+    what: str,
+    direction: Float[Tensor, "prompt d_model"],
+    written: Float[Tensor, "prompt d_model"] | None = None,
 ) -> tuple[Float[Tensor, "prompt part"], Float[Tensor, " prompt"]]:
     """What each head, or neuron, adds, and what the bias does.
 
     A part's numbers times the slope of the logit difference through the output matrix: that map is linear, so the slope
-    is exact, whichever way the module stores its matrix.
+    is exact, whichever way the module stores its matrix. `written`: what the layer adds to the residual stream, where a
+    norm or a factor may stand between that and the matrix.
     """
     name = f"blocks.{layer}.attn.o" if what == "attn" else f"blocks.{layer}.mlp.out"
     module = plain_module(model.tree, name)
@@ -167,43 +218,118 @@ def parts_written(
         raise UserError(f"{type(model.hf).__name__} has no single matrix at {name}; attribute by component instead")
     weight = next(module.parameters())
     x = inner.to(weight).flatten(1).detach().requires_grad_(True)
+    with torch.no_grad():
+        made = module(x)
+    constant = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    if written is not None:
+        direction, constant = _behind(model, layer, what, made, written, direction)
     with torch.enable_grad():
         read = (module(x) * direction.to(weight)).sum()
     (slope,) = torch.autograd.grad(read, x)
     share = (x.detach() * slope).double()
     with torch.no_grad():
-        bias = (module(torch.zeros_like(x)) * direction.to(weight)).sum(-1).double()
+        bias = (module(torch.zeros_like(x)) * direction.to(weight)).sum(-1).double() + constant
     return (share.view(*inner.shape).sum(-1) if what == "attn" else share), bias
+
+
+_BEHIND = {"attn": ("ln1_post", "ln1"), "mlp": ("ln2_post", "ln2")}  # components that may be a norm behind a module
+
+
+@torch.no_grad()
+def _behind(
+    model: Model, layer: int, what: str, made: Tensor, written: Tensor, direction: Tensor
+) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
+    """The direction to read a module's output along, and a constant, where `made` is `written` to the residual stream.
+
+    It is written as it is, times one number (Granite), or through a norm of the block, which is found by trying.
+    """
+    limit = AGREE.get(model.hf.dtype, 0.0)
+    none = torch.zeros(len(made), dtype=torch.float64, device=made.device)
+    if relative_gap(made, written) < limit:
+        return direction, none
+    factor = float((made.double() * written).sum() / made.double().square().sum())
+    if relative_gap(factor * made, written) < limit:
+        return factor * direction, none
+    for name in _BEHIND[what]:
+        norm = plain_module(model.tree, f"blocks.{layer}.{name}")
+        if norm is not None and relative_gap(norm(made), written) < limit:
+            return _through(norm, made, direction)
+    return direction, none  # the sum of the parts will tell
+
+
+@torch.no_grad()
+def _through(
+    norm: torch.nn.Module, x: Float[Tensor, "prompt d_model"], direction: Float[Tensor, "prompt d_model"]
+) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
+    """The direction in front of a norm whose scale is held as it is at `x`, and what the norm's bias adds."""
+    weight, shift, centres = read_norm(norm, x[0])
+    made = norm(x).double() - shift
+    x = x.double()
+    x = x - x.mean(-1, keepdim=True) if centres else x
+    scaled = x * weight
+    scale = scaled.square().sum(-1, keepdim=True) / (scaled * made).sum(-1, keepdim=True)
+    before = direction.double() * weight / scale
+    if centres:
+        before = before - before.mean(-1, keepdim=True)
+    return before, (direction.double() * shift).sum(-1)
 
 
 @torch.no_grad()
 def _read_out(
-    model: Model, final: Float[Tensor, "prompt d_model"], unembedding: tuple[Tensor, Tensor]
+    model: Model,
+    final: Float[Tensor, "prompt d_model"],
+    logits: Float[Tensor, "prompt d_vocab"],
+    right: Ids,
+    wrong: Ids,
 ) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
     """(d logit difference / d residual with the norm's scale held, what it adds whatever the residual is)."""
-    norm = plain_module(model.tree, "ln_final")
+    norm, head = plain_module(model.tree, "ln_final"), model.hf.get_output_embeddings()
     if norm is None:
         raise UserError(f"{type(model.hf).__name__} has no final norm; attribute with patching instead")
-    matrix, bias = unembedding
-    weight, shift, centres = read_norm(norm, final[0])
-    x = final.double()
-    x = x - x.mean(-1, keepdim=True) if centres else x
-    scaled = x * weight
-    made = norm(final).double() - shift
-    scale = scaled.square().sum(-1, keepdim=True) / (scaled * made).sum(-1, keepdim=True)
-    direction = matrix.double() * weight / scale
-    if centres:
-        direction = direction - direction.mean(-1, keepdim=True)
-    return direction, (matrix.double() * shift).sum(-1) + bias.double()
-
-
-def _mean_unembedding(model: Model, right: Ids, wrong: Ids) -> tuple[Tensor, Tensor]:
-    """The row of the unembedding that reads the difference [prompt, d_model], and its bias [prompt]."""
-    head = model.hf.get_output_embeddings()
     if head is None:
-        raise UserError(f"{type(model.hf).__name__} has no unembedding matrix")
-    tables = [token_table("answers", ids).to(model.device) for ids in (right, wrong)]
-    weight = head.weight.detach()
-    bias = head.bias.detach() if getattr(head, "bias", None) is not None else weight.new_zeros(len(weight))
-    matrix, offset = (values[tables[0]].mean(1) - values[tables[1]].mean(1) for values in (weight, bias))
-    return matrix, offset
+        raise UserError(f"{type(model.hf).__name__} has no unembedding matrix; attribute with patching instead")
+    tables = [token_table(word, ids).to(model.device) for word, ids in (("right", right), ("wrong", wrong))]
+    check_differ(tables[0], tables[1])
+    slopes = _secants(model, head(norm(final)), logits, tables[0], tables[1])
+    weight: Tensor = head.weight.detach()  # type: ignore[union-attr,assignment]
+    bias: Tensor = weight.new_zeros(len(weight)) if getattr(head, "bias", None) is None else head.bias.detach()  # type: ignore[union-attr,assignment]
+    # the mean over pairs of slope * (right - wrong): each answer's row counts by the mean slope of its pairs
+    shares = [(slopes.mean(2) / slopes.shape[1]), -(slopes.mean(1) / slopes.shape[2])]
+    matrix = sum((weight[ids].double() * share[..., None]).sum(1) for ids, share in zip(tables, shares, strict=True))
+    offset = sum((bias[ids].double() * share).sum(1) for ids, share in zip(tables, shares, strict=True))
+    direction, constant = _through(norm, final, matrix)  # type: ignore[arg-type]
+    return direction, constant + offset
+
+
+def _secants(
+    model: Model,
+    before: Float[Tensor, "prompt d_vocab"],
+    logits: Float[Tensor, "prompt d_vocab"],
+    right: Int[Tensor, "prompt r"],
+    wrong: Int[Tensor, "prompt w"],
+) -> Float[Tensor, "prompt r w"]:
+    """Of every pair of a right and a wrong answer, the logits' difference over that of the unembedding's output.
+
+    1 where nothing stands between the two. Raises UserError where the logits are not a rising function of it.
+    """
+    limit = AGREE.get(model.hf.dtype, 0.0)
+    x, y = before.double(), logits.double()
+    pairs = torch.ones(len(x), right.shape[1], wrong.shape[1], dtype=torch.float64, device=x.device)
+    if relative_gap(x, y) < limit:
+        return pairs
+    order = x.argsort(-1)
+    x_sorted, y_sorted = x.gather(1, order), y.gather(1, order)
+    if bool((y_sorted.diff(dim=-1) < -limit * y.abs().max()).any()):
+        why = "an edit is active; attribute outside model.edit" if model.is_edited else "use patch_sweep"
+        raise UserError(
+            f"the logits of this {type(model.hf).__name__} are no function of what its unembedding gives for its last "
+            f"block's output: {why}"
+        )
+    rise = x.gather(1, right)[:, :, None] - x.gather(1, wrong)[:, None, :]
+    gain = y.gather(1, right)[:, :, None] - y.gather(1, wrong)[:, None, :]
+    near = rise.abs() < 1e-3 * (x_sorted[:, -1] - x_sorted[:, 0])[:, None, None]
+    # two answers as likely as each other: the secant of their neighbours in the vocabulary, which rounding spares
+    place = torch.searchsorted(x_sorted, x.gather(1, right).contiguous())
+    low, high = (place - _NEIGHBOURS).clamp_min(0), (place + _NEIGHBOURS).clamp_max(x.shape[1] - 1)
+    local = (y_sorted.gather(1, high) - y_sorted.gather(1, low)) / (x_sorted.gather(1, high) - x_sorted.gather(1, low))
+    return torch.where(near, local[:, :, None].expand_as(pairs), gain / torch.where(near, 1.0, rise))

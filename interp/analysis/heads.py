@@ -19,6 +19,7 @@ from interp.errors import UserError
 from interp.model.choose import only
 from interp.model.edits import ablate
 from interp.model.hooks.editing import Edit
+from interp.model.hooks.sites import layer_of
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
 
@@ -38,7 +39,7 @@ class HeadScores:
     def top(self, kind: str, n: int = 5) -> list[tuple[int, int, float]]:
         """The heads of the highest mean score: (layer, head, score)."""
         mean = self.scores[kind].mean(0)
-        best = mean.flatten().argsort(descending=True)[:n].tolist()
+        best = mean.flatten().nan_to_num(-1.0).argsort(descending=True)[:n].tolist()
         return [(i // mean.shape[1], i % mean.shape[1], float(mean.flatten()[i])) for i in best]
 
 
@@ -82,7 +83,10 @@ def attention_paid(
     *,
     batch_size: int = 4,
 ) -> dict[str, Float[Tensor, "sequence layer head"]]:
-    """Mean attention from the tokens `queries` to the tokens `keys[kind]`, one by one, for every kind and head."""
+    """Mean attention from the tokens `queries` to the tokens `keys[kind]`, one by one, for every kind and head.
+
+    NaN in a layer without attention (a state space, a convolution).
+    """
     ids = model.encode(list(sequences))
     least, length = min(map(len, ids)), max(map(len, ids))
     places = torch.cat([queries, *keys.values()])
@@ -91,12 +95,14 @@ def attention_paid(
             f"sequences of {least} to {length} tokens and places {int(places.min())} to {int(places.max())} came; "
             "expected sequences of one length, and places in them"
         )
-    scores: dict[str, list[Tensor]] = {kind: [] for kind in keys}
+    scores: dict[str, dict[int, Tensor]] = {kind: {} for kind in keys}
     for site in model.tree.match("blocks.*.attn.hook_pattern"):  # one layer at a time: patterns are large
         pattern = model.capture(list(sequences), site, batch_size=batch_size)[site].float()
         for kind, where in keys.items():
-            scores[kind].append(pattern[:, :, queries, where].mean(-1).cpu())
-    return {kind: torch.stack(some, 1) for kind, some in scores.items()}
+            scores[kind][layer_of(site) or 0] = pattern[:, :, queries, where].mean(-1).cpu()
+    layers = range(model.n_layers)
+    nothing = torch.full_like(next(iter(next(iter(scores.values())).values())), torch.nan)
+    return {kind: torch.stack([paid.get(i, nothing) for i in layers], 1) for kind, paid in scores.items()}
 
 
 def mean_outputs(model: Model, prompts: Prompts) -> dict[str, Float[Tensor, "head d_head"]]:
