@@ -1,4 +1,7 @@
-"""Sites that TransformerLens keeps switched off: opened when named, their cost said once, and closed again."""
+"""Sites that TransformerLens keeps switched off: opened when named, their cost said once, and closed again.
+
+Each test has a model of its own: an opened site stays known to a model, and other tests share theirs.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,9 @@ def _switches(model: Model) -> list[bool]:
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox"])
 def test_what_each_head_writes_sums_to_what_attention_writes(
-    tiny_of: Callable[[str], Model], architecture: str
+    make_tiny: Callable[..., Model], architecture: str
 ) -> None:
-    model = tiny_of(architecture)
+    model = make_tiny(architecture)
     acts = model.capture(PROMPTS, [RESULT, "blocks.*.hook_attn_out", "blocks.*.attn.hook_z"])
     for layer in range(model.n_layers):
         result, out = acts[f"blocks.{layer}.attn.hook_result"], acts[f"blocks.{layer}.hook_attn_out"]
@@ -40,8 +43,8 @@ def test_what_each_head_writes_sums_to_what_attention_writes(
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_the_input_of_one_heads_queries_is_its_own(tiny_of: Callable[[str], Model], architecture: str) -> None:
-    model = tiny_of(architecture)
+def test_the_input_of_one_heads_queries_is_its_own(make_tiny: Callable[..., Model], architecture: str) -> None:
+    model = make_tiny(architecture)
     sites = ["blocks.1.attn.hook_q", "blocks.1.attn.hook_k", "blocks.1.attn.hook_v"]
     before = model.capture(PROMPTS, sites)
     with model.edit({"blocks.1.hook_q_input": only(ablate(), heads=2)}) as receipts:
@@ -89,12 +92,13 @@ def test_its_cost_is_said_once(make_tiny: Callable[..., Model], capsys: pytest.C
     assert not capsys.readouterr().err
 
 
-def test_two_kinds_that_exclude_each_other_are_one_line(tiny_llama: Model) -> None:
+def test_two_kinds_that_exclude_each_other_are_one_line(make_tiny: Callable[..., Model]) -> None:
+    model = make_tiny("llama")
     with pytest.raises(UserError, match="cannot be open in one forward; use one kind") as raised:
-        tiny_llama.capture(PROMPTS, ["blocks.*.hook_attn_in", "blocks.*.hook_q_input"])
+        model.capture(PROMPTS, ["blocks.*.hook_attn_in", "blocks.*.hook_q_input"])
     the_line(raised)
-    assert not any(_switches(tiny_llama))
-    assert tiny_llama.capture(PROMPTS, "blocks.0.hook_attn_in")
+    assert not any(_switches(model))
+    assert model.capture(PROMPTS, "blocks.0.hook_attn_in")
 
 
 def test_a_place_of_two_names_is_one_place(make_tiny: Callable[..., Model], capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,9 +130,9 @@ def test_a_pattern_means_every_layer_also_after_one_was_opened(make_tiny: Callab
     ],
 )
 def test_a_model_that_cannot_is_told_in_one_line(
-    tiny_of: Callable[[str], Model], architecture: str, site: str, words: str
+    make_tiny: Callable[..., Model], architecture: str, site: str, words: str
 ) -> None:
-    model = tiny_of(architecture)
+    model = make_tiny(architecture)
     with pytest.raises(UserError) as raised:
         model.capture(PROMPTS, site)
     assert words in the_line(raised)

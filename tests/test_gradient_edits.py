@@ -67,8 +67,9 @@ def test_an_edited_gradient_is_what_autograd_says_by_hand(
     for i, prompt in enumerate(PROMPTS):
         expected = _by_hand(tiny_llama, prompt, "model.layers.1.mlp", change, forward=False)
         n = len(expected)
-        torch.testing.assert_close(edited.gradients[EARLY][i, :n], expected, atol=1e-5, rtol=1e-4)
-        assert not torch.allclose(plain.gradients[EARLY][i, :n], expected, atol=1e-4), "the edit did something"
+        size = float(expected.abs().max())
+        assert float((edited.gradients[EARLY][i, :n] - expected).abs().max()) < 1e-4 * size
+        assert float((plain.gradients[EARLY][i, :n] - expected).abs().max()) > 1e-2 * size, "the edit did something"
     torch.testing.assert_close(edited.values, plain.values)  # the forward stays as it was
     (receipt,) = receipts.values()
     assert receipt.fired

@@ -201,11 +201,15 @@ def test_names_layers_and_heads_that_are_none_are_refused(tiny_llama: Model) -> 
             call()
 
 
+def _doubled(_: Any, __: Any, out: Tensor) -> Tensor:
+    return 2 * out
+
+
 def test_a_module_that_does_more_than_its_matrix_is_found_out(make_tiny: Callable[..., Model]) -> None:
     """The control: a query module that doubles what its matrix gives, and an unembedding that adds something."""
     model = make_tiny("llama")
     assert model.W_Q.shape == (2, HEADS, D, D_HEAD)
-    model.hf.get_submodule("model.layers.1.self_attn.q_proj").register_forward_hook(lambda *seen: 2 * seen[2])  # type: ignore
+    model.hf.get_submodule("model.layers.1.self_attn.q_proj").register_forward_hook(_doubled)
     model.hf.get_output_embeddings().register_forward_hook(lambda _, __, out: out + 1)  # type: ignore[union-attr]
     with pytest.raises(UserError, match="W_Q of this LlamaForCausalLM does not give what its module gives in layer 1"):
         _ = model.W_Q

@@ -13,7 +13,7 @@ out (`ln1.hook_out @ W_Q + b_Q` is `attn.hook_q`); where it is not, or where the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -74,8 +74,10 @@ class Factored:
 class Matrices:
     """The weight matrices of a `Model`, which has these as its properties. Raises UserError for one it has not."""
 
-    hf: Any
-    tree: HookedTree
+    @cached_property
+    def tree(self) -> HookedTree:
+        """The hooked tree, which a `Model` has."""
+        raise NotImplementedError
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:  # noqa: N802

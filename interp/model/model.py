@@ -117,7 +117,7 @@ class Model(Matrices):
         )
 
     @cached_property
-    def tree(self) -> HookedTree:  # type: ignore[override] - `Matrices` only says that there is one
+    def tree(self) -> HookedTree:
         """The hooks and the edits that are active."""
         return HookedTree(self.hf)
 

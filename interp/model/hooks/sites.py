@@ -80,8 +80,10 @@ class SiteTable:
             place = self.origin[name]
             if fnmatchcase(name, pattern) and by_place.get(place) not in listed:
                 by_place[place] = name
-        order = {self.origin[name]: i for i, name in enumerate(self.listed)}  # gated places are not listed: behind
-        return [by_place[place] for place in sorted(by_place, key=lambda place: order.get(place, len(order)))]
+        order = {self.origin[name]: i for i, name in enumerate(self.listed)}  # open gated places come last
+        names = [by_place[place] for place in sorted(by_place, key=lambda place: order.get(place, len(order)))]
+        # an open gated site is meant by a pattern of such sites only: `*` stays what it was, and as cheap
+        return [name for name in names if name not in self.gated] or names
 
     def _match_one(self, name: str) -> list[str]:
         if not isinstance(name, str):

@@ -172,7 +172,7 @@ def _seen(tree: HookedTree, names: Sequence[str]) -> dict[str, Tensor]:
 def embedding(tree: HookedTree) -> Tensor:
     """The table of token embeddings. Raises UserError where the model scales it on the way."""
     tree.follow()
-    table = tree.hf.get_input_embeddings()
+    table: Any = tree.hf.get_input_embeddings()
     weight: Any = getattr(table, "weight", None)
 
     def ask() -> float:
@@ -201,7 +201,7 @@ def positions(tree: HookedTree) -> Tensor:
     module: Any = _linear(tree, "pos_embed")
 
     def ask() -> int | None:
-        seen = None if module is None else _seen(tree, ["pos_embed.hook_out"]).get("pos_embed.hook_out")
+        seen = _seen(tree, ["pos_embed.hook_out"]).get("pos_embed.hook_out")
         if seen is None or module is None:
             return None
         seen = seen.reshape(-1, *seen.shape[-2:])[0]
@@ -216,14 +216,15 @@ def positions(tree: HookedTree) -> Tensor:
         raise UserError(
             f"this {type(tree.hf).__name__} has no W_pos: it adds no learned embedding of positions to that of tokens"
         )
-    return module.weight.detach()[first:]
+    weight: Tensor = module.weight  # type: ignore[union-attr]
+    return weight.detach()[first:]
 
 
 def unembedding(tree: HookedTree) -> tuple[Tensor, Tensor]:
     """The unembedding [d_model, d_vocab] and its bias. Raises UserError where they do not give the logits."""
     tree.follow()
     head: Any = tree.hf.get_output_embeddings()
-    weight = getattr(head, "weight", None)
+    weight: Any = getattr(head, "weight", None)
 
     def ask() -> str:
         seen = _seen(tree, ["ln_final.hook_out", "unembed.hook_out"])
