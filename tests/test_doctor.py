@@ -78,7 +78,7 @@ def test_a_command_that_installs_keeps_to_the_bounds_of_this_package():
     """sae-lens does not run with the newest transformer-lens."""
     lines = lines_of(run_without(["transformer_lens", "rich"], "doctor").stdout)
     assert '"transformer-lens<4,>=3.9"' in lines["transformer-lens"]
-    assert '"rich>=14"' in lines["rich"]
+    assert '"rich<16,>=14"' in lines["rich"]
 
 
 def test_the_list_of_libraries_is_what_the_package_asks_for():

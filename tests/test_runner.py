@@ -115,7 +115,7 @@ def test_a_probe_from_a_file_runs_and_its_report_rebuilds(small_model: Path, pro
 def test_a_probes_parameters_are_its_flags(probe_file: Path, tmp_path: Path) -> None:
     done = interp("probe", probe_file, "--help", cwd=tmp_path)
     assert done.returncode == 0
-    for text in ("--n", "how many findings", "--pause", "seconds before each", "--model", "--seed"):
+    for text in ("--n", "how many findings", "--pause", "seconds before each", "--model", "\n  --file PATH\n"):
         assert text in done.stdout
 
 

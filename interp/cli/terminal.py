@@ -109,9 +109,9 @@ def plain_help(text: str, width: int) -> str:
     rows = [re.sub(r"\{None\}\||\s*\(default: (None|'')?\)", "", row).strip("│ ") for row in rows]
     rows = [re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1 …", row) for row in rows]
     parted: list[list[str]] = []
-    for row in rows:
+    for row in filter(None, rows):
         cells = re.split(r"\s{2,}", row, maxsplit=1)
-        if len(cells) == 1 and parted and len(parted[-1]) == 1 and parted[-1][0].startswith("-"):
+        if len(cells) == 1 and parted and len(parted[-1]) == 1 and parted[-1][0].startswith("-") and row[0] != "-":
             parted[-1].append(row)  # a flag too long for its column: its text came on the next line
         else:
             parted.append(cells)
@@ -121,6 +121,8 @@ def plain_help(text: str, width: int) -> str:
         if len(row) == 2:
             lines = textwrap.wrap(row[1], max(30, width - column))
             out += [f"  {row[0]:<{column - 2}}{lines[0]}", *(" " * column + line for line in lines[1:])]
+        elif row[0].startswith("-"):
+            out.append(f"  {row[0]}")  # an option of which nobody said what it does
         else:
             lines = textwrap.wrap(row[0], width, subsequent_indent="  ", break_on_hyphens=False)
             out += ["", *lines] if out else lines
