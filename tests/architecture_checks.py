@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp import Model, UserError
-from interp.model.edits import ablate, steer
+from interp.edits import ablate, only, steer
 from interp.model.gradients import gradients_of
 from interp.model.provenance import describe_in_memory
 
@@ -165,6 +165,18 @@ def ablation(trial: Trial, fault: bool) -> float | None:
     return gap(pairs)
 
 
+def heads(trial: Trial, fault: bool) -> float | None:
+    """Logits without what head 1 of every layer says. Fault: without head 0."""
+    mixed = trial.plain.mixed_heads()
+    sites = [f"blocks.{layer}.attn.hook_z" for layer in mixed]
+    if not mixed or not set(sites) <= set(trial.model.site_table.axes):
+        return None
+    with trial.model.edit({site: only(ablate(), heads=[1]) for site in sites}):
+        came = trial.model.logits(trial.rows)
+    with trial.plain.muted_heads(mixed, 0 if fault else 1):
+        return gap((came[i, : len(row)], trial.plain.logits(row)) for i, row in enumerate(trial.rows))
+
+
 def generation(trial: Trial, fault: bool) -> float:
     """Greedy text without an edit, token for token. Fault: the reference did not read the prompt's last token."""
     return _text(trial, lambda row: nullcontext(), [row[: len(row) - int(fault)] for row in trial.rows])
@@ -230,6 +242,7 @@ CHECKS: dict[str, Callable[[Trial, bool], float | None]] = {
     "patterns": patterns,
     "steering": steering,
     "ablation": ablation,
+    "heads": heads,
     "text": generation,
     "steered text": steered_text,
     "gradients": gradients,

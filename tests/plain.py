@@ -70,6 +70,34 @@ class Plain:
         assert len(given) == len(self.heads), "the layers with attention are named wrongly"
         return {layer: pattern[0] for layer, pattern in zip(self.heads, given, strict=True)}
 
+    def mixed_heads(self) -> dict[int, nn.Module]:
+        """Of each layer with a pattern, the matrix whose input is every head's mix of values, side by side."""
+        last = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+        found = {}
+        for layer in self.heads:
+            named = self.blocks[layer].named_modules()
+            outputs = [m for n, m in named if "att" in n.partition(".")[0] and n.rpartition(".")[2] in last]
+            found |= {layer: outputs[0]} if len(outputs) == 1 else {}
+        return found
+
+    @contextmanager
+    def muted_heads(self, mixed: dict[int, nn.Module], head: int) -> Iterator[None]:
+        """While it lasts, `head` of each of these layers says nothing."""
+
+        def mute(count: int) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
+            def hook(_: nn.Module, args: tuple[Any, ...]) -> Any:
+                parted = args[0].unflatten(-1, (count, -1)).clone()
+                parted[..., head, :] = 0
+                return (parted.flatten(-2), *args[1:])
+
+            return hook
+
+        counts = {layer: pattern.shape[0] for layer, pattern in self.patterns([1, 2]).items()}
+        with ExitStack() as stack:
+            for layer, module in mixed.items():
+                stack.callback(module.register_forward_pre_hook(mute(counts[layer])).remove)
+            yield
+
     def steps(self, row: list[int], count: int, chosen: list[int]) -> Iterator[Step]:
         """Greedy decoding, the whole text read again at every step; `chosen` grows by what the caller goes on with."""
         for _ in range(count):

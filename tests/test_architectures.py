@@ -85,6 +85,20 @@ def louder(model: Model) -> Any:
     return _wrapped(lambda logits: logits * 1.001)
 
 
+@contextmanager
+def cut_otherwise(model: Model) -> Iterator[None]:
+    """Heads are cut twice as narrow, so that half a head is taken for one."""
+    conversions: list[Any] = [model.tree.points[f"blocks.{layer}.attn.hook_z"].hook_conversion for layer in (0, 1)]
+    before = [(c.n_heads, c.d_head) for c in conversions]
+    for conversion, (count, width) in zip(conversions, before, strict=True):
+        conversion.n_heads, conversion.d_head = count * 2, width // 2
+    try:
+        yield
+    finally:
+        for conversion, (count, width) in zip(conversions, before, strict=True):
+            conversion.n_heads, conversion.d_head = count, width
+
+
 def swapped(model: Model) -> Any:
     """Batch mates change places."""
     return _wrapped(lambda logits: logits.flip(0))
@@ -117,6 +131,7 @@ def repeating(model: Model) -> Any:
 
 PLANTED: dict[Callable[[Model], Any], set[str]] = {
     louder: {"logits", "batch", "steering", "ablation", "gradients"},
+    cut_otherwise: {"heads"},
     swapped: {"batch", "steering", "ablation"},
     one_block_off: {"streams", "patterns", "steering", "ablation", "gradients", "steered text"},
     repeating: {"text", "steered text"},

@@ -16,7 +16,7 @@ from interp.errors import UserError
 from interp.model.checking.reference import difference
 from interp.model.checking.watching import find_nested_tap
 from interp.model.hooks.editing import Where
-from interp.model.hooks.engines import run_plain
+from interp.model.hooks.engines import Reader, run_plain
 from interp.model.hooks.plain import find_tap
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.taps import Tap
@@ -96,6 +96,14 @@ def _edited_plainly(model: Model, row: list[int], site: str, width: int) -> Tens
 
     whole: Tap = replace(tap, heads=None)
     batch = pad([row], [0], 1, "right", 0, model.device)
+    at: list[tuple[Tap, Reader]] = [(whole, by_head)]
+    if site.endswith(".hook_resid_mid"):  # the stream itself, which goes past the MLP too
+        end = find_tap(model.tree, model.site_table.origin[site.replace("_mid", "_post")])
+        if end is None:
+            return None
+        added: list[Tensor] = []
+        at = [(whole, lambda tensor: added.append(spoil(tensor) - tensor) or by_head(tensor))]
+        at.append((end, lambda output: output + added[0]))
     with torch.no_grad():
-        logits = run_plain(model.hf, batch, [(whole, by_head)]).logits
+        logits = run_plain(model.hf, batch, at).logits
     return logits[0].float().cpu() if came and came[0] % width == 0 else None

@@ -58,6 +58,7 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
         architecture = determine_architecture_from_hf_config(tree.config)
         bridge = build_bridge_from_module(tree, architecture, hf_config=tree.config, dtype=hf.dtype, device=hf.device)
         hooked = _run_dummy(bridge.eval())
+        _cut_heads_of_latent_attention(bridge)
     except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).partition(" Available architectures")[0][:200]
         raise UserError(
@@ -72,6 +73,20 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
             f"{gap:.1%} of the largest, so no number from its hooks can be trusted; {_way_out(hf)}"
         )
     return bridge, modules
+
+
+def _cut_heads_of_latent_attention(bridge: TransformerBridge) -> None:
+    """Give `hook_z` the heads of multi-head latent attention (DeepSeek), whose values have a width of their own.
+
+    The bridge cuts by the width of d_model over heads, so that half a head, or none, would be edited as one. It learns
+    the right width in its first forward.
+    """
+    modules: Iterable[Any] = bridge.modules()
+    for module in modules:
+        width = getattr(module, "_v_head_dim", None)
+        conversion = module.o.hook_in.hook_conversion if width and hasattr(module, "o") else None
+        if conversion is not None:
+            conversion.n_heads, conversion.d_head = bridge.cfg.n_heads, width
 
 
 def _way_out(hf: PreTrainedModel) -> str:

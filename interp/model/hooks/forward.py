@@ -29,6 +29,7 @@ from interp.model.hooks.asked import (
 )
 from interp.model.hooks.editing import Where, apply_edit, edit_in_turns
 from interp.model.hooks.engines import Keep, Ran, Reader, chosen, run_hooked, run_plain
+from interp.model.hooks.midstream import ends_of, past_the_mlp
 from interp.model.hooks.taps import Tap
 from interp.model.hooks.tokens import Side, Tokens, batches_of, pad
 from interp.model.hooks.tree import Active, HookedTree
@@ -67,6 +68,7 @@ def forward(
 
     hooks = [(active.site, during(_editor(tree, active, batch))) for active in tree.active]
     hooks += [(site, during(function)) for some in (change, watch) for site, function in some.items()]
+    hooks = past_the_mlp(tree, hooks)
     names = [site for site, _ in hooks]
     cut = "all" if any("unembed" in site for site in names) else keep
     masked = engine == "hooked" and (batch.is_full or not batch.pads_right_only or takes_a_mask(tree))
@@ -91,6 +93,7 @@ def engine_for(tree: HookedTree, watch: Iterable[str] = (), change: Iterable[str
     tree.follow()
     edited = [*change, *(active.site for active in tree.active)]
     names = [*watch, *edited]
+    names += ends_of(tree, names)
     if tree.engine == "hooked" or tree.hf.training:  # the plain model would drop out; the hooked tree never does
         return "hooked"
     if any(active.of_gradient for active in tree.active) or tree.switches_of(names):
