@@ -81,8 +81,8 @@ def _cut_heads_of_latent_attention(bridge: TransformerBridge) -> None:
     The bridge cuts by the width of d_model over heads, so that half a head, or none, would be edited as one. It learns
     the right width in its first forward.
     """
-    modules: Iterable[Any] = bridge.modules()
-    for module in modules:
+    module: Any
+    for module in bridge.modules():
         width = getattr(module, "_v_head_dim", None)
         conversion = module.o.hook_in.hook_conversion if width and hasattr(module, "o") else None
         if conversion is not None:
