@@ -180,7 +180,7 @@ def add_up(model: Model, columns: Mapping[str, Float[Tensor, " prompt"]], readin
 def check_sum(model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: str, instead: str = "") -> None:
     """Refuse a model in which the parts are not all that there is. `instead`: the unit to attribute by instead."""
     off = float(((parts - whole).abs() / size.clamp_min(1e-6)).max())
-    if off <= (RELATIVE if model.hf.dtype == torch.float32 else ROUGH):
+    if off <= (RELATIVE if model.hf.dtype in (torch.float32, torch.float64) else ROUGH):
         return
     if model.is_edited:
         raise UserError(f"the parts of {what} do not add up while an edit is active; attribute outside model.edit")

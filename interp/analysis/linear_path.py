@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.analysis.metrics import Ids, check_differ, token_table
 from interp.errors import UserError
 from interp.model.final_norm import read_norm
-from interp.model.hooks.asked import AGREE
+from interp.model.hooks.tolerance import of_values
 from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.plain import plain_module
 from interp.model.model import Model
@@ -30,7 +30,7 @@ def behind(
 
     It is written as it is, times one number (Granite), or through a norm of the block, which is found by trying.
     """
-    limit = AGREE.get(model.hf.dtype, 0.0)
+    limit = of_values(model.hf.dtype)
     none = torch.zeros(len(made), dtype=torch.float64, device=made.device)
     if relative_gap(made, written) < limit:
         return direction, none
@@ -99,7 +99,7 @@ def _secants(
 
     1 where nothing stands between the two. Raises UserError where the logits are not a rising function of it.
     """
-    limit = AGREE.get(model.hf.dtype, 0.0)
+    limit = of_values(model.hf.dtype)
     x, y = before.double(), logits.double()
     pairs = torch.ones(len(x), right.shape[1], wrong.shape[1], dtype=torch.float64, device=x.device)
     if relative_gap(x, y) < limit:

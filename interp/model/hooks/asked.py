@@ -19,13 +19,13 @@ from interp.model.hooks.engines import Reader, run_hooked, run_plain
 from interp.model.hooks.plain import find_tap
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.taps import Tap
+from interp.model.hooks.tolerance import of_logits, of_values
 from interp.model.hooks.tokens import Side, Tokens
 from interp.model.hooks.tree import HookedTree
 
 Engine = Literal["plain", "hooked"]
-AGREE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}  # relative to the site's largest value
-SAME = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.1}  # the same of logits
-PADDED = 48  # tokens to which prompts of six are padded
+ASKED = 40  # tokens of the prompts with which padding is tried: more than a tiny model's window
+PADDED = 8  # columns of padding
 
 
 def tap_of(tree: HookedTree, site: str) -> Tap | None:
@@ -49,9 +49,10 @@ def edits_agree(tree: HookedTree, site: str) -> bool:
         tap = tap_of(tree, site)
         assert tap is not None
         batch = dummy_batch(tree)
-        plain = run_plain(tree.hf, batch, [(tap, _ramp)]).logits
-        hooked = run_hooked(tree.bridge, batch, [tree.attached_at(site, _ramp)], masked=True).logits
-        return relative_gap(plain, hooked) < SAME.get(tree.hf.dtype, 0.0)
+        with torch.no_grad():
+            plain = run_plain(tree.hf, batch, [(tap, _ramp)]).logits
+            hooked = run_hooked(tree.bridge, batch, [tree.attached_at(site, _ramp)], masked=True).logits
+        return relative_gap(plain, hooked) < of_logits(tree.hf.dtype)
 
     return tree.once(f"edits agree {place}", ask)
 
@@ -64,19 +65,21 @@ def padding_is_harmless(tree: HookedTree, engine: Engine, side: Side, *, masked:
     """
 
     def ask() -> bool:
+        if (chosen := getattr(tree.config, "index_topk", None)) is not None and chosen >= ASKED:
+            return False  # attention chooses among more tokens than can be tried
         with torch.no_grad():
-            batch = dummy_batch(tree)
-            width = min(PADDED, context_length(tree) or PADDED) - batch.ids.shape[1]
+            context = context_length(tree) or ASKED + PADDED
+            batch = dummy_batch(tree, max(2, min(ASKED, context - PADDED)))
+            width = min(PADDED, context - batch.ids.shape[1])
             if width < 1:
                 return True
-            width = width if side == "right" else min(3, width)
             more = (0, width) if side == "right" else (width, 0)
             ids, mask = (nn.functional.pad(t, more) for t in (batch.ids, batch.mask))
             padded = Tokens(ids, mask, batch.index, batch.total)
             alone, beside = (_run(tree, engine, tokens, masked=masked) for tokens in (batch, padded))
             n = batch.ids.shape[1]
             beside = beside[:, :n] if side == "right" else beside[:, -n:]
-            return relative_gap(beside, alone) < SAME.get(tree.hf.dtype, 0.0)
+            return relative_gap(beside, alone) < of_logits(tree.hf.dtype)
 
     return tree.once(f"padding {engine} {side} {masked}", ask)
 
@@ -101,7 +104,7 @@ def cache_works(tree: HookedTree, engine: Engine) -> bool:
                     return False
                 on_top = _ran(tree, engine, later, cache=cache).logits
                 gap = relative_gap(on_top, _ran(tree, engine, whole).logits[:, n:])
-                return gap < SAME.get(tree.hf.dtype, 0.0)
+                return gap < of_logits(tree.hf.dtype)
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError):
             return False
 
@@ -145,7 +148,7 @@ def _find_taps(tree: HookedTree, sites: Iterable[str]) -> dict[str, Tap]:
         run_plain(tree.hf, batch, [(tap, _keep(plain, site)) for site, tap in candidates.items()], keep=1)
         hooks = [tree.attached_at(site, _keep(hooked, site)) for site in candidates]
         run_hooked(tree.bridge, batch, hooks, masked=True, keep=1)
-    limit = AGREE.get(tree.hf.dtype, 0.0)
+    limit = of_values(tree.hf.dtype)
     agreeing: dict[str, Tap] = {}
     for site, tap in candidates.items():
         if site not in plain or site not in hooked:
@@ -172,9 +175,9 @@ def _ramp(value: Tensor) -> Tensor:
     return value * ramp.to(value.dtype) + 0.01
 
 
-def dummy_batch(tree: HookedTree) -> Tokens:
-    """Two prompts of six tokens, to ask a model with."""
-    ids = dummy_ids(tree.config.vocab_size, tree.hf.device)
+def dummy_batch(tree: HookedTree, length: int = 6) -> Tokens:
+    """Two prompts of so many tokens, to ask a model with."""
+    ids = dummy_ids(tree.config.vocab_size, tree.hf.device, length)
     return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(len(ids)), len(ids))
 
 

@@ -21,6 +21,8 @@ from transformers import PreTrainedModel
 
 from interp.errors import UserError
 from interp.model.hooks.sites import SiteTable
+from interp.model.hooks.tolerance import of_logits, of_values
+from interp.model.hooks.unchanged import user_hooks
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
@@ -45,7 +47,8 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
     from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
 
     plain = check_decoder(hf)
-    tree = copy.deepcopy(hf, memo={id(p): p for p in hf.parameters()})
+    shared = [*hf.parameters(), *user_hooks(hf)]  # a hook with a state of its own is one hook in both
+    tree = copy.deepcopy(hf, memo={id(thing): thing for thing in shared})
     modules: dict[str, torch.nn.Module] = dict(tree.named_modules())
     tree.config.architectures = tree.config.architectures or [type(hf).__name__]  # a model made in memory names none
     for blocks in tree.modules():
@@ -67,7 +70,7 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
             "logits and scores work without hooks"
         ) from error
     gap = relative_gap(hooked, plain)
-    if gap > (1e-3 if hf.dtype == torch.float32 else 0.2):
+    if gap > of_logits(hf.dtype):
         raise UserError(
             f"TransformerLens computes {type(hf).__name__} wrongly: its logits differ from plain transformers' by "
             f"{gap:.1%} of the largest, so no number from its hooks can be trusted; {_way_out(hf)}"
@@ -108,12 +111,19 @@ def check_decoder(hf: PreTrainedModel) -> Tensor:
         hf.train(training)
     if bool(logits.isnan().any()):
         raise UserError(f"the weights of this {type(hf).__name__} give NaN for logits; fetch the model again")
-    if relative_gap(logits[1, :-1], logits[0, :-1]) > (1e-4 if hf.dtype == torch.float32 else 1e-2):
+    if relative_gap(logits[1, :-1], logits[0, :-1]) > of_values(hf.dtype):
         raise UserError(
             f"{type(hf).__name__} looks ahead: a later token changes the logits before it; "
             "expected a causal language model, not an encoder such as BERT"
         )
     return logits
+
+
+def same_logits(bridge: TransformerBridge, hf: PreTrainedModel) -> bool:
+    """Do the hooked tree and the plain model give the same logits?"""
+    ids = dummy_ids(text_config(hf).vocab_size, hf.device)
+    with torch.no_grad():
+        return relative_gap(_run_dummy(bridge), hf(ids, use_cache=False).logits) <= of_logits(hf.dtype)
 
 
 def relative_gap(ours: Tensor, theirs: Tensor) -> float:
@@ -325,10 +335,10 @@ def module_path(bridge: TransformerBridge, component: str) -> str | None:
         return None
 
 
-def dummy_ids(d_vocab: int, device: torch.device) -> Tensor:
-    """Two prompts of six tokens that differ in the last one only."""
-    ids = torch.linspace(1, d_vocab - 1, 7, device=device).long()
-    return torch.stack([ids[:6], torch.cat([ids[:5], ids[6:]])])
+def dummy_ids(d_vocab: int, device: torch.device, length: int = 6) -> Tensor:
+    """Two prompts of so many tokens that differ in the last one only."""
+    ids = torch.linspace(1, d_vocab - 1, length + 1, device=device).long()
+    return torch.stack([ids[:-1], torch.cat([ids[:-2], ids[-1:]])])
 
 
 def _run_dummy(bridge: TransformerBridge) -> Tensor:

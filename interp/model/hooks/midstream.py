@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.asked import AGREE, dummy_batch
+from interp.model.hooks.asked import dummy_batch
 from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.engines import Reader, run_hooked
+from interp.model.hooks.tolerance import of_values
 from interp.model.hooks.tree import HookedTree
 
 MID, OUT, MLP = "hook_resid_mid", "hook_resid_post", "hook_mlp_out"
@@ -81,7 +82,7 @@ def passes_the_mlp(tree: HookedTree) -> set[str]:
         hooks += [tree.attached_at(layer + end, keep(layer + end)) for layer in layers for end in (MID, OUT)]
         with torch.no_grad():
             run_hooked(tree.bridge, dummy_batch(tree), hooks, masked=True)
-        limit = AGREE.get(tree.hf.dtype, 0.0)
+        limit = of_values(tree.hf.dtype)
         return {layer + MID for layer in layers if relative_gap(seen[layer + OUT], seen[layer + MID]) < limit}
 
     return tree.once("passes the MLP", ask)

@@ -28,12 +28,13 @@ from interp.model.hooks.bridge import (
     measure_gated,
     opened,
     read_site_table,
+    same_logits,
     text_config,
 )
 from interp.model.hooks.editing import Edit, Receipt, Receipts, check_edit
 from interp.model.hooks.sites import SiteTable, kind_of
 from interp.model.hooks.taps import Place, Tap, tapped
-from interp.model.hooks.unchanged import fingerprint, mark_own
+from interp.model.hooks.unchanged import fingerprint, mark_own, user_code
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.hook_points import HookPoint
@@ -60,7 +61,9 @@ class HookedTree:
         self.engine: str | None = None  # "hooked" while a check wants that one
         self._built: dict[str, Any] = {}  # everything that a change of the model makes wrong
         self._named: dict[str, tuple[tuple[str, ...], Place]] = {}  # sites that a user registered
+        self._print: Any = None  # of the model, when the first of these was found out
         self._copies_weights = False
+        self._settled = False  # has the call that runs looked already?
 
     # --- the hooked modules, and whether they are still those of the model ---
 
@@ -71,21 +74,43 @@ class HookedTree:
             with self.resting():
                 bridge, modules = build_bridge(self.hf)
                 self._copies_weights = copies_weights(bridge, self.hf)
-                self._built |= {"bridge": bridge, "modules": modules, "hf": self._fingerprint()}
+                self._built |= {"bridge": bridge, "modules": modules}
+                self._print = self._fingerprint()
         return self._built["bridge"]
 
     def follow(self) -> None:
-        """Forget the hooked modules where somebody changed the model since they were made: an adapter, a module, …"""
-        if "bridge" in self._built and self.running is None and self._built["hf"] != self._fingerprint():
+        """Forget what was found out where somebody changed the model since: an adapter, a module, a setting, …"""
+        if self._built and self.running is None and not self._settled and self._was_changed():
             self._built.clear()
+            self._copies_weights = False
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Look once whether the model was changed, and not again inside: for one call of many forwards."""
+        self.follow()
+        outer, self._settled = self._settled, True
+        try:
+            yield
+        finally:
+            self._settled = outer
 
     def once(self, question: str, ask: Callable[[], Any]) -> Any:
         """The answer to a question about this model, asked again only after the model was changed."""
         if question not in self._built:
+            if not self._built:
+                self._print = self._fingerprint()
             with self.resting():
                 answer = ask()
             self._built[question] = answer
         return self._built[question]
+
+    def _was_changed(self) -> bool:
+        if self._print != self._fingerprint():
+            return True
+        if "bridge" not in self._built or not user_code(self.hf):
+            return False
+        with self.resting():  # a user's code may do another thing by now, which no setting shows
+            return not same_logits(self.bridge, self.hf)
 
     def _fingerprint(self) -> Any:
         return fingerprint(self.hf, values=self._copies_weights)

@@ -8,6 +8,7 @@ before each use and made anew where something moved.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -17,8 +18,9 @@ from transformers import PreTrainedModel
 
 OWN = "_interp_own"  # marks hooks that this toolkit attaches for the length of one forward
 PLAIN = (bool, int, float, str)
-# What nn.Module keeps of itself, looked at below, and what a forward of a rotary table writes.
-KEPT_BY_TORCH = frozenset(vars(nn.Module())) | {"max_seq_len_cached"}
+# What nn.Module keeps of itself, looked at below, what a forward of a rotary table writes, and the config, which is
+# looked at once.
+NO_SETTINGS = frozenset(vars(nn.Module())) | {"max_seq_len_cached", "config"}
 
 
 def mark_own(hook: Any) -> Any:
@@ -30,48 +32,82 @@ def mark_own(hook: Any) -> Any:
 def fingerprint(hf: PreTrainedModel, *, values: bool = False, memory: bool = True) -> tuple[Hashable, ...]:
     """What a forward of the model rests on: equal before and after means that nobody changed it.
 
-    Modules by identity, their plain settings (an adapter that is switched off is one), the users' hooks, and of every
-    parameter and buffer its identity, memory, dtype and version. A change through `.data` in place moves none of these:
-    with `values`, sums over all weights are compared too, which costs a pass over them. Without `memory`, a move to
-    another device or dtype is no change.
+    The config, modules by identity, their plain settings (an adapter that is switched off is one), the users' hooks,
+    and of every parameter, buffer and tensor that a module keeps its memory, dtype and version. A change through
+    `.data` in place moves none of these: with `values`, sums over all weights are compared too, which costs a pass over
+    them. Without `memory`, a move to another device or dtype is no change.
     """
     return tuple(_facts(hf, values, memory))
 
 
 def made_of(hf: PreTrainedModel) -> str:
-    """Modules, their plain settings and how many hooks they carry, in words that are the same in another process."""
-    told = []
+    """Config, modules, their plain settings, tables and how many hooks they carry: the same in another process."""
+    config = {key: value for key, value in vars(hf.config).items() if not key.startswith("_")}
+    told = [repr(config | {"transformers_version": None})]
     for name, module in hf.named_modules():
         settings = [(key, value) for key, value in _settings(module) if not callable(getattr(module, key, None))]
         hooks = [len(kept) for kept in _user_hooks(module)]
-        told.append(f"{name} {type(module).__name__} {settings} {hooks}")
+        tables = {
+            key: hashlib.sha256(table.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+            for key in sorted(module._non_persistent_buffers_set)
+            if (table := module._buffers.get(key)) is not None and not _is_rewritten(module, key)
+        }  # the others belong to the weights
+        told.append(f"{name} {type(module).__name__} {settings} {hooks} {tables}")
     return "\n".join(told)
 
 
 def _facts(hf: PreTrainedModel, values: bool, memory: bool) -> Iterator[Hashable]:
+    yield repr(vars(hf.config) if memory else {key: v for key, v in vars(hf.config).items() if "dtype" not in key})
     for name, module in hf.named_modules():
         yield (name, id(module), *_settings(module), *_user_hooks(module))
+        for key, value in vars(module).items():
+            if key not in NO_SETTINGS and isinstance(value, torch.Tensor):
+                yield (key, tuple(value.shape), *_sums(value))  # some are made anew in each forward, with equal values
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is None:
                 continue
-            is_weight = key in module._parameters  # rotary tables are buffers that a forward may write anew
+            is_weight = key in module._parameters
             yield (key, id(tensor) if is_weight else 0, tuple(tensor.shape))
             if memory:
                 yield tensor.dtype
-            if is_weight:
-                yield (tensor.data_ptr(), str(tensor.device), tensor._version) if memory else tensor._version
-                if values and tensor.is_floating_point():
-                    yield _sums(tensor)
+            if memory and (is_weight or not _is_rewritten(module, key)):
+                yield (tensor.data_ptr(), str(tensor.device), tensor._version)
+            elif is_weight:
+                yield tensor._version
+            if is_weight and values and tensor.is_floating_point():
+                yield _sums(tensor)
+
+
+def _is_rewritten(module: nn.Module, key: str) -> bool:
+    """Is it a rotary table that every forward may make anew, to fit the length of its prompts?"""
+    kind = str(getattr(module, "rope_type", ""))
+    return "inv_freq" in key and ("dynamic" in kind or "longrope" in kind)
+
+
+def user_code(hf: PreTrainedModel) -> bool:
+    """Does code of a user's run inside the model: a hook, or a function put in a method's place?
+
+    It may do another thing at any time, and no comparison of settings would show it.
+    """
+    return any(any(_user_hooks(module)) or "forward" in vars(module) for module in hf.modules())
+
+
+def user_hooks(hf: PreTrainedModel) -> list[Any]:
+    """What users hooked to the modules."""
+    kept = (hooks for module in hf.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks))
+    return [hook for hooks in kept for hook in hooks.values() if not getattr(hook, OWN, False)]
 
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, Hashable]]:
     """Attributes that are numbers, words, functions or short tables of these: an adapter's name, a norm's epsilon."""
     for key, value in vars(module).items():
-        if key in KEPT_BY_TORCH:
+        if key in NO_SETTINGS:
             continue
         if isinstance(value, PLAIN):
             yield key, value
-        elif callable(value) and not isinstance(value, torch.Tensor):
+        elif isinstance(value, torch.Tensor):
+            continue
+        elif callable(value):
             yield key, id(value)
         elif isinstance(value, list | tuple | set | dict) and len(value) < 50:
             parts = [*value, *value.values()] if isinstance(value, dict) else value

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import UserError
-from interp.model.hooks.asked import AGREE, dummy_batch
+from interp.model.hooks.asked import dummy_batch
 from interp.model.hooks.bridge import attached, relative_gap
 from interp.model.hooks.engines import run_hooked
+from interp.model.hooks.tolerance import of_values
 from interp.model.hooks.tree import HookedTree
 
 
@@ -114,7 +115,7 @@ def _ask(tree: HookedTree) -> dict[tuple[int, str], str]:
     for key, module in modules.items():
         came, went = (seen.get(f"{components[key]}.{end}") for end in ("hook_in", "hook_out"))
         if came is not None and went is not None:
-            answers[key] = _layout(module, came, went, AGREE.get(tree.hf.dtype, 0.0))
+            answers[key] = _layout(module, came, went, of_values(tree.hf.dtype))
     for key, site in sites.items():
         if site in seen and seen[site].ndim == 4:
             answers[key] = str(seen[site].shape[2])
@@ -180,10 +181,10 @@ def embedding(tree: HookedTree) -> Tensor:
         made = weight.detach()[dummy_batch(tree).ids]
         if seen is None or seen.shape != made.shape:
             return float("nan")
-        if relative_gap(made, seen) < AGREE.get(tree.hf.dtype, 0.0):
+        if relative_gap(made, seen) < of_values(tree.hf.dtype):
             return 1.0
         factor = float((made.double() * seen).sum() / made.double().square().sum())
-        return factor if relative_gap(made * factor, seen) < 2 * AGREE.get(tree.hf.dtype, 0.0) else float("nan")
+        return factor if relative_gap(made * factor, seen) < 2 * of_values(tree.hf.dtype) else float("nan")
 
     factor = tree.once("matrix W_E", ask)
     if factor != 1.0:
@@ -207,7 +208,7 @@ def positions(tree: HookedTree) -> Tensor:
         seen = seen.reshape(-1, *seen.shape[-2:])[0]
         for first in (0, 2):  # OPT's table begins with two rows that stand for no position
             rows = module.weight.detach()[first : first + len(seen)]
-            if rows.shape == seen.shape and relative_gap(rows, seen) < AGREE.get(tree.hf.dtype, 0.0):
+            if rows.shape == seen.shape and relative_gap(rows, seen) < of_values(tree.hf.dtype):
                 return first
         return None
 
@@ -230,7 +231,7 @@ def unembedding(tree: HookedTree) -> tuple[Tensor, Tensor]:
         seen = _seen(tree, ["ln_final.hook_out", "unembed.hook_out"])
         if len(seen) < 2 or not isinstance(weight, Tensor) or weight.ndim != 2:
             return _OFF
-        return _layout(head, seen["ln_final.hook_out"], seen["unembed.hook_out"], AGREE.get(tree.hf.dtype, 0.0))
+        return _layout(head, seen["ln_final.hook_out"], seen["unembed.hook_out"], of_values(tree.hf.dtype))
 
     layout = tree.once("matrix W_U", ask)
     if layout == _OFF:
