@@ -92,7 +92,8 @@ def test_patch_refuses_what_does_not_line_up(tiny_gpt2: Model):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: patch(torch.zeros(1, 3, 4), pos=[0, 1]), "pos=[0, 1]; expected None for all"),  # type: ignore[arg-type]
+        (lambda: patch(torch.zeros(1, 3, 4), pos=[0, 1.0]), "pos=[0, 1.0]; expected None for all"),  # type: ignore[list-item]
+        (lambda: ablate(pos=[]), "pos=[]; expected None for all"),
         (lambda: ablate(pos=True), "pos=True"),
         (lambda: ablate(pos=torch.tensor(True)), "pos=tensor(True)"),  # type: ignore[arg-type]
         (lambda: ablate(pos=np.array([0, 1])), "pos=array([0, 1])"),  # type: ignore[arg-type]
@@ -103,7 +104,7 @@ def test_patch_refuses_what_does_not_line_up(tiny_gpt2: Model):
         (lambda: compose(ablate, scale(2.0)), "write it with these two parameters, or call"),  # type: ignore[arg-type]
         (compose, "expected one edit or more"),
         (lambda: freeze("x"), "freeze got a str"),  # type: ignore[arg-type]
-        (lambda: knock_out([1], 3), "keys=[1]"),  # type: ignore[arg-type]
+        (lambda: knock_out(["1"], 3), "keys=['1']"),  # type: ignore[arg-type]
         (lambda: ablate(to="x"), "ablate got to='x'"),  # type: ignore[arg-type]
         (lambda: scale("x"), "scale got 'x'; expected a number"),  # type: ignore[arg-type]
         (lambda: scale(2.0, "last"), "pos='last'"),  # type: ignore[arg-type]

@@ -13,9 +13,9 @@ from torch import Tensor
 from interp.analysis.metrics import Ids, check_differ, token_table
 from interp.errors import UserError
 from interp.model.final_norm import read_norm
-from interp.model.hooks.tolerance import of_values
 from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.plain import plain_module
+from interp.model.hooks.tolerance import of_values
 from interp.model.model import Model
 
 _NEIGHBOURS = 3  # how many tokens up and down the local slope of a cap is taken over

@@ -1,8 +1,8 @@
 """What a run is measured by: numbers of the logits, one a prompt, for `model.measure`, sweeps and gradients.
 
 A metric is a function `(logits [prompt, pos, d_vocab], where) -> [prompt]`, so that one of your own works the same.
-`where.prompts` numbers the rows among the caller's prompts, `where.mask` is True at real tokens, padding is on the
-right.
+`where.prompts` numbers the rows among the caller's prompts. A metric of your own gets prompts of one length at a time;
+one that asks `where.mask` for the padding, on the right, may be marked `told_padding` and gets any.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.editing import Metric, Where, at_last
+from interp.model.hooks.editing import Metric, Where, at_last, told_padding
 
 Ids = Sequence[int] | Sequence[Sequence[int]] | Int[Tensor, "prompt ..."]
 
@@ -80,7 +80,7 @@ def continuation(
             out.append(picked.sum() if per == "string" else picked.mean())
         return torch.stack(out)
 
-    return of
+    return told_padding(of)
 
 
 def rank(ids: Ids) -> Metric:

@@ -11,16 +11,15 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.editing import Edit, Where, call_edit, check_edit, check_pos
+from interp.model.hooks.editing import Edit, Pos, Where, call_edit, check_edit, check_pos
 
-Pos = int | slice | None
 Some = int | Iterable[int] | None  # None: all
 
 
 def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = None, prompts: Some = None) -> Edit:
     """Let `edit` act on the chosen tokens, heads, features and prompts, and leave the rest as it was.
 
-    `pos` counts per prompt without its padding (None for all, -1 is the last token, or a slice); at an attention
+    `pos` counts per prompt without its padding (None for all, -1 is the last token, a slice, a list); at an attention
     pattern it chooses queries. `heads` are those of the site (keys and values may have fewer than queries), `features`
     places on the last axis, `prompts` numbers in the caller's list. Raises UserError for one that is not there.
     """

@@ -3,21 +3,21 @@
     with model.edit({"blocks.12.hook_resid_post": steer(direction, 4.0)}) as receipts: ...
     with model.edit({"blocks.5.attn.hook_z": only(ablate(), heads=[3, 7], pos=-1)}) as receipts: ...
 
-`pos` chooses tokens per prompt: None for all, an index (-1 is the last token) or a slice. `only` lets any edit act at
-chosen heads, features and prompts, and `compose` chains edits.
+`pos` chooses tokens per prompt: None for all, an index (-1 is the last token), a slice or a list of indices. `only`
+lets any edit act at chosen heads, features and prompts, and `compose` chains edits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.choose import Pos, choose
-from interp.model.hooks.editing import Edit, Where, call_edit, check_edit, check_pos, real_entries
+from interp.model.choose import choose
+from interp.model.hooks.editing import Edit, Pos, Where, call_edit, check_edit, check_pos, real_entries
 
 
 def ablate(to: float | Tensor = 0.0, *, pos: Pos = None) -> Edit:
@@ -211,7 +211,8 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
         raise UserError(f"patch got {_shape(source)}; expected a tensor [prompt, pos, feature], as capture returns it")
     check_pos(pos)
     absent = source.isnan().flatten(2).all(-1)  # capture writes NaN on padding
-    from_start = pos is not None and not isinstance(pos, slice) and pos >= 0
+    indices = [] if pos is None or isinstance(pos, slice) else list(pos) if isinstance(pos, Sequence) else [pos]
+    from_start = bool(indices) and min(indices) >= 0
 
     def patched(activation: Tensor, where: Where) -> Tensor:
         _check_per_token("patch", where)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.hooks.captured import Activations
-from interp.model.hooks.editing import Metric, apply_metric, place
+from interp.model.hooks.editing import Metric, apply_metric, heeds_padding, place
 from interp.model.hooks.forward import batches, forward
 from interp.model.hooks.tokens import Prompts, Tokens, pad
 from interp.model.model import Model
@@ -43,7 +43,8 @@ def observe(
 ) -> Observed:
     """Metric and activations from one forward a batch: `model.measure` and `model.capture` in one."""
     found = _Collected(model, prompts, sites)
-    for batch in batches(model.tree, found.ids, batch_size, "right", found.names):
+    mixed = heeds_padding(metric)
+    for batch in batches(model.tree, found.ids, batch_size, "right", found.names, of_one_length=not mixed):
         logits, seen = _run(model, batch, found.names, gradients=False)
         found.add(batch, apply_metric(metric, logits, batch), seen)
     return Observed(found.values, found.activations())
@@ -54,11 +55,13 @@ def gradients_of(
 ) -> Slopes:
     """One forward and one backward a batch. `metric(logits, site)` gives one number a prompt.
 
-    `site` says which prompts these are and where their real tokens lie; padding is on the right.
+    `site` says which prompts these are and where their real tokens lie. A metric of your own gets prompts of one length
+    at a time, without padding.
     Raises UserError for a site that the logits do not depend on, and for a metric of another shape.
     """
     found, slopes = (_Collected(model, prompts, sites) for _ in range(2))
-    for batch in batches(model.tree, found.ids, batch_size, "right", found.names):
+    mixed = heeds_padding(metric)
+    for batch in batches(model.tree, found.ids, batch_size, "right", found.names, of_one_length=not mixed):
         logits, seen = _run(model, batch, found.names, gradients=True)
         with torch.enable_grad():
             value = apply_metric(metric, logits, batch)
@@ -78,7 +81,7 @@ class _Collected:
 
     def __init__(self, model: Model, prompts: Prompts, sites: str | Iterable[str]) -> None:
         self.names = model.tree.match(sites)
-        self.axes = {name: model.site_table.axes[name] for name in self.names}
+        self.axes = {name: model.tree.site_table.axes[name] for name in self.names}
         self.ids = model.encode(prompts)
         self.values = torch.empty(len(self.ids), device=model.device)
         self._whole = pad(self.ids, range(len(self.ids)), len(self.ids), "right", 0, model.device)

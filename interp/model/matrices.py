@@ -106,12 +106,12 @@ class Matrices:
 
     @property
     def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:  # noqa: N802
-        """Attention's input to `hook_k`; where queries share key-value heads, one matrix each of those."""
+        """Attention's input to `hook_k`; where queries share key-value heads, each query head has a copy of its own."""
         return self._stacked("W_K")
 
     @property
     def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:  # noqa: N802
-        """Attention's input to `hook_v`; where queries share key-value heads, one matrix each of those."""
+        """Attention's input to `hook_v`; where queries share key-value heads, each query head has a copy of its own."""
         return self._stacked("W_V")
 
     @property
@@ -174,7 +174,7 @@ class Matrices:
         n_layers = int(self.tree.config.num_hidden_layers)
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n_layers:
             raise UserError(f"layer {layer!r} came; expected 0 to {n_layers - 1}")
-        return matrix_of(self.tree, name, layer)
+        return self._by_query(name, layer)
 
     def OV(self, layer: int, head: int) -> Factored:  # noqa: N802
         """`W_V @ W_O` of a head [d_model, d_model]: what it writes for what it reads at the token it looks at."""
@@ -189,16 +189,22 @@ class Matrices:
         return Factored(self._of_head("W_Q", layer, head), self._of_head("W_K", layer, head).T)
 
     def _of_head(self, name: str, layer: int, head: int) -> Tensor:
-        n_heads = len(self.matrix("W_Q", layer))
-        if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < n_heads:
-            raise UserError(f"head {head!r} came; expected 0 to {n_heads - 1}")
         matrices = self.matrix(name, layer)
-        return matrices[head // (n_heads // len(matrices))]
+        if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < len(matrices):
+            raise UserError(f"head {head!r} came; expected 0 to {len(matrices) - 1}")
+        return matrices[head]
+
+    def _by_query(self, name: str, layer: int) -> Tensor:
+        """One layer's, where keys and values are shared (GQA) repeated, so that head h is always query head h."""
+        raw = matrix_of(self.tree, name, layer)
+        if name not in ("W_K", "W_V", "b_K", "b_V"):
+            return raw
+        return raw.repeat_interleave(max(1, int(self.tree.config.num_attention_heads) // len(raw)), 0)
 
     def _stacked(self, name: str) -> Tensor:
         if missing := missing_layers(self.tree, name):
             refuse(self.tree, name, missing)
-        pieces = [matrix_of(self.tree, name, layer) for layer in range(int(self.tree.config.num_hidden_layers))]
+        pieces = [self._by_query(name, layer) for layer in range(int(self.tree.config.num_hidden_layers))]
         if len({piece.shape for piece in pieces}) > 1:
             sizes = ", ".join(f"{tuple(piece.shape)} in layer {i}" for i, piece in enumerate(pieces))
             raise UserError(f"{name} has no one shape ({sizes:.150}); take model.matrix({name!r}, layer)")

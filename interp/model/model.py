@@ -22,12 +22,13 @@ from interp.errors import UserError
 from interp.model.hooks.asked import context_length, padding_is_harmless
 from interp.model.hooks.bridge import unembed
 from interp.model.hooks.captured import Activations
-from interp.model.hooks.editing import Edit, Metric, Receipts, apply_metric, needs_last_only, place
+from interp.model.hooks.editing import Edit, Metric, Receipts, apply_metric, heeds_padding, needs_last_only, place
 from interp.model.hooks.forward import batches, check_fits, forward, read
 from interp.model.hooks.generation import Generation, Sampling, generate
 from interp.model.hooks.registered import register
 from interp.model.hooks.sites import SiteTable
 from interp.model.hooks.tokens import BosPolicy, Prompts, Side, Tokens, encode, pad
+from interp.model.hooks.tolerance import of_logits
 from interp.model.hooks.tree import Editing, HookedTree
 from interp.model.hooks.unchanged import fingerprint
 from interp.model.hooks.vocabulary import end_ids, token_texts
@@ -99,6 +100,11 @@ class Model(Matrices):
     def __post_init__(self) -> None:
         wrapped: Any = self.hf  # a PeftModel: its adapter lies inside the model that it wraps
         if hasattr(wrapped, "peft_config") and hasattr(wrapped, "get_base_model"):
+            if kinds := [k for k, config in wrapped.peft_config.items() if config.is_prompt_learning]:
+                raise UserError(
+                    f"the adapter {kinds[0]!r} puts learned vectors in front of every prompt, which lie outside the "
+                    "model that is hooked; expected LoRA or another adapter that changes modules"
+                )
             known, self.hf = self.provenance, wrapped.get_base_model()
             self.provenance = known
 
@@ -124,7 +130,9 @@ class Model(Matrices):
     def with_bos(self, bos: BosPolicy) -> Model:
         """The same model under another policy of what stands in front of a prompt, which its provenance records."""
         known = self.provenance
-        return Model(self.hf, self.tokenizer, replace(known, bos={**known.bos, "policy": bos}), bos)
+        other = Model(self.hf, self.tokenizer, replace(known, bos={**known.bos, "policy": bos}), bos)
+        other.__dict__["tree"] = self.tree  # its hooks, registered sites and edits that are active
+        return other
 
     @property
     def config(self) -> Any:
@@ -229,7 +237,7 @@ class Model(Matrices):
         names = self.tree.match(sites)
         ids = self.encode(prompts)
         whole = pad(ids, range(len(ids)), len(ids), padding, 0, self.device)
-        axes = {name: self.site_table.axes[name] for name in names}
+        axes = {name: self.tree.site_table.axes[name] for name in names}
         tensors: dict[str, Tensor] = {}
         for batch in batches(self.tree, ids, batch_size, padding, names):
             for name, piece in read(self.tree, batch, names).items():
@@ -283,8 +291,8 @@ class Model(Matrices):
     ) -> Float[Tensor, " prompt"]:
         """One number a prompt from its logits, which are not kept: `metric(logits [prompt, pos, d_vocab], where)`.
 
-        `where.prompts` says which prompts these are, `where.mask` where their tokens are; padding is on the right. Of
-        a metric that reads the last token alone (`interp.analysis.metrics` has such), only these logits are computed.
+        `where.prompts` says which prompts these are. A metric of your own gets prompts of one length at a time, without
+        padding. Those of `interp.analysis.metrics` take any, and of the last token alone where they read no other.
         Edits apply. `numbers` and `total` are the indices to report as `where.prompts`, and how many prompts there are,
         where these prompts are repeated ones.
         """
@@ -296,7 +304,7 @@ class Model(Matrices):
                 f"numbers={numbers} of total={total} came for {len(ids)} prompts; expected one each, from 0 on"
             )
         out = torch.empty(len(ids), device=self.device)
-        for batch in batches(self.tree, ids, batch_size, "right"):
+        for batch in batches(self.tree, ids, batch_size, "right", of_one_length=not heeds_padding(metric)):
             named_batch = replace(batch, index=named[batch.index], total=total)
             out[batch.index.to(self.device)] = self._measured(named_batch, metric).float()
         return out
@@ -357,7 +365,7 @@ class Model(Matrices):
         Gradients flow to `resid` where it asks for them.
         Raises UserError for a model whose logits are not made that way from its last block's output.
         """
-        if self.tree.lens_gap > (1e-3 if self.hf.dtype == torch.float32 else 0.2):
+        if self.tree.lens_gap > of_logits(self.hf.dtype):
             raise UserError(
                 f"the logit lens does not fit {type(self.hf).__name__}: final norm and unembedding of its last block "
                 "do not give its logits; use another model"
@@ -366,7 +374,7 @@ class Model(Matrices):
             raise UserError(f"unembed got vectors of size {resid.shape[-1]}; expected d_model, {self.d_model}")
         with torch.set_grad_enabled(resid.requires_grad and torch.is_grad_enabled()):
             flat = resid.to(self.device, self.hf.dtype).reshape(1, -1, self.d_model)
-            return unembed(self.bridge, flat).reshape(*resid.shape[:-1], -1)
+            return unembed(self.tree.bridge, flat).reshape(*resid.shape[:-1], -1)
 
     @property
     def is_edited(self) -> bool:

@@ -19,8 +19,8 @@ from interp.model.hooks.engines import Reader, run_hooked, run_plain
 from interp.model.hooks.plain import find_tap
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.taps import Tap
-from interp.model.hooks.tolerance import of_logits, of_values
 from interp.model.hooks.tokens import Side, Tokens
+from interp.model.hooks.tolerance import of_logits, of_values
 from interp.model.hooks.tree import HookedTree
 
 Engine = Literal["plain", "hooked"]
@@ -55,6 +55,23 @@ def edits_agree(tree: HookedTree, site: str) -> bool:
         return relative_gap(plain, hooked) < of_logits(tree.hf.dtype)
 
     return tree.once(f"edits agree {place}", ask)
+
+
+def sees_the_cut(tree: HookedTree, site: str) -> bool:
+    """Does a site lie at the unembedding or behind it, where only those columns come by whose logits are asked for?"""
+    if site not in tree.registered:
+        return "unembed" in site
+
+    def ask() -> bool:
+        whole: dict[str, Tensor] = {}
+        cut: dict[str, Tensor] = {}
+        with torch.no_grad():
+            batch = dummy_batch(tree)
+            run_hooked(tree.bridge, batch, [tree.attached_at(site, _keep(whole, site))], masked=True)
+            run_hooked(tree.bridge, batch, [tree.attached_at(site, _keep(cut, site))], masked=True, keep=1)
+        return whole[site].shape != cut[site].shape
+
+    return tree.once(f"sees the cut {site}", ask)
 
 
 def padding_is_harmless(tree: HookedTree, engine: Engine, side: Side, *, masked: bool = True) -> bool:

@@ -10,10 +10,11 @@ While a model generates, an edit sees the prompt once and then each new token by
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from operator import index
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +23,8 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.hooks.sites import layer_of
 from interp.model.hooks.tokens import Tokens
+
+Pos = int | slice | Sequence[int] | None  # tokens of a prompt: None for all
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,19 @@ class Where:
         """The layer in the name, or None outside the blocks."""
         return layer_of(self.name)
 
-    def positions(self, pos: int | slice | None = None) -> Bool[Tensor, "prompt pos"]:
+    def positions(self, pos: Pos = None) -> Bool[Tensor, "prompt pos"]:
         """True at the real tokens chosen by `pos`, counted per prompt without its padding (-1 is the last token).
 
+        None for all, an index, a slice, or several indices: [0, 3, -1].
         While a model generates, positions are counted from the prompt's first token, and -1 is the newest one; a
         position that was read earlier chooses nothing.
         """
         if pos is None:
             return self.mask
         check_pos(pos)
+        if isinstance(pos, Sequence):
+            several = [self.positions(index(one)) for one in pos]
+            return torch.stack(several).any(0)
         pos = pos if isinstance(pos, slice) else index(pos)  # numpy's integers are indices too
         earlier = 0 if self.before is None else self.before.to(self.mask.device)[:, None]
         count = self.mask.long().cumsum(-1) - 1 + earlier  # index of each real token within its own prompt
@@ -74,7 +81,7 @@ class Where:
             chosen[row, self.mask[row]] = inside[n - int(self.mask[row].sum()) :]
         return chosen
 
-    def key_positions(self, pos: int | slice | None = None) -> Bool[Tensor, "prompt key"]:
+    def key_positions(self, pos: Pos = None) -> Bool[Tensor, "prompt key"]:
         """The same of the tokens that are looked at, which are all read so far."""
         if self.keys is None or self.before is None:
             return self.positions(pos)
@@ -83,13 +90,16 @@ class Where:
 
 def check_pos(pos: object, name: str = "pos") -> None:
     """Raise UserError for what chooses no tokens."""
-    whole = (pos.start, pos.stop, pos.step) if isinstance(pos, slice) else (pos,)
+    several = isinstance(pos, Sequence) and not isinstance(pos, str | bytes)
+    given: Any = pos
+    whole = given if several else (given.start, given.stop, given.step) if isinstance(pos, slice) else (given,)
     try:
         numbers = [index(part) for part in whole if part is not None and not _is_truth(part)]  # type: ignore[arg-type]
     except TypeError:
         numbers = []
-    if len(numbers) < sum(part is not None for part in whole) or (isinstance(pos, slice) and pos.step == 0):
-        raise UserError(f"{name}={pos!r}; expected None for all tokens, an index or a slice; nest `only` for several")
+    wanted = len(whole) if several else sum(part is not None for part in whole)
+    if len(numbers) < wanted or (several and not whole) or (isinstance(pos, slice) and pos.step == 0):
+        raise UserError(f"{name}={pos!r}; expected None for all tokens, an index, a slice or a list of indices")
 
 
 def _is_truth(part: object) -> bool:
@@ -274,6 +284,20 @@ def edit_in_turns(
     return out
 
 
+def told_padding(metric: Metric) -> Metric:
+    """The metric, marked as one that asks `where.mask` what is padding: prompts of any length may come in one batch.
+
+    Others get prompts of one length at a time, so that `logits[:, -1]` or a mean over positions meets no padding.
+    """
+    metric.is_told_padding = True  # type: ignore[attr-defined]
+    return metric
+
+
+def heeds_padding(metric: Metric) -> bool:
+    """May prompts of different lengths come to this metric in one batch?"""
+    return needs_last_only(metric) or getattr(metric, "is_told_padding", False) is True
+
+
 def at_last(metric: Metric) -> Metric:
     """The metric, marked as one that reads the logits of the last token alone: the others are not computed for it."""
     metric.needs_last_only = True  # type: ignore[attr-defined]
@@ -295,7 +319,10 @@ def apply_metric(metric: Metric, logits: Float[Tensor, "prompt pos d_vocab"], ba
 
 
 def real_entries(where: Where, tensor: Tensor) -> Tensor:
-    """True where every pos axis is at a real token, as a mask that broadcasts against `tensor`."""
+    """True where every pos axis is at a real token, as a mask that broadcasts against `tensor`.
+
+    In an attention pattern, keys behind the query are none: no edit may let a token see what comes after it.
+    """
     real = torch.ones([1] * tensor.ndim, dtype=torch.bool, device=tensor.device)
     mask = where.mask
     for axis, kind in enumerate(where.axes):
@@ -304,6 +331,11 @@ def real_entries(where: Where, tensor: Tensor) -> Tensor:
             shape[0], shape[axis] = len(mask), tensor.shape[axis]
             real = real & mask[:, -tensor.shape[axis] :].view(shape)
             mask = mask if where.keys is None else where.keys  # a second pos axis are the keys of a pattern
+    if where.axes.count("pos") == 2:
+        query, key = (axis for axis, kind in enumerate(where.axes) if kind == "pos")
+        q, k = tensor.shape[query], tensor.shape[key]
+        shape = [size if axis in (query, key) else 1 for axis, size in enumerate(tensor.shape)]
+        real = real & torch.ones(q, k, dtype=torch.bool, device=tensor.device).tril(k - q).view(shape)
     return real
 
 

@@ -24,6 +24,7 @@ from interp.model.hooks.asked import (
     has_length_switch,
     length_kind,
     padding_is_harmless,
+    sees_the_cut,
     takes_a_mask,
     tap_of,
 )
@@ -70,7 +71,7 @@ def forward(
     hooks += [(site, during(function)) for some in (change, watch) for site, function in some.items()]
     hooks = past_the_mlp(tree, hooks)
     names = [site for site, _ in hooks]
-    cut = "all" if any("unembed" in site for site in names) else keep
+    cut = "all" if any(sees_the_cut(tree, site) for site in names) else keep
     masked = engine == "hooked" and (batch.is_full or not batch.pads_right_only or takes_a_mask(tree))
     outer, tree.running = tree.running, token
     try:
@@ -134,12 +135,19 @@ def stream(tree: HookedTree, batch: Tokens, sites: Sequence[str], on: Callable[[
 
 
 def batches(
-    tree: HookedTree, rows: Sequence[Sequence[int]], batch_size: int, padding: Side, sites: Iterable[str] = ()
+    tree: HookedTree,
+    rows: Sequence[Sequence[int]],
+    batch_size: int,
+    padding: Side,
+    sites: Iterable[str] = (),
+    *,
+    of_one_length: bool = False,
 ) -> Iterator[Tokens]:
     """The prompts in padded batches of similar length, as a forward that reads `sites` may take them.
 
     Prompts that would change each other's numbers are kept apart: of different kinds of length (LongRoPE), or of
-    different lengths at all where padding reaches real tokens. Raises UserError for a side that the model cannot have.
+    different lengths at all where padding reaches real tokens, or the caller wants no padding (`of_one_length`).
+    Raises UserError for a side that the model cannot have.
     """
     lengths = [len(row) for row in rows]
     kind: Callable[[int], Any] = lambda i: length_kind(tree, lengths[i])  # noqa: E731
@@ -150,7 +158,7 @@ def batches(
             raise UserError(f"padding on the left changes what {type(tree.hf).__name__} computes; use padding='right'")
         if not harmless and engine == "hooked":  # it can be left untold of padding at the right
             harmless = padding_is_harmless(tree, engine, padding, masked=False)
-        if not harmless:
+        if of_one_length or not harmless:
             kind = lambda i: lengths[i]  # noqa: E731
     for group in batches_of(rows, batch_size, kind):
         yield pad([rows[i] for i in group], group, len(rows), padding, 0, tree.hf.device)

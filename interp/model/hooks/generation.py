@@ -5,6 +5,8 @@ No second forward over what was generated: activations are kept on the way.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,6 +52,11 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 63:
             raise UserError(f"seed={self.seed}; expected 0 to 2**63 - 1")
+        if self.top_k is not None and self.temperature == 0:
+            raise UserError(
+                f"top_k={self.top_k} came without a temperature, and the likeliest token is taken each time; give a "
+                "temperature above 0 to draw"
+            )
         if self.max_new_tokens < 1 or (self.top_k is not None and self.top_k < 1):
             raise UserError(f"max_new_tokens={self.max_new_tokens}, top_k={self.top_k}; expected 1 or more")
         if not 0 <= self.temperature < float("inf"):
@@ -67,15 +74,16 @@ def generate(
     """
     check_fits(tree, rows, sampling.max_new_tokens)
     _check_sites(tree, sites)
-    choose = _Choice(sampling, tree.hf.device)
+    choose = _Choice(sampling, rows, tree.hf.device)
     ids: list[list[int]] = [[] for _ in rows]
     written: list[_Written] = []
-    for group in _groups(tree, rows, sites, sampling.max_new_tokens):
-        run = _Written(tree, [rows[i] for i in group], group, len(rows), sites, sampling.max_new_tokens)
-        for i, new in zip(group, run.write(choose, sampling.max_new_tokens, ends), strict=True):
-            ids[i] = new
-        written.append(run)
-    return ids, _joined(tree, written, len(rows), sites) if sites else None
+    with tree.settled():
+        for group in _groups(tree, rows, sites, sampling.max_new_tokens):
+            run = _Written(tree, [rows[i] for i in group], group, len(rows), sites, sampling.max_new_tokens)
+            for i, new in zip(group, run.write(choose, sampling.max_new_tokens, ends), strict=True):
+                ids[i] = new
+            written.append(run)
+        return ids, _joined(tree, written, len(rows), sites) if sites else None
 
 
 def _groups(tree: HookedTree, rows: Sequence[list[int]], sites: Sequence[str], new: int) -> list[list[int]]:
@@ -119,7 +127,7 @@ class _Written:
         last = torch.tensor(sorted(ends), device=going.device, dtype=torch.long)
         new: list[Tensor] = []
         while True:
-            token = choose(self.forward())
+            token = choose(self.forward(), self.prompt.index.tolist())
             new.append(torch.where(going, token, -1))
             going = going & ~torch.isin(token, last)
             if len(new) == most or not bool(going.any()):
@@ -177,13 +185,23 @@ class _Written:
 
 
 class _Choice:
-    """Chooses the next token of every prompt."""
+    """Chooses the next token of every prompt.
 
-    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+    Each prompt draws by a generator of its own, seeded by the prompt: batch mates change no text. A prompt that came
+    before draws another text.
+    """
+
+    def __init__(self, sampling: Sampling, rows: Sequence[list[int]], device: torch.device) -> None:
         self.sampling = sampling
-        self.generator = torch.Generator(device).manual_seed(sampling.seed)
+        seen: Counter[tuple[int, ...]] = Counter()
+        self.generators: list[torch.Generator] = []
+        for row in map(tuple, rows) if sampling.temperature else ():
+            drawn = hashlib.sha256(repr((sampling.seed, row, seen[row])).encode()).digest()
+            self.generators.append(torch.Generator(device).manual_seed(int.from_bytes(drawn[:7])))
+            seen[row] += 1
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, prompts: Sequence[int]) -> Tensor:
+        """The tokens [row] chosen by logits [row, d_vocab] of these prompts."""
         temperature, top_k = self.sampling.temperature, self.sampling.top_k
         if temperature == 0:
             return logits.argmax(-1)
@@ -191,7 +209,8 @@ class _Choice:
         if top_k is not None:
             least = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[:, -1:]
             scores = scores.masked_fill(scores < least, -torch.inf)
-        return torch.multinomial(scores.softmax(-1), 1, generator=self.generator).squeeze(-1)
+        shares = zip(prompts, scores.softmax(-1), strict=True)
+        return torch.cat([torch.multinomial(share, 1, generator=self.generators[i]) for i, share in shares])
 
 
 def _widened(piece: Tensor, axis: int, end: int, width: int) -> Tensor:

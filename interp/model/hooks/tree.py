@@ -160,6 +160,7 @@ class HookedTree:
         """Take registered sites away again."""
         for name in names:
             self._named.pop(name, None)
+            self._built.pop(f"sees the cut {name}", None)
         self._built.pop("site_table", None)
 
     def match(self, sites: Any) -> list[str]:

@@ -48,7 +48,7 @@ def made_of(hf: PreTrainedModel) -> str:
         settings = [(key, value) for key, value in _settings(module) if not callable(getattr(module, key, None))]
         hooks = [len(kept) for kept in _user_hooks(module)]
         tables = {
-            key: hashlib.sha256(table.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+            key: hashlib.sha256(_bytes(table)).hexdigest()
             for key in sorted(module._non_persistent_buffers_set)
             if (table := module._buffers.get(key)) is not None and not _is_rewritten(module, key)
         }  # the others belong to the weights
@@ -76,6 +76,10 @@ def _facts(hf: PreTrainedModel, values: bool, memory: bool) -> Iterator[Hashable
                 yield tensor._version
             if is_weight and values and tensor.is_floating_point():
                 yield _sums(tensor)
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _is_rewritten(module: nn.Module, key: str) -> bool:
