@@ -15,9 +15,13 @@ from compare import far
 from hub import tiny_gpt2 as write_tiny_gpt2
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
-from interp import Model, ablate, load_model, plan_capture
+from interp import Model, UserError, ablate, load_model, plan_capture
 from interp.analysis import score_answers
+from interp.edits import scale
+from interp.model.hooks import tree as tree_module
+from interp.model.hooks.forward import engine_for
 
 PROMPTS = ["The capital of France is", "Mary"]
 SITE = "blocks.1.hook_resid_post"
@@ -98,6 +102,12 @@ CHANGES: dict[str, Callable[[Model], object]] = {
         lambda x: 2.0 * x,
     ),
     "a setting": lambda m: setattr(m.hf.model.layers[0].input_layernorm, "variance_epsilon", 0.5),  # type: ignore
+    "a buffer in place": lambda m: m.hf.model.rotary_emb.inv_freq.mul_(0.3),  # type: ignore
+    "a buffer is replaced": lambda m: setattr(
+        m.hf.model.rotary_emb,  # type: ignore
+        "inv_freq",
+        m.hf.model.rotary_emb.inv_freq * 0.3,  # type: ignore
+    ),
     "layers are cut": lambda m: setattr(m.hf.model, "layers", m.hf.model.layers[:2]),  # type: ignore
     "the embedding in place": lambda m: m.hf.model.embed_tokens.weight.data.add_(0.5),  # type: ignore
 }
@@ -115,6 +125,119 @@ def test_a_change_is_followed(make_tiny: Callable[..., Model], change: str) -> N
     if "in place" not in change and change != "layers are cut":
         assert model.provenance.weights != name, "a store must not be written under the old weights' name"
         assert model.provenance.name.endswith(", changed")
+
+
+class Louder:
+    """A hook with a state of its own."""
+
+    def __init__(self) -> None:
+        self.by = 1.0
+
+    def __call__(self, _: Any, __: Any, out: Any) -> Any:
+        return (out[0] * self.by, *out[1:]) if isinstance(out, tuple) else out * self.by
+
+
+@pytest.mark.parametrize("module", ["layers.0.mlp", "layers.0.self_attn", "layers.0", "norm"])
+def test_a_users_hook_that_acts_later_is_followed_or_refused(make_tiny: Callable[..., Model], module: str) -> None:
+    model, hook = make_tiny("llama"), Louder()
+    model.hf.model.get_submodule(module).register_forward_hook(hook)  # type: ignore[union-attr,operator]
+    before = assert_followed(model)
+    hook.by = 1.5
+    if module == "layers.0.self_attn":  # the hooked tree does not run this module's hooks
+        with pytest.raises(UserError, match="no number from its hooks can be trusted"):
+            assert_followed(model)
+        assert far(model.logits(PROMPTS[:1])[0], plain(model, PROMPTS[0])) < 1e-4
+    else:
+        assert far(assert_followed(model), before) > 1e-3
+
+
+def test_pruning_is_followed_without_building_hooks_anew_each_time(
+    make_tiny: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny("llama")
+    matrix = model.hf.model.layers[0].mlp.up_proj  # type: ignore[union-attr]
+    prune.identity(matrix, "weight")
+    before = assert_followed(model)
+    matrix.weight_mask[:, ::2] = 0
+    assert far(assert_followed(model), before) > 1e-3
+    built: list[int] = []
+    build = tree_module.build_bridge
+    monkeypatch.setattr(tree_module, "build_bridge", lambda hf: built.append(1) or build(hf))
+    assert_followed(model)
+    assert_followed(model)
+    assert not built
+    matrix.weight_mask[:, 1::2] = 0
+    assert_followed(model)
+    assert built == [1]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting", "value"), [("mistral", "sliding_window", 2), ("gemma2", "final_logit_softcapping", 1.0)]
+)
+def test_a_setting_of_the_config_is_followed(
+    make_tiny: Callable[..., Model], architecture: str, setting: str, value: float
+) -> None:
+    model = make_tiny(architecture)
+    with model.tree.hooked_only():
+        model.logits(PROMPTS)
+    setattr(model.hf.config, setting, value)
+    expected = plain(model, PROMPTS[0])
+    with model.edit({SITE: scale(1.0)}), model.tree.hooked_only():
+        assert far(model.logits(PROMPTS)[0, : len(expected)], expected) < 1e-4
+    assert model.provenance.name.endswith(", changed")
+
+
+def test_what_was_asked_before_any_hook_was_built_is_asked_again_after_a_change(
+    make_tiny: Callable[..., Model],
+) -> None:
+    model = make_tiny("llama")
+    model.generate(PROMPTS, max_new_tokens=2)  # the plain model has a cache and may be padded
+
+    def of_all_positions(_: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+        return out + out.mean(1, keepdim=True)
+
+    model.hf.model.layers[0].register_forward_hook(of_all_positions)  # type: ignore[union-attr,index]
+    row = model.encode(PROMPTS[:1])[0]
+    made = model.generate([row], max_new_tokens=4).ids[0]
+    whole = list(row)
+    with torch.no_grad():
+        for _ in made:
+            whole.append(int(model.hf(torch.tensor([whole])).logits[0, -1].argmax()))
+    assert made == whole[len(row) :]
+    together = model.last_logits(PROMPTS)
+    for i, prompt in enumerate(PROMPTS):
+        assert far(together[i], plain(model, prompt)[-1]) < 1e-4
+
+
+def test_the_model_under_another_policy_of_bos_has_the_same_edits_and_sites(make_tiny: Callable[..., Model]) -> None:
+    model = make_tiny("llama")
+    model.register_site("my_site", "model.layers.0.mlp")
+    row = model.encode(PROMPTS[:1])
+    with model.edit({SITE: ablate()}):
+        assert torch.equal(model.with_bos("never").logits(row), model.logits(row))
+        assert model.with_bos("never").is_edited
+    assert "my_site" in model.with_bos("never").sites()
+
+
+def test_an_adapter_of_learned_prompts_is_refused(make_tiny: Callable[..., Model]) -> None:
+    peft = pytest.importorskip("peft")
+    model = make_tiny("llama")
+    for config in (
+        peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    ):
+        wrapped = peft.get_peft_model(model.hf, config)
+        with pytest.raises(UserError, match="learned vectors in front of every prompt"):
+            Model(wrapped, model.tokenizer, model.provenance)
+
+
+def test_a_model_in_double_precision_is_as_any_other(make_tiny: Callable[..., Model]) -> None:
+    model = make_tiny("gpt2")
+    model.hf.double()
+    assert model.pads("left")
+    assert model.W_Q.dtype == torch.float64
+    assert far(model.logits(PROMPTS, padding="left")[1, -1], plain(model, PROMPTS[1])[-1]) < 1e-6
+    assert engine_for(model.tree, [SITE]) == "plain"
 
 
 def test_adapters_are_followed_when_they_are_switched(make_tiny: Callable[..., Model]) -> None:

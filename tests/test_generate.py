@@ -94,6 +94,16 @@ def test_drawing_follows_the_seed_and_the_distribution(make_tiny: Callable[..., 
     assert float((found - true).abs().sum()) < 0.35  # 300 tokens, 4,000 draws: .22 on average
 
 
+def test_a_drawn_text_follows_its_prompt_and_not_its_place_in_the_batch(make_tiny: Callable[..., Model]) -> None:
+    model = make_tiny("gpt2")
+    how: dict[str, Any] = {"max_new_tokens": 6, "temperature": 1.0, "seed": 4}
+    alone = model.generate([PROMPTS[1]], **how).ids[0]
+    assert model.generate([PROMPTS[0], PROMPTS[1], PROMPTS[0]], **how).ids[1] == alone
+    twice = model.generate([PROMPTS[1], PROMPTS[1]], **how).ids
+    assert twice[0] == alone
+    assert twice[1] != alone, "a prompt that came before draws another text"
+
+
 def test_a_model_without_a_cache_reads_again(tiny_of: Callable[[str], Model]) -> None:
     model = tiny_of("mamba")
     made = model.generate(["Rome is"], max_new_tokens=4, capture="blocks.0.hook_resid_post")
@@ -108,7 +118,8 @@ def test_misuse_is_one_line(make_tiny: Callable[..., Model]) -> None:
         ({"max_new_tokens": 0}, "expected 1 or more"),
         ({"temperature": -1.0}, "temperature=-1.0; expected 0"),
         ({"temperature": float("nan")}, "temperature=nan"),
-        ({"top_k": 0}, "top_k=0"),
+        ({"top_k": 0, "temperature": 1.0}, "top_k=0"),
+        ({"top_k": 5}, "top_k=5 came without a temperature"),
         ({"seed": 2**70}, "seed=1180591620717411303424"),
         ({"capture": "blocks.0.hook_resid_pst"}, "nearest"),
         ({"max_new_tokens": 500}, "this model takes 64"),
