@@ -148,7 +148,7 @@ class ShardRun:
         with ExitStack() as open_file:
             file = open_file.enter_context(new_file(path, layout.size))
             writer = ShardWriter(file.descriptor, layout, plan.sites, store.first_rows[index])
-            with self.offload_to(writer) as offload:
+            with self.offload_to(writer) as offload, self.model.tree.settled():
                 for batch in batches_of(store.tokens, plan.shards[index], plan.batch_tokens):
                     self.forward(batch, offload)
                     file.begin_sync()

@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.activations.plan import fit_context
 from interp.errors import UserError
 from interp.model.hooks.forward import batches, stream
+from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 from interp.progress import Progress, silent
 
@@ -98,6 +99,7 @@ def capture_rows(
     )
 
 
+@looks_once
 def read_rows(
     model: Model, sequences: list[list[int]], sites: Sequence[str], batch_size: int = 16
 ) -> dict[str, Float[Tensor, "row d"]]:

@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 from interp.progress import Progress, silent
 
 
+@looks_once
 def answer_lead(
     model: Model,
     prompts: Sequence[str],
@@ -37,12 +39,11 @@ def answer_lead(
     ids = torch.tensor(list(answer_ids), device=model.device)
     other = ids[None, :] != ids[:, None]  # [prompt, answer]: answers that are wrong for the prompt
     out = torch.full((len(prompts), len(chosen), acts.mask.shape[1]), float("nan"))
-    with model.tree.settled():
-        for i, layer in enumerate(chosen):
-            resid = acts[model.residual(layer)]
-            for row in range(len(prompts)):
-                real = acts.mask[row]
-                scores = model.unembed(resid[row, real]).float()[:, ids]  # the softmax's normaliser cancels in the lead
-                out[row, i, real.cpu()] = (scores[:, row] - scores[:, other[row]].mean(-1)).cpu()
-            progress("reading layers", i + 1, len(chosen))
+    for i, layer in enumerate(chosen):
+        resid = acts[model.residual(layer)]
+        for row in range(len(prompts)):
+            real = acts.mask[row]
+            scores = model.unembed(resid[row, real]).float()[:, ids]  # the softmax's normaliser cancels in the lead
+            out[row, i, real.cpu()] = (scores[:, row] - scores[:, other[row]].mean(-1)).cpu()
+        progress("reading layers", i + 1, len(chosen))
     return out

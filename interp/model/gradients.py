@@ -20,6 +20,7 @@ from interp.model.hooks.captured import Activations
 from interp.model.hooks.editing import Metric, apply_metric, heeds_padding, place
 from interp.model.hooks.forward import batches, forward
 from interp.model.hooks.tokens import Prompts, Tokens, pad
+from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 
 
@@ -38,6 +39,7 @@ class Slopes(Observed):
     gradients: Activations
 
 
+@looks_once
 def observe(
     model: Model, prompts: Prompts, sites: str | Iterable[str], metric: Metric, *, batch_size: int = 16
 ) -> Observed:
@@ -50,6 +52,7 @@ def observe(
     return Observed(found.values, found.activations())
 
 
+@looks_once
 def gradients_of(
     model: Model, prompts: Prompts, sites: str | Iterable[str], metric: Metric, *, batch_size: int = 16
 ) -> Slopes:

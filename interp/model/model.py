@@ -29,7 +29,7 @@ from interp.model.hooks.registered import register
 from interp.model.hooks.sites import SiteTable
 from interp.model.hooks.tokens import BosPolicy, Prompts, Side, Tokens, encode, pad
 from interp.model.hooks.tolerance import of_logits
-from interp.model.hooks.tree import Editing, HookedTree
+from interp.model.hooks.tree import Editing, HookedTree, looks_once
 from interp.model.hooks.unchanged import fingerprint
 from interp.model.hooks.vocabulary import end_ids, token_texts
 from interp.model.matrices import Matrices
@@ -225,6 +225,7 @@ class Model(Matrices):
             raise UserError(f"{text!r} is {len(ids)} tokens ({pieces}); expected one; words mostly begin with a blank")
         return int(ids[0])
 
+    @looks_once
     def capture(
         self, prompts: Prompts, sites: str | Iterable[str], *, batch_size: int = 16, padding: Side = "right"
     ) -> Activations:
@@ -244,6 +245,7 @@ class Model(Matrices):
                 place(tensors, name, piece, batch, whole, axes[name])
         return Activations(tensors, whole.mask, whole.ids.masked_fill(~whole.mask, -1), axes)
 
+    @looks_once
     def logits(
         self, prompts: Prompts, *, batch_size: int = 16, padding: Side = "right"
     ) -> Float[Tensor, "prompt pos d_vocab"]:
@@ -255,6 +257,7 @@ class Model(Matrices):
             place(out, "logits", forward(self.tree, batch).logits, batch, whole, ("prompt", "pos", "feature"))
         return out["logits"]
 
+    @looks_once
     def last_logits(self, prompts: Prompts, *, batch_size: int = 16) -> Float[Tensor, "prompt d_vocab"]:
         """Next-token logits at each prompt's last token (edits apply)."""
         ids = self.encode(prompts)
@@ -264,6 +267,7 @@ class Model(Matrices):
                 rows[i] = row
         return torch.stack(rows)
 
+    @looks_once
     def loss(self, prompts: Prompts, *, batch_size: int = 8) -> Float[Tensor, "prompt pos"]:
         """Surprise of every token given those before it, in nats (cross-entropy); edits apply.
 
@@ -280,6 +284,7 @@ class Model(Matrices):
             out[batch.index.to(self.device), 1 : batch.ids.shape[1]] = piece
         return out
 
+    @looks_once
     def measure(
         self,
         prompts: Prompts,
@@ -317,6 +322,7 @@ class Model(Matrices):
         last = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), batch.index, batch.total)
         return apply_metric(metric, logits, last)
 
+    @looks_once
     def generate(
         self,
         prompts: Prompts,
@@ -359,6 +365,7 @@ class Model(Matrices):
             edits = {}
         return Editing(self.tree, {} if edits is None else edits, {} if gradients is None else gradients)
 
+    @looks_once
     def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:
         """Final norm and unembedding applied to a residual vector of any layer: the logit lens (nostalgebraist 2020).
 

@@ -113,7 +113,8 @@ def _of_sequence(run: _Run, building: Building, sequence: int, ablations: Sequen
     tokens = building.tokens
     first, last = int(tokens.starts[sequence]), int(tokens.starts[sequence + 1])
     ids = torch.from_numpy(tokens.ids[first:last].astype(np.int64)).to(run.model.device)
-    return run.sequence(ids, [a._replace(row=a.row - first) for a in ablations], sequence)
+    with run.model.tree.settled():
+        return run.sequence(ids, [a._replace(row=a.row - first) for a in ablations], sequence)
 
 
 def _kept(path: Path, note: dict[str, Any]) -> dict[str, Tensor] | None:

@@ -77,13 +77,12 @@ def generate(
     choose = _Choice(sampling, rows, tree.hf.device)
     ids: list[list[int]] = [[] for _ in rows]
     written: list[_Written] = []
-    with tree.settled():
-        for group in _groups(tree, rows, sites, sampling.max_new_tokens):
-            run = _Written(tree, [rows[i] for i in group], group, len(rows), sites, sampling.max_new_tokens)
-            for i, new in zip(group, run.write(choose, sampling.max_new_tokens, ends), strict=True):
-                ids[i] = new
-            written.append(run)
-        return ids, _joined(tree, written, len(rows), sites) if sites else None
+    for group in _groups(tree, rows, sites, sampling.max_new_tokens):
+        run = _Written(tree, [rows[i] for i in group], group, len(rows), sites, sampling.max_new_tokens)
+        for i, new in zip(group, run.write(choose, sampling.max_new_tokens, ends), strict=True):
+            ids[i] = new
+        written.append(run)
+    return ids, _joined(tree, written, len(rows), sites) if sites else None
 
 
 def _groups(tree: HookedTree, rows: Sequence[list[int]], sites: Sequence[str], new: int) -> list[list[int]]:

@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -39,6 +39,10 @@ from interp.model.hooks.unchanged import fingerprint, mark_own, user_code
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -296,6 +300,18 @@ class HookedTree:
             yield
         finally:
             self.engine = outer
+
+
+def looks_once(call: Callable[P, T]) -> Callable[P, T]:
+    """Let a call of many forwards, whose first argument is the model, look once whether the model was changed."""
+
+    @wraps(call)
+    def looking(*args: P.args, **kwargs: P.kwargs) -> T:
+        model: Any = args[0] if args else kwargs["model"]
+        with model.tree.settled():
+            return call(*args, **kwargs)
+
+    return looking
 
 
 def _cost(axes: tuple[str, ...], shape: tuple[int, ...], itemsize: int) -> str:

@@ -61,7 +61,7 @@ def _facts(hf: PreTrainedModel, values: bool, memory: bool) -> Iterator[Hashable
     for name, module in hf.named_modules():
         yield (name, id(module), *_settings(module), *_user_hooks(module))
         for key, value in vars(module).items():
-            if key not in NO_SETTINGS and isinstance(value, torch.Tensor):
+            if key not in NO_SETTINGS and isinstance(value, torch.Tensor) and not _is_rewritten(module, key):
                 yield (key, tuple(value.shape), *_sums(value))  # some are made anew in each forward, with equal values
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is None:
