@@ -7,7 +7,7 @@ a forward hook sees; it is named with the reason, and fails nothing.
 
 from __future__ import annotations
 
-from interp.model.checking.watching import find_nested_tap
+from interp.model.checking.noted import find_nested_tap
 from interp.model.hooks.plain import find_tap, plain_module
 from interp.model.hooks.sites import layer_of
 from interp.model.model import Model

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.checking.noted import find_nested_tap
 from interp.model.checking.reference import difference
-from interp.model.checking.watching import find_nested_tap
 from interp.model.hooks.editing import Where
 from interp.model.hooks.engines import Reader, run_plain
 from interp.model.hooks.plain import find_tap

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from interp.model.checking.watching import AttentionCall, PlainRun, positions_first
+from interp.model.checking.noted import AttentionCall, PlainRun, positions_first
 from interp.model.hooks.plain import plain_module
 from interp.model.model import Model
 
