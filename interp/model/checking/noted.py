@@ -90,7 +90,7 @@ def positions_first(tensor: Tensor, axes: tuple[str, ...]) -> Tensor:
 @contextmanager
 def watched(model: Model, run: PlainRun) -> Iterator[dict[int, int]]:
     """Hooks on every plain module that a site names; yields the layer that gave out a tensor, by the tensor's id."""
-    tree, origins = model.tree, set(model.site_table.origin.values())
+    tree, origins = model.tree, set(model.tree.site_table.origin.values())
     origins |= {f"blocks.{layer}.{name}" for layer in range(model.n_layers) for name in ALWAYS}
     layer_of: dict[int, int] = {}
     alive: list[Tensor] = []  # so that no id is given twice
