@@ -2,13 +2,14 @@
 
 The plain model is edited by a forward hook on the module that stands where the site is. Where no module shows the
 value (inside attention, inside a norm), all that can be asked is whether the edit reaches the logits. A site may also
-refuse every edit: that is right where the model does not read the value back, and a fault where the same change of the
-plain module moves the logits.
+refuse every edit: that is right where the model does not read the value back, or breaks on it, and a fault where the
+same change, made past the refusal or in the plain module, moves the logits.
 """
 
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,7 +20,7 @@ from interp.model.checking.noted import find_nested_tap
 from interp.model.checking.reference import difference
 from interp.model.hooks.asked import tap_of
 from interp.model.hooks.editing import Where
-from interp.model.hooks.engines import Reader, run_plain
+from interp.model.hooks.engines import Reader, run_hooked, run_plain
 from interp.model.hooks.midstream import MID, MLP, OUT
 from interp.model.hooks.plain import find_tap
 from interp.model.hooks.sites import kind_of
@@ -36,7 +37,7 @@ class EditsChecked:
     """Kinds of site by what came of an edit there. `lost`: the logits stayed. `other`: they moved, but not as plain
     transformers' do. `same`: they moved as these do. `alone`: no module of plain transformers stands there, so that
     they were only seen to move. `refused`: an edit there is refused, with the words of the refusal; `barred`: those of
-    them where the same change of the plain module moves the logits, so that nothing justifies it."""
+    them where the same change moves the logits if it is made all the same, so that nothing justifies it."""
 
     lost: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
@@ -60,7 +61,7 @@ def check_edits(model: Model, row: list[int], tell: Progress) -> EditsChecked:
             edited = logits_edited(model, row, site, widths)
         except UserError as refusal:  # such as at a site that only shows a value
             checked.refused[kind] = str(refusal)
-            checked.barred += [kind] if _plain_takes_it(model, row, site) else []
+            checked.barred += [kind] if _could_be_taken(model, row, site) else []
             continue
         if torch.equal(edited, before[0]):
             checked.lost.append(kind)
@@ -91,15 +92,20 @@ def spoil(activation: Tensor, where: Where | None = None) -> Tensor:
     return activation * 1.5 + (activation.abs().clamp(max=100).mean() + 0.01) * slope  # zeros change too
 
 
-def _plain_takes_it(model: Model, row: list[int], site: str) -> bool:
-    """Would the change that was refused move the logits, made at the module of the plain model that shows the value?"""
-    tap = tap_of(model.tree, site)
-    if tap is None:
-        return False
+def _could_be_taken(model: Model, row: list[int], site: str) -> bool:
+    """Would the change that was refused move the logits, made without asking whether it may be made?
+
+    In the hooked tree, or at the module of the plain model that shows the value; no where TransformerLens breaks on it.
+    """
     if site.endswith(f".{MID}"):
         return _goes_past_the_mlp(model, row, site.removesuffix(MID))
-    before, after = (_run(model, row, at) for at in ([], [(replace(tap, heads=None), spoil)]))
-    return not torch.equal(before, after)
+    try:
+        hooked = [_run_hooked(model, row, at) for at in ([], [model.tree.attached_at(site, spoil)])]
+    except (AttributeError, TypeError, ValueError, IndexError, RuntimeError):
+        return False
+    tap = tap_of(model.tree, site)
+    plain = [] if tap is None else [_run(model, row, at) for at in ([], [(replace(tap, heads=None), spoil)])]
+    return any(not torch.equal(before, after) for before, after in filter(None, (hooked, plain)))
 
 
 def _goes_past_the_mlp(model: Model, row: list[int], block: str) -> bool:
@@ -112,6 +118,12 @@ def _goes_past_the_mlp(model: Model, row: list[int], block: str) -> bool:
     readers: list[Reader] = [seen.append, torch.zeros_like, seen.append]
     _run(model, row, [(tap, reader) for tap, reader in zip(taps, readers, strict=True) if tap is not None])
     return difference(seen[1], seen[0])[1] < EDITED
+
+
+def _run_hooked(model: Model, row: list[int], at: list[AbstractContextManager[None]]) -> Tensor:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return run_hooked(model.bridge, pad([row], [0], 1, "right", 0, model.device), at, masked=True).logits
 
 
 def _run(model: Model, row: list[int], at: list[tuple[Tap, Reader]]) -> Tensor:

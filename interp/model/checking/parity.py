@@ -9,7 +9,7 @@ Four kinds of evidence, so that no shared mistake can hide:
 - behaviour: a padded batch gives what each prompt gives alone, logits are plain transformers', each layer whose
   attention transformers reports shows a pattern, and an edit at a site of every kind reaches the logits and does to
   them what the same edit of the plain module does. Where edits are refused the reason is in the result, and it is a
-  fault where that module's change moves the logits. All of this in the hooked tree, and then the values, logits and
+  fault where the change would move the logits. All of this in the hooked tree, and then the values, logits and
   edits once more by the engine that users get, which is plain transformers with taps wherever these show a site;
 - planted faults that must be found: one MLP's output scaled by 1.01, and a site read one layer off.
 """
@@ -154,7 +154,7 @@ def _judged(edits: EditsChecked) -> dict[str, bool]:
     return {
         _but("an edit at every kind of site that takes one reaches the logits", edits.lost): not edits.lost,
         _but("and does to them what it does in plain transformers", edits.other): compared,
-        _but("an edit is refused only where plain transformers takes none either", edits.barred): not edits.barred,
+        _but("an edit is refused only where the model cannot take it", edits.barred): not edits.barred,
     }
 
 
