@@ -137,3 +137,24 @@ def test_a_model_that_cannot_is_told_in_one_line(
         model.capture(PROMPTS, site)
     assert words in the_line(raised)
     assert bool(torch.isfinite(model.last_logits(PROMPTS)).all())
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("pattern", ["blocks.0.attn.hook_result", "*result*", "*attn_in*", "*mlp_in*", Q_INPUT])
+def test_sites_names_what_capture_takes_in_a_fresh_session(
+    make_tiny: Callable[..., Model], architecture: str, pattern: str
+) -> None:
+    model = make_tiny(architecture)
+    listed = model.sites()
+    named = model.sites(pattern)
+    assert named
+    assert named == list(make_tiny(architecture).capture(PROMPTS, pattern))
+    assert not any(_switches(model)), "naming leaves nothing open"
+    assert model.sites() == listed
+    assert named == model.sites(pattern), "and says the same again"
+
+
+def test_sites_that_a_model_cannot_open_are_refused_by_sites_too(make_tiny: Callable[..., Model]) -> None:
+    with pytest.raises(UserError, match="which this model does not take") as raised:
+        make_tiny("bloom").sites("blocks.*.hook_mlp_in")
+    the_line(raised)

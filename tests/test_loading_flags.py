@@ -54,11 +54,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 def test_every_command_with_a_model_hands_the_same_four_flags_on(
     name: str, here: Path, asked: list[tuple[Any, ...]]
 ) -> None:
-    flags = ["--model", "m", "--device", "cpu", "--dtype", "bf16", "--bos", "always"]
+    dtype = "fp32" if name == "parity" else "bf16"  # parity takes no other
+    flags = ["--model", "m", "--device", "cpu", "--dtype", dtype, "--bos", "always"]
     for given in (flags, []):
         with pytest.raises(UserError, match="seen"):
             dispatch([*COMMANDS[name], *given])
-    assert asked == [("m", "cpu", "bf16", "always", None), ("smollm2-135m", None, None, "tokenizer", None)]
+    assert asked == [("m", "cpu", dtype, "always", None), ("smollm2-135m", None, None, "tokenizer", None)]
     with pytest.raises(UserError) as refused:
         dispatch([*COMMANDS[name], "--bos", "sometimes"])
     assert "'sometimes' came for --bos; expected one of 'tokenizer', 'always', 'never'" in the_line(refused)
@@ -70,7 +71,8 @@ def test_the_flags_are_written_once() -> None:
     makers += [saes.SAEShowOptions, features_build.BuildOptions, explore.ExploreOptions, models.ParityOptions]
     for options in makers:
         assert issubclass(options, LoadingOptions), options
-        assert not {"device", "dtype", "bos"} & set(vars(options).get("__annotations__", {})), options
+        own = {"device", "dtype", "bos"} & set(vars(options).get("__annotations__", {}))
+        assert own == ({"dtype"} if options is models.ParityOptions else set()), options  # which takes fp32 alone
     assert issubclass(RunOptions, LoadingOptions)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from interp.errors import UserError
+from interp.paths import expand
 
 if TYPE_CHECKING:
     from interp.model.model import Model
@@ -36,6 +37,15 @@ class LoadingOptions:
     adapter: Annotated[
         Path | None, tyro.conf.arg(help="Folder of a LoRA adapter (PEFT), merged into the model's weights.")
     ] = None
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a path at which there is no model, or no adapter, before anything heavy is imported."""
+        from interp.model.loading.places import check_adapter, check_model
+
+        if self.model:
+            check_model(self.model)
+        if self.adapter is not None:
+            check_adapter(expand(self.adapter))
 
     def load(self) -> Model:
         """The model that the flags name; without one the bundled model."""

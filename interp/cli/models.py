@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Annotated
 
-from interp.cli.loading import LoadingOptions
+import tyro
+
+from interp.cli.loading import SHIPPED, LoadingOptions
 from interp.cli.terminal import Positional, parse, print_table, shown_progress
-from interp.errors import unknown
+from interp.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from interp.model.hooks.captured import Activations
+    from interp.model.model import Model
 
-Action = Literal["list", "prepare", "sites"]
+FULL_PRECISION = (None, "fp32", "float32")
 
 
 @dataclass
-class ModelsOptions:
-    """What can be loaded, what is cached, what it takes in memory, and the sites that a model has."""
-
-    action: Positional[Action] = "list"
-    """list, prepare (download or unpack now, so that later loads need no network), or sites (to read and edit)."""
-    name: Positional[str] = "smollm2-135m"
-    """The model to prepare, or whose sites to show."""
+class ListOptions:
+    """What can be loaded, what is cached, and what it takes in memory."""
 
 
-def models(arguments: list[str]) -> int:
-    """What can be loaded, what is cached, what it costs in memory"""
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in get_args(Action):
-        raise unknown("action", arguments[0], get_args(Action), f"for a model: interp models sites {arguments[0]}")
-    options: ModelsOptions = parse(ModelsOptions, arguments, "models")
-    if options.action == "prepare":
-        from interp.model.loading.load import load_model
-
-        load_model(options.name)
-        return 0
-    if options.action == "sites":
-        _print_sites(options.name)
-        return 0
+def list_models(arguments: list[str]) -> int:
+    """What can be loaded, what is cached, what it takes in memory"""
+    if arguments and not arguments[0].startswith("-"):
+        raise UserError(
+            f"interp models list takes no name, and {arguments[0]!r} came; to fetch a model: interp models prepare "
+            f"{arguments[0]}; for its sites: interp models sites {arguments[0]}"
+        )
+    parse(ListOptions, arguments, "models list")
     from interp.model.loading.doctor import loadable_models
 
     rows = [(m.name, m.where, f"{m.memory / 1e6:,.0f} MB", m.note) for m in loadable_models()]
@@ -46,23 +40,107 @@ def models(arguments: list[str]) -> int:
     return 0
 
 
-def _print_sites(name: str) -> None:
-    from interp.model.hooks.sites import kind_of
+@dataclass
+class PrepareOptions:
+    """Download or unpack a model now, so that later loads need no network."""
+
+    name: Positional[str] = SHIPPED
+    """The model: a bundled name, a Hugging Face name, a folder or a .gguf file."""
+
+
+def prepare(arguments: list[str]) -> int:
+    """Download or unpack a model now, so that later loads need no network"""
+    options: PrepareOptions = parse(PrepareOptions, arguments, "models prepare")
+    from interp.model.loading.places import check_model
+
+    check_model(options.name)
     from interp.model.loading.load import load_model
 
-    model = load_model(name)
-    table = model.site_table
-    kinds: dict[str, list[str]] = {}
-    for site in table.listed:
-        kinds.setdefault(kind_of(site), []).append(site)
-    acts = model.capture([[0, 0]], [sites[0] for sites in kinds.values()])
-    rows = [(kind, str(len(sites)), _shape(acts, sites[0])) for kind, sites in kinds.items()]
+    load_model(options.name)
+    return 0
+
+
+@dataclass(kw_only=True)
+class NamedModelOptions(LoadingOptions):
+    """A model by its name alone, or by --model."""
+
+    name: Positional[str] = ""
+    """The model, as for --model."""
+
+    def __post_init__(self) -> None:
+        """Take the name for --model. Raises UserError where both came and differ."""
+        if self.name and self.model not in (SHIPPED, self.name):
+            raise UserError(f"two models came, {self.name} and --model {self.model}; expected one; leave one out")
+        self.model = self.name or self.model
+        super().__post_init__()
+
+
+@dataclass(kw_only=True)
+class SitesOptions(NamedModelOptions):
+    """The sites of a model, to read and edit: those that match a pattern, or all, and what opens when it is named."""
+
+    pattern: Positional[str] = "*"
+    """Names of sites, such as 'blocks.*.attn.*': in quotes, or the shell takes the stars."""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a pattern in the place of the model."""
+        if "*" in self.name:
+            raise UserError(
+                f"{self.name!r} came in the place of the model; expected its name first, such as: "
+                f"interp models sites {SHIPPED} {self.name!r}"
+            )
+        super().__post_init__()
+
+
+def sites(arguments: list[str]) -> int:
+    """The sites that a model has, to read and edit"""
+    options: SitesOptions = parse(SitesOptions, arguments, "models sites")
+    model = options.load()
+    kinds = _by_kind(model.sites(options.pattern))
+    acts = model.capture([[0, 0]], [names[0] for names in kinds.values()])
+    rows = [(kind, str(len(names)), _shape(acts, names[0])) for kind, names in kinds.items()]
     print_table(("site (* is the layer)", "n", "shape of what is read there"), rows)
+    if options.pattern == "*":
+        _print_gated(model)
+    return 0
+
+
+def _print_gated(model: Model) -> None:
+    """The sites that `*` does not mean, since each costs: they are read and edited like the others."""
+    from interp.model.hooks.gated import list_gated
+
+    for gated in list_gated(model.bridge, model.site_table, model.hf.dtype.itemsize):
+        print(f"opened when named: {gated.kind} ({gated.n_sites}), {gated.cost}")
+
+
+def _by_kind(names: list[str]) -> dict[str, list[str]]:
+    from interp.model.hooks.sites import kind_of
+
+    kinds: dict[str, list[str]] = {}
+    for site in names:
+        kinds.setdefault(kind_of(site), []).append(site)
+    return kinds
 
 
 def _shape(acts: Activations, site: str) -> str:
     sizes = zip(acts.axes[site], acts[site].shape, strict=True)
     return ", ".join({"feature": f"{size}", "head": f"{size} heads"}.get(axis, axis) for axis, size in sizes)
+
+
+MODEL_COMMANDS: dict[str, Callable[[list[str]], int]] = {"list": list_models, "prepare": prepare, "sites": sites}
+
+
+def models(arguments: list[str]) -> int:
+    """What can be loaded, what is cached, what it costs in memory"""
+    if not arguments:
+        return list_models([])
+    if arguments[0] in ("-h", "--help"):
+        print("Models: what can be loaded, and where each can be read and edited.\n")
+        print("\n".join(f"  interp models {name:<9} {f.__doc__}" for name, f in MODEL_COMMANDS.items()))
+        return 0
+    if arguments[0] not in MODEL_COMMANDS:
+        raise unknown("action", arguments[0], MODEL_COMMANDS, f"for a model: interp models sites {arguments[0]}")
+    return MODEL_COMMANDS[arguments[0]](arguments[1:])
 
 
 @dataclass
@@ -83,16 +161,25 @@ def doctor(arguments: list[str]) -> int:
 
 
 @dataclass(kw_only=True)
-class ParityOptions(LoadingOptions):
+class ParityOptions(NamedModelOptions):
     """Hooks against plain transformers, site by site. Exit code 1 when one is off or a planted fault stays unseen."""
+
+    dtype: Annotated[
+        str | None, tyro.conf.arg(help="fp32 alone: in a coarser type a fault of one part in 100,000 cannot be seen.")
+    ] = None
 
 
 def parity(arguments: list[str]) -> int:
     """Hooks against plain transformers, site by site"""
     options: ParityOptions = parse(ParityOptions, arguments, "parity")
+    if options.dtype not in FULL_PRECISION:
+        raise UserError(
+            f"--dtype {options.dtype} came; parity compares to one part in 100,000, which only fp32 holds; "
+            "leave --dtype out"
+        )
+    model = options.load()
     from interp.model.checking.parity import check_parity
 
-    model = options.load()
     with shown_progress() as say:
         result = check_parity(model, progress=say)
     rows = [
@@ -106,6 +193,8 @@ def parity(arguments: list[str]) -> int:
         print(f"planted fault, {fault}: {'found' if found else 'NOT FOUND'}")
     for site in result.unchecked:
         print(f"nothing checks {site}")
+    for what, reason in result.not_editable.items():
+        print(f"not editable here: {what}: {reason}")
     for what, reason in result.not_asked.items():
         print(f"not asked: {what}: {reason}")
     sites = len({k.kind for k in result.kinds})

@@ -195,8 +195,12 @@ class Model(Matrices):
         return register(self.tree, name, where)
 
     def sites(self, pattern: str = "*") -> list[str]:
-        """Names of the sites that match `pattern` (`*` matches anything), by TransformerLens hook name."""
-        return self.site_table.match(pattern)
+        """Names of the sites that match `pattern` (`*` matches anything), by TransformerLens hook name.
+
+        Gated sites (`blocks.*.attn.hook_result`) are named where the pattern means them alone, as in `capture`: they
+        are measured once, and closed until a forward reads or edits one.
+        """
+        return self.tree.match(pattern)
 
     def encode(self, prompts: Prompts, *, cut: int | None = None) -> list[list[int]]:
         """Token ids per prompt under this model's BOS policy; with `cut`, the first so many of each.
@@ -238,7 +242,8 @@ class Model(Matrices):
         names = self.tree.match(sites)
         ids = self.encode(prompts)
         whole = pad(ids, range(len(ids)), len(ids), padding, 0, self.device)
-        axes = {name: self.tree.site_table.axes[name] for name in names}
+        table = self.tree.site_table
+        axes = {name: table.axes[name] for name in names}
         tensors: dict[str, Tensor] = {}
         for batch in batches(self.tree, ids, batch_size, padding, names):
             for name, piece in read(self.tree, batch, names).items():

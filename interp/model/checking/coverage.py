@@ -7,7 +7,7 @@ a forward hook sees; it is named with the reason, and fails nothing.
 
 from __future__ import annotations
 
-from interp.model.checking.watching import find_nested_tap
+from interp.model.checking.noted import find_nested_tap
 from interp.model.hooks.plain import find_tap, plain_module
 from interp.model.hooks.sites import layer_of
 from interp.model.model import Model
@@ -54,7 +54,7 @@ def sort_unchecked(model: Model, sites: set[str], odd_layers: set[int]) -> tuple
 
 
 def _excuse(model: Model, site: str, odd_layers: set[int]) -> str | None:
-    origin = model.site_table.origin[site]
+    origin = model.tree.site_table.origin[site]
     component = origin.rpartition(".")[0]
     if find_tap(model.tree, origin) is not None or find_nested_tap(model, origin) is not None:
         return None  # a module of the plain model stands there: that nothing came by is a fault

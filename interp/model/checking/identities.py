@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from interp.model.checking.noted import PlainRun
 from interp.model.checking.reference import (
     RELATIVE,
     Pair,
@@ -19,7 +20,6 @@ from interp.model.checking.reference import (
     mixed,
     parted,
 )
-from interp.model.checking.watching import PlainRun
 from interp.model.hooks.plain import plain_module
 from interp.model.model import Model
 

@@ -7,25 +7,36 @@ Four kinds of evidence, so that no shared mistake can hide:
   norm(x) / scale = normalized. Each is asked where the model promises it, and whether it does is asked of plain
   transformers; what is not asked is in the result, with the reason;
 - behaviour: a padded batch gives what each prompt gives alone, logits are plain transformers', each layer whose
-  attention transformers reports shows a pattern, and an edit at a site of every kind reaches the logits or is refused,
-  and does to them what the same edit of the plain module does;
+  attention transformers reports shows a pattern, and an edit at a site of every kind reaches the logits and does to
+  them what the same edit of the plain module does. Where edits are refused the reason is in the result, and it is a
+  fault where the change would move the logits. All of this in the hooked tree, and then the values, logits and
+  edits once more by the engine that users get, which is plain transformers with taps wherever these show a site;
 - planted faults that must be found: one MLP's output scaled by 1.01, and a site read one layer off.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.checking.behaviour import (
+    batch_agrees,
+    logits_agree,
+    misedited_as_users_do,
+    misread_as_users_do,
+    streams,
+)
 from interp.model.checking.coverage import sort_unchecked
-from interp.model.checking.edited import check_edits
+from interp.model.checking.edited import EditsChecked, check_edits
 from interp.model.checking.identities import MIXES, NotAsked, identities_of
+from interp.model.checking.noted import PlainRun
 from interp.model.checking.reference import RELATIVE, Read, against_reference, difference
 from interp.model.checking.watching import find_layouts, watch_plain
+from interp.model.hooks.asked import ask_all_taps
 from interp.model.hooks.editing import Where
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.tokens import Prompts
@@ -37,7 +48,8 @@ PROMPTS = (
     "Once upon a time, a small dog lived by the sea.",
     "def add(a, b):\n    return a + b\n",
 )
-BATCHED = 1e-4  # the same where another shape of batch may choose other kernels
+BATCH, LOGITS = "a padded batch gives what each prompt gives alone", "logits and last_logits are plain transformers'"
+AS_USERS = "as users get it"
 ABSOLUTE_RESIDUAL = 1e-3  # and at residual sites, whose norms reach 25,000, this bound too
 
 
@@ -60,13 +72,15 @@ class KindResult:
 @dataclass(frozen=True)
 class ParityResult:
     """All kinds, what the model must do and whether it does, the planted faults with whether each was found, the sites
-    that nothing checks though something should, and what this architecture cannot be asked, with the reason."""
+    that nothing checks though something should, what this architecture cannot be asked, with the reason, and the kinds
+    of site where an edit is refused, with the words of the refusal."""
 
     kinds: tuple[KindResult, ...]
     behaviour: dict[str, bool]
     faults: dict[str, bool]
     unchecked: tuple[str, ...]
     not_asked: dict[str, str] = field(default_factory=dict)
+    not_editable: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -85,27 +99,40 @@ def check_parity(model: Model, prompts: Prompts = PROMPTS, *, progress: Progress
         raise UserError(f"parity needs fp32, and this model is in {model.hf.dtype}; load it with dtype='fp32'")
     rows = model.encode(prompts)
     tell = progress or (lambda what, done, total: None)
+    model.tree.follow()
+    ask_all_taps(model.tree)
     with model.tree.hooked_only():  # the plain model is what it is compared with
-        return _check(model, rows, tell)
+        result = _check_hooked(model, rows, tell)
+    return replace(result, behaviour=result.behaviour | _check_as_users(model, rows, tell))
 
 
-def _check(model: Model, rows: list[list[int]], tell: Progress) -> ParityResult:
-    layouts = find_layouts(model)
-    compared = _compare(model, rows, layouts, tell=tell)
-    scaled = _compare(model, rows[:1], layouts, edit_layer=model.n_layers // 2).kinds
-    faults = {
-        "one MLP output scaled by 1.01": not all(
-            k.ok for k in scaled if "hook_resid" in k.kind or k.kind == "hook_unembed"
-        ),
+def _check_as_users(model: Model, rows: list[list[int]], tell: Progress) -> dict[str, bool]:
+    """Values, logits and edits by the engine that users get: nothing is forced."""
+    told = {
+        f"{BATCH}, {AS_USERS}": batch_agrees(model, [*rows, rows[0][:3]]),
+        f"{LOGITS}, {AS_USERS}": logits_agree(model, rows[0]),
     }
-    if len(_streams(model)) > 1:
+    asked = (("values", misread_as_users_do, rows[0]), ("edits", misedited_as_users_do, rows[-1][:8]))
+    for i, (what, ask, row) in enumerate(asked):
+        tell("the engine that users get", i + 1, len(asked))
+        wrong = ask(model, row)
+        told[_but(f"{what} by the plain model are the hooked model's, {AS_USERS}", wrong)] = not wrong
+    return told
+
+
+def _check_hooked(model: Model, rows: list[list[int]], tell: Progress) -> ParityResult:
+    layouts = find_layouts(model)
+    plain = {tuple(rows[0]): watch_plain(model, rows[0], layouts)}  # asked for twice
+    watch = lambda row: plain.get(tuple(row)) or watch_plain(model, row, layouts)  # noqa: E731
+    compared = _compare(model, rows, watch, model.tree.site_table.listed, tell=tell)
+    faults = {"one MLP output scaled by 1.01": _scaling_is_found(model, rows[0], watch)}
+    if len(streams(model)) > 1:
         faults["residual stream read one layer off"] = _misread_is_found(model, rows[:1])
     edits = check_edits(model, rows[-1][:8], tell)
     behaviour = {
-        "a padded batch gives what each prompt gives alone": _batch_agrees(model, [*rows, rows[0][:3]]),
-        "logits and last_logits are plain transformers'": _logits_agree(model, rows[0]),
-        _but("an edit at a site of every kind reaches the logits", edits.lost): not edits.lost,
-        _but("and does to them what it does in plain transformers", edits.other): not edits.other,
+        BATCH: batch_agrees(model, [*rows, rows[0][:3]]),
+        LOGITS: logits_agree(model, rows[0]),
+        **_judged(edits),
     }
     if compared.with_patterns:
         hidden = sorted(compared.with_patterns - _layers_with(model, "attn.hook_pattern"))
@@ -116,9 +143,19 @@ def _check(model: Model, rows: list[list[int]], tell: Progress) -> ParityResult:
         not_asked["whether an edit does what it does in plain transformers"] = (
             f"no module of it stands at {', '.join(sorted(edits.alone))}; that the edit reaches the logits was asked"
         )
-    missing = set(model.site_table.listed) - compared.checked
+    missing = set(model.tree.site_table.listed) - compared.checked
     unchecked, excused = sort_unchecked(model, missing, compared.not_asked.layers(MIXES))
-    return ParityResult(compared.kinds, behaviour, faults, unchecked, not_asked | excused)
+    return ParityResult(compared.kinds, behaviour, faults, unchecked, not_asked | excused, edits.refused)
+
+
+def _judged(edits: EditsChecked) -> dict[str, bool]:
+    """What an edit must do, and whether it does. That not one could be held against plain transformers is a fault."""
+    compared = bool(edits.same) and not edits.other
+    return {
+        _but("an edit at every kind of site that takes one reaches the logits", edits.lost): not edits.lost,
+        _but("and does to them what it does in plain transformers", edits.other): compared,
+        _but("an edit is refused only where the model cannot take it", edits.barred): not edits.barred,
+    }
 
 
 def _but(what: str, exceptions: list[str]) -> str:
@@ -126,32 +163,7 @@ def _but(what: str, exceptions: list[str]) -> str:
 
 
 def _layers_with(model: Model, name: str) -> set[int]:
-    return {layer for layer in range(model.n_layers) if f"blocks.{layer}.{name}" in model.site_table.axes}
-
-
-def _streams(model: Model) -> list[str]:
-    """The sites between blocks, from the first to the last; a post-norm model may lack some."""
-    return [site for site in model.site_table.listed if site.endswith((".hook_resid_pre", ".hook_resid_post"))]
-
-
-def _batch_agrees(model: Model, rows: list[list[int]]) -> bool:
-    """Are residual streams and logits of a padded batch those of each prompt alone? Batches round in other ways."""
-    sites = list(dict.fromkeys([*_streams(model)[:1], *_streams(model)[-1:]])) or ["unembed.hook_in"]
-    together, logits = model.capture(rows, sites), model.logits(rows)
-    for i, row in enumerate(rows):
-        alone, mask = model.capture([row], sites), together.mask[i]
-        pairs = [(together[site][i, mask], alone[site][0]) for site in sites]
-        pairs.append((logits[i, mask.to(logits.device)], model.logits([row])[0]))
-        if any(difference(batched, single)[1] > BATCHED for batched, single in pairs):
-            return False
-    return True
-
-
-def _logits_agree(model: Model, row: list[int]) -> bool:
-    with torch.no_grad():
-        plain = model.hf(torch.tensor([row], device=model.device), use_cache=False).logits[0].float().cpu()
-    pairs = (model.logits([row])[0], plain), (model.last_logits([row])[0], plain[-1])
-    return all(difference(logits.float().cpu(), right)[1] < 10 * RELATIVE for logits, right in pairs)
+    return {layer for layer in range(model.n_layers) if f"blocks.{layer}.{name}" in model.tree.site_table.axes}
 
 
 @dataclass(frozen=True)
@@ -167,8 +179,8 @@ class _Compared:
 def _compare(
     model: Model,
     rows: list[list[int]],
-    layouts: dict[str, int],
-    edit_layer: int | None = None,
+    watch: Callable[[list[int]], PlainRun],
+    sites: Sequence[str],
     tell: Progress | None = None,
 ) -> _Compared:
     worst: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -177,13 +189,7 @@ def _compare(
     for i, row in enumerate(rows):
         if tell is not None:
             tell("every site against plain transformers", i + 1, len(rows))
-        with ExitStack() as stack:
-            if edit_layer is not None:
-                places = [f"blocks.{edit_layer}.hook_{n}" for n in ("mlp_out", "resid_post", "resid_pre")]
-                site = next(place for place in places if place in model.site_table.axes)
-                stack.enter_context(model.edit({site: _scale}))
-            read = Read(model, dict(model.capture([row], list(model.site_table.listed))))
-        plain = watch_plain(model, row, layouts)
+        read, plain = Read(model, dict(model.capture([row], sites))), watch(row)
         with_patterns |= set(plain.patterns)
         if plain.unplaced:
             not_asked.note(
@@ -201,12 +207,22 @@ def _compare(
     return _Compared(tuple(sorted(kinds, key=lambda k: (k.kind, k.reference))), checked, not_asked, with_patterns)
 
 
+def _scaling_is_found(model: Model, row: list[int], watch: Callable[[list[int]], PlainRun]) -> bool:
+    """Is the stream behind an MLP whose output is scaled another than plain transformers'?"""
+    places = [f"blocks.{model.n_layers // 2}.hook_{n}" for n in ("mlp_out", "resid_post", "resid_pre")]
+    site = next(place for place in places if place in model.tree.site_table.axes)
+    seen = [s for s in model.tree.site_table.listed if "hook_resid" in s or s == "hook_unembed"]
+    with model.edit({site: _scale}):
+        kinds = _compare(model, [row], watch, seen or model.tree.site_table.listed).kinds
+    return not all(k.ok for k in kinds if "hook_resid" in k.kind or k.kind == "hook_unembed")
+
+
 def _scale(activation: Tensor, where: Where) -> Tensor:
     return activation * 1.01
 
 
 def _misread_is_found(model: Model, rows: list[list[int]]) -> bool:
-    before, after = _streams(model)[:2]
+    before, after = streams(model)[:2]
     acts = model.capture(rows, [before, after])
     absolute, relative = difference(acts[before], acts[after])
     return not KindResult("", "", 1, absolute, relative).ok

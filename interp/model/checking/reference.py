@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from interp.model.checking.watching import AttentionCall, PlainRun, positions_first
+from interp.model.checking.noted import AttentionCall, PlainRun, positions_first
 from interp.model.hooks.plain import plain_module
 from interp.model.model import Model
 
@@ -20,7 +20,7 @@ class Read:
     """What the hooks showed of one prompt: a site by any of its names, positions before heads."""
 
     def __init__(self, model: Model, acts: dict[str, Tensor]) -> None:
-        table = model.site_table
+        table = model.tree.site_table
         self.by_site = {site: positions_first(tensor, table.axes[site]) for site, tensor in acts.items()}
         self._listed = {table.origin[site]: site for site in acts}
         self._origin = table.origin

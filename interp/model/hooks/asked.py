@@ -41,6 +41,16 @@ def tap_of(tree: HookedTree, site: str) -> Tap | None:
     return tree.once(f"taps {kind}", ask).get(site)
 
 
+def ask_all_taps(tree: HookedTree) -> None:
+    """Ask `tap_of` of every kind of site in two forwards, for a check of them all."""
+    kinds: dict[str, list[str]] = {}
+    for name in tree.site_table.axes:
+        kinds.setdefault(kind_of(name), []).append(name)
+    taps = tree.once("all taps", lambda: _find_taps(tree, tree.site_table.axes))
+    for kind, names in kinds.items():
+        tree.once(f"taps {kind}", lambda names=names: {name: taps[name] for name in names if name in taps})
+
+
 def edits_agree(tree: HookedTree, site: str) -> bool:
     """Does an edit at the tap of the plain model do to the logits what it does at the site of the hooked tree?"""
     place = f"{kind_of(site)} {kind_of(tree.site_table.origin[site])}"

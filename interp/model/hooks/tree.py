@@ -32,6 +32,7 @@ from interp.model.hooks.bridge import (
     text_config,
 )
 from interp.model.hooks.editing import Edit, Receipt, Receipts, check_edit
+from interp.model.hooks.gated import cost_in_words
 from interp.model.hooks.sites import SiteTable, kind_of
 from interp.model.hooks.taps import Place, Tap, tapped
 from interp.model.hooks.unchanged import fingerprint, mark_own, user_code
@@ -194,7 +195,7 @@ class HookedTree:
             told = {origin[name]: name for name in measured if origin[name] not in known}  # each place by one name
             for kind in dict.fromkeys(map(kind_of, told.values())):
                 axes, shape = next(measured[name] for name in told.values() if kind_of(name) == kind)
-                print(f"{kind} {_cost(axes, shape, self.hf.dtype.itemsize)}", file=sys.stderr)
+                print(f"{kind} {cost_in_words(axes, shape, self.hf.dtype.itemsize)}", file=sys.stderr)
 
     def switches_of(self, names: Sequence[str]) -> list[str]:
         """The switches that must be on in a forward for these sites to carry something."""
@@ -312,15 +313,6 @@ def looks_once(call: Callable[P, T]) -> Callable[P, T]:
             return call(*args, **kwargs)
 
     return looking
-
-
-def _cost(axes: tuple[str, ...], shape: tuple[int, ...], itemsize: int) -> str:
-    """What an open site keeps, in words."""
-    width = shape[-1] * itemsize
-    size = f"{width / 1000:.1f} kB" if width >= 1000 else f"{width} bytes"
-    if "head" in axes:
-        return f"keeps a residual stream a head: {shape[axes.index('head')]} x {size} a token and layer"
-    return f"keeps a residual stream: {size} a token and layer"
 
 
 @contextmanager

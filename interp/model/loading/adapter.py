@@ -22,10 +22,11 @@ from transformers.modeling_utils import load_state_dict
 from transformers.pytorch_utils import Conv1D
 
 from interp.errors import UserError
+from interp.model.loading.places import ADAPTER_FILES, check_adapter
 from interp.model.loading.quiet import first_line
 from interp.model.provenance import hash_files
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = ADAPTER_FILES
 PREFIX = "base_model.model."
 KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<part>[AB])(?:\.default)?(?:\.weight)?")
 WRAPPED = re.compile(r"\.(?:modules_to_save(?:\.default)?|base_layer)\.")  # of a module that is kept whole
@@ -94,15 +95,7 @@ def identify_adapter(folder: Path | str) -> dict[str, Any]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}; expected an adapter's, with {CONFIG} and {WEIGHTS}; check the path")
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            held = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-            hint = "a .bin is a pickle, which can run code: save it as safetensors" if ".bin" in held else "check it"
-            raise UserError(
-                f"{folder} has no {file} (it holds {held}); expected what peft's save_pretrained writes; {hint}"
-            )
+    check_adapter(folder)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -23,6 +23,7 @@ from interp.model.loading.bundled import BUNDLED, bundled_folder
 from interp.model.loading.cache import cache_dir, is_intact
 from interp.model.loading.gguf import CONVERTER, convert_gguf
 from interp.model.loading.hub import fetch_from_hub
+from interp.model.loading.places import check_adapter, check_model, weight_files
 from interp.model.loading.quiet import first_line, quiet
 from interp.model.model import Model
 from interp.model.provenance import ModelProvenance, describe_bos, hash_files, hash_tokenizer, library_versions
@@ -72,6 +73,8 @@ def load_model(
         )
     chosen = pick_device(device)
     kind = pick_dtype(dtype)
+    if adapter is not None:
+        check_adapter(expand(adapter))
     located = locate(name)
     tokenizer, hf = _load_folder(name, located.folder, chosen, kind)
     weights, adapted = located.weights, None
@@ -107,18 +110,15 @@ def locate(name: str) -> Located:
     if name in BUNDLED:
         folder, weights = bundled_folder(name)
         return Located(folder, "bundled", weights)
+    check_model(name)
     path = expand(name)
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UserError(f"no such file: {path}; expected a .gguf file; check the path")
         weights = hash_files([path])
         folder = cache_dir() / "models" / f"gguf-{weights.removeprefix('sha256:')[:16]}-{CONVERTER}"
         return Located(folder if is_intact(folder) else convert_gguf(path, folder), "gguf", weights)
     if path.is_dir():
-        files = [*_weight_files(path), path / "config.json"]  # which decides what the weights compute
+        files = [*weight_files(path), path / "config.json"]  # which decides what the weights compute
         return Located(path, "folder", hash_files(files))
-    if path.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"{name} is not a model; expected a folder with config.json, a .gguf file or a hub name")
     repo, _, revision = name.partition("@")
     try:
         folder, commit = fetch_from_hub(repo, revision or None)
@@ -149,15 +149,6 @@ def pick_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if not isinstance(chosen, torch.dtype) or chosen not in DTYPES.values():
         raise unknown("dtype", str(dtype).removeprefix("torch."), DTYPES)
     return chosen
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json; expected a Hugging Face model folder (save_pretrained)")
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    if not files:
-        raise UserError(f"{folder} has no weights (*.safetensors); expected a Hugging Face model folder")
-    return files
 
 
 def _load_folder(
