@@ -67,7 +67,7 @@ def _shape(acts: Activations, site: str) -> str:
 
 @dataclass
 class DoctorOptions:
-    """Versions, device and caches; what is missing and the command that mends it. Exit code 1 when something is."""
+    """Versions, device and caches; what is missing and the command that fixes it. Exit code 1 when something is."""
 
 
 def doctor(arguments: list[str]) -> int:
@@ -76,9 +76,9 @@ def doctor(arguments: list[str]) -> int:
     from interp.model.loading.doctor import check_machine
 
     checks = check_machine()
-    print_table(("", "", "found", "to mend it"), [(c.state, c.what, c.found, c.mend) for c in checks])
+    print_table(("", "", "found", "to fix it"), [(c.state, c.what, c.found, c.fix) for c in checks])
     missing = sum(c.state == "missing" for c in checks)
-    print(f"{missing} to mend" if missing else "everything is there")
+    print(f"{missing} to fix" if missing else "everything is there")
     return int(missing > 0)
 
 
