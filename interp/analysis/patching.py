@@ -20,6 +20,7 @@ from interp.errors import UserError
 from interp.model.gradients import gradients_of, observe
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.editing import Edit, Metric, Where
+from interp.model.hooks.sites import layer_of
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
 from interp.progress import Progress, silent
@@ -76,6 +77,15 @@ class Sweep:
             raise UserError(f"top({n!r:.40}); expected how many places, 1 or more, or nothing for the largest alone")
         spots = [self._spot(cell) for cell in self._order()[: n or 1]]
         return spots[0] if n is None else spots
+
+    def rows(self) -> list[dict[str, str | int | float | None]]:
+        """One row a place, means over pairs: the table of a finding, or of a figure of `interp.figures`."""
+        effect, share = self.effect.nanmean(0).flatten(), self.share.nanmean(0).flatten()
+        return [
+            {**spot, "layer": layer_of(str(spot["site"])), "effect": float(effect[cell]), "share": float(share[cell])}
+            for cell in sorted(self._order())
+            for spot in [self._spot(cell)]
+        ]
 
     def _order(self) -> list[int]:
         """Numbers of all cells that some pair has, that of the largest mean effect first."""
