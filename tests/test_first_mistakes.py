@@ -166,6 +166,15 @@ def test_a_bound_edit_that_was_not_entered_is_warned_of_once_at_the_next_forward
     assert receipts[MLP].fired == 1
 
 
+def test_where_warnings_are_errors_it_is_one(tiny_gpt2: Model) -> None:
+    waiting = tiny_gpt2.edit({MLP: ablate()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="never entered"):
+            tiny_gpt2.last_logits(P)
+    del waiting
+
+
 def test_an_edit_that_was_entered_is_not_warned_of(tiny_gpt2: Model) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -221,6 +230,7 @@ CALLS: list[tuple[Callable[[Model], object], str]] = [
     (lambda m: trace_prediction(m, P, answer=" Paris"), "model.token_id(text)"),  # type: ignore[arg-type]
     (lambda m: m.capture(P, "transformer.h.1.mlp"), "model.register_site('my_site', 'transformer.h.1.mlp')"),
     (lambda m: m.capture(P, "transformer.h[1].mlp.output"), "register_site('my_site', 'transformer.h.1.mlp')"),
+    (lambda m: m.capture(P, "model.transformer.h.1.mlp:input"), "register_site('my_site', 'transformer.h.1.mlp')"),
     (lambda m: m.capture(P, "transformer.h.*.mlp"), "register_site('blocks.*.my_site', 'transformer.h.*.mlp')"),
     (lambda m: load_model(m.hf), "load_model got a GPT2LMHeadModel; expected a name or a path"),  # type: ignore[arg-type]
     (load_model, "from interp.from_transformers(hf_model, tokenizer)"),  # type: ignore[arg-type]

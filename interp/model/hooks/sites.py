@@ -122,8 +122,9 @@ def refuse_modules(wanted: Iterable[object], sites: Iterable[str], modules: Iter
     for name in wanted:
         if not isinstance(name, str) or name in known:
             continue
-        path = re.sub(r"\[(\d+)\]", r".\1", name).removesuffix(".output").removesuffix(".input")
-        if any(fnmatchcase(module, path) for module in there):
+        path = re.sub(r"[.:](?:input|output)$", "", re.sub(r"\[(\d+)\]", r".\1", name))
+        paths = [p for p in (path, path.removeprefix("model.")) if any(fnmatchcase(module, p) for module in there)]
+        if path := next(iter(paths), ""):
             own = "blocks.*.my_site" if "*" in path else "my_site"
             raise UserError(
                 f"{name!r} is a module of the plain model and no site; model.sites() lists the sites, by their "

@@ -216,7 +216,8 @@ class HookedTree:
         """Warn, once each, of what `edit` made and nobody entered: the forward that comes now is not edited by it."""
         for editing in list(self.waiting):
             self.waiting.discard(editing)
-            editing.unopened()
+            editing.unopened.detach()
+            _warn_of_unopened()
 
     @contextmanager
     def edited(self, edits: Mapping[str, Edit], gradients: Mapping[str, Edit]) -> Iterator[Receipts]:
@@ -337,7 +338,7 @@ class Editing(AbstractContextManager[Receipts]):
         self._context: AbstractContextManager[Receipts] | None = None
         self._tree, self._edits, self._gradients = tree, edits, gradients
         # unlike __del__, a finalizer also runs before Python takes its modules apart at the end of a script
-        self.unopened = weakref.finalize(self, _warn_of_unopened)
+        self.unopened = weakref.finalize(self, _warn_quietly)
         tree.waiting.add(self)
 
     def __enter__(self) -> Receipts:
@@ -358,7 +359,10 @@ def _warn_of_unopened() -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("interp.", "weakref")):
         level, frame = level + 1, frame.f_back
-    with suppress(Exception):  # where warnings are errors, this one is none inside a finalizer
-        warnings.warn(
-            "model.edit(...) was never entered and edits nothing; write: with model.edit(...):", stacklevel=level
-        )
+    warnings.warn("model.edit(...) was never entered and edits nothing; write: with model.edit(...):", stacklevel=level)
+
+
+def _warn_quietly() -> None:
+    """The same from a finalizer, where no exception is of use: also where warnings are errors."""
+    with suppress(Exception):
+        _warn_of_unopened()
