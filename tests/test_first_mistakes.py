@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import gc
+import importlib
 import inspect
 import re
 import subprocess
@@ -21,13 +23,14 @@ from torch import Tensor
 
 import interp.analysis
 import interp.edits
-from interp import Model, UserError, ablate, from_transformers, load_model, patch, steer
+from interp import Model, UserError, ablate, capture_rows, from_transformers, load_model, patch, steer
 from interp.analysis import attribute_logits, gradients_of, mean_outputs, patch_sweep, trace_prediction
 from interp.analysis.metrics import entropy, log_prob, logit_difference
 from interp.edits import ablate_heads
 from interp.model.choose import only
 from interp.model.edits import compose, project_out, resample, scale
 from interp.model.hooks.editing import Edit, Where
+from interp.model.hooks.shown import Shown
 
 ROOT = Path(__file__).parents[1]
 P = "The capital of France is"
@@ -290,7 +293,11 @@ def test_results_show_shapes_and_not_a_thousand_numbers(tiny_gpt2: Model) -> Non
     wheres: list[str] = []
     with tiny_gpt2.edit({MLP: lambda _, where: wheres.append(repr(where))}):
         tiny_gpt2.logits(P)
-    for text in (*map(repr, (swept, slopes, scores)), *wheres):
+    with tiny_gpt2.edit({MLP: scale(0.5)}) as receipts:
+        tiny_gpt2.logits(P)
+    rows = capture_rows(tiny_gpt2, [P], MLP)
+    assert "fired 1x" in repr(receipts)
+    for text in (*map(repr, (swept, slopes, scores, rows, receipts, receipts[MLP])), *wheres):
         assert "tensor(" not in text
         assert "\n" not in text
         assert len(text) < 400
@@ -312,6 +319,29 @@ def test_the_places_of_a_sweep_come_in_order_and_as_many_as_asked_for(tiny_gpt2:
     assert len(sizes) == int(swept.effect.nanmean(0).isfinite().sum()), "and none that no pair has"
     for wrong in (0, "all"):
         assert "1 or more" in line_of(lambda wrong=wrong: swept.top(wrong))  # type: ignore[arg-type,call-overload]
+
+
+def test_no_result_of_a_door_shows_its_tensors() -> None:
+    """A dataclass that holds tensors or arrays has a repr of its own, or leaves them out of it."""
+    showing = []
+    for door in ("interp", "interp.analysis", "interp.edits", "interp.saes", "interp.stats"):
+        for name in importlib.import_module(door).__all__:
+            kind = getattr(importlib.import_module(door), name)
+            if inspect.isclass(kind) and dumps_tensors(kind):
+                showing.append(f"{door}.{name}")
+    assert showing == []
+
+
+def dumps_tensors(kind: Any) -> bool:
+    shown = [str(f.type) for f in dataclasses.fields(kind) if f.repr] if dataclasses.is_dataclass(kind) else []
+    generated = hasattr(kind.__repr__, "__wrapped__")  # dataclass wraps its own one against recursion
+    return generated and any(re.search("Tensor|NDArray", text) for text in shown)
+
+
+def test_a_planted_result_that_shows_its_tensors_is_found() -> None:
+    fields = [("values", "Tensor")]
+    assert dumps_tensors(dataclasses.make_dataclass("Planted", fields))
+    assert not dumps_tensors(dataclasses.make_dataclass("Planted", fields, bases=(Shown,), repr=False))
 
 
 # --- words ---

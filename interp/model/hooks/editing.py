@@ -111,7 +111,7 @@ Change = Callable[[Tensor, Where], Tensor]  # an edit that always returns one
 Metric = Callable[[Float[Tensor, "prompt pos d_vocab"], Where], Float[Tensor, " prompt"]]  # one number a prompt
 
 
-@dataclass
+@dataclass(repr=False)
 class Receipt:
     """What an edit really did: how often it ran, how many of the vectors it saw it changed, and their mean norms.
 
@@ -164,6 +164,9 @@ class Receipt:
         self.seen += len(before)
         self._sums.append(torch.stack([differs.sum().double(), *sums]))
 
+    def __repr__(self) -> str:
+        return f"Receipt({self})"
+
     def __str__(self) -> str:
         norms = f": mean norm {self.norm_before:.4g} -> {self.norm_after:.4g}, change {self.norm_change:.4g}"
         counted = f"changed {self.changed:,} of {self.seen:,} vectors"
@@ -172,6 +175,9 @@ class Receipt:
 
 class Receipts(dict[str, Receipt]):
     """Receipts by site; printing them shows one line a site."""
+
+    def __repr__(self) -> str:
+        return str(self) or "Receipts()"
 
     def __str__(self) -> str:
         return "\n".join(str(receipt) for receipt in self.values())
