@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from interp.model.hooks.editing import Edit, Receipt, Receipts, Where
     from interp.model.hooks.generation import Generation
     from interp.model.loading.load import load_model
+    from interp.model.loading.memory import from_transformers
     from interp.model.model import Model
     from interp.model.training.batched_gpt2 import Member, Population, Size, TrainingSchedule, train_population
     from interp.model.training.copies import copy_model, weights_from
@@ -64,6 +65,7 @@ else:
         {
             # a model
             "interp.model.loading.load": "load_model",
+            "interp.model.loading.memory": "from_transformers",
             "interp.model.model": "Model",
             "interp.model.chat": "chat_prompt, has_chat",
             "interp.model.hooks.captured": "Activations",
@@ -116,7 +118,7 @@ try:
 except PackageNotFoundError:  # a bare checkout on sys.path
     __version__ = "0+unknown"
 
-__all__ = ["Activations", "Generation", "Model", "chat_prompt", "has_chat", "load_model"]
+__all__ = ["Activations", "Generation", "Model", "chat_prompt", "from_transformers", "has_chat", "load_model"]
 __all__ += ["Edit", "Receipt", "Receipts", "Where", "ablate", "patch", "steer"]
 __all__ += [
     "Plan",

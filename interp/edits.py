@@ -1,7 +1,7 @@
 """Every ready-made edit: what to put in an activation's place, and `only` to choose where.
 
 `from interp.edits import only, scale`, then `model.edit({"blocks.3.hook_mlp_out": only(scale(0.5), pos=-1)})`. An edit
-is a function `(activation, site) -> activation`, and yours is used as it is. Nothing loads until it is used.
+is a function `(activation, where) -> activation`, and yours is used as it is. Nothing loads until it is used.
 """
 
 from __future__ import annotations

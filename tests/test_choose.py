@@ -127,7 +127,7 @@ def test_a_knocked_out_key_is_as_if_it_were_masked(make_tiny: Callable[..., Mode
     [
         (RESID, only(ablate(), heads=0), "blocks.0.hook_resid_post has no heads"),
         (Z, only(ablate(), heads=2), "head 2 at blocks.0.attn.hook_z; expected some of 0 to 1"),
-        (RESID, compose(lambda activation, site: activation[:, :1], scale(1.0)), "returned shape"),
+        (RESID, compose(lambda activation, where: activation[:, :1], scale(1.0)), "returned shape"),
         (Z, resample(torch.zeros(4, 16)), r"resample got rows of shape \(16,\)"),
         (RESID, only(ablate(), features=32), "feature 32 at blocks.0.hook_resid_post; expected some of 0 to 31"),
         (RESID, only(ablate(), prompts=3), "prompt 3 at blocks.0.hook_resid_post; expected some of 0 to 2"),
@@ -143,7 +143,7 @@ def test_a_knocked_out_key_is_as_if_it_were_masked(make_tiny: Callable[..., Mode
             r"freeze at blocks.0.attn.hook_z got shape \(2, 3, 2, 16\) for 3",
         ),
         (Z, freeze({Z: torch.zeros(3, 9, 2, 16)})[Z], "prompts of other lengths"),
-        (RESID, only(lambda activation, site: zero_in_place(activation), pos=0), "in place and returned None"),  # type: ignore
+        (RESID, only(lambda activation, where: zero_in_place(activation), pos=0), "in place and returned None"),  # type: ignore
     ],
 )
 def test_misuse_is_one_line(tiny_gpt2: Model, site: str, edit: Any, line: str) -> None:
@@ -158,7 +158,7 @@ def test_what_cannot_be_an_edit_is_refused_when_it_is_made() -> None:
         (lambda: only(ablate(), heads=[]), "expected a number, or several"),
         (lambda: only(ablate(), features=1.5), "expected a number, or several"),  # type: ignore[arg-type]
         (lambda: only(ablate(), prompts="all"), "expected a number, or several"),  # type: ignore[arg-type]
-        (lambda: only(3), "only\\(\\) got a int"),  # type: ignore[arg-type]
+        (lambda: only(3), "the edit given to only is a int"),  # type: ignore[arg-type]
         (lambda: resample(torch.zeros(0, 3)), "resample got shape"),
         (lambda: project_out(torch.zeros(3)), "zero, not finite or linearly dependent"),
         (lambda: project_out(torch.ones(2, 3)), "linearly dependent"),

@@ -106,7 +106,7 @@ def test_a_torch_that_does_not_work_is_told(monkeypatch: pytest.MonkeyPatch):
     (device,) = [check for check in check_machine() if check.what == "device"]
     assert device.state == "missing"
     assert "libtorch_cpu.so: cannot open shared object file" in device.found
-    assert device.mend.endswith("--force-reinstall")
+    assert device.fix.endswith("--force-reinstall")
 
 
 @pytest.mark.parametrize(

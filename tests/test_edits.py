@@ -153,7 +153,7 @@ def test_a_receipt_is_about_the_vectors_that_changed(tiny_gpt2: Model):
     assert (receipts[MLP].changed, receipts[MLP].seen) == (2, 8)
     assert receipts[MLP].norm_before == pytest.approx(float(own.norm(dim=-1).mean()), rel=1e-4)
     assert receipts[MLP].norm_after == 0.0
-    with tiny_gpt2.edit({MLP: lambda activation, site: activation}) as receipts:
+    with tiny_gpt2.edit({MLP: lambda activation, where: activation}) as receipts:
         tiny_gpt2.last_logits(prompts)
     assert str(receipts) == f"{MLP}: fired 1x, changed 0 of 8 vectors"
     assert receipts[MLP].norm_change == 0.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +18,11 @@ from interp.analysis.completions import score_completions
 from interp.model.attention_window import windowed_losses
 from interp.model.choose import only
 from interp.model.edits import knock_out, resample
-from interp.model.hooks.asked import cache_works, length_kind
+from interp.model.hooks.asked import cache_works, edits_agree, length_kind, tap_of
 from interp.model.hooks.editing import Where
 from interp.model.hooks.forward import batches, engine_for, forward
+from interp.model.hooks.sites import kind_of
+from interp.model.hooks.unchanged import mark_own
 
 PROMPTS = ["The capital of France is", "Mary", "John gave a drink to the lazy dog; Rome is"]
 RESID = "blocks.0.hook_resid_post"
@@ -40,6 +44,30 @@ def loop(model: Model, prompt: list[int], n: int) -> list[int]:
 def until_the_end(model: Model, ids: list[int]) -> list[int]:
     end = model.tokenizer.eos_token_id
     return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+@contextmanager
+def without_a_cache(model: Model) -> Iterator[None]:
+    """The model as if its cache did not work; afterwards it is asked again, whatever happened inside."""
+    answers = {"cache plain": False, "cache hooked": False}
+    model.tree._built |= answers
+    try:
+        yield
+    finally:
+        for question in answers:
+            model.tree._built.pop(question, None)
+
+
+def test_a_failure_inside_leaves_the_model_of_the_session_as_it_was(tiny_of: Callable[[str], Model]) -> None:
+    model = tiny_of("gpt2")
+
+    def fail() -> None:
+        assert not cache_works(model.tree, "plain")
+        raise ValueError
+
+    with pytest.raises(ValueError), without_a_cache(model):  # noqa: PT011
+        fail()
+    assert cache_works(model.tree, "plain")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -83,8 +111,7 @@ def test_without_a_cache_the_same_text_comes(make_tiny: Callable[..., Model]) ->
     with model.edit(edits) as receipts:
         cached = model.generate(rows, max_new_tokens=5, capture=RESID)
     counted = receipts[RESID].seen, receipts[RESID].changed, receipts[RESID].fired
-    model.tree._built["cache plain"] = False
-    with model.edit(edits) as receipts:
+    with without_a_cache(model), model.edit(edits) as receipts:
         again = model.generate(rows, max_new_tokens=5, capture=RESID)
     assert again.ids == cached.ids
     assert (receipts[RESID].seen, receipts[RESID].changed, receipts[RESID].fired) == counted
@@ -127,10 +154,8 @@ def test_what_speaks_of_the_prompt_leaves_new_tokens_alone(tiny_of: Callable[[st
     ):
         with model.edit(edit):
             written = model.generate([[5, 6, 7, 4]], max_new_tokens=4).ids[0]
-            model.tree._built["cache plain"] = model.tree._built["cache hooked"] = False
-            again = model.generate([[5, 6, 7, 4]], max_new_tokens=4).ids[0]
-        model.tree._built.pop("cache plain")
-        model.tree._built.pop("cache hooked")
+            with without_a_cache(model):
+                again = model.generate([[5, 6, 7, 4]], max_new_tokens=4).ids[0]
         assert written == again
 
 
@@ -159,10 +184,9 @@ def test_the_last_token_of_an_answer_is_edited_as_while_generating(tiny_of: Call
     prompts, answers = ["The capital is"], [" the lazy dog"]
     with model.edit({RESID: only(steer(direction(model)), pos=-1)}):
         scored = score_answers(model, prompts, answers).summed
-        model.tree._built["cache plain"] = False
-        again = score_answers(model, prompts, answers).summed
+        with without_a_cache(model):
+            again = score_answers(model, prompts, answers).summed
         completed = score_completions(model, [(prompts[0], answers[0])]).summed
-    model.tree._built.pop("cache plain")
     assert torch.allclose(scored, again, atol=1e-4)
     assert torch.allclose(scored[0], completed, atol=1e-4)
 
@@ -230,7 +254,7 @@ def test_an_edit_at_every_kind_of_site_does_the_same_on_both_engines(
     assert compared >= 5
 
 
-def test_a_tap_with_other_values_or_another_effect_is_not_used(make_tiny: Callable[..., Model]) -> None:
+def test_a_tap_with_other_values_is_not_used(make_tiny: Callable[..., Model]) -> None:
     """The positive control of `asked`: a module of the hooked tree that was spoilt is noticed, and serves."""
     model = make_tiny("gpt2")
     site = "blocks.1.hook_mlp_out"
@@ -238,6 +262,39 @@ def test_a_tap_with_other_values_or_another_effect_is_not_used(make_tiny: Callab
     point.add_hook(lambda tensor, hook: tensor * 1.5, is_permanent=True)  # type: ignore[arg-type]
     assert engine_for(model.tree, [site]) == "hooked"
     assert engine_for(model.tree, ["blocks.0.hook_mlp_out"]) == "plain"
+
+
+def test_a_tap_with_the_same_values_and_another_effect_reads_and_does_not_edit(make_tiny: Callable[..., Model]) -> None:
+    """A value can be shown at a place that the model does not go on from: an edit there would be without effect.
+
+    The planted tap is at a module that is shown what the MLP gives, and whose own output nobody reads: its values are
+    right, and a change of them is lost.
+    """
+    site = "blocks.1.hook_mlp_out"
+    honest, model = make_tiny("gpt2"), make_tiny("gpt2")
+    expected = edited_logits(honest, site)
+    assert edits_agree(honest.tree, site)
+    assert engine_for(honest.tree, change=[site]) == "plain"
+    real, tree = tap_of(model.tree, site), model.tree
+    assert real is not None
+    copy = torch.nn.Identity()
+    real.module.register_forward_hook(mark_own(lambda _, args, out: (copy(out), out)[1]))
+    tree._built[f"taps {kind_of(site)}"] = {site: replace(real, module=copy, is_input=False)}  # the planted fault
+    row = model.encode(PROMPTS[:1])
+    assert engine_for(tree, watch=[site]) == "plain"
+    assert far(model.capture(row, site)[site], honest.capture(row, site)[site]) < 1e-5, "its values are right"
+    assert not edits_agree(tree, site)
+    assert engine_for(tree, change=[site]) == "hooked"
+    assert far(edited_logits(model, site), expected) < 1e-4
+    tree._built[f"edits agree {kind_of(site)} {kind_of(tree.site_table.origin[site])}"] = True
+    assert engine_for(tree, change=[site]) == "plain"
+    assert far(edited_logits(model, site), expected) > 1e-2, "negative control: believed, the edit is lost"
+
+
+def edited_logits(model: Model, site: str) -> Tensor:
+    """Logits with the activation at a site doubled."""
+    with model.edit({site: lambda activation, where: activation * 2}):
+        return model.logits(model.encode(PROMPTS[:1]))
 
 
 def test_an_edit_may_ask_the_model_while_something_is_captured(tiny_of: Callable[[str], Model]) -> None:

@@ -101,6 +101,6 @@ def test_effects_are_refused_while_an_edit_is_active(tiny_gpt2: Model, tmp_path:
     sae = coordinates_as_sae(tiny_gpt2, SITE, capture_rows(tiny_gpt2, TEXTS, SITE, context=10).clean, 4)
     with (
         pytest.raises(UserError, match="edit"),
-        tiny_gpt2.edit({SITE: lambda activation, site: activation * 2}),
+        tiny_gpt2.edit({SITE: lambda activation, where: activation * 2}),
     ):
         built(tiny_gpt2, sae, tmp_path / "index", texts=TEXTS, site=SITE)

@@ -51,6 +51,8 @@ def test_the_first_lines_steer_and_the_next_capture_and_edit(smol: Model, capsys
         assert differing(block, capsys.readouterr().out) == []
     plain, steered = re.findall(r"print\(model\.generate.*\)  # (.*)$", blocks("README.md")[0], re.MULTILINE)
     assert plain != steered
+    before, after = re.findall(r"print\(repr\(.*\)\)  # (.*)$", blocks("README.md")[1], re.MULTILINE)
+    assert before != after, "else nothing shows that the ablation did something"
 
 
 def test_a_comment_that_is_not_what_is_printed_is_found() -> None:
@@ -160,6 +162,11 @@ def test_the_hook_guide_runs_from_the_first_block_to_the_last(
     assert "fired 1x" in capsys.readouterr().out
     assert (tmp_path / "streams" / "plan.json").exists()
     assert names["swept"].effect.shape == (1, 2, 5)
+    assert names["moved"].top() == {"site": "blocks.23.attn.hook_z", "head": 3}
+    assert float(names["moved"].share[0, 0, 3]) > 0.3 > 0.1 > abs(float(names["looked"].share[0, 0, 3]))
+    assert len(names["guessed"].rows()) == 270
+    assert Path("sweep.html").stat().st_size > 1e6, "with its JavaScript in it"
+    assert len(set(names["drawn"])) == 3
     assert names["acts"].last("blocks.3.hook_resid_post").shape == (2, 576)
 
 

@@ -100,8 +100,8 @@ def test_patch_refuses_what_does_not_line_up(tiny_gpt2: Model):
         (lambda: ablate(pos=slice("a", None)), "pos=slice('a'"),
         (lambda: ablate(pos=slice(None, None, 0)), "pos=slice(None, None, 0)"),
         (lambda: steer(torch.zeros(4), "4"), "steer got '4'; expected a number"),  # type: ignore[arg-type]
-        (lambda: only(ablate, pos=-1), "does not take (activation, site)"),  # type: ignore[arg-type]
-        (lambda: compose(ablate, scale(2.0)), "write it with these two parameters, or call"),  # type: ignore[arg-type]
+        (lambda: only(ablate, pos=-1), "the edit given to only is ablate itself, which makes"),  # type: ignore[arg-type]
+        (lambda: compose(ablate, scale(2.0)), "call it, e.g. ablate()"),  # type: ignore[arg-type]
         (compose, "expected one edit or more"),
         (lambda: freeze("x"), "freeze got a str"),  # type: ignore[arg-type]
         (lambda: knock_out(["1"], 3), "keys=['1']"),  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ def halve(activation: Tensor, where: Where) -> Tensor:
         (lambda a, s: a.numpy(), "returned ndarray; expected a tensor"),
         (lambda a, s: a / 0, "returned NaN or infinite numbers where finite ones came in"),
         (lambda a, s: a.to("meta"), "returned a tensor on meta; expected cpu"),
-        (torch.zeros(32), "is a Tensor; expected a function (activation, site) -> activation, such as patch(source)"),
+        (torch.zeros(32), "is a Tensor; expected a function (activation, where) -> activation, such as patch(source)"),
         (steer(torch.zeros(31)), "steer got a direction of shape (31,) at blocks.0.hook_mlp_out; expected (32,)"),
         (steer(torch.tensor([float("nan")] * 32)), "returned NaN"),
         (ablate(pos=99), "position 99 is outside a prompt of "),
@@ -91,7 +91,7 @@ def test_scores_under_an_edit_are_those_of_its_logits(tiny_gpt2: Model):
 
 @pytest.mark.parametrize("edit", [lambda activation: activation, lambda: None])
 def test_an_edit_of_another_shape_is_refused_on_entry(tiny_gpt2: Model, edit: Any):
-    with pytest.raises(UserError, match=r"does not take \(activation, site\).*call it"), tiny_gpt2.edit({RESID: edit}):
+    with pytest.raises(UserError, match=r"does not take \(activation, where\).*call it"), tiny_gpt2.edit({RESID: edit}):
         pass
     with pytest.raises(UserError, match="steer got a ndarray"):
         steer(np.zeros(3))  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.activations.plan import fit_context
 from interp.errors import UserError
 from interp.model.hooks.forward import batches, stream
+from interp.model.hooks.shown import Shown
 from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 from interp.progress import Progress, silent
@@ -26,8 +27,8 @@ SINK_RULE = f"position 0, and every token whose norm exceeds {SINK_FACTOR:g} tim
 SORTED = 8  # batches
 
 
-@dataclass(frozen=True)
-class Rows:
+@dataclass(frozen=True, repr=False)
+class Rows(Shown):
     """Activations [row, d] of a corpus at `site`, sinks included; `document` and `position` say where each is from."""
 
     site: str

@@ -125,5 +125,5 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
                     raise IndexError(f"{name} lies at bytes {start} to {stop} of {size}")
                 out[name] = whole[start:stop].view(dtypes[entry["dtype"]]).view(entry["shape"])
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged; `interp store verify` says what is, and how to mend it") from error
+        raise UserError(f"{path} is damaged; `interp store verify` says what is, and how to fix it") from error
     return out

@@ -1,4 +1,4 @@
-"""Find every damage in a store, and say how to mend it."""
+"""Find every damage in a store, and say how to fix it."""
 
 from __future__ import annotations
 

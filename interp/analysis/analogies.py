@@ -23,12 +23,14 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp.model.hooks.shown import Shown
+
 Floats = NDArray[np.float64]
 Way = Literal["offset", "third word alone", "second word alone", "random offset"]
 
 
-@dataclass(frozen=True)
-class Questions:
+@dataclass(frozen=True, repr=False)
+class Questions(Shown):
     """The pairs of one family, each asked with every other one as the example, over some candidates.
 
     `centred` [candidate, d]: vectors, their mean taken out: all vectors of a model share a direction, which would make

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.hooks.forward import check_fits, forward, keeps_a_cache
+from interp.model.hooks.shown import Shown
 from interp.model.hooks.tokens import Tokens, pad
 from interp.model.model import Model
 from interp.progress import Progress, silent
@@ -28,8 +29,8 @@ MAX_ROWS = 256  # answers scored in one forward
 SEAM = 64  # characters of a text without blanks that can decide the tokens at its end
 
 
-@dataclass(frozen=True)
-class AnswerScores:
+@dataclass(frozen=True, repr=False)
+class AnswerScores(Shown):
     """Log-probabilities in nats. `summed` [prompt, answer]; `lengths` [answer] is the number of tokens of each.
 
     `greedy` [prompt, answer]: would greedy decoding begin with this answer? The argmax at every answer token, read off

@@ -26,6 +26,7 @@ from interp.analysis.metrics import Ids, logit_difference
 from interp.errors import UserError
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.plain import plain_module
+from interp.model.hooks.shown import Shown
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
 
@@ -97,8 +98,8 @@ def attribute_logits(
     return add_up(model, columns, reading)
 
 
-@dataclass(frozen=True)
-class Reading:
+@dataclass(frozen=True, repr=False)
+class Reading(Shown):
     """What every attribution starts from. `acts`: the residual stream's parts, with those that were asked for besides.
 
     `direction` [prompt, d_model]: d logit difference / d residual at the last token, the final norm's scale held.

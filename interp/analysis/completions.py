@@ -14,13 +14,14 @@ from torch import Tensor
 
 from interp.model.hooks.asked import length_kind
 from interp.model.hooks.forward import forward
+from interp.model.hooks.shown import Shown
 from interp.model.hooks.tokens import Tokens, batches_of
 from interp.model.model import Model
 from interp.model.training.finetune import IGNORED, Example, encode_pairs, pad_pairs
 
 
-@dataclass(frozen=True)
-class CompletionScores:
+@dataclass(frozen=True, repr=False)
+class CompletionScores(Shown):
     """`summed`: log-probability of the whole completion, in nats.
 
     `agrees` [prompt, token]: is this token of the completion the likeliest, given those before it? True behind its end.

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from interp.analysis.answers import encode_answers, score_answers
 from interp.errors import UserError
+from interp.model.hooks.shown import Shown
 from interp.model.model import Model
 from interp.progress import Progress, silent
 from interp.stats.estimators import matched_scores, top_choice
 from interp.text.facts import Direction, FactSet, HeldOut
 
 
-@dataclass(frozen=True)
-class Asked:
+@dataclass(frozen=True, repr=False)
+class Asked(Shown):
     """One direction of a fact set. `scores` [template, prompt, answer]: summed log-probability in nats.
 
     `exact` [template, prompt]: is the greedy completion a right answer? `lengths` [answer]: tokens of each answer.

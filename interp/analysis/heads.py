@@ -19,6 +19,8 @@ from interp.errors import UserError
 from interp.model.choose import only
 from interp.model.edits import ablate
 from interp.model.hooks.editing import Edit
+from interp.model.hooks.given import makes
+from interp.model.hooks.shown import Shown
 from interp.model.hooks.sites import layer_of
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
@@ -26,8 +28,8 @@ from interp.model.model import Model
 KINDS = ("previous", "duplicate", "induction")
 
 
-@dataclass(frozen=True)
-class HeadScores:
+@dataclass(frozen=True, repr=False)
+class HeadScores(Shown):
     """`scores[kind]` [sequence, layer, head]: mean attention to the place that the kind of head looks at.
 
     `chance` [kind]: the same for a head that attends to all earlier tokens alike.
@@ -49,6 +51,7 @@ def repeated_tokens(
     """Random tokens, each sequence twice in a row behind the token that opens every text of this model.
 
     `words`: ids to draw from; by default all that are no special tokens. No token comes twice in one copy.
+    Raises UserError for a length that is below 2 or above the number of tokens to draw from.
     """
     special = set(model.tokenizer.all_special_ids)
     pool = [i for i in range(len(model.tokenizer)) if i not in special] if words is None else list(words)
@@ -106,19 +109,43 @@ def attention_paid(
 
 
 def mean_outputs(model: Model, prompts: Prompts) -> dict[str, Float[Tensor, "head d_head"]]:
-    """What each head reads on average over all tokens of `prompts` but the first, by site `attn.hook_z`."""
+    """What each head reads on average over all tokens of `prompts` but the first, by site `attn.hook_z`.
+
+    Raises UserError where every prompt is one token long.
+    """
     acts = model.capture(prompts, "blocks.*.attn.hook_z")
     if not bool(acts.mask[:, 1:].any()):
         raise UserError("every prompt is one token long; expected longer ones: the first token is left out")
     return {site: acts[site][:, 1:][acts.mask[:, 1:]].mean(0) for site in acts}
 
 
-def ablate_heads(heads: Iterable[tuple[int, int]], to: Mapping[str, Float[Tensor, "head d_head"]]) -> dict[str, Edit]:
-    """Edits that hold these heads (layer, head) at `to`, which `mean_outputs` gives."""
+@makes("ablate_heads([(5, 1)], mean_outputs(model, prompts)), which gives the whole dictionary of edits")
+def ablate_heads(
+    heads: Iterable[tuple[int, int]], to: Mapping[str, Float[Tensor, "head d_head"]] | None = None
+) -> dict[str, Edit]:
+    """Edits that hold these heads (layer, head) at `to`, which `mean_outputs(model, prompts)` gives.
+
+    Raises UserError without `to`, for heads that are no pairs of numbers, and for a layer that `to` has not.
+    """
+    if not isinstance(to, Mapping):
+        got = "no values" if to is None else f"a {type(to).__name__}"
+        raise UserError(
+            f"ablate_heads got {got} to hold the heads at; expected to=mean_outputs(model, prompts), their means over "
+            "other prompts (from interp.analysis)"
+        )
+    pairs: list[tuple[int, int]] = list(heads) if isinstance(heads, Iterable) else []
+    if not pairs or not all(
+        isinstance(pair, Sequence) and len(pair) == 2 and all(hasattr(i, "__index__") for i in pair) for pair in pairs
+    ):
+        raise UserError(f"ablate_heads got heads={heads!r:.60}; expected pairs (layer, head), such as [(5, 1), (5, 3)]")
     chosen: dict[int, list[int]] = {}
-    for layer, head in heads:
+    for layer, head in pairs:
         chosen.setdefault(layer, []).append(head)
     sites = {layer: f"blocks.{layer}.attn.hook_z" for layer in chosen}
+    if missing := [site for site in sites.values() if site not in to]:
+        raise UserError(
+            f"ablate_heads got no values for {missing[0]}; expected what mean_outputs gives: {', '.join(to)}"
+        )
     return {sites[layer]: only(ablate(to=to[sites[layer]]), heads=some) for layer, some in chosen.items()}
 
 

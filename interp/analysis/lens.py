@@ -31,6 +31,7 @@ def answer_lead(
 
     `answer_ids` [prompt]: first token of each answer; they must not all be equal. NaN on padding. 0 means that the
     layer prefers the own answer no more than the others. Layer l is the residual stream after l blocks (0: embedding).
+    Raises UserError where all answers start with the same token, and for a layer that is not there.
     """
     if len(set(answer_ids)) < 2:
         raise UserError("all answers start with the same token; expected at least two that differ")

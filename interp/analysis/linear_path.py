@@ -69,7 +69,10 @@ def read_out(
     right: Ids,
     wrong: Ids,
 ) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
-    """(d logit difference / d residual with the norm's scale held, what it adds whatever the residual is)."""
+    """(d logit difference / d residual with the norm's scale held, what it adds whatever the residual is).
+
+    Raises UserError for a model without a final norm or an unembedding matrix, and for answers that are the same.
+    """
     norm, head = plain_module(model.tree, "ln_final"), model.hf.get_output_embeddings()
     if norm is None:
         raise UserError(f"{type(model.hf).__name__} has no final norm; attribute with patching instead")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.hooks.editing import Metric, Where, at_last, told_padding
+from interp.model.hooks.given import makes
 
 Ids = Sequence[int] | Sequence[Sequence[int]] | Int[Tensor, "prompt ..."]
 
@@ -25,6 +26,7 @@ def last(logits: Float[Tensor, "prompt pos d_vocab"], where: Where) -> Float[Ten
     return logits[torch.arange(len(logits), device=logits.device), where.mask.sum(-1) - 1]
 
 
+@makes("logit_difference([paris], [rome])")
 def logit_difference(right: Ids, wrong: Ids) -> Metric:
     """Logit of each prompt's right token less that of its wrong one, at the last token, in nats.
 
@@ -44,17 +46,19 @@ def logit_difference(right: Ids, wrong: Ids) -> Metric:
     return at_last(difference)
 
 
+@makes("log_prob([paris])")
 def log_prob(ids: Ids) -> Metric:
     """Log-probability of each prompt's token [prompt] after its last one, in nats."""
     wanted = token_table("ids", ids)
 
-    def surprise(logits: Tensor, where: Where) -> Tensor:
+    def of(logits: Tensor, where: Where) -> Tensor:
         logs = last(logits, where).float().log_softmax(-1)
         return logs.gather(1, _mine(wanted, where, logs)).mean(1)
 
-    return at_last(surprise)
+    return at_last(of)
 
 
+@makes("continuation(ids, starts)")
 def continuation(
     ids: Sequence[Sequence[int]], starts: Sequence[int], *, per: Literal["string", "token"] = "string"
 ) -> Metric:
@@ -83,6 +87,7 @@ def continuation(
     return told_padding(of)
 
 
+@makes("rank([paris])")
 def rank(ids: Ids) -> Metric:
     """Rank of each prompt's token [prompt] after its last one: 1 is the likeliest; tokens as likely share the best."""
     wanted = token_table("ids", ids)
@@ -97,6 +102,7 @@ def rank(ids: Ids) -> Metric:
     return at_last(of)
 
 
+@makes("divergence(reference)")
 def divergence(reference: Float[Tensor, "prompt d_vocab"]) -> Metric:
     """KL(reference || this run) of the next-token distributions after the last token, in nats.
 
@@ -113,6 +119,7 @@ def divergence(reference: Float[Tensor, "prompt d_vocab"]) -> Metric:
     return at_last(kl)
 
 
+@makes("entropy()")
 def entropy() -> Metric:
     """Entropy of the next-token distribution after the last token, in nats."""
 

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from interp.analysis.answers import encode_answers, score_answers
 from interp.errors import UserError
+from interp.model.hooks.shown import Shown
 from interp.model.model import Model
 
 
-@dataclass(frozen=True)
-class Choices:
+@dataclass(frozen=True, repr=False)
+class Choices(Shown):
     """`share` [prompt, answer]: probability of each answer given that it is one of them; a row sums to 1.
 
     `mass` [prompt]: how likely it is to be one of them at all. Little of it, and the shares say little.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from jaxtyping import Float
@@ -20,14 +20,16 @@ from interp.errors import UserError
 from interp.model.gradients import gradients_of, observe
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.editing import Edit, Metric, Where
+from interp.model.hooks.sites import layer_of
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
 from interp.progress import Progress, silent
 
 By = Literal["pos", "head"]
+Spot = dict[str, int | str]  # a place of a sweep: its "site", and its "pos" and "head" where it is by these
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep:
     """What moving each place does to the metric.
 
@@ -43,6 +45,13 @@ class Sweep:
     source: Float[Tensor, " pair"]
     corrupt: Float[Tensor, " pair"]
 
+    def __repr__(self) -> str:
+        by = " and ".join(self.by) or "whole sites"
+        place = self.top(1)[0]
+        largest = " ".join([str(place["site"]), *(f"{axis} {place[axis]}" for axis in self.by)])
+        effect = float(self.effect.nanmean(0).flatten()[self._order()[0]])
+        return f"Sweep(effect {list(self.effect.shape)}, by {by}; largest {largest} {effect:+.3g}, …)"
+
     @property
     def total(self) -> Float[Tensor, " pair"]:
         """What patching everything would do."""
@@ -53,10 +62,38 @@ class Sweep:
         """Effect as a share of the pair's total."""
         return self.effect / self.total.view(-1, *[1] * (self.effect.ndim - 1))
 
-    def top(self) -> dict[str, int | str]:
-        """The place with the largest mean effect over pairs, whatever its sign: its site, and "pos" and "head"."""
-        mean = self.effect.nanmean(0).abs().nan_to_num(-1.0)
-        site, *rest = (int(i) for i in torch.unravel_index(mean.argmax(), mean.shape))
+    @overload
+    def top(self) -> Spot: ...
+
+    @overload
+    def top(self, n: int) -> list[Spot]: ...
+
+    def top(self, n: int | None = None) -> Spot | list[Spot]:
+        """The place with the largest mean effect over pairs, whatever its sign: its site, and "pos" and "head".
+
+        `n`: a list of so many places, the largest first. Raises UserError for an `n` that is no number from 1 on.
+        """
+        if n is not None and (not hasattr(n, "__index__") or n < 1):
+            raise UserError(f"top({n!r:.40}); expected how many places, 1 or more, or nothing for the largest alone")
+        spots = [self._spot(cell) for cell in self._order()[: n or 1]]
+        return spots[0] if n is None else spots
+
+    def rows(self) -> list[dict[str, str | int | float | None]]:
+        """One row a place, means over pairs: the table of a finding, or of a figure of `interp.figures`."""
+        effect, share = self.effect.nanmean(0).flatten(), self.share.nanmean(0).flatten()
+        return [
+            {**spot, "layer": layer_of(str(spot["site"])), "effect": float(effect[cell]), "share": float(share[cell])}
+            for cell in sorted(self._order())
+            for spot in [self._spot(cell)]
+        ]
+
+    def _order(self) -> list[int]:
+        """Numbers of all cells that some pair has, that of the largest mean effect first."""
+        size = self.effect.nanmean(0).abs().nan_to_num(-1.0).flatten()
+        return size.argsort(descending=True, stable=True)[: max(1, int((size >= 0).sum()))].tolist()
+
+    def _spot(self, cell: int) -> Spot:
+        site, *rest = (int(i) for i in torch.unravel_index(torch.tensor(cell), self.effect.shape[1:]))
         where = dict(zip(self.by, rest, strict=True))
         if "pos" in where:
             where["pos"] = self.positions[where["pos"]]
@@ -128,6 +165,7 @@ def attribution_patch(
 
     Two forwards and one backward for all places together. It is an approximation, bad where the model saturates:
     compare it with a sweep (`correlation`) before believing it.
+    Raises UserError as `patch_sweep` does, and for a site that the metric does not depend on.
     """
     pairs = pair_up(model, source, corrupt)
     slopes = gradients_of(model, pairs.corrupt, sites, metric, batch_size=batch_size)
@@ -147,7 +185,7 @@ def attribution_patch(
 
 
 def correlation(estimated: Sweep, measured: Sweep) -> float:
-    """Pearson's correlation over all places and pairs of two sweeps of the same places."""
+    """Pearson's correlation over all places and pairs of two sweeps. Raises UserError for sweeps of other places."""
     places = [(s.sites, s.by, s.positions, s.effect.shape) for s in (estimated, measured)]
     if places[0] != places[1]:
         raise UserError("the two sweeps are of other places; run both with the same sites, by and positions")

@@ -35,6 +35,8 @@ def path_patch(
     The source run's values go into the sender (its `heads`, at `pos`) while the output of every attention head stays
     what it was; what then arrives at the receivers is patched into an otherwise untouched corrupt run. MLPs between the
     two answer to the change (Wang et al.), or are held as well (`through_mlps=False`: the direct path only).
+    Raises UserError for pairs of different lengths, a site that matches nothing, a sender among the receivers, and
+    receivers that nothing of the sender reaches.
     """
     pairs = pair_up(model, source, corrupt)
     origin = model.site_table.origin

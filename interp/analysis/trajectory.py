@@ -85,7 +85,7 @@ def trace_prediction(
     if not chosen:
         raise UserError(f"no layer came; expected some of 0 (the embedding) to {model.n_layers}")
     if answer is not None and (isinstance(answer, bool) or not isinstance(answer, int)):
-        raise UserError(f"answer={answer!r:.40}; expected a token id: model.tokenizer(text).input_ids[0]")
+        raise UserError(f"answer={answer!r:.40}; expected a token id: model.token_id(text)")
     sites = [model.residual(layer) for layer in chosen]
     acts = model.capture(ids, [*sites, model.residual(model.n_layers)])
     final = model.unembed(acts[model.residual(model.n_layers)][0]).float().log_softmax(-1)

@@ -145,7 +145,7 @@ def models(arguments: list[str]) -> int:
 
 @dataclass
 class DoctorOptions:
-    """Versions, device and caches; what is missing and the command that mends it. Exit code 1 when something is."""
+    """Versions, device and caches; what is missing and the command that fixes it. Exit code 1 when something is."""
 
 
 def doctor(arguments: list[str]) -> int:
@@ -154,9 +154,9 @@ def doctor(arguments: list[str]) -> int:
     from interp.model.loading.doctor import check_machine
 
     checks = check_machine()
-    print_table(("", "", "found", "to mend it"), [(c.state, c.what, c.found, c.mend) for c in checks])
+    print_table(("", "", "found", "to fix it"), [(c.state, c.what, c.found, c.fix) for c in checks])
     missing = sum(c.state == "missing" for c in checks)
-    print(f"{missing} to mend" if missing else "everything is there")
+    print(f"{missing} to fix" if missing else "everything is there")
     return int(missing > 0)
 
 

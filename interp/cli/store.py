@@ -141,7 +141,7 @@ def _plan_of(options: CaptureOptions) -> tuple[Model, Plan, Tokens]:
 
 
 def _tell_what_is_there(folder: Path, plan: Plan) -> None:
-    """Say where a capture goes on. What is damaged is the capture's to mend, and to speak of."""
+    """Say where a capture goes on. What is damaged is the capture's to fix, and to speak of."""
     from interp.activations.store import describe_kernels, open_store
 
     with suppress(UserError):

@@ -113,7 +113,7 @@ def _import_file(path: Path) -> ModuleType:
     except SyntaxError as error:
         raise UserError(f"{error.filename or path} line {error.lineno} is not Python: {error.msg}") from error
     except (ImportError, NameError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}; mend the probe") from error
+        raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}; fix the probe") from error
 
 
 def _import_at(name: str, path: Path, folders: list[str] | None = None) -> ModuleType:

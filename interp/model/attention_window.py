@@ -15,6 +15,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.hooks.editing import Edit, Where
 from interp.model.hooks.forward import forward
+from interp.model.hooks.given import makes
 from interp.model.hooks.tokens import Tokens
 from interp.model.model import Model
 
@@ -61,6 +62,7 @@ def windowed_losses(
     return torch.cat(out)
 
 
+@makes("windowed(8)")
 def windowed(window: int, *, first: bool = True) -> Edit:
     """An edit of attention patterns: what lies further back is hidden, and what is left of a row sums to 1 again."""
 

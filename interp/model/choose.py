@@ -11,11 +11,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.editing import Edit, Pos, Where, call_edit, check_edit, check_pos
+from interp.model.hooks.editing import Edit, Pos, Where, call_edit, check_pos
+from interp.model.hooks.given import check_edit, makes
 
 Some = int | Iterable[int] | None  # None: all
 
 
+@makes("only(ablate(), pos=-1)")
 def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = None, prompts: Some = None) -> Edit:
     """Let `edit` act on the chosen tokens, heads, features and prompts, and leave the rest as it was.
 
@@ -23,9 +25,7 @@ def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = No
     pattern it chooses queries. `heads` are those of the site (keys and values may have fewer than queries), `features`
     places on the last axis, `prompts` numbers in the caller's list. Raises UserError for one that is not there.
     """
-    if not callable(edit):
-        raise UserError(f"only() got a {type(edit).__name__}; expected an edit, such as ablate() or steer(direction)")
-    check_edit("only", edit)
+    check_edit("the edit given to only", edit)
     check_pos(pos)
     chosen_by = {"head": heads, "feature": features, "prompt": prompts}
     numbers = {axis: _numbers(f"{axis}s", some) for axis, some in chosen_by.items()}

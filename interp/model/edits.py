@@ -1,4 +1,4 @@
-"""Ready-made edits. Each returns a function `(activation, site) -> activation`; a function of yours works the same.
+"""Ready-made edits. Each returns a function `(activation, where) -> activation`; a function of yours works the same.
 
     with model.edit({"blocks.12.hook_resid_post": steer(direction, 4.0)}) as receipts: ...
     with model.edit({"blocks.5.attn.hook_z": only(ablate(), heads=[3, 7], pos=-1)}) as receipts: ...
@@ -17,16 +17,20 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.choose import choose
-from interp.model.hooks.editing import Edit, Pos, Where, call_edit, check_edit, check_pos, real_entries
+from interp.model.hooks.editing import Edit, Pos, Where, call_edit, check_pos, real_entries
+from interp.model.hooks.given import check_edit, makes
 
 
+@makes("ablate()")
 def ablate(to: float | Tensor = 0.0, *, pos: Pos = None) -> Edit:
     """Put `to` there: zero, a number, or a vector such as the site's mean over a corpus (`store.moments(site)[0]`).
 
     Zero may lie far from anything the model computes, so that its effect is partly that of a strange input: the mean
     keeps what all tokens share, and `resample` keeps the whole distribution (Chan et al., causal scrubbing, 2022).
+    Raises UserError for a `to` that is no number or tensor, and, when it runs, for one of another width than the site.
     """
     check_pos(pos)
+    _check_one_site("ablate", to)
     try:
         torch.as_tensor(to, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -40,11 +44,14 @@ def ablate(to: float | Tensor = 0.0, *, pos: Pos = None) -> Edit:
     return ablated
 
 
+@makes("resample(acts.rows(site))")
 def resample(pool: Float[Tensor, "row ..."], pos: Pos = None, *, seed: int = 0) -> Edit:
     """Put a random row of `pool` at every chosen token, such as `acts.rows(site)` of other prompts.
 
     A prompt's draws follow `seed` and its number, whatever the batches.
+    Raises UserError for what are no rows, and, when it runs, for rows of another shape than the site's.
     """
+    _check_one_site("resample", pool)
     if not isinstance(pool, Tensor) or pool.ndim < 2 or not len(pool):
         raise UserError(f"resample got {_shape(pool)}; expected a tensor [row, feature], as acts.rows(site) returns it")
 
@@ -65,8 +72,9 @@ def resample(pool: Float[Tensor, "row ..."], pos: Pos = None, *, seed: int = 0) 
     return resampled
 
 
+@makes("scale(0.5)")
 def scale(factor: float, pos: Pos = None) -> Edit:
-    """Multiply by `factor`."""
+    """Multiply by `factor`. Raises UserError for what is no number."""
     check_pos(pos)
     check_number("scale", factor)
 
@@ -76,8 +84,14 @@ def scale(factor: float, pos: Pos = None) -> Edit:
     return scaled
 
 
+@makes("project_out(direction)")
 def project_out(directions: Float[Tensor, "... d"], pos: Pos = None) -> Edit:
-    """Remove what lies along a direction [d], or in the span of several [k, d], whatever their lengths."""
+    """Remove what lies along a direction [d], or in the span of several [k, d], whatever their lengths.
+
+    Raises UserError for directions that are zero, not finite or linearly dependent, and, when it runs, for ones of
+    another width than the site.
+    """
+    _check_one_site("project_out", directions)
     if not isinstance(directions, Tensor) or directions.ndim not in (1, 2):
         raise UserError(f"project_out got {_shape(directions)}; expected a tensor [d] or [k, d]")
     several = directions.reshape(-1, directions.shape[-1]).double().cpu()
@@ -97,10 +111,13 @@ def project_out(directions: Float[Tensor, "... d"], pos: Pos = None) -> Edit:
     return projected
 
 
+@makes("freeze(acts), which gives the whole dictionary of edits")
 def freeze(acts: Mapping[str, Tensor]) -> dict[str, Edit]:
     """Edits that hold every captured site at its captured values, for the same prompts: attention patterns, say.
 
     with model.edit(freeze(model.capture(prompts, "blocks.*.attn.hook_pattern"))) as receipts: ...
+
+    Raises UserError for what is no capture, and, when it runs, for prompts of another number or other lengths.
     """
 
     def frozen(values: Tensor) -> Edit:
@@ -129,11 +146,13 @@ def freeze(acts: Mapping[str, Tensor]) -> dict[str, Edit]:
     return {site: frozen(values) for site, values in acts.items()}
 
 
+@makes("knock_out(keys=0, queries=-1)")
 def knock_out(keys: Pos, queries: Pos = None) -> Edit:
     """Keep the tokens `queries` from attending to the tokens `keys`, at a site `attn.hook_pattern` (Geva 2304.14767).
 
     What is left of a row is scaled to sum to 1 again, as if the softmax had not seen those keys. A row with nothing
     left becomes zero: that token attends to nothing.
+    Raises UserError for what chooses no tokens, and, when it runs, at a site that is no pattern.
     """
 
     check_pos(keys, "keys")
@@ -162,13 +181,14 @@ def knock_out(keys: Pos, queries: Pos = None) -> Edit:
     return knocked_out
 
 
+@makes("compose(scale(0.5), steer(direction))")
 def compose(*edits: Edit) -> Edit:
-    """One edit that applies several, the first one first."""
+    """One edit that applies several, the first one first. Raises UserError for what is no edit."""
 
     if not edits or any(not callable(edit) for edit in edits):
         raise UserError(f"compose got {[type(edit).__name__ for edit in edits]}; expected one edit or more")
     for edit in edits:
-        check_edit("compose", edit)
+        check_edit("the edit given to compose", edit)
 
     def composed(activation: Tensor, where: Where) -> Tensor:
         for edit in edits:
@@ -181,8 +201,13 @@ def compose(*edits: Edit) -> Edit:
     return composed
 
 
+@makes("steer(direction)")
 def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = None) -> Edit:
-    """Add `coefficient * direction` (Turner et al. 2308.10248). The direction is used as it is, not normalised."""
+    """Add `coefficient * direction` (Turner et al. 2308.10248). The direction is used as it is, not normalised.
+
+    Raises UserError for what is no tensor or number, and, when it runs, for a direction of another width than the site.
+    """
+    _check_one_site("steer", direction)
     if not isinstance(direction, Tensor):
         raise UserError(f"steer got a {type(direction).__name__}; expected a tensor [d]; convert with torch.as_tensor")
     check_number("steer", coefficient)
@@ -201,14 +226,19 @@ def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = N
     return steered
 
 
+@makes("patch(acts[site])")
 def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
     """Replace the activation by `source`, which `capture` returned for the same number of prompts.
 
     Both prompts of a pair must have the same number of tokens (Meng et al. 2202.05262 patch position by position),
     unless `pos` is an index from the start, which means the same in prompts of different lengths.
+    Raises UserError for what is no captured tensor, and, when it runs, for prompts of another number or other lengths.
     """
+    _check_one_site("patch", source)
     if not isinstance(source, Tensor) or source.ndim < 3:
-        raise UserError(f"patch got {_shape(source)}; expected a tensor [prompt, pos, feature], as capture returns it")
+        raise UserError(
+            f"patch got {_shape(source)}; expected the captured tensor of a site, [prompt, pos, feature]: acts[site]"
+        )
     check_pos(pos)
     absent = source.isnan().flatten(2).all(-1)  # capture writes NaN on padding
     indices = [] if pos is None or isinstance(pos, slice) else list(pos) if isinstance(pos, Sequence) else [pos]
@@ -249,6 +279,17 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
 
 def _shape(source: object) -> str:
     return f"shape {tuple(source.shape)}" if isinstance(source, Tensor) else type(source).__name__
+
+
+def _check_one_site(edit: str, value: object) -> None:
+    """Raise UserError for a whole capture where one site's activation belongs."""
+    if isinstance(value, Mapping):
+        sites = [site for site in value if isinstance(site, str)]
+        one = f"acts[{sites[0]!r}]" if sites else "acts[site]"
+        whole = ", or freeze(acts), in place of the dictionary, for all sites of it" if edit == "patch" else ""
+        raise UserError(
+            f"{edit} got {type(value).__name__} of {len(value)} sites; expected the tensor of one: {one}{whole}"
+        )
 
 
 def _check_per_token(edit: str, where: Where) -> None:

@@ -1,6 +1,6 @@
 """Gradients of a number of the logits with respect to activations: the slope that attribution methods use.
 
-    effects = gradients_of(model, prompts, "blocks.*.hook_resid_post", lambda logits, site: logits[:, -1, paris])
+    effects = gradients_of(model, prompts, "blocks.*.hook_resid_post", lambda logits, where: logits[:, -1, paris])
 
 Edits that are active are part of what is differentiated.
 """
@@ -19,20 +19,21 @@ from interp.errors import UserError
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.editing import Metric, apply_metric, heeds_padding, place
 from interp.model.hooks.forward import batches, forward
+from interp.model.hooks.shown import Shown
 from interp.model.hooks.tokens import Prompts, Tokens, pad
 from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 
 
-@dataclass(frozen=True)
-class Observed:
+@dataclass(frozen=True, repr=False)
+class Observed(Shown):
     """`values` [prompt]: the metric. `acts`: by site, as captured, of the same forwards."""
 
     values: Float[Tensor, " prompt"]
     acts: Activations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Slopes(Observed):
     """`gradients`: by site, d value / d activation, in the shape of `acts`."""
 
@@ -56,10 +57,10 @@ def observe(
 def gradients_of(
     model: Model, prompts: Prompts, sites: str | Iterable[str], metric: Metric, *, batch_size: int = 16
 ) -> Slopes:
-    """One forward and one backward a batch. `metric(logits, site)` gives one number a prompt.
+    """One forward and one backward a batch. `metric(logits, where)` gives one number a prompt.
 
-    `site` says which prompts these are and where their real tokens lie. A metric of your own gets prompts of one length
-    at a time, without padding.
+    `where` says which prompts these are and where their real tokens lie. A metric of your own gets prompts of one
+    length at a time, without padding.
     Raises UserError for a site that the logits do not depend on, and for a metric of another shape.
     """
     found, slopes = (_Collected(model, prompts, sites) for _ in range(2))
@@ -112,6 +113,9 @@ def _run(model: Model, batch: Tokens, names: list[str], *, gradients: bool) -> t
         seen.setdefault(name, kept)
         return kept
 
+    if gradients:
+        for active in model.tree.active:
+            active.read_at.update(names)
     watch = {name: partial(follow, name) for name in names}
     logits = forward(model.tree, batch, watch=watch, gradients=gradients).logits
     return logits, {name: seen[name] for name in names}

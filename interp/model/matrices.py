@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError, unknown
+from interp.model.elsewhere import FACTORED, refuse_name, says_what_it_takes
 from interp.model.hooks.tree import HookedTree
 from interp.model.hooks.weights import NAMES, embedding, matrix_of, missing_layers, positions, refuse, unembedding
 
@@ -33,6 +35,9 @@ class Factored:
 
     def __repr__(self) -> str:
         return f"Factored({self.shape[0]} x {self.shape[1]}, of rank {self.left.shape[1]} or less)"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise refuse_name("Factored", name, FACTORED)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,6 +76,7 @@ class Factored:
         return float(torch.linalg.vector_norm(self.svd()[1]))
 
 
+@says_what_it_takes
 class Matrices:
     """The weight matrices of a `Model`, which has these as its properties. Raises UserError for one it has not."""
 

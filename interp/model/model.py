@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.errors import UserError
+from interp.model.elsewhere import ELSEWHERE, refuse_name, says_what_it_takes
 from interp.model.hooks.asked import context_length, padding_is_harmless
 from interp.model.hooks.bridge import unembed
 from interp.model.hooks.captured import Activations
@@ -37,24 +38,6 @@ from interp.model.provenance import ModelProvenance, describe_changed
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.model_bridge import TransformerBridge
-
-# What a user of TransformerLens or nnsight types first, and what it is called here.
-ELSEWHERE = {
-    "run_with_cache": 'model.capture(prompts, "blocks.*.hook_resid_post")',
-    "run_with_hooks": "with model.edit({site: function}): model.logits(prompts)",
-    "add_hook": "with model.edit({site: function}): model.logits(prompts)",
-    "hooks": "with model.edit({site: function}): model.logits(prompts)",
-    "reset_hooks": "nothing: an edit ends with its context",
-    "to_tokens": "model.encode(prompts)",
-    "to_str_tokens": "model.str_tokens(prompt)",
-    "to_string": "model.tokenizer.decode(ids)",
-    "to_single_token": "model.encode(text), which must give one id",
-    "trace": "model.capture(prompts, sites), or with model.edit({site: function})",
-    "scan": "model.sites(), which names every place",
-    "forward": "model.logits(prompts)",
-    "cfg": "model.config (transformers'), model.n_layers, model.d_model",
-    "hook_dict": "model.sites()",
-}
 
 
 class _Provenance:
@@ -82,9 +65,11 @@ class _Provenance:
         model.__dict__["_provenance"] = known, place, [fingerprint(model.hf, memory=m) for m in (True, False)]
 
 
+@says_what_it_takes
 @dataclass(repr=False, eq=False)
 class Model(Matrices):
-    """A causal language model with named sites. Build one with `load_model`, or `Model(hf, tokenizer, provenance)`.
+    """A causal language model with named sites. Build one with `load_model`, or with `from_transformers` of a
+    model in memory.
 
     `hf` is the plain Hugging Face model, untouched; hooks live in a second module tree that shares its parameters and
     follows when `hf` is changed. An adapter on `hf` (PEFT) is part of the model while it is switched on.
@@ -112,9 +97,7 @@ class Model(Matrices):
         return f"Model({self.provenance.name}: {self.n_layers} layers, d_model {self.d_model}, {self.device})"
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name in ELSEWHERE:
-            raise AttributeError(f"a Model has no {name}; here it is called: {ELSEWHERE[name]}")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise refuse_name(type(self).__name__, name, ELSEWHERE)
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         """Raise UserError: a model is asked by name."""
@@ -180,8 +163,10 @@ class Model(Matrices):
 
         Raises UserError for a layer outside 0 to n_layers.
         """
-        if not 0 <= layer <= self.n_layers:
-            raise UserError(f"layer {layer} came; expected 0 (the embedding) to {self.n_layers} (after the last block)")
+        if not hasattr(layer, "__index__") or not 0 <= layer <= self.n_layers:
+            raise UserError(
+                f"layer {layer!r} came; expected 0 (the embedding) to {self.n_layers} (after the last block)"
+            )
         return f"blocks.{layer}.hook_resid_pre" if layer < self.n_layers else f"blocks.{layer - 1}.hook_resid_post"
 
     def register_site(self, name: str, where: str) -> list[str]:

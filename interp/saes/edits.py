@@ -20,8 +20,10 @@ from torch import Tensor
 from interp.activations.rows import find_sinks
 from interp.errors import UserError
 from interp.model.hooks.editing import Change, Where
+from interp.model.hooks.given import makes
 
 
+@makes("reconstruct(sae)")
 def reconstruct(sae: SAE[Any], keep_error: bool = False, *, typical_norm: float | None = None) -> Change:
     """Replace x by decode(encode(x)), at a site [prompt, pos, d_model] as wide as the SAE's input.
 
@@ -40,6 +42,7 @@ def reconstruct(sae: SAE[Any], keep_error: bool = False, *, typical_norm: float 
     return reconstructed
 
 
+@makes("edit_features(sae, change)")
 def edit_features(
     sae: SAE[Any],
     change: Callable[[Float[Tensor, "row d_sae"]], Float[Tensor, "row d_sae"]],
@@ -67,6 +70,7 @@ def edit_features(
     return features_edited
 
 
+@makes("clamp_features(sae, {7: 0.0})")
 def clamp_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: float | None = None) -> Change:
     """Hold features at given activations (0 ablates them) at every token; see `edit_features`."""
     ids, wanted = _features(sae, values)
@@ -78,6 +82,7 @@ def clamp_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: 
     return edit_features(sae, clamped, typical_norm=typical_norm)
 
 
+@makes("steer_features(sae, {7: 4.0})")
 def steer_features(sae: SAE[Any], values: Mapping[int, float], *, typical_norm: float | None = None) -> Change:
     """Add to features' activations, whether they fire or not: their decoder directions, times the values given."""
     ids, wanted = _features(sae, values)
@@ -104,6 +109,7 @@ def _check_width(sae: SAE[Any], activation: Tensor, where: Where) -> None:
         )
 
 
+@makes("mean_ablate(mean)")
 def mean_ablate(mean: Float[Tensor, " d_model"], *, typical_norm: float | None = None) -> Change:
     """Replace the activation [prompt, pos, d_model] by `mean` (zeros: zero ablation), where `reconstruct` does."""
 

@@ -142,7 +142,7 @@ def _read_sheet(path: Path) -> dict[str, Any]:
     try:
         sheet = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and a number too long to read
-        raise UserError(f"{path} is not TOML: {error}; expected key = value lines; mend that line") from None
+        raise UserError(f"{path} is not TOML: {error}; expected key = value lines; fix that line") from None
     wanted = (*_STRINGS, *_LISTS)
     for key in sheet:
         if key not in wanted:

@@ -169,7 +169,7 @@ def _json_cell(path: Path, row: int, line: str, column: str) -> object:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:  # ValueError: also a number too long to read
-        raise UserError(f"{where} is not JSON: {error}; expected {wanted}; mend or delete it") from None
+        raise UserError(f"{where} is not JSON: {error}; expected {wanted}; fix or delete it") from None
     if not isinstance(record, dict):
         raise UserError(f"{where} is a JSON {type(record).__name__}; expected {wanted}; wrap it in one")
     if column not in record:

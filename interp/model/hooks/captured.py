@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError, unknown
+
+# What a user of TransformerLens' ActivationCache types first.
+ELSEWHERE = {
+    "stack_activation": "torch.stack([acts[site] for site in acts])",
+    "cache_dict": "acts itself, a mapping from site to tensor, or acts.tensors",
+    "accumulated_resid": 'model.capture(prompts, "blocks.*.hook_resid_post"), layer by layer',
+    "decompose_resid": "interp.analysis.attribute_logits(model, prompts, right, wrong)",
+    "logit_attrs": "interp.analysis.attribute_logits(model, prompts, right, wrong)",
+    "stack_head_results": 'model.capture(prompts, "blocks.*.attn.hook_result"), or attribute_logits(…, by="head")',
+    "stack_neuron_results": 'interp.analysis.attribute_logits(model, prompts, right, wrong, by="neuron")',
+    "apply_ln_to_stack": "model.unembed(resid), final norm and unembedding in one",
+    "remove_batch_dim": "acts[site][0]",
+    "to": "acts[site].to(device), tensor by tensor",
+    "cpu": "acts[site].cpu(), tensor by tensor",
+    "shape": "acts[site].shape",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +42,18 @@ class Activations(Mapping[str, Tensor]):
     ids: Int[Tensor, "prompt pos"]
     axes: Mapping[str, tuple[str, ...]]
 
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in ELSEWHERE:
+            raise AttributeError(f"Activations have no {name}; here it is called: {ELSEWHERE[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __getitem__(self, site: str) -> Tensor:
+        if not isinstance(site, str):
+            first = next(iter(self.tensors), "site")
+            raise UserError(
+                f"acts[{site!r:.60}] names no site; expected a name, such as acts[{first!r}]; prompts are the first "
+                "axis of what that gives"
+            )
         if site not in self.tensors:
             raise unknown("captured site", site, self.tensors)
         return self.tensors[site]
@@ -35,20 +63,29 @@ class Activations(Mapping[str, Tensor]):
         more = [f"and {len(shapes) - 3} more"] if len(shapes) > 3 else []
         return f"Activations({len(self.mask)} prompts, {int(self.mask.sum()):,} tokens; {', '.join(shapes[:3] + more)})"
 
+    def __contains__(self, site: object) -> bool:
+        return site in self.tensors
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
 
     def __len__(self) -> int:
         return len(self.tensors)
 
-    def last(self, site: str) -> Float[Tensor, "prompt d"]:
-        """The activation at each prompt's last real token."""
+    def last(self, site: str) -> Float[Tensor, "prompt ..."]:
+        """The activation at each prompt's last real token: [prompt, d_model], or [prompt, head, d_head].
+
+        Raises UserError for a site that was not captured, and for one that has no activation per token (a pattern).
+        """
         count = torch.arange(self.mask.shape[1], device=self.mask.device).expand_as(self.mask)
         index = torch.where(self.mask, count, -1).max(-1).values
         return self._per_token(site)[torch.arange(len(index)), index]
 
-    def rows(self, site: str) -> Float[Tensor, "row d"]:
-        """Every real token's activation, prompt by prompt."""
+    def rows(self, site: str) -> Float[Tensor, "row ..."]:
+        """Every real token's activation, prompt by prompt: [row, d_model], or [row, head, d_head].
+
+        Raises UserError as `last` does.
+        """
         return self._per_token(site)[self.mask]
 
     def _per_token(self, site: str) -> Tensor:

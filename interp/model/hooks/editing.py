@@ -12,23 +12,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from operator import index
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.given import check_metric
+from interp.model.hooks.shown import Shown
 from interp.model.hooks.sites import layer_of
 from interp.model.hooks.tokens import Tokens
 
 Pos = int | slice | Sequence[int] | None  # tokens of a prompt: None for all
 
 
-@dataclass(frozen=True)
-class Where:
+class _Layer(int):
+    """A layer's number, which says so to whoever calls it: in TransformerLens `hook.layer()` is a method."""
+
+    def __call__(self) -> NoReturn:
+        raise UserError(f"where.layer is a number, {int(self)}; write it without the brackets: where.layer")
+
+
+@dataclass(frozen=True, repr=False)
+class Where(Shown):
     """Where and on what an edit is called.
 
     `prompts`: which of the caller's `total` prompts the rows are. `mask`: True at real tokens.
@@ -48,7 +56,8 @@ class Where:
     @property
     def layer(self) -> int | None:
         """The layer in the name, or None outside the blocks."""
-        return layer_of(self.name)
+        layer = layer_of(self.name)
+        return None if layer is None else _Layer(layer)
 
     def positions(self, pos: Pos = None) -> Bool[Tensor, "prompt pos"]:
         """True at the real tokens chosen by `pos`, counted per prompt without its padding (-1 is the last token).
@@ -111,7 +120,7 @@ Change = Callable[[Tensor, Where], Tensor]  # an edit that always returns one
 Metric = Callable[[Float[Tensor, "prompt pos d_vocab"], Where], Float[Tensor, " prompt"]]  # one number a prompt
 
 
-@dataclass
+@dataclass(repr=False)
 class Receipt:
     """What an edit really did: how often it ran, how many of the vectors it saw it changed, and their mean norms.
 
@@ -164,6 +173,9 @@ class Receipt:
         self.seen += len(before)
         self._sums.append(torch.stack([differs.sum().double(), *sums]))
 
+    def __repr__(self) -> str:
+        return f"Receipt({self})"
+
     def __str__(self) -> str:
         norms = f": mean norm {self.norm_before:.4g} -> {self.norm_after:.4g}, change {self.norm_change:.4g}"
         counted = f"changed {self.changed:,} of {self.seen:,} vectors"
@@ -173,26 +185,11 @@ class Receipt:
 class Receipts(dict[str, Receipt]):
     """Receipts by site; printing them shows one line a site."""
 
+    def __repr__(self) -> str:
+        return str(self) or "Receipts()"
+
     def __str__(self) -> str:
         return "\n".join(str(receipt) for receipt in self.values())
-
-
-def check_edit(name: str, fn: object) -> None:
-    """Raise UserError for what cannot be called as an edit. What hides its parameters gets the benefit of the doubt."""
-    if not callable(fn):
-        raise UserError(
-            f"the edit at {name} is a {type(fn).__name__}; expected a function (activation, site) -> activation, "
-            "such as patch(source) or steer(direction)"
-        )
-    try:
-        signature(fn).bind(None, None)
-    except TypeError as error:
-        raise UserError(
-            f"the edit at {name} does not take (activation, site); write it with these two parameters, or call it, if "
-            f"it makes an edit: {getattr(fn, '__name__', 'it')}(…)"
-        ) from error
-    except ValueError:
-        return
 
 
 def apply_edit(edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, *, is_full: bool = False) -> Tensor:
@@ -311,6 +308,7 @@ def needs_last_only(metric: Metric) -> bool:
 
 def apply_metric(metric: Metric, logits: Float[Tensor, "prompt pos d_vocab"], batch: Tokens) -> Tensor:
     """One number a prompt of the batch. Raises UserError for anything else."""
+    check_metric(metric)
     value = metric(logits, Where("logits", batch.index, batch.total, batch.mask, ("prompt", "pos", "feature")))
     if not isinstance(value, Tensor) or value.shape != (len(batch.index),):
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

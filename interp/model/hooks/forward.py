@@ -60,6 +60,7 @@ def forward(
     `batch.past` gave; it grows. RuntimeErrors of torch come through.
     """
     watch, change = watch or {}, change or {}
+    tree.warn_of_unopened()
     engine = engine_for(tree, watch, change)
     token = object()
 

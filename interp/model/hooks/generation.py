@@ -21,6 +21,7 @@ from interp.model.hooks.forward import check_fits, engine_for, forward, keeps_a_
 from interp.model.hooks.tokens import Tokens, pad
 from interp.model.hooks.tree import HookedTree
 
+_UNSET = {"seed": "; for another text each time, draw it: random.randrange(2**32)"}
 COLDEST = 1e-30  # below it, the likeliest token is certain, and a float cannot hold the quotient
 
 
@@ -50,7 +51,15 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 1 << 63:
+        for name, value in (("max_new_tokens", self.max_new_tokens), ("top_k", self.top_k), ("seed", self.seed)):
+            whole = hasattr(value, "__index__") and not isinstance(value, bool)
+            if not whole and not (name == "top_k" and value is None):
+                raise UserError(f"{name}={value!r:.40}; expected a whole number" + _UNSET.get(name, ""))
+        if isinstance(self.temperature, str | bool) or not hasattr(self.temperature, "__float__"):
+            raise UserError(
+                f"temperature={self.temperature!r:.40}; expected a number: 0 for the likeliest token, above to draw"
+            )
+        if not 0 <= int(self.seed) < 1 << 63:
             raise UserError(f"seed={self.seed}; expected 0 to 2**63 - 1")
         if self.top_k is not None and self.temperature == 0:
             raise UserError(
@@ -195,7 +204,7 @@ class _Choice:
         seen: Counter[tuple[int, ...]] = Counter()
         self.generators: list[torch.Generator] = []
         for row in map(tuple, rows) if sampling.temperature else ():
-            drawn = hashlib.sha256(repr((sampling.seed, row, seen[row])).encode()).digest()
+            drawn = hashlib.sha256(repr((int(sampling.seed), row, seen[row])).encode()).digest()
             self.generators.append(torch.Generator(device).manual_seed(int.from_bytes(drawn[:7])))
             seen[row] += 1
 

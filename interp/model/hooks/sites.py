@@ -116,6 +116,22 @@ class SiteTable:
         raise unknown("site", name, self.axes, "model.sites() or `interp models sites NAME` lists them all")
 
 
+def refuse_modules(wanted: Iterable[object], sites: Iterable[str], modules: Iterable[str]) -> None:
+    """Raise UserError for the name of a module of the plain model, as nnsight has it, where a site's is expected."""
+    known, there = set(sites), [module for module in modules if module]
+    for name in wanted:
+        if not isinstance(name, str) or name in known:
+            continue
+        path = re.sub(r"[.:](?:input|output)$", "", re.sub(r"\[(\d+)\]", r".\1", name))
+        paths = [p for p in (path, path.removeprefix("model.")) if any(fnmatchcase(module, p) for module in there)]
+        if path := next(iter(paths), ""):
+            own = "blocks.*.my_site" if "*" in path else "my_site"
+            raise UserError(
+                f"{name!r} is a module of the plain model and no site; model.sites() lists the sites, by their "
+                f"TransformerLens names, and model.register_site({own!r}, {path!r}) makes the module one"
+            )
+
+
 def is_pattern(name: str) -> bool:
     """Does `*` or the like stand in the name? As in a shell it stands for any run of characters."""
     return any(c in name for c in "*?[")

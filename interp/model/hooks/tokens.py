@@ -183,8 +183,8 @@ def pad(
 
 def batches_of(rows: Sequence[Sequence[int]], batch_size: int, kind: Callable[[int], Hashable]) -> list[list[int]]:
     """Split prompt indices into batches of similar length, so that little is padded; each of one `kind` of prompt."""
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size}; expected 1 or more")
+    if not hasattr(batch_size, "__index__") or batch_size < 1:
+        raise UserError(f"batch_size={batch_size!r}; expected 1 or more")
     groups: dict[Hashable, list[int]] = {}
     for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
         groups.setdefault(kind(i), []).append(i)

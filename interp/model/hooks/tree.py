@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -31,9 +32,10 @@ from interp.model.hooks.bridge import (
     same_logits,
     text_config,
 )
-from interp.model.hooks.editing import Edit, Receipt, Receipts, check_edit
+from interp.model.hooks.editing import Edit, Receipt, Receipts
 from interp.model.hooks.gated import cost_in_words
-from interp.model.hooks.sites import SiteTable, kind_of
+from interp.model.hooks.given import check_called, check_edit
+from interp.model.hooks.sites import SiteTable, kind_of, refuse_modules
 from interp.model.hooks.taps import Place, Tap, tapped
 from interp.model.hooks.unchanged import fingerprint, mark_own, user_code
 
@@ -48,12 +50,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Active:
-    """An edit while its context is open. `of_gradient`: it changes what flows back through the site instead."""
+    """An edit while its context is open. `of_gradient`: it changes what flows back through the site instead.
+
+    `read_at`: where gradients were read meanwhile; what flows back ends there.
+    """
 
     site: str
     edit: Edit
     receipt: Receipt
     of_gradient: bool = False
+    read_at: set[str] = field(default_factory=set)
 
 
 class HookedTree:
@@ -64,6 +70,7 @@ class HookedTree:
         self.active: list[Active] = []
         self.running: object | None = None  # the forward that runs, and whose hooks may act
         self.engine: str | None = None  # "hooked" while a check wants that one
+        self.waiting: weakref.WeakSet[Editing] = weakref.WeakSet()  # made by `edit`, and not entered
         self._built: dict[str, Any] = {}  # everything that a change of the model makes wrong
         self._named: dict[str, tuple[tuple[str, ...], Place]] = {}  # sites that a user registered
         self._print: Any = None  # of the model, when the first of these was found out
@@ -178,7 +185,11 @@ class HookedTree:
         wanted = [sites] if isinstance(sites, str) or not isinstance(sites, Sequence) else list(sites)
         for gated in filter(None, map(table.gated_in, wanted)):
             self._open(gated)
-        return self.site_table.match(sites)
+        try:
+            return self.site_table.match(sites)
+        except UserError:
+            refuse_modules(wanted, table.axes, [name for name, _ in self.hf.named_modules()])
+            raise
 
     def _open(self, names: list[str]) -> None:
         table = self.site_table
@@ -232,10 +243,18 @@ class HookedTree:
         """Is an edit active?"""
         return bool(self.active)
 
+    def warn_of_unopened(self) -> None:
+        """Warn, once each, of what `edit` made and nobody entered: the forward that comes now is not edited by it."""
+        for editing in list(self.waiting):
+            self.waiting.discard(editing)
+            editing.unopened.detach()
+            _warn_of_unopened()
+
     @contextmanager
     def edited(self, edits: Mapping[str, Edit], gradients: Mapping[str, Edit]) -> Iterator[Receipts]:
         """Apply edits to every forward inside the context; see `Model.edit`."""
         for name, given in (("edit()", edits), ("edit(gradients=)", gradients)):
+            check_called(f"what {name} got", given)
             if not isinstance(given, Mapping):
                 raise UserError(f"{name} got a {type(given).__name__}; expected {{site or pattern: edit}}")
         if not edits and not gradients:
@@ -250,13 +269,8 @@ class HookedTree:
                 yield receipts
         finally:
             self.active = [active for active in self.active if not any(active is one for one in new)]
-        idle = [name for name, receipt in receipts.items() if receipt.fired == 0]
-        if idle:
-            raise UserError(
-                f"the edit at {', '.join(idle)} never fired: no forward reached it inside `with model.edit(...)`; "
-                "call model.logits or model.capture (of a later site) inside the context"
-                + ("; a gradient is edited in gradients_of" if gradients else "")
-            )
+        if idle := [active for active in new if active.receipt.fired == 0]:
+            raise UserError(_never_fired(idle))
 
     def _resolve(self, edits: Mapping[str, Edit], kind: str) -> list[Active]:
         resolved: list[Active] = []
@@ -270,7 +284,7 @@ class HookedTree:
         return resolved
 
     def _check(self, site: str, edit: Edit) -> None:
-        check_edit(site, edit)
+        check_edit(f"the edit at {site}", edit)
         kind = f"{kind_of(site)} {kind_of(self.site_table.origin[site])}"  # layers of one kind are built alike
 
         def ask() -> bool:
@@ -315,6 +329,23 @@ def looks_once(call: Callable[P, T]) -> Callable[P, T]:
     return looking
 
 
+def _never_fired(idle: Sequence[Active]) -> str:
+    """Why edits did nothing, and what to do."""
+    names = ", ".join(active.receipt.site for active in idle)
+    read_at = sorted({site for active in idle for site in active.read_at})
+    if read_at and all(active.of_gradient for active in idle):
+        several = f"{', '.join(read_at[:3])}{', …' if len(read_at) > 3 else ''}"
+        return (
+            f"the edit at {names} never fired: gradients were read at {several}, and none flows back through it on the "
+            "way there; read gradients at a site before it"
+        )
+    return (
+        f"the edit at {names} never fired: no forward reached it inside `with model.edit(...)`, and one of model.hf "
+        "itself is not edited; call model.logits or model.capture (of a later site) inside the context"
+        + ("; a gradient is edited in gradients_of" if any(active.of_gradient for active in idle) else "")
+    )
+
+
 @contextmanager
 def _guarded(tree: HookedTree) -> Iterator[None]:
     """Refuse a forward of the hooked modules that did not come from the model's methods: no edit would reach it."""
@@ -332,13 +363,21 @@ def _guarded(tree: HookedTree) -> Iterator[None]:
 
 
 class Editing(AbstractContextManager[Receipts]):
-    """`with model.edit(...)`: edits while the context is open. One that is never opened would do nothing, and warns."""
+    """`with model.edit(...)`: edits while the context is open.
+
+    One that is never opened would do nothing: that is warned of at the model's next forward, or when it is gone.
+    """
 
     def __init__(self, tree: HookedTree, edits: Mapping[str, Edit], gradients: Mapping[str, Edit]) -> None:
         self._context: AbstractContextManager[Receipts] | None = None
         self._tree, self._edits, self._gradients = tree, edits, gradients
+        # unlike __del__, a finalizer also runs before Python takes its modules apart at the end of a script
+        self.unopened = weakref.finalize(self, _warn_quietly)
+        tree.waiting.add(self)
 
     def __enter__(self) -> Receipts:
+        self.unopened.detach()
+        self._tree.waiting.discard(self)
         self._context = self._tree.edited(self._edits, self._gradients)
         return self._context.__enter__()
 
@@ -348,9 +387,16 @@ class Editing(AbstractContextManager[Receipts]):
         assert self._context is not None
         return self._context.__exit__(kind, error, trace)
 
-    def __del__(self) -> None:
-        if getattr(self, "_context", self) is None:
-            with suppress(Exception):
-                warnings.warn(
-                    "model.edit(...) was never entered and edits nothing; write: with model.edit(...):", stacklevel=2
-                )
+
+def _warn_of_unopened() -> None:
+    """Warn in the name of the line outside this package that came here."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("interp.", "weakref")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn("model.edit(...) was never entered and edits nothing; write: with model.edit(...):", stacklevel=level)
+
+
+def _warn_quietly() -> None:
+    """The same from a finalizer, where no exception is of use: also where warnings are errors."""
+    with suppress(Exception):
+        _warn_of_unopened()

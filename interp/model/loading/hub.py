@@ -53,7 +53,7 @@ def refuse_disk_error(name: str, error: BaseException) -> None:
         if isinstance(cause, OSError) and cause.errno in OF_THE_DISK:
             raise UserError(
                 f"{name}: the Hugging Face cache {constants.HF_HUB_CACHE} cannot be written ({cause.strerror}: "
-                f"{cause.filename or 'no file named'}); mend that, or set HF_HOME to another folder"
+                f"{cause.filename or 'no file named'}); fix that, or set HF_HOME to another folder"
             ) from error
         cause = cause.__cause__ or cause.__context__
 

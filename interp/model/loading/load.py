@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -56,7 +57,7 @@ def load_model(
     bos: BosPolicy = "tokenizer",
     adapter: str | Path | None = None,
 ) -> Model:
-    """Load a decoder with named sites.
+    """Load a decoder with named sites. One that is in memory already is for `from_transformers`.
 
     `name_or_path`: "smollm2-135m" (bundled), a Hugging Face name ("gpt2", "name@revision"), a folder, a `.gguf` file.
     `device`: CUDA when there is one, else the CPU; said on stderr. `dtype`: fp32 unless told otherwise.
@@ -66,6 +67,12 @@ def load_model(
     """
     if bos not in get_args(BosPolicy):
         raise UserError(f"bos={bos!r}; expected one of {', '.join(get_args(BosPolicy))}")
+    for what, given in (("load_model", name_or_path), ("adapter=", adapter)):
+        if not isinstance(given, str | PathLike) and (given is not None or what == "load_model"):
+            raise UserError(
+                f"{what} got a {type(given).__name__}; expected a name or a path; a model that is in memory gets its "
+                "sites from interp.from_transformers(hf_model, tokenizer), a PeftModel with its adapter"
+            )
     name = str(name_or_path)
     if not name.strip():
         raise UserError(
