@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from interp.errors import UserError
-from interp.model.hooks.bridge import measure_gated
+from interp.model.hooks.site_reading import measure_gated
 from interp.model.hooks.sites import SiteTable, kind_of
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 
 from interp.errors import UserError, unknown
-from interp.model.hooks.bridge import measure_axes
 from interp.model.hooks.forward import read
+from interp.model.hooks.site_reading import measure_axes
 from interp.model.hooks.taps import Place, parse_place
 from interp.model.hooks.tokens import pad
 from interp.model.hooks.tree import HookedTree

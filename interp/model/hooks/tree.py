@@ -26,15 +26,14 @@ from interp.model.hooks.bridge import (
     copies_weights,
     has_effect,
     lens_gap,
-    measure_gated,
     opened,
-    read_site_table,
     same_logits,
     text_config,
 )
 from interp.model.hooks.editing import Edit, Receipt, Receipts
 from interp.model.hooks.gated import cost_in_words
 from interp.model.hooks.given import check_called, check_edit
+from interp.model.hooks.site_reading import measure_gated, read_site_table
 from interp.model.hooks.sites import SiteTable, kind_of, refuse_modules
 from interp.model.hooks.taps import Place, Tap, tapped
 from interp.model.hooks.unchanged import fingerprint, mark_own, user_code
