@@ -306,7 +306,7 @@ class Model(Matrices):
             return apply_metric(metric, forward(self.tree, batch).logits, batch)
         logits = forward(self.tree, batch, keep="last").logits
         ids = batch.ids.gather(1, batch.last[:, None])
-        last = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), batch.index, batch.total)
+        last = replace(Tokens.full(ids), index=batch.index, total=batch.total)
         return apply_metric(metric, logits, last)
 
     def generate(

@@ -175,7 +175,7 @@ def _ramp(value: Tensor) -> Tensor:
 def dummy_batch(tree: HookedTree) -> Tokens:
     """Two prompts of six tokens, to ask a model with."""
     ids = dummy_ids(tree.config.vocab_size, tree.hf.device)
-    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(len(ids)), len(ids))
+    return Tokens.full(ids)
 
 
 def _ran(tree: HookedTree, engine: Engine, batch: Tokens, *, masked: bool = True, **how: Any) -> Any:
