@@ -28,6 +28,31 @@ from interp.model.hooks.editing import Edit, Where
 
 PATTERN, RESID = "blocks.*.attn.hook_pattern", "blocks.*.hook_resid_post"
 SLIDING = ["gemma3", "mistral", "gpt_oss", "qwen2_window"]
+NO_WINDOW = [
+    "gpt2",
+    "mistral",
+    "gemma2",
+    "gemma3_multimodal",
+    "gpt_oss",
+    "exaone4",
+    "llama4_text",
+    "qwen2_window",
+    "cohere2",
+    "modernbert_decoder",
+    "afmoe",
+    "vaultgemma",
+    "gemma4",
+    "recurrent_gemma",
+    "bloom",
+    "falcon_rw",
+    "xglm",
+    "mamba",
+    "falcon_mamba",
+    "mamba2",
+    "rwkv",
+    "jamba",
+    "qwen3_next",
+]
 RAGGED = [[68, 5, 9, 12], [7, 8, 33, 21, 40, 41, 9, 6, 3]]
 ROWS = torch.randint(2, 250, (3, 12), generator=torch.Generator().manual_seed(1)).tolist()
 
@@ -183,9 +208,7 @@ def test_a_window_hides_keys_and_leaves_a_models_own_window_in_place(made: Calla
 
 @pytest.mark.parametrize(
     "name",
-    ["gpt2", "mistral", "gemma2", "gemma3_multimodal", "gpt_oss", "exaone4", "llama4_text", "qwen2_window", "cohere2"]
-    + ["modernbert_decoder", "afmoe", "vaultgemma", "gemma4", "recurrent_gemma", "bloom", "falcon_rw", "xglm", "mamba"]
-    + ["falcon_mamba", "mamba2", "rwkv", "jamba", "qwen3_next"],
+    NO_WINDOW,
 )
 def test_no_window_is_the_models_own_loss(made: Callable[[str], Model], name: str) -> None:
     model = made(name)

@@ -54,11 +54,11 @@ def windowed_losses(
     start: int = 1,
     batch_size: int = 8,
 ) -> Float[Tensor, "sequence pos"]:
-    """Surprise of the tokens from `start` on, in nats, of sequences of one length, no layer seeing over `window` tokens.
+    """Surprise of the tokens from `start` on, in nats, where attention sees `window` tokens in every layer.
 
-    None is the model as it is. Edits apply; those of patterns see what the window leaves. Raises UserError for
-    sequences of several lengths, and for a window of a model whose tokens know of each other by another way than
-    attention (a recurrence, a convolution), or whose attention cannot be reached.
+    The sequences have one length. None is the model as it is. Edits apply; those of patterns see what is left.
+    Raises UserError for sequences of several lengths, and for a window of a model whose tokens know of each other by
+    another way than attention (a recurrence, a convolution), or whose attention cannot be reached.
     """
     ids = model.encode(list(rows))
     lengths = {len(row) for row in ids}
@@ -135,8 +135,8 @@ def _narrowed(model: Model, window: int, *, first: bool) -> Iterator[None]:
         hides = model.tree.once("patterns hide", ask)
     except UserError as error:
         raise UserError(
-            f"{cannot}: it takes no attention mask that would do it, and has no attention patterns that an edit reaches; "
-            "use window=None, or another model"
+            f"{cannot}: it takes no attention mask that would do it, and has no attention patterns that an edit "
+            "reaches; use window=None, or another model"
         ) from error
     if not hides:
         raise UserError(

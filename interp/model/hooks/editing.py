@@ -4,7 +4,8 @@ An edit is any function `(activation, where) -> activation`. It gets one batch a
 which prompts these are and where the real tokens lie. It must return the same shape and dtype, with finite numbers;
 None leaves the activation as it is. It may call the model itself: there, no edit is active.
 
-While a model generates, an edit sees the prompt once and then each new token by itself.
+While a model generates, an edit sees the prompt once and then each new token by itself; all of them again only where a
+longer text gives every token another position (LongRoPE).
 """
 
 from __future__ import annotations
