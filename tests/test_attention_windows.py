@@ -81,6 +81,7 @@ EDITS: dict[str, Edit] = {
     "windowed without the first": windowed(2, first=False),
     "first key": knock_out(0),
     "second key": knock_out(1, slice(2, None)),
+    "all but the first": knock_out(slice(1, None)),  # beyond a sliding window, nothing is left
     "newest key": compose(knock_out(-1, -1), windowed(3)),
 }
 

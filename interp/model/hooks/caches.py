@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.model.hooks.asked import SAME, Engine, cache_works, dummy_batch
+from interp.model.hooks.asked import SAME, Engine, cache_works
 from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.engines import Ran, run_hooked, run_plain
 from interp.model.hooks.forward import engine_for
@@ -32,7 +32,8 @@ def cache_repeats(tree: HookedTree, sites: Iterable[str] = ()) -> bool:
     engine = engine_for(tree, sites)
 
     def ask() -> float:
-        whole = dummy_batch(tree)
+        ids = varied_ids(tree, 6)
+        whole = Tokens.full(torch.cat([ids, ids.flip(1)]))
         n = whole.ids.shape[1] - 2
         first = Tokens.full(whole.ids[:, :n])
         twice = repeated(_run(tree, engine, first, use_cache=True).cache, 2)
