@@ -117,7 +117,7 @@ def ours_to_disk(model: Any, sites: list[str], folder: Path) -> Contender:
             files=("bench",),
         )
         shards = cut_shards(tokens, 4 * model.d_model * len(sites))
-        numerics = {"compute": "float32", "stored": "fp32", "path": "trunk"}
+        numerics = {"compute": "float32", "stored": "fp32", "path": "plain model"}
         corpus = {"documents": n, "tokens": n * length}
         plan = Plan({"name": "bench"}, numerics, {}, shapes, prompts_at_once(ids) * length, corpus, shards)
         return capture_store(model, folder / str(count), plan, tokens)

@@ -154,7 +154,7 @@ def test_a_registered_site_works_like_any_other(
             assert not torch.allclose(model.logits(PROMPTS), base, atol=1e-3, equal_nan=True)
         assert not gradients_of(model, PROMPTS, site, METRIC).gradients[site].isnan().all()
     plan, tokens = plan_capture(model, PROMPTS, [names[0], part])
-    assert plan.numerics["path"] == "trunk"
+    assert plan.numerics["path"] == "plain model"
     store = capture_store(model, tmp_path / "s", plan, tokens)
     torch.testing.assert_close(store.rows(part), model.capture(PROMPTS, part).rows(part), atol=1e-5, rtol=0)
     assert plan.model["registered"] == {

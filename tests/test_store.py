@@ -19,11 +19,11 @@ from interp.activations.token_table import Cut
 
 @pytest.mark.parametrize("packing", ["documents", "packed"])
 @pytest.mark.parametrize(
-    "sites", [SITES, ["blocks.0.ln1.hook_normalized", "blocks.1.hook_resid_pre"]], ids=["trunk", "tree"]
+    "sites", [SITES, ["blocks.0.ln1.hook_normalized", "blocks.1.hook_resid_pre"]], ids=["plain", "tree"]
 )
 def test_rows_are_what_the_model_gives(tiny_gpt2: Model, tmp_path: Path, packing: Any, sites: list[str]) -> None:
     store, plan, tokens = captured(tiny_gpt2, tmp_path / "s", sites, cut=Cut(16, packing), batch_tokens=64)
-    assert plan.numerics["path"] == ("trunk" if sites is SITES else "hooked tree")
+    assert plan.numerics["path"] == ("plain model" if sites is SITES else "hooked tree")
     assert len(plan.shards) > 2
     assert int(tokens.lengths.max()) <= 16
     sequences = [tokens.sequence(i).tolist() for i in range(len(tokens.starts) - 1)]

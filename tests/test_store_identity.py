@@ -244,3 +244,16 @@ def test_a_bos_policy_is_a_flag_and_another_one_is_another_store(line: list[str]
             dispatch([*line, "--model", "models/a", *other])
     with pytest.raises(UserError, match="'sometimes' came for --bos; expected one of 'tokenizer', 'always', 'never'"):
         dispatch([*line, "--model", "models/a", "--bos", "sometimes"])
+
+
+def test_a_store_that_calls_the_plain_model_a_trunk_goes_on(tiny_gpt2: Model, tmp_path: Path) -> None:
+    """As earlier versions did; its shards name its plan by the hash that it had."""
+    plan, tokens = plan_capture(tiny_gpt2, TEXTS, MIDDLE, shard_bytes=SMALL)
+    assert (plan.path, plan.numerics["path"]) == ("plain model", "plain model")
+    older = replace(plan, numerics={**plan.numerics, "path": "trunk"})
+    assert capture_store(tiny_gpt2, tmp_path / "older", older, tokens, worker=HALF).missing
+    go_on(tiny_gpt2, tmp_path / "older")
+    assert open_store(tmp_path / "older").plan.hash == older.hash != plan.hash
+    assert open_store(tmp_path / "older").plan.path == "plain model"
+    other = replace(plan, numerics={**plan.numerics, "path": "hooked tree"})
+    assert not other.is_same(plan)

@@ -24,7 +24,7 @@ from interp.activations.shards import ShardWriter
 from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_path
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
-from interp.model.hooks.forward import batches, engine_for, stream
+from interp.model.hooks.forward import batches, path_for, stream
 from interp.model.model import Model
 from interp.paths import expand
 from interp.progress import Progress, Stop, never, silent
@@ -134,10 +134,10 @@ class ShardRun:
     def __init__(self, model: Model, store: Store, progress: Progress, total: int) -> None:
         self.model, self.store, self.progress, self.total, self.done = model, store, progress, total, 0
         self.sites = list(store.plan.sites)
-        path = "trunk" if engine_for(model.tree, self.sites) == "plain" else "hooked tree"
-        if path != store.plan.numerics["path"]:
+        path = path_for(model.tree, self.sites)
+        if path != store.plan.path:
             raise UserError(
-                f"the store was planned to be read from the {store.plan.numerics['path']}, and this model is read from "
+                f"the store was planned to be read from the {store.plan.path}, and this model is read from "
                 f"the {path}: their last bits differ; capture to another folder"
             )
 

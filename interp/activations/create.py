@@ -19,7 +19,7 @@ from interp.activations.files import (
     write_at,
     write_sealed,
 )
-from interp.activations.plan import Plan, deciding
+from interp.activations.plan import Plan, comparable
 from interp.activations.store import (
     ARRAYS,
     PARTS,
@@ -81,7 +81,7 @@ def _refuse_foreign(folder: Path, plan: Plan) -> None:
 def refuse_other(folder: Path, there: Plan, wanted: Plan) -> None:
     """Raise UserError, with every difference, unless the two plans are of one capture."""
     if not there.is_same(wanted):
-        told = "; ".join(_told(deciding(asdict(there)), deciding(asdict(wanted))))
+        told = "; ".join(_told(comparable(asdict(there)), comparable(asdict(wanted))))
         raise UserError(f"{folder} holds another capture: {told}; choose another --out, or the settings of that one")
 
 

@@ -24,7 +24,7 @@ import torch
 
 from interp.activations.token_table import Cut, Tokens, read_tokens
 from interp.errors import UserError
-from interp.model.hooks.forward import engine_for
+from interp.model.hooks.forward import path_for
 from interp.model.loading.identity import hash_of_files
 from interp.model.model import Model
 from interp.progress import Progress, silent
@@ -60,6 +60,11 @@ class Plan:
         """SHA-256 of what decides the bytes: the plan's name in every shard."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    @property
+    def path(self) -> str:
+        """Which of the two runs the forwards, as `forward.path_for` names it."""
+        return _named_now(self.numerics["path"])
+
     def to_json(self) -> str:
         """What decides the bytes as text, the same for plans of the same capture."""
         record = asdict(self)
@@ -70,7 +75,7 @@ class Plan:
 
         Weights are the same where the bytes of their files are, or the commit of the hub.
         """
-        ours, theirs = deciding(asdict(self)), deciding(asdict(other))
+        ours, theirs = comparable(asdict(self)), comparable(asdict(other))
         if self.model["weights"] == other.model["weights"]:
             theirs["model"]["weights"] = ours["model"]["weights"]
         return {**ours, "schema": SCHEMA} == {**theirs, "schema": SCHEMA}
@@ -81,6 +86,20 @@ def deciding(plan: Mapping[str, Any]) -> dict[str, Any]:
     parts = {name: {k: v for k, v in plan[name].items() if k not in told} for name, told in TOLD.items()}
     parts["model"]["weights"] = plan["model"].get("files", plan["model"]["weights"])
     return {**plan, **parts}
+
+
+def comparable(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, under the names of today: two plans of one capture are equal, whichever version wrote them."""
+    record = deciding(plan)
+    numerics = record["numerics"]
+    return {
+        **record,
+        "numerics": {**numerics, "path": _named_now(numerics["path"])} if "path" in numerics else numerics,
+    }
+
+
+def _named_now(path: str) -> str:
+    return "plain model" if path == "trunk" else path  # as earlier versions called it
 
 
 def plan_capture(
@@ -120,7 +139,7 @@ def plan_capture(
         numerics={
             "compute": provenance.dtype,
             "stored": dtype,
-            "path": "trunk" if engine_for(model.tree, shapes) == "plain" else "hooked tree",
+            "path": path_for(model.tree, shapes),
             "attention": getattr(model.hf.config, "_attn_implementation", None),
             **kernels(model.device),
             "libraries": {name: provenance.libraries.get(name) for name in ("torch", "transformers")},

@@ -7,10 +7,9 @@ Scoring N prompts against N answers costs little more than the N prompts, where 
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -19,9 +18,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.asked import length_kind
+from interp.model.hooks.caches import cache_repeats, repeated
 from interp.model.hooks.forward import check_fits, forward, keeps_a_cache
 from interp.model.hooks.shown import Shown
-from interp.model.hooks.tokens import Tokens, pad
+from interp.model.hooks.tokens import Kept, Tokens, pad
 from interp.model.model import Model
 from interp.progress import Progress, silent
 
@@ -115,12 +116,17 @@ def _score_block(
 ) -> tuple[Float[Tensor, "prompt answer"], Bool[Tensor, "prompt answer"]]:
     """`summed` and `greedy` for prompts of one length: a forward over them, then one for each length of answer.
 
-    These go on top of the first one's cache; where there is none to go on from, the prompts are read again.
+    These go on top of the first one's cache; where there is none to go on from, or none that can be shared by several
+    answers, the prompts are read again.
     """
     tree, n = model.tree, len(prompts)
     longest = max(map(len, answers)) - 1
-    cached = longest > 0 and keeps_a_cache(tree, (), prompts, longest)
+    cached = longest > 0 and keeps_a_cache(tree, (), prompts, longest) and cache_repeats(tree)
     first_batch = pad(prompts, range(n), n, "right", 0, model.device)
+    # an edit is asked once about a prompt that is read again, unless its tokens have other positions then (LongRoPE)
+    kinds = {length_kind(tree, len(prompts[0]) + more) for more in (0, longest)}
+    kept = Kept() if len(kinds) == 1 else None
+    first_batch = replace(first_batch, turns=(first_batch.ids.shape[1],), kept=kept)
     first = forward(tree, first_batch, keep="last", use_cache=cached)
     start = first.logits[:, 0].float().log_softmax(-1)
     firsts = torch.tensor([ids[0] for ids in answers], device=model.device)
@@ -147,13 +153,12 @@ def _behind(
     before = prompts.ids.repeat_interleave(copies, 0)
     width = rows.shape[1]
     if cache is not None:
-        cache = copy.deepcopy(cache)  # a forward adds to the one it is given
-        cache.batch_repeat_interleave(copies)
         past = torch.ones_like(before, dtype=torch.bool)
         batch = Tokens(rows, real, index, prompts.total, past=past, turns=(1,) * width)
-        return forward(model.tree, batch, cache=cache).logits.float()
+        return forward(model.tree, batch, cache=repeated(cache, copies)).logits.float()
     whole = torch.cat([before, rows], dim=1)
     turns = (before.shape[1], *[1] * width)
     mask = torch.ones_like(whole, dtype=torch.bool)
-    batch = Tokens(whole, mask, index, prompts.total, turns=turns, reported=1)
+    kept = prompts.kept and prompts.kept.repeated(copies)
+    batch = Tokens(whole, mask, index, prompts.total, turns=turns, kept=kept)
     return forward(model.tree, batch, keep=width).logits.float()

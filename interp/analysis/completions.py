@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.model.hooks.asked import length_kind
-from interp.model.hooks.forward import forward
+from interp.model.hooks.forward import batches, forward
 from interp.model.hooks.shown import Shown
-from interp.model.hooks.tokens import Tokens, batches_of
 from interp.model.model import Model
 from interp.model.training.finetune import IGNORED, Example, encode_pairs, pad_pairs
 
@@ -46,17 +44,14 @@ def score_completions(model: Model, examples: Sequence[Example], *, batch_size: 
     pairs = encode_pairs(model, examples)
     lengths = torch.tensor([len(ids) - start for ids, start in pairs])
     summed, agrees = torch.empty(len(pairs)), torch.ones(len(pairs), int(lengths.max()), dtype=torch.bool)
-    kind = (lambda i: pairs[i][1]) if model.is_edited else (lambda i: length_kind(model.tree, len(pairs[i][0])))
-    for chosen in batches_of([ids for ids, _ in pairs], batch_size, kind):
-        ids, labels = pad_pairs([pairs[i] for i in chosen], model.device)
+    alike = (lambda i: pairs[i][1]) if model.is_edited else None  # edits see the prompts of a batch in one turn
+    for batch in batches(model.tree, [ids for ids, _ in pairs], batch_size, "right", alike=alike):
+        chosen = batch.index.tolist()
+        _, labels = pad_pairs([pairs[i] for i in chosen], model.device)
         real = labels != IGNORED
-        mask = torch.arange(ids.shape[1], device=ids.device) < torch.tensor(
-            [[len(pairs[i][0])] for i in chosen], device=ids.device
-        )
         start = pairs[chosen[0]][1]
-        turns = (start, *[1] * (ids.shape[1] - start)) if model.is_edited else ()
-        batch = Tokens(ids, mask, torch.tensor(chosen), len(pairs), turns=turns)
-        logits = forward(model.tree, batch, keep=labels.shape[1] + 1).logits[:, :-1].float()
+        turns = (start, *[1] * (batch.ids.shape[1] - start)) if model.is_edited else ()
+        logits = forward(model.tree, replace(batch, turns=turns), keep=labels.shape[1] + 1).logits[:, :-1].float()
         picked = logits.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1) - logits.logsumexp(-1)
         summed[chosen] = (picked * real).sum(-1).cpu()
         best = (logits.argmax(-1) == labels).cpu()

@@ -202,7 +202,7 @@ def _print_plan(plan: Plan, tokens: Tokens, cost: Cost, worker: Worker) -> int:
     rows = [
         ("documents", f"{len(tokens.row):,}{more}{left_out}"),
         ("tokens", f"{len(tokens):,} in {len(tokens.starts) - 1:,} sequences of at most {plan.cut['context']}"),
-        ("sites", f"{len(plan.sites)}, read from the {plan.numerics['path']}"),
+        ("sites", f"{len(plan.sites)}, read from the {plan.path}"),
         ("shards", f"{len(plan.shards)}"),
         ("on disk", f"{cost.size / 1e9:.2f} GB as {plan.numerics['stored']}; {cost.free / 1e9:.2f} GB are free"),
         ("peak memory", f"{cost.memory / 1e9:.2f} GB, the model included"),
@@ -276,7 +276,7 @@ def _info(opened: Store) -> list[tuple[str, str]]:
         ),
         (
             "stored as",
-            f"{numerics['stored']}, computed in {numerics['compute']} by the {numerics['path']} "
+            f"{numerics['stored']}, computed in {numerics['compute']} by the {plan.path} "
             f"({numerics['attention']} attention) on {' and '.join(opened.computed_on) or numerics['device']}",
         ),
         ("shards", f"{len(plan.shards)}, {state}"),

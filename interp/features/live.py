@@ -112,7 +112,7 @@ class LiveModel:
         ids = self._encode(prompt)
         seen: list[Tensor] = []
         watch = {self.site: lambda value: seen.append(value[0].clone())}
-        logits = forward(self.model.tree, _batch(ids[None]), watch=watch, keep=1).logits[0, -1]
+        logits = forward(self.model.tree, Tokens.full(ids[None]), watch=watch, keep=1).logits[0, -1]
         x = seen[0]
         features, missed = self._coded(x)
         sinks = self._sinks(x)
@@ -244,7 +244,7 @@ class LiveModel:
             return kept[0]
 
         with torch.enable_grad():
-            ran = forward(self.model.tree, _batch(ids[None]), watch={self.site: watch}, keep=1, gradients=True)
+            ran = forward(self.model.tree, Tokens.full(ids[None]), watch={self.site: watch}, keep=1, gradients=True)
             logits = ran.logits[0, -1]
             (slope,) = torch.autograd.grad(logits.float().log_softmax(-1)[token], kept[0])
         return kept[0].detach()[0], slope[0]
@@ -253,7 +253,7 @@ class LiveModel:
         """By how much the token's log-probability falls when each of `away` is subtracted."""
         some = torch.cat([torch.zeros_like(away[:1]), away])
         change = {self.site: lambda value: value - some.to(value)}
-        logits = forward(self.model.tree, _batch(ids.expand(len(some), -1)), change=change, keep=1).logits[:, -1]
+        logits = forward(self.model.tree, Tokens.full(ids.expand(len(some), -1)), change=change, keep=1).logits[:, -1]
         scores = logits.float().log_softmax(-1)[:, token]
         return (scores[0] - scores[1:]).tolist()
 
@@ -261,10 +261,6 @@ class LiveModel:
         probabilities = logits.float().softmax(-1)
         order = probabilities.sort(descending=True, stable=True).indices[:NEXT].tolist()
         return tuple(NextToken(i, self.model.vocabulary[i], float(probabilities[i])) for i in order)
-
-
-def _batch(ids: Tensor) -> Tokens:
-    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(len(ids)), len(ids))
 
 
 def _active(row: Float[Tensor, " d_sae"]) -> tuple[Active, ...]:

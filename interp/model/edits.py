@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.choose import choose
-from interp.model.hooks.editing import Edit, Pos, Where, call_edit, check_pos, real_entries
+from interp.model.hooks.editing import Edit, Pos, Where, call_edit, check_pos
 from interp.model.hooks.given import check_edit, makes
 
 
@@ -124,20 +124,28 @@ def freeze(acts: Mapping[str, Tensor]) -> dict[str, Edit]:
         def hold(activation: Tensor, where: Where) -> Tensor:
             if where.before is not None:  # what was captured speaks of the prompt, and these are tokens behind it
                 return activation
-            if len(values) != where.total or values.ndim != activation.ndim or not bool(where.mask[:, 0].all()):
+            tokens = [axis for axis, kind in enumerate(where.axes) if kind == "pos"]
+            sizes = [[n for axis, n in enumerate(t.shape) if axis and axis not in tokens] for t in (values, activation)]
+            if len(values) != where.total or values.ndim != activation.ndim or sizes[0] != sizes[1]:
                 raise UserError(
                     f"freeze at {where.name} got {_shape(values)} for {where.total} prompts; expected what capture "
-                    "returned there for the same prompts, padded on the right"
+                    "returned there for the same prompts"
                 )
-            mine = values[where.prompts.to(values.device)].to(activation)
-            held = torch.full_like(activation, torch.nan)
-            overlap = tuple(slice(min(a, b)) for a, b in zip(mine.shape[1:], activation.shape[1:], strict=True))
-            held[:, *overlap] = mine[:, *overlap]
-            real = real_entries(where, activation).expand_as(activation)
-            theirs, ours = ((~t).flatten(1).sum(1) for t in (mine.isnan(), ~real))
-            if bool((theirs != ours).any()) or bool((held.isnan() & real).any()):
-                raise UserError(f"freeze at {where.name} got values of prompts of other lengths; capture these prompts")
-            return torch.where(real, held, activation)
+            out = activation.clone()
+            for row, prompt in enumerate(where.prompts.tolist()):
+                held = values[prompt].to(activation)
+                real = _span(where.mask[row])
+                for axis in tokens:  # a prompt's tokens, wherever the padding of either stands
+                    others = [i for i in range(held.ndim) if i != axis - 1]
+                    span = _span(~(held.isnan().all(others) if others else held.isnan()))
+                    held = held[(*[slice(None)] * (axis - 1), span)]
+                place = [real if axis in tokens else slice(None) for axis in range(1, out.ndim)]
+                if out[(row, *place)].shape != held.shape or bool(held.isnan().any()):
+                    raise UserError(
+                        f"freeze at {where.name} got values of prompts of other lengths; capture these prompts"
+                    )
+                out[(row, *place)] = held
+            return out
 
         return hold
 
@@ -159,26 +167,45 @@ def knock_out(keys: Pos, queries: Pos = None) -> Edit:
     check_pos(queries, "queries")
 
     def knocked_out(activation: Tensor, where: Where) -> Tensor:
-        if where.axes != ("prompt", "head", "pos", "pos"):
-            raise UserError(f"knock_out works on attention patterns, and {where.name} has axes {where.axes}")
-        n, k = activation.shape[-2:]
-        real_keys = (where.mask if where.keys is None else where.keys)[:, -k:]
-        cut = choose(activation, where, queries) & where.key_positions(keys)[:, None, None, -k:]
-        left = activation.masked_fill(cut, 0.0)
-        total = left.sum(-1, keepdim=True)
-        seen = real_keys[:, None, None, :] & torch.ones(n, k, dtype=torch.bool, device=cut.device).tril(k - n)
-        lost = (total.squeeze(-1) == 0) & (seen & ~cut).any(-1) & cut.any(-1) & where.mask[:, None, :]
-        if bool(lost.any()):
-            raise UserError(
-                f"knock_out at {where.name}: what some row has left cannot be told from 0 in its dtype, so that the "
-                "softmax of the other keys cannot be known; load the model in fp32, or edit attn_scores"
-            )
-        sink = 1 - activation.sum(-1, keepdim=True)  # what an attention sink of the architecture keeps (gpt-oss)
-        sink = torch.where(sink > 0.01, sink, 0.0)
-        whole = (total + sink).clamp_min(torch.finfo(left.dtype).tiny)
-        return torch.where(cut.any(-1, keepdim=True), left / whole, activation)
+        check_is_pattern("knock_out", where)
+        width = activation.shape[-1]
+        cut = choose(activation, where, queries) & where.key_positions(keys)[:, None, None, -width:]
+        return without_keys("knock_out", activation, cut, where)
 
     return knocked_out
+
+
+def check_is_pattern(edit: str, where: Where) -> None:
+    """Raise UserError for a site that is no attention pattern."""
+    if where.axes != ("prompt", "head", "pos", "pos"):
+        raise UserError(f"{edit} works on attention patterns, and {where.name} has axes {where.axes}")
+
+
+def without_keys(
+    edit: str,
+    pattern: Float[Tensor, "prompt head query key"],
+    cut: Bool[Tensor, "prompt _ _ key"],
+    where: Where,
+) -> Float[Tensor, "prompt head query key"]:
+    """An attention pattern as if the softmax had not seen the keys `cut`; `edit` is the name of who asks."""
+    n, k = pattern.shape[-2:]
+    left = pattern.masked_fill(cut, 0.0)
+    total = left.sum(-1, keepdim=True)
+    # a key that no head looks at is hidden by a window of the model's own, and not lost to rounding
+    seen = (where.key_numbers(k) >= 0)[:, None, None, :] & (pattern > 0).any(1, keepdim=True)
+    seen = seen & torch.ones(n, k, dtype=torch.bool, device=cut.device).tril(k - n)
+    lost = (total.squeeze(-1) == 0) & (seen & ~cut).any(-1) & cut.any(-1) & where.mask[:, None, :]
+    if bool(lost.any()):
+        raise UserError(
+            f"{edit} at {where.name}: what some row has left cannot be told from 0 in its dtype, so that the "
+            "softmax of the other keys cannot be known; load the model in fp32, or edit attn_scores"
+        )
+    # what an attention sink of the architecture keeps (gpt-oss); without one, what a row lacks to 1 is rounding
+    sink = (1 - pattern.sum(-1, keepdim=True)).clamp_min(0.0)
+    limit = 1e-4 if pattern.dtype in (torch.float32, torch.float64) else 0.02
+    has_sink = bool((sink.squeeze(-1) > limit)[where.mask[:, None].expand(-1, pattern.shape[1], -1)].any())
+    whole = (total + sink if has_sink else total).clamp_min(torch.finfo(left.dtype).tiny)
+    return torch.where(cut.any(-1, keepdim=True), left / whole, pattern)
 
 
 @makes("compose(scale(0.5), steer(direction))")
@@ -240,7 +267,7 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
             f"patch got {_shape(source)}; expected the captured tensor of a site, [prompt, pos, feature]: acts[site]"
         )
     check_pos(pos)
-    absent = source.isnan().flatten(2).all(-1)  # capture writes NaN on padding
+    spans = [_span(row) for row in ~source.isnan().flatten(2).all(-1).cpu()]  # capture writes NaN on padding
     indices = [] if pos is None or isinstance(pos, slice) else list(pos) if isinstance(pos, Sequence) else [pos]
     from_start = bool(indices) and min(indices) >= 0
 
@@ -250,31 +277,33 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
             return activation
         if len(source) != where.total:
             raise UserError(f"patch at {where.name} got {len(source)} prompts, but the edited run has {where.total}")
-        if not bool(where.mask[:, 0].all()):
-            raise UserError(f"patch at {where.name} met left padding; its source is aligned right: use padding='right'")
-        wanted = where.prompts.to(source.device)
-        if bool(absent[wanted, 0].any()):
-            raise UserError(f"patch at {where.name} got a source with left padding; capture it with padding='right'")
-        theirs, ours = (~absent[wanted]).sum(-1).cpu(), where.mask.sum(-1).cpu()
-        if not from_start and bool((theirs != ours).any()):
-            row = int((theirs != ours).nonzero()[0])
-            raise UserError(
-                f"patch at {where.name} got a source of {int(theirs[row])} tokens for prompt "
-                f"{int(where.prompts[row])}, which has {int(ours[row])}; pair prompts with the same number of tokens"
-            )
         if source.shape[2:] != activation.shape[2:]:
             raise UserError(
                 f"patch at {where.name} got {_shape(source)}; expected [prompt, pos, {str([*activation.shape[2:]])[1:]}"
             )
-        chosen = choose(activation, where, pos)
-        width = min(source.shape[1], activation.shape[1])
         rows = activation.new_full(activation.shape, float("nan"))
-        rows[:, :width] = source[wanted, :width].to(activation)
+        for row, prompt in enumerate(where.prompts.tolist()):
+            here, there = _span(where.mask[row]), spans[prompt]  # its tokens, wherever the padding of either stands
+            came, wanted = there.stop - there.start, here.stop - here.start
+            if not from_start and came != wanted:
+                raise UserError(
+                    f"patch at {where.name} got a source of {came} tokens for prompt {prompt}, which has {wanted}; "
+                    "pair prompts with the same number of tokens"
+                )
+            width = min(came, wanted)
+            rows[row, here.start : here.start + width] = source[prompt, there.start : there.start + width].to(rows)
+        chosen = choose(activation, where, pos)
         if bool((rows.isnan() & chosen).any()):
             raise UserError(f"patch at {where.name} got a source with no value (NaN) at a chosen position of a prompt")
         return activation.where(~chosen, rows)
 
     return patched
+
+
+def _span(real: Bool[Tensor, " pos"]) -> slice:
+    """From the first to the last token of a row that is padded on either side."""
+    places = real.nonzero().flatten().tolist()
+    return slice(places[0], places[-1] + 1) if places else slice(0, 0)
 
 
 def _shape(source: object) -> str:

@@ -46,8 +46,8 @@ def observe(
 ) -> Observed:
     """Metric and activations from one forward a batch: `model.measure` and `model.capture` in one."""
     found = _Collected(model, prompts, sites)
-    mixed = heeds_padding(metric)
-    for batch in batches(model.tree, found.ids, batch_size, "right", found.names, of_one_length=not mixed):
+    alike = None if heeds_padding(metric) else lambda i: len(found.ids[i])
+    for batch in batches(model.tree, found.ids, batch_size, "right", found.names, alike=alike):
         logits, seen = _run(model, batch, found.names, gradients=False)
         found.add(batch, apply_metric(metric, logits, batch), seen)
     return Observed(found.values, found.activations())
@@ -64,8 +64,8 @@ def gradients_of(
     Raises UserError for a site that the logits do not depend on, and for a metric of another shape.
     """
     found, slopes = (_Collected(model, prompts, sites) for _ in range(2))
-    mixed = heeds_padding(metric)
-    for batch in batches(model.tree, found.ids, batch_size, "right", found.names, of_one_length=not mixed):
+    alike = None if heeds_padding(metric) else lambda i: len(found.ids[i])
+    for batch in batches(model.tree, found.ids, batch_size, "right", found.names, alike=alike):
         logits, seen = _run(model, batch, found.names, gradients=True)
         with torch.enable_grad():
             value = apply_metric(metric, logits, batch)

@@ -299,7 +299,8 @@ class Model(Matrices):
                 f"numbers={numbers} of total={total} came for {len(ids)} prompts; expected one each, from 0 on"
             )
         out = torch.empty(len(ids), device=self.device)
-        for batch in batches(self.tree, ids, batch_size, "right", of_one_length=not heeds_padding(metric)):
+        alike = None if heeds_padding(metric) else lambda i: len(ids[i])
+        for batch in batches(self.tree, ids, batch_size, "right", alike=alike):
             named_batch = replace(batch, index=named[batch.index], total=total)
             out[batch.index.to(self.device)] = self._measured(named_batch, metric).float()
         return out
@@ -309,7 +310,7 @@ class Model(Matrices):
             return apply_metric(metric, forward(self.tree, batch).logits, batch)
         logits = forward(self.tree, batch, keep="last").logits
         ids = batch.ids.gather(1, batch.last[:, None])
-        last = Tokens(ids, torch.ones_like(ids, dtype=torch.bool), batch.index, batch.total)
+        last = replace(Tokens.full(ids), index=batch.index, total=batch.total)
         return apply_metric(metric, logits, last)
 
     @looks_once

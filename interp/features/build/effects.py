@@ -4,15 +4,15 @@ Only that token changes, so only that token is run again, on top of what attenti
 ablations of a sequence go through the model side by side, each seeing the tokens before its own and no other ablation.
 Beside each goes a random direction of the same length: any change of the activation costs something.
 
-On the first sequence that way is tried without an ablation, and must give the plain forward's logits. Where it does not
-(a model without a cache, or whose attention does not take such a mask), every ablation runs its whole sequence: slower,
-and right for any model.
+The model is asked beforehand whether that way gives a plain forward's logits. Where it does not (a model without a
+cache, or whose attention does not take such a mask at this length), every ablation runs its whole sequence: slower, and
+right for any model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from interp.errors import UserError
 from interp.features.build.coder import Coder
 from interp.features.build.inputs import Building
 from interp.features.build.statistics import Ints, priority
+from interp.model.hooks.caches import reads_side_by_side, side_by_side
 from interp.model.hooks.forward import forward
 from interp.model.hooks.tokens import Tokens
 from interp.model.model import Model
@@ -39,7 +40,6 @@ SEQUENCES = 16  # of a piece: what a kill can cost
 AT_ONCE = 256  # ablations of one forward
 LOGITS_AT_ONCE = 1 << 25  # numbers: 128 MB
 ERRORS = 2  # rows of a sequence at which the error is taken away
-AGREE = 1e-3  # of the largest logit
 SEED = 0
 
 
@@ -89,7 +89,7 @@ def measure_effects(building: Building, coder: Coder, chosen: Sequence[Ablation]
     order = sorted(by_sequence)
     groups = [order[i : i + SEQUENCES] for i in range(0, len(order), SEQUENCES)]
     pieces: list[dict[str, Tensor]] = []
-    run = _Run(building.model, coder)
+    run = _Run(building.model, coder, int(np.diff(starts).max()))
     for number, group in enumerate(groups):
         path = building.folder / f"effects-{number:05d}.safetensors"
         note = {"plan": building.plan.hash, "piece": number}
@@ -130,9 +130,10 @@ def _kept(path: Path, note: dict[str, Any]) -> dict[str, Tensor] | None:
 class _Run:
     """Runs the tokens of a sequence again, each with its change."""
 
-    def __init__(self, model: Model, coder: Coder) -> None:
+    def __init__(self, model: Model, coder: Coder, longest: int) -> None:
         self.model, self.coder, self.site = model, coder, site_of(coder.sae)
-        self.shares_past: bool | None = None  # does running single tokens on top of the cache give the same logits?
+        # asked at the length of the longest sequence: it may leave a window of the model's own that shorter ones fill
+        self.shares_past = reads_side_by_side(model.tree, self.site, longest)
 
     @torch.no_grad()
     def sequence(self, ids: Tensor, ablations: Sequence[Ablation], number: int) -> dict[str, Tensor]:
@@ -140,10 +141,9 @@ class _Run:
         device = self.model.device
         seen: list[Tensor] = []
         watch = {self.site: lambda value: seen.append(value[0].clone())}
-        cache = forward(self.model.tree, _batch(ids[None]), watch=watch, keep=1, use_cache=True).cache
+        batch = Tokens.full(ids[None])
+        cache = forward(self.model.tree, batch, watch=watch, keep=1, use_cache=self.shares_past).cache
         x = seen[0]
-        if self.shares_past is None:
-            self.shares_past = self._try(ids, cache, x)
         at = torch.tensor([a.row for a in ablations], device=device)
         feature = torch.tensor([a.feature for a in ablations], device=device)
         value = torch.tensor([a.value for a in ablations], device=device)
@@ -184,13 +184,9 @@ class _Run:
 
     def _again(self, ids: Tensor, cache: Any, rows: Tensor, change: Tensor) -> Float[Tensor, "row d_vocab"]:
         """Logits of the tokens at `rows`, with `change` added at the site; each sees those before it and itself."""
-        n, length = len(rows), len(ids)
-        past = torch.arange(length, device=ids.device)[None] < rows[:, None]
-        sees = torch.cat([past, torch.eye(n, dtype=torch.bool, device=ids.device)], 1)
-        batch = replace(_batch(ids[rows][None]), past=_real(ids[None]), sees=sees, places=rows[None])
         change_here = {self.site: lambda value: value + change[None]}
-        logits = forward(self.model.tree, batch, change=change_here, cache=cache).logits[0]
-        cache.crop(-n)
+        logits = forward(self.model.tree, side_by_side(ids, rows), change=change_here, cache=cache).logits[0]
+        cache.crop(-len(rows))
         return logits
 
     def _alone(self, ids: Tensor, rows: Tensor, change: Tensor) -> Float[Tensor, "row d_vocab"]:
@@ -202,27 +198,8 @@ class _Run:
             value[copies, rows] += change
             return value
 
-        batch = _batch(ids.expand(len(rows), -1))
+        batch = Tokens.full(ids.expand(len(rows), -1))
         return forward(self.model.tree, batch, change={self.site: edit}).logits[copies, rows]
-
-    def _try(self, ids: Tensor, cache: Any, x: Tensor) -> bool:
-        """Does running tokens again on top of the cache, without a change, leave their logits as they were?"""
-        rows = torch.arange(len(ids), device=ids.device)[:AT_ONCE]
-        plain = forward(self.model.tree, _batch(ids[None])).logits[0, : len(rows)]
-        try:
-            again = self._again(ids, cache, rows, torch.zeros(len(rows), x.shape[1]).to(x))
-        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
-            return False
-        off = float((again - plain).abs().max() / plain.abs().max())
-        return off < AGREE * (1 if self.model.hf.dtype == torch.float32 else 30)
-
-
-def _real(ids: Tensor) -> Tensor:
-    return torch.ones_like(ids, dtype=torch.bool)
-
-
-def _batch(ids: Tensor) -> Tokens:
-    return Tokens(ids, _real(ids), torch.arange(len(ids)), len(ids))
 
 
 def summarise_effects(effects: Effects, d_sae: int) -> dict[str, NDArray[Any]]:

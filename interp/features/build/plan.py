@@ -11,7 +11,7 @@ from typing import Any
 
 from interp.activations.create import differences
 from interp.activations.files import read_sealed, write_sealed
-from interp.activations.plan import Plan, cut_shards, deciding
+from interp.activations.plan import Plan, comparable, cut_shards, deciding
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 from interp.features.read.layout import RECORD, SCHEMA
@@ -122,7 +122,10 @@ FOLLOWS = ("documents", "tokens", "whole", "fingerprint")  # of a corpus: they f
 
 
 def _refuse_other(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
-    plans = [_deciding(plan) if "capture" in plan else plan for plan in (there, wanted)]
+    plans = [
+        {**_deciding(plan), "capture": comparable(plan["capture"])} if "capture" in plan else plan
+        for plan in (there, wanted)
+    ]
     if plans[0] == plans[1]:
         return
     kept, asked = ({k: v for k, v in plan.items() if k != "pieces"} for plan in plans)

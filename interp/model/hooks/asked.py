@@ -204,8 +204,7 @@ def _ramp(value: Tensor) -> Tensor:
 
 def dummy_batch(tree: HookedTree, length: int = 6) -> Tokens:
     """Two prompts of so many tokens, to ask a model with."""
-    ids = dummy_ids(tree.config.vocab_size, tree.hf.device, length)
-    return Tokens(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(len(ids)), len(ids))
+    return Tokens.full(dummy_ids(tree.config.vocab_size, tree.hf.device, length))
 
 
 def _ran(tree: HookedTree, engine: Engine, batch: Tokens, *, masked: bool = True, **how: Any) -> Any:

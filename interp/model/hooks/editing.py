@@ -4,7 +4,8 @@ An edit is any function `(activation, where) -> activation`. It gets one batch a
 which prompts these are and where the real tokens lie. It must return the same shape and dtype, with finite numbers;
 None leaves the activation as it is. It may call the model itself: there, no edit is active.
 
-While a model generates, an edit sees the prompt once and then each new token by itself.
+While a model generates, an edit sees the prompt once and then each new token by itself; all of them again only where a
+longer text gives every token another position (LongRoPE).
 """
 
 from __future__ import annotations
@@ -59,6 +60,19 @@ class Where(Shown):
         layer = layer_of(self.name)
         return None if layer is None else _Layer(layer)
 
+    def numbers(self) -> Int[Tensor, "prompt pos"]:
+        """The place of each token in its own prompt, counted from 0 whatever the padding; -1 on padding."""
+        earlier = 0 if self.before is None else self.before.to(self.mask.device)[:, None]
+        return torch.where(self.mask, self.mask.long().cumsum(-1) - 1 + earlier, -1)
+
+    def key_numbers(self, width: int) -> Int[Tensor, "prompt key"]:
+        """The same of the tokens that are looked at, of which a pattern shows the last `width`.
+
+        A sliding window's cache lets go of the first ones: column 0 of a pattern need not be the first token.
+        """
+        mask = self.mask if self.keys is None else self.keys
+        return replace(self, mask=mask, before=None, keys=None).numbers()[:, -width:]
+
     def positions(self, pos: Pos = None) -> Bool[Tensor, "prompt pos"]:
         """True at the real tokens chosen by `pos`, counted per prompt without its padding (-1 is the last token).
 
@@ -74,7 +88,7 @@ class Where(Shown):
             return torch.stack(several).any(0)
         pos = pos if isinstance(pos, slice) else index(pos)  # numpy's integers are indices too
         earlier = 0 if self.before is None else self.before.to(self.mask.device)[:, None]
-        count = self.mask.long().cumsum(-1) - 1 + earlier  # index of each real token within its own prompt
+        count = self.numbers()
         length = self.mask.sum(-1, keepdim=True) + earlier
         if isinstance(pos, int):
             wanted = torch.where(length + pos >= 0, length + pos, -1) if pos < 0 else torch.full_like(length, pos)
@@ -252,15 +266,18 @@ def _check_result(name: str, before: Tensor, result: object) -> None:
 
 
 def edit_in_turns(
-    edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, turns: tuple[int, ...], reported: int = 0
+    edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, turns: tuple[int, ...], kept: list[Tensor] | None = None
 ) -> Tensor:
     """Apply an edit as if the columns of each turn had come in a forward of their own, on top of those before it.
 
-    The first `reported` turns are not entered in the receipt: they were, in an earlier forward.
+    `kept`: what the edit made of the first turns in earlier forwards. They are put back as they were, and the results
+    of the others are added.
     """
     query, *key = (axis for axis, kind in enumerate(where.axes) if kind == "pos")
     earlier = torch.zeros_like(where.prompts) if where.before is None else where.before
-    past = 0 if where.keys is None else where.keys.shape[1] - where.mask.shape[1]
+    keys = where.mask if where.keys is None else where.keys
+    past = keys.shape[1] - where.mask.shape[1]
+    shown = tensor.shape[key[0]] - where.mask.shape[1] if key else 0  # a sliding cache lets go of the first keys
     out, start = tensor.clone(), 0
     for turn, width in enumerate(turns):
         stop = start + width
@@ -269,14 +286,18 @@ def edit_in_turns(
             where,
             mask=where.mask[:, start:stop],
             before=None if where.before is None and turn == 0 else before,
-            keys=(where.mask if where.keys is None else where.keys)[:, : past + stop],
+            keys=keys[:, : past + stop],
         )
-        piece = tensor.narrow(query, start, width)
+        piece, target = (whole.narrow(query, start, width) for whole in (tensor, out))
         if key:
-            piece = piece.narrow(key[0], 0, past + stop)
-        target = out.narrow(query, start, width)
-        target = target.narrow(key[0], 0, past + stop) if key else target
-        target.copy_(apply_edit(edit, piece, part, receipt if turn >= reported else Receipt(receipt.site)))
+            piece, target = (columns.narrow(key[0], 0, shown + stop) for columns in (piece, target))
+        if kept is not None and turn < len(kept):
+            target.copy_(kept[turn])
+        else:
+            result = apply_edit(edit, piece, part, receipt)
+            target.copy_(result)
+            if kept is not None:
+                kept.append(result.detach())
         start = stop
     return out
 

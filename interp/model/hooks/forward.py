@@ -8,8 +8,9 @@ padding, caches and positions that depend on the batch are decided here too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import torch
@@ -105,6 +106,11 @@ def engine_for(tree: HookedTree, watch: Iterable[str] = (), change: Iterable[str
     return "plain" if all(edits_agree(tree, site) for site in edited) else "hooked"
 
 
+def path_for(tree: HookedTree, watch: Iterable[str] = ()) -> str:
+    """The same as records of runs name it."""
+    return {"plain": "plain model", "hooked": "hooked tree"}[engine_for(tree, watch)]
+
+
 def read(tree: HookedTree, batch: Tokens, sites: Sequence[str]) -> dict[str, Tensor]:
     """The activations of one batch at these sites (full names), after the edits there."""
     seen: dict[str, Tensor] = {}
@@ -142,13 +148,13 @@ def batches(
     padding: Side,
     sites: Iterable[str] = (),
     *,
-    of_one_length: bool = False,
+    alike: Callable[[int], Hashable] | None = None,
 ) -> Iterator[Tokens]:
     """The prompts in padded batches of similar length, as a forward that reads `sites` may take them.
 
     Prompts that would change each other's numbers are kept apart: of different kinds of length (LongRoPE), or of
-    different lengths at all where padding reaches real tokens, or the caller wants no padding (`of_one_length`).
-    Raises UserError for a side that the model cannot have.
+    different lengths at all where padding reaches real tokens. `alike`: what else prompts of one batch must share, by
+    their numbers. Raises UserError for a side that the model cannot have.
     """
     lengths = [len(row) for row in rows]
     kind: Callable[[int], Any] = lambda i: length_kind(tree, lengths[i])  # noqa: E731
@@ -159,9 +165,9 @@ def batches(
             raise UserError(f"padding on the left changes what {type(tree.hf).__name__} computes; use padding='right'")
         if not harmless and engine == "hooked":  # it can be left untold of padding at the right
             harmless = padding_is_harmless(tree, engine, padding, masked=False)
-        if of_one_length or not harmless:
+        if not harmless:
             kind = lambda i: lengths[i]  # noqa: E731
-    for group in batches_of(rows, batch_size, kind):
+    for group in batches_of(rows, batch_size, kind if alike is None else lambda i: (kind(i), alike(i))):
         yield pad([rows[i] for i in group], group, len(rows), padding, 0, tree.hf.device)
 
 
@@ -201,11 +207,13 @@ def _editor(tree: HookedTree, active: Active, batch: Tokens) -> Reader:
     axes = tree.site_table.axes[active.site]
     keys = batch.whole_mask if batch.past is not None and axes.count("pos") > 1 else None
     where = Where(active.site, batch.index, batch.total, batch.mask, axes, batch.before, keys)
+    runs = count()
 
     def apply(value: Tensor) -> Tensor:
         with tree.resting():  # what an edit asks of the model is answered without edits, or it would ask for ever
             if batch.turns and "pos" in axes:
-                return edit_in_turns(active.edit, value, where, active.receipt, batch.turns, batch.reported)
+                kept = batch.kept and batch.kept.of(active, next(runs), per_prompt=axes[0] == "prompt")
+                return edit_in_turns(active.edit, value, where, active.receipt, batch.turns, kept)
             return apply_edit(active.edit, value, where, active.receipt, is_full=batch.is_full)
 
     def apply_to_gradient(value: Tensor) -> Tensor | None:

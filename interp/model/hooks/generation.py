@@ -6,6 +6,7 @@ No second forward over what was generated: activations are kept on the way.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from interp.errors import UserError
 from interp.model.hooks.asked import has_length_switch, length_kind, padding_is_harmless
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.forward import check_fits, engine_for, forward, keeps_a_cache
-from interp.model.hooks.tokens import Tokens, pad
+from interp.model.hooks.tokens import Kept, Tokens, pad
 from interp.model.hooks.tree import HookedTree
 
 _UNSET = {"seed": "; for another text each time, draw it: random.randrange(2**32)"}
@@ -125,6 +126,7 @@ class _Written:
         self.prompt = pad(rows, index, total, "left", 0, tree.hf.device)
         self.read = self.prompt  # all tokens that the model has read, or is to read next
         self.cached = keeps_a_cache(tree, sites, rows, new)
+        self.kept = Kept()  # without a cache everything is read again, but an edit is not asked again
         self.cache: Any = None
         self.steps = 0
         self.pieces: dict[str, list[Tensor]] = {site: [] for site in sites}
@@ -153,13 +155,24 @@ class _Written:
 
     def next(self) -> Tokens:
         """What the coming forward reads: the newest token on top of the cache, or everything again without one."""
+        if not self.cached:
+            self.forget_moved()
+            turns = (self.prompt.ids.shape[1], *[1] * self.steps)
+            return replace(self.read, turns=turns, kept=self.kept)
         if not self.steps:
             return self.prompt
-        if self.cached:
-            ids, mask, past = self.read.ids[:, -1:], self.read.mask[:, -1:], self.read.mask[:, :-1]
-            return Tokens(ids, mask, self.prompt.index, self.prompt.total, past=past)
-        turns = (self.prompt.ids.shape[1], *[1] * self.steps)
-        return replace(self.read, turns=turns, reported=self.steps)
+        ids, mask, past = self.read.ids[:, -1:], self.read.mask[:, -1:], self.read.mask[:, :-1]
+        return Tokens(ids, mask, self.prompt.index, self.prompt.total, past=past)
+
+    def forget_moved(self) -> None:
+        """Ask edits anew where the newest token gives all others new positions (LongRoPE), and so new activations."""
+        length = self.read.ids.shape[1]
+        if not self.steps or length_kind(self.tree, length) == length_kind(self.tree, length - 1):
+            return
+        self.kept.pieces.clear()
+        if self.tree.is_edited:
+            told = f"at {length} tokens the positions of this model change: it reads all of them again, and so do edits"
+            self.tree.once("told of moved positions", lambda: print(told, file=sys.stderr))
 
     def feed(self, token: Tensor, going: Tensor) -> None:
         """Read `token` next; prompts that are done read padding."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from operator import index
@@ -27,13 +27,37 @@ Side = Literal["right", "left"]
 Prompts = str | Sequence[str] | Sequence[Sequence[int]] | Int[Tensor, "prompt pos"]
 
 
+@dataclass
+class Kept:
+    """What edits made of turns that the model reads again, having no cache to go on from: nobody asks them twice.
+
+    `pieces`: for each edit (its identity), its how manieth run in a forward (a module may run twice), and whether the
+    first axis holds prompts, the results of one turn after the other.
+    """
+
+    pieces: dict[tuple[int, int, bool], list[Tensor]] = field(default_factory=dict)
+
+    def of(self, edit: object, run: int, *, per_prompt: bool) -> list[Tensor]:
+        """The results of an edit so far; who runs it adds to them."""
+        return self.pieces.setdefault((id(edit), run, per_prompt), [])
+
+    def repeated(self, copies: int) -> Kept:
+        """The same for a batch that holds every prompt `copies` times in a row."""
+        return Kept(
+            {
+                key: [piece.repeat_interleave(copies, 0) if key[2] else piece for piece in pieces]
+                for key, pieces in self.pieces.items()
+            }
+        )
+
+
 @dataclass(frozen=True)
 class Tokens:
     """A padded batch. `mask` is True at real tokens; `index` says which of the caller's `total` prompts each row is.
 
     `past`: the mask of the tokens that stand before these and were read in an earlier forward (a cache holds them).
     `turns`: how many columns were read at once, where several forwards are done in one: an edit is asked for each by
-    itself, as it would have been; it has reported of the first `reported` of them already.
+    itself, as it would have been. `kept`: what edits made of those of them that were read before.
     `sees`, `places`: which keys each token may attend to, and at which position it stands, where that is not what
     follows from the masks.
     """
@@ -44,7 +68,7 @@ class Tokens:
     total: int
     past: Bool[Tensor, "prompt past"] | None = None
     turns: tuple[int, ...] = ()
-    reported: int = 0
+    kept: Kept | None = None
     sees: Bool[Tensor, "pos key"] | None = None
     places: Int[Tensor, "prompt pos"] | None = None
 
@@ -74,6 +98,11 @@ class Tokens:
         if self.places is not None:
             return self.places
         return (self.whole_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -self.ids.shape[1] :]
+
+    @classmethod
+    def full(cls, ids: Int[Tensor, "prompt pos"]) -> Tokens:
+        """A batch of prompts of one length, which are all that there are."""
+        return cls(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(len(ids)), len(ids))
 
     @property
     def last(self) -> Int[Tensor, " prompt"]:
