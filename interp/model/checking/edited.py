@@ -9,6 +9,7 @@ same change, made past the refusal or in the plain module, moves the logits.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
@@ -120,13 +121,13 @@ def _goes_past_the_mlp(model: Model, row: list[int], block: str) -> bool:
     return difference(seen[1], seen[0])[1] < EDITED
 
 
-def _run_hooked(model: Model, row: list[int], at: list[AbstractContextManager[None]]) -> Tensor:
+def _run_hooked(model: Model, row: list[int], at: Sequence[AbstractContextManager[None]]) -> Tensor:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return run_hooked(model.bridge, pad([row], [0], 1, "right", 0, model.device), at, masked=True).logits
 
 
-def _run(model: Model, row: list[int], at: list[tuple[Tap, Reader]]) -> Tensor:
+def _run(model: Model, row: list[int], at: Sequence[tuple[Tap, Reader]]) -> Tensor:
     batch: Tokens = pad([row], [0], 1, "right", 0, model.device)
     with torch.no_grad():
         return run_plain(model.hf, batch, at).logits[0].float().cpu()
