@@ -166,7 +166,7 @@ def test_frozen_patterns_are_those_of_each_prompt_on_either_side(tiny_llama: Mod
             real = slice(-len(row), None) if padding == "left" else slice(len(row))
             assert far(logits[i][real], alone) < 1e-4
             assert far(logits[i][real], tiny_llama.logits([row])[0]) > 1e-2
-    with tiny_llama.edit(freeze(patterns)), pytest.raises(UserError, match="prompts of other lengths"):
+    with pytest.raises(UserError, match="prompts of other lengths"), tiny_llama.edit(freeze(patterns)):
         tiny_llama.logits(others[::-1], padding=side)
 
 
@@ -174,12 +174,14 @@ EXAMPLES = [("ab cd", " ef gh ij"), ("ab cd gh ij kl mn op qr", " ef"), ("ab", "
 
 
 def test_completions_are_kept_apart_where_padding_reaches_them(
-    trial: Callable[[str], Trial], monkeypatch: pytest.MonkeyPatch
+    make_tiny: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = trial("glm_moe_dsa")
-    together = score_completions(made.model, EXAMPLES).summed
-    alone = torch.cat([score_completions(made.model, [one]).summed for one in EXAMPLES])
+    """A layer that sees how long the batch is stands for attention that chooses among all of its tokens."""
+    model = make_tiny("llama")
+    layer: Any = model.hf.get_submodule("model.layers.0.mlp")
+    layer.register_forward_hook(lambda _, __, output: output * output.shape[1] / 8)
+    together = score_completions(model, EXAMPLES).summed
+    alone = torch.cat([score_completions(model, [one]).summed for one in EXAMPLES])
     assert gap([(together, alone)]) < 1e-4
-    assert gap([(alone, torch.tensor([one_by_one(made.plain, made.model, *one) for one in EXAMPLES]))]) < 1e-4
     monkeypatch.setattr(forward_module, "padding_is_harmless", lambda *_, **__: True)
-    assert gap([(score_completions(made.model, EXAMPLES).summed, alone)]) > 1e-3
+    assert gap([(score_completions(model, EXAMPLES).summed, alone)]) > 1e-3
