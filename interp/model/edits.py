@@ -165,12 +165,7 @@ def check_is_pattern(edit: str, where: Where) -> None:
 def without_keys(
     edit: str,
     pattern: Float[Tensor, "prompt head query key"],
-    cut: Bool[
-        Tensor,
-        (
-            prompt  # head #query key
-        ),
-    ],
+    cut: Bool[Tensor, "prompt _ _ key"],
     where: Where,
 ) -> Float[Tensor, "prompt head query key"]:
     """An attention pattern as if the softmax had not seen the keys `cut`; `edit` is the name of who asks."""
