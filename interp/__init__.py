@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from interp.model.chat import chat_prompt, has_chat
     from interp.model.edits import ablate, patch, steer
     from interp.model.hooks.captured import Activations
-    from interp.model.hooks.editing import Edit, Receipt, Receipts, Where
+    from interp.model.hooks.editing import Edit
     from interp.model.hooks.generation import Generation
+    from interp.model.hooks.receipts import Receipt, Receipts
+    from interp.model.hooks.where import Where
     from interp.model.loading.load import load_model
     from interp.model.loading.memory import from_transformers
     from interp.model.model import Model
@@ -72,7 +74,9 @@ else:
             "interp.model.hooks.generation": "Generation",
             # edits; all of them are in `interp.edits`
             "interp.model.edits": "ablate, patch, steer",
-            "interp.model.hooks.editing": "Edit, Receipt, Receipts, Where",
+            "interp.model.hooks.editing": "Edit",
+            "interp.model.hooks.receipts": "Receipt, Receipts",
+            "interp.model.hooks.where": "Where",
             # activations in memory and on disk
             "interp.activations.capture": "Worker, capture_store",
             "interp.activations.plan": "Plan, plan_capture",

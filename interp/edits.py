@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from interp.model.attention_window import in_sight, windowed
     from interp.model.choose import choose, only
     from interp.model.edits import ablate, compose, freeze, knock_out, patch, project_out, resample, scale, steer
-    from interp.model.hooks.editing import Edit, Receipt, Receipts, Where
+    from interp.model.hooks.editing import Edit
+    from interp.model.hooks.receipts import Receipt, Receipts
+    from interp.model.hooks.where import Where
     from interp.saes.edits import clamp_features, edit_features, mean_ablate, reconstruct, steer_features
 else:
     __getattr__, __dir__ = lazy(
@@ -30,7 +32,9 @@ else:
             "interp.analysis.heads": "ablate_heads",
             "interp.model.attention_window": "in_sight, windowed",
             # what an edit is given, and what it leaves
-            "interp.model.hooks.editing": "Edit, Receipt, Receipts, Where",
+            "interp.model.hooks.editing": "Edit",
+            "interp.model.hooks.receipts": "Receipt, Receipts",
+            "interp.model.hooks.where": "Where",
         },
     )
 

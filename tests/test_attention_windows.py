@@ -24,7 +24,8 @@ from interp.model import attention_window as windows_module
 from interp.model.attention_window import windowed_losses
 from interp.model.edits import without_keys
 from interp.model.hooks import generation as generation_module
-from interp.model.hooks.editing import Edit, Where
+from interp.model.hooks.editing import Edit
+from interp.model.hooks.where import Where
 
 PATTERN, RESID = "blocks.*.attn.hook_pattern", "blocks.*.hook_resid_post"
 SLIDING = ["gemma3", "mistral", "gpt_oss", "qwen2_window"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from interp import Model, UserError, ablate
 from interp.analysis import gradients_of
 from interp.edits import knock_out, only, scale
-from interp.model.hooks.editing import told_padding
+from interp.model.hooks.metrics import told_padding
 
 PROMPTS = ["The capital of France is", "Mary", "The"]
 METRICS: dict[str, Callable[[Tensor, object], Tensor]] = {

@@ -16,7 +16,7 @@ from interp import Model, UserError, ablate, patch, steer
 from interp.model.choose import only
 from interp.model.edits import project_out, resample
 from interp.model.hooks.bridge import count_hooks
-from interp.model.hooks.editing import Where
+from interp.model.hooks.where import Where
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
 MLP, RESID = "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post"

@@ -21,7 +21,7 @@ from interp.analysis import score_answers, score_completions
 from interp.edits import freeze, patch
 from interp.model.hooks import forward as forward_module
 from interp.model.hooks import tokens as tokens_module
-from interp.model.hooks.editing import Where
+from interp.model.hooks.where import Where
 
 RESID, PATTERN = "blocks.0.hook_resid_post", "blocks.0.attn.hook_pattern"
 PROMPTS, ANSWERS = ["ab cd", "ab cd gh ij"], [" ef gh", " ef", " ef gh ij"]

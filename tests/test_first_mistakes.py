@@ -29,8 +29,9 @@ from interp.analysis.metrics import entropy, log_prob, logit_difference
 from interp.edits import ablate_heads
 from interp.model.choose import only
 from interp.model.edits import compose, project_out, resample, scale
-from interp.model.hooks.editing import Edit, Where
+from interp.model.hooks.editing import Edit
 from interp.model.hooks.shown import Shown
+from interp.model.hooks.where import Where
 
 ROOT = Path(__file__).parents[1]
 P = "The capital of France is"

@@ -19,10 +19,10 @@ from interp.model.attention_window import windowed_losses
 from interp.model.choose import only
 from interp.model.edits import knock_out, resample
 from interp.model.hooks.asked import cache_works, edits_agree, length_kind, tap_of
-from interp.model.hooks.editing import Where
 from interp.model.hooks.forward import batches, engine_for, forward
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.unchanged import mark_own
+from interp.model.hooks.where import Where
 
 PROMPTS = ["The capital of France is", "Mary", "John gave a drink to the lazy dog; Rome is"]
 RESID = "blocks.0.hook_resid_post"

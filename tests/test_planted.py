@@ -16,7 +16,7 @@ from interp.analysis.patching import attribution_patch, correlation, patch_sweep
 from interp.analysis.paths import path_patch
 from interp.model.choose import only
 from interp.model.edits import ablate, knock_out
-from interp.model.hooks.editing import Metric
+from interp.model.hooks.metrics import Metric
 from interp.model.training.planted import (
     HEADS,
     LAYERS,

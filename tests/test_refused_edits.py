@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp import Model, UserError, ablate, steer
 from interp.model.hooks.bridge import count_hooks
-from interp.model.hooks.editing import Where
+from interp.model.hooks.where import Where
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
 MLP, RESID = "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post"

@@ -13,7 +13,7 @@ from word_sae import SENTENCES, SITE
 from interp.analysis.metrics import logit_difference
 from interp.errors import UserError
 from interp.model.gradients import gradients_of
-from interp.model.hooks.editing import Where
+from interp.model.hooks.where import Where
 from interp.model.model import Model
 from interp.saes.edits import clamp_features, edit_features, mean_ablate, reconstruct, steer_features
 from interp.saes.loading.sae import load_sae

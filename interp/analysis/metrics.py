@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.editing import Metric, Where, at_last, told_padding
 from interp.model.hooks.given import makes
+from interp.model.hooks.metrics import Metric, at_last, told_padding
+from interp.model.hooks.where import Where
 
 Ids = Sequence[int] | Sequence[Sequence[int]] | Int[Tensor, "prompt ..."]
 

@@ -19,9 +19,11 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.gradients import gradients_of, observe
 from interp.model.hooks.captured import Activations
-from interp.model.hooks.editing import Edit, Metric, Where
+from interp.model.hooks.editing import Edit
+from interp.model.hooks.metrics import Metric
 from interp.model.hooks.sites import layer_of
 from interp.model.hooks.tokens import Prompts
+from interp.model.hooks.where import Where
 from interp.model.model import Model
 from interp.progress import Progress, silent
 

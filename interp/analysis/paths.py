@@ -12,7 +12,8 @@ from interp.analysis.patching import pair_up
 from interp.errors import UserError
 from interp.model.choose import Some, only
 from interp.model.edits import compose, freeze, patch
-from interp.model.hooks.editing import Edit, Metric
+from interp.model.hooks.editing import Edit
+from interp.model.hooks.metrics import Metric
 from interp.model.hooks.tokens import Prompts
 from interp.model.model import Model
 

@@ -25,9 +25,9 @@ from interp.errors import UserError
 from interp.features.build.plan import refuse_other_model
 from interp.features.read.index import Index
 from interp.features.read.prompts import Active, Continuation, NextToken, Part, PromptReading
-from interp.model.hooks.editing import Where
 from interp.model.hooks.forward import forward
 from interp.model.hooks.tokens import Tokens
+from interp.model.hooks.where import Where
 from interp.model.loading.load import load_model
 from interp.model.model import Model
 from interp.saes.loading.attach import attach_sae

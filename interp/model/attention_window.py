@@ -19,11 +19,12 @@ from interp.errors import UserError
 from interp.model.edits import check_is_pattern, without_keys
 from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.caches import CANNOT, varied_ids
-from interp.model.hooks.editing import Edit, Where
+from interp.model.hooks.editing import Edit
 from interp.model.hooks.forward import batches, engine_for, forward
 from interp.model.hooks.given import makes
 from interp.model.hooks.tokens import Tokens
 from interp.model.hooks.tolerance import of_values
+from interp.model.hooks.where import Where
 from interp.model.model import Model
 
 PATTERNS = "blocks.*.attn.hook_pattern"

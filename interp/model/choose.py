@@ -11,8 +11,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.editing import Edit, Pos, Where, call_edit, check_pos
+from interp.model.hooks.editing import Edit, call_edit
 from interp.model.hooks.given import check_edit, makes
+from interp.model.hooks.where import Pos, Where, check_pos
 
 Some = int | Iterable[int] | None  # None: all
 

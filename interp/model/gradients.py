@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.captured import Activations
-from interp.model.hooks.editing import Metric, apply_metric, heeds_padding, place
+from interp.model.hooks.captured import Activations, place
 from interp.model.hooks.forward import batches, forward
+from interp.model.hooks.metrics import Metric, apply_metric, heeds_padding
 from interp.model.hooks.shown import Shown
 from interp.model.hooks.tokens import Prompts, Tokens, pad
 from interp.model.hooks.tree import looks_once

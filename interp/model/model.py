@@ -22,10 +22,12 @@ from interp.errors import UserError
 from interp.model.elsewhere import ELSEWHERE, refuse_name, says_what_it_takes
 from interp.model.hooks.asked import context_length, padding_is_harmless
 from interp.model.hooks.bridge import unembed
-from interp.model.hooks.captured import Activations
-from interp.model.hooks.editing import Edit, Metric, Receipts, apply_metric, heeds_padding, needs_last_only, place
+from interp.model.hooks.captured import Activations, place
+from interp.model.hooks.editing import Edit
 from interp.model.hooks.forward import batches, check_fits, forward, read
 from interp.model.hooks.generation import Generation, Sampling, generate
+from interp.model.hooks.metrics import Metric, apply_metric, heeds_padding, needs_last_only
+from interp.model.hooks.receipts import Receipts
 from interp.model.hooks.registered import register
 from interp.model.hooks.sites import SiteTable
 from interp.model.hooks.tokens import BosPolicy, Prompts, Side, Tokens, encode, pad

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from interp.activations.rows import find_sinks
 from interp.errors import UserError
-from interp.model.hooks.editing import Change, Where
+from interp.model.hooks.editing import Change
 from interp.model.hooks.given import makes
+from interp.model.hooks.where import Where
 
 
 @makes("reconstruct(sae)")

@@ -20,13 +20,13 @@ from interp.errors import UserError
 from interp.model.checking.noted import find_nested_tap
 from interp.model.checking.reference import difference
 from interp.model.hooks.asked import tap_of
-from interp.model.hooks.editing import Where
 from interp.model.hooks.engines import Reader, run_hooked, run_plain
 from interp.model.hooks.midstream import MID, MLP, OUT
 from interp.model.hooks.plain import find_tap
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.taps import Tap
 from interp.model.hooks.tokens import Tokens, pad
+from interp.model.hooks.where import Where
 from interp.model.model import Model
 from interp.progress import Progress
 

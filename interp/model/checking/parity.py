@@ -37,9 +37,9 @@ from interp.model.checking.noted import PlainRun
 from interp.model.checking.reference import RELATIVE, Read, against_reference, difference
 from interp.model.checking.watching import find_layouts, watch_plain
 from interp.model.hooks.asked import ask_all_taps
-from interp.model.hooks.editing import Where
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.tokens import Prompts
+from interp.model.hooks.where import Where
 from interp.model.model import Model
 from interp.progress import Progress
 

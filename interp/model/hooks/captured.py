@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError, unknown
+from interp.model.hooks.tokens import Tokens
 
 # What a user of TransformerLens' ActivationCache types first.
 ELSEWHERE = {
@@ -95,3 +96,26 @@ class Activations(Mapping[str, Tensor]):
                 f"{site} has axes {self.axes[site]}, not one activation per token; index acts[{site!r}] yourself"
             )
         return tensor
+
+
+def place(
+    out: dict[str, Tensor], name: str, piece: Tensor, batch: Tokens, whole: Tokens, axes: tuple[str, ...]
+) -> None:
+    """Write a batch's activation into `out[name]`, which holds all prompts padded to one length.
+
+    Padding is NaN there, on every pos axis, so that it can never slip into a mean unseen.
+    """
+    n, width = whole.ids.shape
+    length = batch.ids.shape[1]
+    if name not in out:
+        shape = [n, *(width if axes[i] == "pos" else size for i, size in enumerate(piece.shape) if i > 0)]
+        out[name] = torch.full(shape, float("nan"), dtype=piece.dtype, device=piece.device)
+    for axis, kind in enumerate(axes):
+        if kind == "pos" and not bool(batch.mask.all()):
+            shape = [1] * piece.ndim
+            shape[0], shape[axis] = batch.mask.shape
+            piece = piece.masked_fill(~batch.mask.view(shape), float("nan"))
+    # the real tokens of a batch stand on the same side as those of the whole
+    left = bool(whole.mask[:, -1].all()) and not bool(whole.mask[:, 0].all())
+    span = slice(width - length, width) if left else slice(0, length)
+    out[name][(batch.index, *(span if kind == "pos" else slice(None) for kind in axes[1:]))] = piece

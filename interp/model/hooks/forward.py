@@ -29,12 +29,13 @@ from interp.model.hooks.asked import (
     takes_a_mask,
     tap_of,
 )
-from interp.model.hooks.editing import Where, apply_edit, edit_in_turns
+from interp.model.hooks.editing import apply_edit, edit_in_turns
 from interp.model.hooks.engines import Keep, Ran, Reader, chosen, run_hooked, run_plain
 from interp.model.hooks.midstream import ends_of, past_the_mlp
 from interp.model.hooks.taps import Tap
 from interp.model.hooks.tokens import Side, Tokens, batches_of, pad
 from interp.model.hooks.tree import Active, HookedTree
+from interp.model.hooks.where import Where
 
 
 class _Enough(Exception):  # noqa: N818 - control flow, not a fault

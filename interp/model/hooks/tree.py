@@ -30,9 +30,10 @@ from interp.model.hooks.bridge import (
     same_logits,
     text_config,
 )
-from interp.model.hooks.editing import Edit, Receipt, Receipts
+from interp.model.hooks.editing import Edit
 from interp.model.hooks.gated import cost_in_words
 from interp.model.hooks.given import check_called, check_edit
+from interp.model.hooks.receipts import Receipt, Receipts
 from interp.model.hooks.site_reading import measure_gated, read_site_table
 from interp.model.hooks.sites import SiteTable, kind_of, refuse_modules
 from interp.model.hooks.taps import Place, Tap, tapped
