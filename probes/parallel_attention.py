@@ -247,12 +247,10 @@ def _one_pass(lab: Lab, rows: Rows) -> Finding:
 @torch.no_grad()
 def _no_future(lab: Lab, rows: Rows) -> Finding:
     """Another ending must change nothing before it."""
-    hf = lab.model.hf
     most = []
     for i, row in enumerate(rows):
         other = [*row[:32], *rows[(i + 1) % len(rows)][32:48]]
-        pair = torch.tensor([row[:48], other], device=lab.model.device)
-        logits = hf(pair, use_cache=False).logits.float()
+        logits = lab.model.logits([list(row[:48]), other]).float()
         most.append(float((logits[0, :32] - logits[1, :32]).abs().max()))
     return Finding(
         claim="No token sees those behind it.",
