@@ -93,7 +93,8 @@ def cut_otherwise(model: Model) -> Iterator[None]:
     for conversion, (count, width) in zip(conversions, before, strict=True):
         conversion.n_heads, conversion.d_head = count * 2, width // 2
     try:
-        yield
+        with model.tree.hooked_only():
+            yield
     finally:
         for conversion, (count, width) in zip(conversions, before, strict=True):
             conversion.n_heads, conversion.d_head = count, width

@@ -14,6 +14,7 @@ from tiny import PLACES
 from interp import Model, UserError
 from interp.model.hooks.bridge import count_hooks
 from interp.model.hooks.tokens import Side
+from interp.model.hooks.unchanged import mark_own
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
 SIDES: list[Side] = ["right", "left"]
@@ -72,7 +73,8 @@ def test_the_forward_stops_after_the_last_wanted_site(make_tiny: Any):
     ran: list[int] = []
     for layer in range(2):
         model.bridge.blocks[layer].register_forward_hook(lambda *_, layer=layer: ran.append(layer))
-        model.hf.transformer.h[layer].register_forward_hook(lambda *_, layer=layer: ran.append(layer))
+        count = mark_own(lambda *_, layer=layer: ran.append(layer))  # a user's hook has the engines compared each time
+        model.hf.transformer.h[layer].register_forward_hook(count)
     model.capture(["Mary"], "*")
     for engine in (nullcontext(), model.tree.hooked_only()):
         with engine:

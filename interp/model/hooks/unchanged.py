@@ -42,8 +42,7 @@ def fingerprint(hf: PreTrainedModel, *, values: bool = False, memory: bool = Tru
 
 def made_of(hf: PreTrainedModel) -> str:
     """Config, modules, their plain settings, tables and how many hooks they carry: the same in another process."""
-    config = {key: value for key, value in vars(hf.config).items() if not key.startswith("_")}
-    told = [repr(config | {"transformers_version": None})]
+    told = [repr(_public(hf.config) | {"transformers_version": None})]
     for name, module in hf.named_modules():
         settings = [(key, value) for key, value in _settings(module) if not callable(getattr(module, key, None))]
         hooks = [len(kept) for kept in _user_hooks(module)]
@@ -57,7 +56,7 @@ def made_of(hf: PreTrainedModel) -> str:
 
 
 def _facts(hf: PreTrainedModel, values: bool, memory: bool) -> Iterator[Hashable]:
-    yield repr(vars(hf.config) if memory else {key: v for key, v in vars(hf.config).items() if "dtype" not in key})
+    yield repr({key: value for key, value in _public(hf.config).items() if memory or "dtype" not in key})
     for name, module in hf.named_modules():
         yield (name, id(module), *_settings(module), *_user_hooks(module))
         for key, value in vars(module).items():
@@ -76,6 +75,11 @@ def _facts(hf: PreTrainedModel, values: bool, memory: bool) -> Iterator[Hashable
                 yield tensor._version
             if is_weight and values and tensor.is_floating_point():
                 yield _sums(tensor)
+
+
+def _public(config: Any) -> dict[str, Any]:
+    """The config without where it came from, nor which kernel computes attention: the hooks choose their own."""
+    return {key: value for key, value in vars(config).items() if not key.startswith("_")}
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
