@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -217,7 +219,10 @@ def test_the_command_prints_its_address_serves_and_ends_quietly(index: Index):
 
     script = "import sys; from interp.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
     command = [sys.executable, "-c", script, "explore", str(index.folder), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell starts background jobs with Ctrl-C ignored, and so would be ours if the tests run as one.
+    with_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, preexec_fn=with_ctrl_c, **pipes)  # noqa: PLW1509 - no other thread
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
