@@ -32,39 +32,13 @@ from interp.model.hooks.registered import register
 from interp.model.hooks.sites import SiteTable
 from interp.model.hooks.tokens import BosPolicy, Prompts, Side, Tokens, encode, pad
 from interp.model.hooks.tolerance import of_logits
-from interp.model.hooks.tree import Editing, HookedTree, looks_once
-from interp.model.hooks.unchanged import fingerprint
+from interp.model.hooks.tree import HookedTree, looks_once
 from interp.model.hooks.vocabulary import end_ids, token_texts
 from interp.model.matrices import Matrices
-from interp.model.provenance import ModelProvenance, describe_changed
+from interp.model.provenance import FollowedProvenance
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.model_bridge import TransformerBridge
-
-
-class _Provenance:
-    """Which weights these are now: of a model that was changed since, what it was changed to, and not what it was.
-
-    Also in which dtype and on which device, wherever it was loaded to.
-    """
-
-    def __get__(self, model: Model | None, _: object = None) -> ModelProvenance:
-        if model is None:
-            raise AttributeError("a Model has provenance, its class has none")  # so that it is no default
-        known, place, prints = model.__dict__["_provenance"]
-        here = (str(model.device), str(model.hf.dtype).removeprefix("torch."))
-        moved = here != place
-        if (now := fingerprint(model.hf, memory=not moved)) != prints[moved]:
-            changed = model.__dict__.setdefault("_changed", {})
-            if now not in changed:
-                changed.clear()
-                changed[now] = describe_changed(known, model.hf)
-            known = changed[now]
-        return replace(known, device=here[0], dtype=here[1]) if moved else known
-
-    def __set__(self, model: Model, known: ModelProvenance) -> None:
-        place = (str(model.device), str(model.hf.dtype).removeprefix("torch."))
-        model.__dict__["_provenance"] = known, place, [fingerprint(model.hf, memory=m) for m in (True, False)]
 
 
 @says_what_it_takes
@@ -81,7 +55,7 @@ class Model(Matrices):
 
     hf: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    provenance: _Provenance = _Provenance()
+    provenance: FollowedProvenance = FollowedProvenance()  # noqa: RUF009 - a descriptor, which every model shares
     bos: BosPolicy = "tokenizer"
 
     def __post_init__(self) -> None:
@@ -356,7 +330,7 @@ class Model(Matrices):
         """
         if edits is None and gradients is not None:
             edits = {}
-        return Editing(self.tree, {} if edits is None else edits, {} if gradients is None else gradients)
+        return self.tree.editing({} if edits is None else edits, {} if gradients is None else gradients)
 
     @looks_once
     def unembed(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_vocab"]:

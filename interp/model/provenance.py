@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.model.hooks.bridge import NUMERICS
 from interp.model.hooks.tokens import BosPolicy, adds_bos, appended
-from interp.model.hooks.unchanged import made_of
+from interp.model.hooks.unchanged import fingerprint, made_of
 
 CHANGED = ", changed"
 LIBRARIES = ("interp-probes", "torch", "transformers", "transformer-lens", "sae-lens", "tokenizers", "numpy")
@@ -78,6 +78,31 @@ def describe_changed(known: ModelProvenance, hf: PreTrainedModel) -> ModelProven
     name = known.name if known.name.endswith(CHANGED) else known.name + CHANGED
     weights = hash_state(hf, made_of(hf))
     return replace(known, name=name, source="made by hand", location="memory", weights=weights)
+
+
+class FollowedProvenance:
+    """A `Model`'s provenance as it is now: of one that was changed since, what it was changed to, not what it was.
+
+    Also in which dtype and on which device, wherever it was loaded to.
+    """
+
+    def __get__(self, model: Any, _: object = None) -> ModelProvenance:
+        if model is None:
+            raise AttributeError("a Model has provenance, its class has none")  # so that it is no default
+        known, place, prints = model.__dict__["_provenance"]
+        here = (str(model.device), str(model.hf.dtype).removeprefix("torch."))
+        moved = here != place
+        if (now := fingerprint(model.hf, memory=not moved)) != prints[moved]:
+            changed = model.__dict__.setdefault("_changed", {})
+            if now not in changed:
+                changed.clear()
+                changed[now] = describe_changed(known, model.hf)
+            known = changed[now]
+        return replace(known, device=here[0], dtype=here[1]) if moved else known
+
+    def __set__(self, model: Any, known: ModelProvenance) -> None:
+        place = (str(model.device), str(model.hf.dtype).removeprefix("torch."))
+        model.__dict__["_provenance"] = known, place, [fingerprint(model.hf, memory=m) for m in (True, False)]
 
 
 def describe_bos(tokenizer: PreTrainedTokenizerBase, policy: BosPolicy) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.active import Active
 from interp.model.hooks.asked import (
     Engine,
     cache_works,
@@ -34,7 +35,7 @@ from interp.model.hooks.engines import Keep, Ran, Reader, chosen, run_hooked, ru
 from interp.model.hooks.midstream import ends_of, past_the_mlp
 from interp.model.hooks.taps import Tap
 from interp.model.hooks.tokens import Side, Tokens, batches_of, pad
-from interp.model.hooks.tree import Active, HookedTree
+from interp.model.hooks.tree import HookedTree
 from interp.model.hooks.where import Where
 
 

@@ -7,19 +7,17 @@ the plain model; it is built when first needed and made anew when somebody chang
 from __future__ import annotations
 
 import sys
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from functools import partial, wraps
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from interp.errors import UserError
+from interp.model.hooks.active import Active, Editing, why_never_fired
 from interp.model.hooks.bridge import (
     attached,
     build_bridge,
@@ -48,20 +46,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Active:
-    """An edit while its context is open. `of_gradient`: it changes what flows back through the site instead.
-
-    `read_at`: where gradients were read meanwhile; what flows back ends there.
-    """
-
-    site: str
-    edit: Edit
-    receipt: Receipt
-    of_gradient: bool = False
-    read_at: set[str] = field(default_factory=set)
-
-
 class HookedTree:
     """The plain model `hf`, the hooked tree beside it, and the edits that every forward of either applies."""
 
@@ -83,6 +67,7 @@ class HookedTree:
     def bridge(self) -> TransformerBridge:
         """The hooked module tree (TransformerBridge), built when first needed."""
         if "bridge" not in self._built:
+            self.follow()  # so that no answer of another state of the model stays beside it
             with self.resting():
                 bridge, modules = build_bridge(self.hf)
                 self._copies_weights = copies_weights(bridge, self.hf)
@@ -246,9 +231,11 @@ class HookedTree:
     def warn_of_unopened(self) -> None:
         """Warn, once each, of what `edit` made and nobody entered: the forward that comes now is not edited by it."""
         for editing in list(self.waiting):
-            self.waiting.discard(editing)
-            editing.unopened.detach()
-            _warn_of_unopened()
+            editing.warn()
+
+    def editing(self, edits: Mapping[str, Edit], gradients: Mapping[str, Edit]) -> Editing:
+        """The context of `edited`, which warns where nobody opens it."""
+        return Editing(partial(self.edited, edits, gradients), self.waiting)
 
     @contextmanager
     def edited(self, edits: Mapping[str, Edit], gradients: Mapping[str, Edit]) -> Iterator[Receipts]:
@@ -270,7 +257,7 @@ class HookedTree:
         finally:
             self.active = [active for active in self.active if not any(active is one for one in new)]
         if idle := [active for active in new if active.receipt.fired == 0]:
-            raise UserError(_never_fired(idle))
+            raise UserError(why_never_fired(idle))
 
     def _resolve(self, edits: Mapping[str, Edit], kind: str) -> list[Active]:
         resolved: list[Active] = []
@@ -329,23 +316,6 @@ def looks_once(call: Callable[P, T]) -> Callable[P, T]:
     return looking
 
 
-def _never_fired(idle: Sequence[Active]) -> str:
-    """Why edits did nothing, and what to do."""
-    names = ", ".join(active.receipt.site for active in idle)
-    read_at = sorted({site for active in idle for site in active.read_at})
-    if read_at and all(active.of_gradient for active in idle):
-        several = f"{', '.join(read_at[:3])}{', …' if len(read_at) > 3 else ''}"
-        return (
-            f"the edit at {names} never fired: gradients were read at {several}, and none flows back through it on the "
-            "way there; read gradients at a site before it"
-        )
-    return (
-        f"the edit at {names} never fired: no forward reached it inside `with model.edit(...)`, and one of model.hf "
-        "itself is not edited; call model.logits or model.capture (of a later site) inside the context"
-        + ("; a gradient is edited in gradients_of" if any(active.of_gradient for active in idle) else "")
-    )
-
-
 @contextmanager
 def _guarded(tree: HookedTree) -> Iterator[None]:
     """Refuse a forward of the hooked modules that did not come from the model's methods: no edit would reach it."""
@@ -360,43 +330,3 @@ def _guarded(tree: HookedTree) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-class Editing(AbstractContextManager[Receipts]):
-    """`with model.edit(...)`: edits while the context is open.
-
-    One that is never opened would do nothing: that is warned of at the model's next forward, or when it is gone.
-    """
-
-    def __init__(self, tree: HookedTree, edits: Mapping[str, Edit], gradients: Mapping[str, Edit]) -> None:
-        self._context: AbstractContextManager[Receipts] | None = None
-        self._tree, self._edits, self._gradients = tree, edits, gradients
-        # unlike __del__, a finalizer also runs before Python takes its modules apart at the end of a script
-        self.unopened = weakref.finalize(self, _warn_quietly)
-        tree.waiting.add(self)
-
-    def __enter__(self) -> Receipts:
-        self.unopened.detach()
-        self._tree.waiting.discard(self)
-        self._context = self._tree.edited(self._edits, self._gradients)
-        return self._context.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        assert self._context is not None
-        return self._context.__exit__(kind, error, trace)
-
-
-def _warn_of_unopened() -> None:
-    """Warn in the name of the line outside this package that came here."""
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("interp.", "weakref")):
-        level, frame = level + 1, frame.f_back
-    warnings.warn("model.edit(...) was never entered and edits nothing; write: with model.edit(...):", stacklevel=level)
-
-
-def _warn_quietly() -> None:
-    """The same from a finalizer, where no exception is of use: also where warnings are errors."""
-    with suppress(Exception):
-        _warn_of_unopened()
