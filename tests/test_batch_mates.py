@@ -13,6 +13,7 @@ from torch import Tensor
 from interp import Model, UserError, ablate
 from interp.analysis import gradients_of
 from interp.edits import knock_out, only, scale
+from interp.model.hooks import forward as forward_module
 from interp.model.hooks.metrics import told_padding
 
 PROMPTS = ["The capital of France is", "Mary", "The"]
@@ -104,3 +105,13 @@ def test_a_place_named_at_the_unembedding_shows_every_token(
     with model.edit({"head": only(scale(0.5), pos=-1)}):
         halved = model.last_logits(PROMPTS)
     assert far(halved, 0.5 * model.last_logits(PROMPTS)) < 1e-4  # neither has a bias there
+
+
+def test_a_place_that_shows_other_tokens_than_were_read_is_an_error_and_not_spread_over_all(
+    make_tiny: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny("llama")
+    model.register_site("head", "lm_head")
+    monkeypatch.setattr(forward_module, "sees_the_cut", lambda tree, site: False)
+    with pytest.raises(UserError, match="head gave 1 positions for prompts of"):
+        model.capture(PROMPTS[:1], "head")

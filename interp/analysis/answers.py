@@ -23,6 +23,7 @@ from interp.model.hooks.caches import cache_repeats, repeated
 from interp.model.hooks.forward import check_fits, forward, keeps_a_cache
 from interp.model.hooks.shown import Shown
 from interp.model.hooks.tokens import Kept, Tokens, pad
+from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 from interp.progress import Progress, silent
 
@@ -48,6 +49,7 @@ class AnswerScores(Shown):
         return self.summed / self.lengths
 
 
+@looks_once
 def score_answers(
     model: Model, prompts: Sequence[str], answers: Sequence[str], *, progress: Progress = silent
 ) -> AnswerScores:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.model.hooks.forward import batches, forward
 from interp.model.hooks.shown import Shown
+from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 from interp.model.training.finetune import IGNORED, Example, encode_pairs, pad_pairs
 
@@ -35,6 +36,7 @@ class CompletionScores(Shown):
         return self.agrees.all(-1)
 
 
+@looks_once
 @torch.no_grad()
 def score_completions(model: Model, examples: Sequence[Example], *, batch_size: int = 32) -> CompletionScores:
     """Score every (prompt, completion) by itself.

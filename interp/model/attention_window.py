@@ -24,6 +24,7 @@ from interp.model.hooks.forward import batches, engine_for, forward
 from interp.model.hooks.given import makes
 from interp.model.hooks.tokens import Tokens
 from interp.model.hooks.tolerance import of_values
+from interp.model.hooks.tree import looks_once
 from interp.model.hooks.where import Where
 from interp.model.model import Model
 
@@ -46,6 +47,7 @@ def _check_window(window: int) -> None:
         raise UserError(f"window={window!r}; expected 1 (only the token itself) or more")
 
 
+@looks_once
 @torch.no_grad()
 def windowed_losses(
     model: Model,

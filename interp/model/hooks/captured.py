@@ -107,6 +107,9 @@ def place(
     """
     n, width = whole.ids.shape
     length = batch.ids.shape[1]
+    came = {piece.shape[axis] for axis, kind in enumerate(axes) if kind == "pos"}
+    if came - {length}:  # one column would be spread over all tokens
+        raise UserError(f"{name} gave {came.pop()} positions for prompts of {length} tokens; capture another site")
     if name not in out:
         shape = [n, *(width if axes[i] == "pos" else size for i, size in enumerate(piece.shape) if i > 0)]
         out[name] = torch.full(shape, float("nan"), dtype=piece.dtype, device=piece.device)
