@@ -32,6 +32,14 @@ def expand(path: str | Path) -> Path:
         ) from error
 
 
+def modified_at(path: Path) -> float:
+    """When the file or folder was last written, in seconds since 1970; 0 if somebody removed it after it was listed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def check_place(path: Path, flag: str) -> None:
     """Refuse a place where nothing can be made, before anything slow starts; `flag` is where the user named it."""
     try:

@@ -117,6 +117,14 @@ def test_two_processes_convert_at_once_and_a_killed_one_leaves_nothing_trusted(g
     assert len(list((own_cache / "models").iterdir())) == 1
 
 
+def test_what_another_process_tidies_up_while_we_look_is_no_error(gguf_file: Path, own_cache: Path):
+    models = own_cache / "models"
+    models.mkdir(parents=True)
+    (models / ".gguf-left.x7").symlink_to("gone")  # listed, and not there when it is asked for its age
+    load_model(gguf_file)
+    assert cache.is_intact(entry(own_cache))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"

@@ -92,6 +92,7 @@ def report(arguments: list[str]) -> int:
 def _runs_in(folder: Path) -> list[Path]:
     """The folder itself when it is a run, else the runs in it, newest first as in the demo's report."""
     from interp.lab.series import read_series
+    from interp.paths import modified_at
 
     try:
         if (folder / "run.json").exists() or not folder.is_dir():
@@ -100,7 +101,7 @@ def _runs_in(folder: Path) -> list[Path]:
             return series.runs
     except OSError as error:
         raise UserError(f"{folder!s:.80}… is no run ({error.strerror}); expected a run folder") from error
-    return sorted((f.parent for f in folder.glob("*/run.json")), key=lambda f: -f.stat().st_mtime) or [folder]
+    return sorted((f.parent for f in folder.glob("*/run.json")), key=modified_at, reverse=True) or [folder]
 
 
 def probe(arguments: list[str]) -> int:

@@ -13,11 +13,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from interp.errors import UserError
-from interp.paths import expand
+from interp.paths import expand, modified_at
 
 MANIFEST = "manifest.json"
 
@@ -54,7 +54,7 @@ def new_folder(target: Path, needs_bytes: int = 0) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         ours = cache_dir() in target.parents  # elsewhere, other hidden folders are somebody else's
         for left in target.parent.glob(".*.*" if ours else f".{target.name}.*"):
-            if time.time() - left.stat().st_mtime > 3600:
+            if time.time() - modified_at(left) > 3600:
                 shutil.rmtree(left, ignore_errors=True)
         free = shutil.disk_usage(target.parent).free
         if needs_bytes > free:
@@ -64,7 +64,11 @@ def new_folder(target: Path, needs_bytes: int = 0) -> Iterator[Path]:
         digests = {p.name: _sha256(p) for p in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps(digests, indent=1), encoding="utf-8")
         if target.exists() and not is_intact(target):
-            shutil.rmtree(target)
+            with (
+                suppress(FileNotFoundError),
+                tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as aside,
+            ):
+                target.rename(aside)  # in one step: another process that removes it file by file would meet our own
         try:
             temporary.rename(target)
         except OSError:

@@ -12,6 +12,7 @@ from dash.development.base_component import Component
 from interp.errors import UserError, nearest
 from interp.lab.findings import Finding
 from interp.lab.runs import Run, read_run
+from interp.paths import modified_at
 from interp.views import wording
 from interp.views.explorer.context import Context
 from interp.views.explorer.page import Page, Query, address
@@ -38,7 +39,7 @@ def find_runs(folder: Path | None) -> list[Path]:
     if folder is None or not folder.is_dir():
         return []
     found = [path.parent for path in folder.glob("*/run.json")]
-    return sorted(found, key=lambda path: ((path / "run.json").stat().st_mtime, path.name), reverse=True)
+    return sorted(found, key=lambda path: (modified_at(path / "run.json"), path.name), reverse=True)
 
 
 def _list(context: Context, folders: Sequence[Path]) -> Component:
