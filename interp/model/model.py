@@ -35,7 +35,7 @@ from interp.model.hooks.tolerance import of_logits
 from interp.model.hooks.tree import HookedTree, looks_once
 from interp.model.hooks.vocabulary import end_ids, token_texts
 from interp.model.matrices import Matrices
-from interp.model.provenance import FollowedProvenance
+from interp.model.provenance import FollowedProvenance, ModelProvenance
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.model_bridge import TransformerBridge
@@ -55,7 +55,7 @@ class Model(Matrices):
 
     hf: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    provenance: FollowedProvenance = FollowedProvenance()  # noqa: RUF009 - a descriptor, which every model shares
+    provenance: ModelProvenance | FollowedProvenance = FollowedProvenance()  # noqa: RUF009 - a descriptor for all
     bos: BosPolicy = "tokenizer"
 
     def __post_init__(self) -> None:
