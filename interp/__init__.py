@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from interp.activations.verify import verify_store
     from interp.errors import UserError
     from interp.features.read.index import open_index
+    from interp.lab.claims import Claim, NotAsked
     from interp.lab.discover import list_probes, load_probe
     from interp.lab.findings import Control, Expects, Figure, Finding, Row
+    from interp.lab.measured import Measured, check_least, halves, measured, set_beforehand, zero
     from interp.lab.probe import Lab, Probe, probe
     from interp.lab.runner import run_probe
     from interp.lab.runs import Run, read_run
@@ -106,8 +108,10 @@ else:
             # a probe and its run
             "interp.errors": "UserError",
             "interp.progress": "Progress, Stop",
+            "interp.lab.claims": "Claim, NotAsked",
             "interp.lab.discover": "list_probes, load_probe",
             "interp.lab.findings": "Control, Expects, Figure, Finding, Row",
+            "interp.lab.measured": "Measured, check_least, halves, measured, set_beforehand, zero",
             "interp.lab.probe": "Lab, Probe, probe",
             "interp.lab.runner": "run_probe",
             "interp.lab.runs": "Run, read_run",
@@ -193,12 +197,15 @@ __all__ += [
     "with_random_weights",
 ]
 __all__ += [
+    "Claim",
     "Control",
     "Estimate",
     "Expects",
     "Figure",
     "Finding",
     "Lab",
+    "Measured",
+    "NotAsked",
     "Probe",
     "Progress",
     "Row",
@@ -206,10 +213,15 @@ __all__ += [
     "Stop",
     "UserError",
     "build_report",
+    "check_least",
+    "halves",
     "list_probes",
     "load_probe",
+    "measured",
     "probe",
     "read_run",
     "run_probe",
+    "set_beforehand",
+    "zero",
 ]
 __all__ += ["analysis", "edits", "features", "figures", "saes", "stats"]

@@ -17,13 +17,15 @@ What counts as yes:
 
 - part by part, the count equals the formula;
 - the strongest hundredth of the neurons holds 10 points more of the squared activation than with random weights;
-- the same token shares more of its strongest neurons with itself in another text than with another token of that text;
+- the same token shares more of its strongest neurons with itself in another text than with another token of that text,
+  and by 10 points more so than with random weights, which tell tokens apart as well;
 - without biases the loss is higher by 0.05 nats.
 
 What could fool us:
 
 - A matrix that is used twice is one: tied embeddings are counted once.
-- Any activations have a largest hundredth: random weights are measured, too.
+- Any activations have a largest hundredth, and any weights give a token an activation of its own: random weights are
+  measured, too.
 - A weight may matter because everything does: the biases are also moved, as far, in a random direction.
 - A method that changes the model it measures: everything is done on a copy, or put back.
 """
@@ -32,44 +34,120 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from interp import (
+    Claim,
     Control,
-    Estimate,
     Figure,
     Finding,
     Lab,
     Model,
+    NotAsked,
     Row,
-    UserError,
+    check_least,
+    measured,
     probe,
+    set_beforehand,
     split_corpus,
     with_random_weights,
+    zero,
 )
 from interp.analysis import BIASES, biases_of, count_by_formula, count_parameters
-from interp.stats import estimate_mean, known
+from interp.stats import estimate_mean
 
 from ._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
 from ._anatomy.biases import biases_at, copied, losses, small_gpt2
 from ._anatomy.neurons import TOP, overlaps, read_neurons, share_above
 
-FEWER, CLEAR = 0.1, 0.05  # of squared activation, nats
 RANDOM_MOVES = 5
+ACTIVATION, STRONGEST, TOKENS = "share of squared activation", "share of the strongest neurons", "share of tokens"
+SHARES = (0.0, 1.0)
 Rows = list[list[int]]
 
+ADDS_UP = Claim(
+    "Part by part, the parameters are what the sizes in the config add up to.",
+    expects="equal",
+    margin=1e-6,
+    unit="relative difference",
+    part=COUNTED,
+    arithmetic=True,
+)
+FEW_BIASES = Claim(
+    "Of the parameters inside the layers, less than one in a hundred is a bias.",
+    expects="less",
+    unit="share of parameters",
+    part=COUNTED,
+    arithmetic=True,
+    measure="Biases of attention, MLP and norms over the weights of attention and MLP, layer by layer.",
+)
+FEW_STRONG = Claim(
+    "A token activates a few neurons strongly: the strongest hundredth holds much of its activation.",
+    expects="greater",
+    margin=0.1,
+    unit=ACTIVATION,
+    part=NEURONS,
+    answers=True,
+)
+SAME_TOKEN = Claim(
+    "The same token activates the same neurons in another text, beyond what random weights make alike by 10 points.",
+    expects="greater",
+    margin=0.1,
+    unit=STRONGEST,
+    part=NEURONS,
+    answers=True,
+    measure="How much more of a token's strongest neurons are among the strongest of the same token in another text "
+    "than of another token of that text; with random weights as much is measured, for the same tokens.",
+    caveat="Frequent tokens alone occur in two texts. What a token activates depends on its text as well.",
+)
+MISSED = Claim(
+    "Without its biases the model predicts worse, by 0.05 nats.",
+    expects="greater",
+    margin=0.05,
+    unit=NATS,
+    part=BIAS,
+    answers=True,
+    measure="Loss on text that was not trained on, with all biases at zero, less the loss as it was.",
+    caveat="A model that was trained without biases does without them: this says what one has made of its own.",
+)
+ALTERS = Claim(
+    "A bias alters the activation: a larger one makes a neuron active at more tokens.",
+    expects="greater",
+    unit=TOKENS,
+    part=BIAS,
+    arithmetic=True,
+    measure="Share of tokens at which what a neuron adds up, its bias included, is above zero: with one standard "
+    "deviation added less as it was, in the small GPT-2 trained here.",
+    caveat="This is arithmetic and must hold: activation = f(weights · input + bias).",
+)
+PLANTED = Claim(
+    "Positive control: a bias that was planted is seen in the loss, and gone when it is taken away.",
+    expects="greater",
+    margin=0.05,
+    unit=NATS,
+    part=CONTROLS,
+    measure="Random numbers added to the last MLP's biases of the small GPT-2.",
+)
+ZEROS = Claim(
+    "Negative control: setting biases to zero that are zero changes nothing.",
+    expects="equal",
+    margin=1e-6,
+    unit=NATS,
+    part=CONTROLS,
+    measure="A GPT-2 with random weights: all of its biases begin at zero.",
+)
 
-@probe()
-def anatomy(lab: Lab, *, documents: int = 16, tokens: int = 96) -> Iterator[Finding]:
+
+@probe(claims=[ADDS_UP, FEW_BIASES, FEW_STRONG, SAME_TOKEN, MISSED, ALTERS, PLANTED, ZEROS])
+def anatomy(lab: Lab, *, documents: int = 16, tokens: int = 96) -> Iterator[Finding | NotAsked]:
     """Count, look at neurons, and take biases away.
 
     Args:
         documents: how many texts to read, 8 or more
         tokens: how many tokens of each, 24 or more
     """
-    for name, value, least in (("documents", documents, 8), ("tokens", tokens, 24)):
-        if value < least:
-            raise UserError(f"--{name} {value}; expected {least} or more")
+    check_least(documents=(documents, 8), tokens=(tokens, 24))
     model = lab.model
     rows = model.encode(split_corpus()[1], cut=tokens)[: 8 if lab.quick else documents]
     yield from _counted(model)
@@ -77,15 +155,15 @@ def anatomy(lab: Lab, *, documents: int = 16, tokens: int = 96) -> Iterator[Find
     yield from _neurons(lab, rows, layers)
     small, sentences = small_gpt2(lab)
     subject, texts = (model, rows) if biases_of(model.hf) else (small, sentences)
-    yield from _biases(lab, subject, texts)
+    yield _missed(lab, subject, texts)
     yield _threshold(lab, small, sentences)
-    yield from _controls(lab, subject, small, texts, sentences)
+    yield from _controls(lab, small, sentences)
 
 
-def _counted(model: Model) -> Iterator[Finding]:
+def _counted(model: Model) -> Iterator[Finding | NotAsked]:
     """Part (a)."""
-    found, formula = count_parameters(model.hf), count_by_formula(model.hf.config)
-    total = sum(found.values())
+    counted, formula = count_parameters(model.hf), count_by_formula(model.hf.config)
+    total = sum(counted.values())
     table: list[Row] = [
         {
             "part": part,
@@ -93,180 +171,170 @@ def _counted(model: Model) -> Iterator[Finding]:
             "share of all": n / total,
             "by the formula": (formula or {}).get(part),
         }
-        for part, n in found.items()
+        for part, n in counted.items()
     ]
-    embedded = sum(found.get(part, 0) for part in ("embedding", "positions", "unembedding"))
-    figure = Figure(
+    embedded = sum(counted.get(part, 0) for part in ("embedding", "positions", "unembedding"))
+    bars = Figure(
         "effect_bars",
         x="parameters (millions)",
         y="part",
         caption=f"{total / 1e6:.1f} million parameters in {model.n_layers} layers, {(total - embedded) / 1e6:.1f} "
         "million without embeddings.",
     )
-    if formula is not None:
-        off = [found.get(part, 0) / n - 1 for part, n in formula.items() if n] + [0.0] * (set(found) == set(formula))
-        yield Finding(
-            claim="Part by part, the parameters are what the sizes in the config add up to.",
-            estimate=estimate_mean(off, unit="relative difference", over="part"),
-            control=Control("the formula", known(0.0, unit="relative difference", why="no difference")),
-            expects="equal",
-            margin=1e-6,
-            part=COUNTED,
+    if formula is None:
+        yield ADDS_UP.not_asked("because no formula is known for a model of this type")
+    else:
+        off = [counted.get(part, 0) / n - 1 for part, n in formula.items() if n]
+        off += [0.0] * (set(counted) == set(formula))
+        yield ADDS_UP.answer(
+            estimate_mean(off, unit=ADDS_UP.unit, over="part"),
+            zero(ADDS_UP.unit),
             measure=f"Counted over calculated, less 1, for {len(formula)} parts, {total:,} parameters in all.",
             table=table,
-            figure=figure,
+            figure=bars,
         )
-    weights = {part: n for part, n in found.items() if part in ("attention", "MLP", *BIASES)}
-    share = sum(n for part, n in weights.items() if part in BIASES) / sum(weights.values())
-    yield Finding(
-        claim="Of the parameters inside the layers, less than one in a hundred is a bias.",
-        estimate=estimate_mean([share] * model.n_layers, unit="share of parameters", over="layer"),
-        control=Control("one in a hundred", known(0.01, unit="share of parameters", why="set beforehand")),
-        expects="less",
-        part=COUNTED,
-        measure="Biases of attention, MLP and norms over the weights of attention and MLP; layers are alike."
-        if share
-        else "This model has no biases at all, as most models of Llama's type.",
+    inside = {part: n for part, n in counted.items() if part in ("attention", "MLP", *BIASES)}
+    share = sum(n for part, n in inside.items() if part in BIASES) / sum(inside.values())
+    yield FEW_BIASES.answer(
+        estimate_mean([share] * model.n_layers, unit=FEW_BIASES.unit, over="layer"),
+        set_beforehand(0.01, FEW_BIASES.unit, "one in a hundred"),
+        measure="" if share else "This model has no biases at all, as most models of Llama's type.",
         table=table,
-        figure=None if formula is not None else figure,
+        figure=bars if formula is None else None,
     )
 
 
-def _over(values: list[float], unit: str, over: str, lab: Lab) -> Estimate:
-    return estimate_mean(values, unit=unit, over=over, bounds=(0.0, 1.0), seed=lab.seed)
-
-
-def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding]:
-    """Part (b)."""
-    model = lab.model
-    found = read_neurons(lab, model, rows, layers, "reading neurons")
-    random_weights = read_neurons(
-        lab, with_random_weights(model, lab.seed), rows[:8], layers, "reading neurons of random weights"
+def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding | NotAsked]:
+    """Part (b). The same texts and tokens with random weights, so that what they share is paired."""
+    read = {
+        "trained": read_neurons(lab, lab.model, rows, layers, "reading neurons"),
+        "random weights": read_neurons(
+            lab, with_random_weights(lab.model, lab.seed), rows, layers, "reading neurons of random weights"
+        ),
+    }
+    by_layer = measured(
+        {(layer, name): neurons.held[:, k] for name, neurons in read.items() for k, layer in enumerate(layers)},
+        by=("layer", "model"),
+        value="held by the strongest hundredth",
+        over="document",
+        bounds=SHARES,
+        seed=lab.seed,
     )
-    unit = "share of squared activation"
-    table: list[Row] = []
-    for name, some in (("trained", found), ("random weights", random_weights)):
-        for k, layer in enumerate(layers):
-            at = _over(some.held[:, k].tolist(), unit, "document", lab)
-            table.append({"layer": layer, "model": name, "held by the strongest hundredth": at.mean})
-            table[-1] |= {"low": at.low, "high": at.high}
-    yield Finding(
-        claim="A token activates a few neurons strongly: the strongest hundredth holds much of its activation.",
-        estimate=_over(found.held.mean(1).tolist(), unit, "document", lab),
-        control=Control("random weights", _over(random_weights.held.mean(1).tolist(), unit, "document", lab)),
-        expects="greater",
-        margin=FEWER,
-        part=NEURONS,
-        answers=True,
+    held = measured(
+        {name: neurons.held.mean(1) for name, neurons in read.items()},
+        by=("model",),
+        value=ACTIVATION,
+        over="document",
+        bounds=SHARES,
+        seed=lab.seed,
+    )
+    yield FEW_STRONG.answer(
+        held["trained"],
+        Control("random weights", held["random weights"]),
         measure=f"Share of the squared activation of an MLP's neurons that a token's strongest {TOP:.0%} hold, mean of "
         f"{len(layers)} layers.",
-        table=table,
-        figure=Figure(
-            "lines",
+        table=by_layer.rows(),
+        figure=by_layer.lines(
             x="layer",
-            y="held by the strongest hundredth",
-            group="model",
-            low="low",
-            high="high",
             chance=TOP,
             caption="How much of a token's squared activation its strongest hundredth of neurons holds. Bands over "
             "documents; dashed: neurons that are all as strong.",
         ),
     )
     middle = layers[len(layers) // 2]
-    same, other = overlaps(found, middle, 60 if lab.quick else 150, lab.seed)
-    if len(same) >= 8:
-        yield Finding(
-            claim="The same token activates the same neurons in another text, more than another token does.",
-            estimate=_over(same, "share of the strongest neurons", "token", lab),
-            control=Control("another token of that text", _over(other, "share of the strongest neurons", "token", lab)),
-            expects="greater",
-            part=NEURONS,
-            answers=True,
-            measure=f"Of a token's strongest {TOP:.0%} of neurons at layer {middle}, the share that is among the "
-            "strongest of the same token in another text.",
-            caveat="Frequent tokens alone occur in two texts. What a token activates depends on its text as well: the "
-            "share is far from 1.",
-        )
+    shared = {name: overlaps(neurons, middle, 60 if lab.quick else 150, lab.seed) for name, neurons in read.items()}
+    if (n := len(shared["trained"][0])) < 8:
+        yield SAME_TOKEN.not_asked(f"because only {n} tokens occur in two of the texts; 8 are needed")
+        return
+    alike = measured(
+        {
+            (name, whose): values
+            for name, pair in shared.items()
+            for whose, values in zip(("the same token", "another token of that text"), pair, strict=True)
+        },
+        by=("model", "token"),
+        value=STRONGEST,
+        over="token",
+        bounds=SHARES,
+        seed=lab.seed,
+    )
+    gained = measured(
+        {name: np.subtract(same, other) for name, (same, other) in shared.items()},
+        by=("model",),
+        value=STRONGEST,
+        over="token",
+        bounds=(-1.0, 1.0),
+        seed=lab.seed,
+    )
+    yield SAME_TOKEN.answer(
+        gained["trained"],
+        Control("random weights", gained["random weights"]),
+        measure=f"The strongest {TOP:.0%} of neurons at layer {middle}.",
+        table=alike.rows(),
+        figure=alike.dots(y="token", caption="How many of a token's strongest neurons it shares, by with whom."),
+    )
 
 
-def _biases(lab: Lab, subject: Model, rows: Rows) -> Iterator[Finding]:
-    """Part (c)."""
+def _missed(lab: Lab, subject: Model, rows: Rows) -> Finding:
+    """Part (c): what is lost without biases."""
     hf = copied(subject)
     clean = losses(hf, rows)
     parts = list(biases_of(hf))
-    table: list[Row] = []
 
-    def changed(some: list[str], to: str, seed: int = 0) -> torch.Tensor:
-        with biases_at(hf, some, to, seed):
+    def added(changed: list[str], to: str, seed: int = 0) -> torch.Tensor:
+        with biases_at(hf, changed, to, seed):
             return losses(hf, rows) - clean
 
-    for name, some in (("all biases", parts), *((part, [part]) for part in parts)):
-        moves = torch.stack([changed(some, "random", lab.seed * 100 + i) for i in range(RANDOM_MOVES)]).mean(0)
-        for to, values in (("set to zero", changed(some, "zero")), ("moved as far at random", moves)):
-            at = estimate_mean(values.numpy(), unit=NATS, over="text", seed=lab.seed)
-            table.append({"biases": name, "change": to, "loss added (nats per token)": at.mean})
-            table[-1] |= {"low": at.low, "high": at.high}
-        lab.progress("taking biases away", len(table) // 2, len(parts) + 1)
+    values = {}
+    for name, changed in (("all biases", parts), *((part, [part]) for part in parts)):
+        moves = [added(changed, "random", lab.seed * 100 + i) for i in range(RANDOM_MOVES)]
+        values[name, "set to zero"] = added(changed, "zero").numpy()
+        values[name, "moved as far at random"] = torch.stack(moves).mean(0).numpy()
+        lab.progress("taking biases away", len(values) // 2, len(parts) + 1)
+    lost = measured(
+        values,
+        by=("biases", "change"),
+        value="loss added (nats per token)",
+        unit=NATS,
+        over="text",
+        seed=lab.seed,
+    )
     who = subject.provenance.name
-    yield Finding(
-        claim="Without its biases the model predicts worse, by 0.05 nats.",
-        estimate=estimate_mean(changed(parts, "zero").numpy(), unit=NATS, over="text", seed=lab.seed),
-        control=Control("as it was", known(0.0, unit=NATS, why="no loss added")),
-        expects="greater",
-        margin=CLEAR,
-        part=BIAS,
-        answers=True,
-        measure="Loss on text that was not trained on, with all biases at zero, less the loss as it was. The model is "
-        + (f"{who}." if subject is lab.model else f"a {who}, as the loaded one has no biases."),
-        caveat="A model that was trained without biases does without them: this says what one has made of its own.",
-        table=table,
-        figure=Figure(
-            "effect_bars",
-            x="loss added (nats per token)",
-            y="biases",
-            group="change",
-            low="low",
-            high="high",
-            caption="What is lost, by which biases are changed. Intervals over texts.",
-        ),
+    return MISSED.answer(
+        lost["all biases", "set to zero"],
+        zero(NATS, "as it was"),
+        measure=f"The model is {who}." if subject is lab.model else f"It is a {who}, as the loaded one has no biases.",
+        table=lost.rows(),
+        figure=lost.bars(y="biases", caption="What is lost, by which biases are changed. Intervals over texts."),
     )
 
 
 def _threshold(lab: Lab, small: Model, sentences: Rows) -> Finding:
     """A bias moves the point from which a neuron is active."""
     layer = small.n_layers // 2
-    table: list[Row] = []
-    for shift in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0):
-        at = estimate_mean(
-            share_above(small, sentences[:40], layer, shift), unit="share of tokens", over="neuron", bounds=(0, 1)
-        )
-        table.append({"added to the bias (standard deviations)": shift, "active (share of tokens)": at.mean})
-        table[-1] |= {"low": at.low, "high": at.high}
-    more = share_above(small, sentences[:40], layer, 1.0) - share_above(small, sentences[:40], layer, 0.0)
-    return Finding(
-        claim="A bias alters the activation: a larger one makes a neuron active at more tokens.",
-        estimate=estimate_mean(more, unit="share of tokens", over="neuron", seed=lab.seed),
-        control=Control("no difference", known(0.0, unit="share of tokens", why="no difference")),
-        expects="greater",
-        part=BIAS,
-        answers=True,
-        measure="Share of tokens at which what a neuron adds up, its bias included, is above zero: with one standard "
-        "deviation added less as it was, in the small GPT-2 trained here.",
-        caveat="This is arithmetic and must hold: activation = f(weights · input + bias).",
-        table=table,
-        figure=Figure(
-            "lines",
+    active = {
+        shift: share_above(small, sentences[:40], layer, shift) for shift in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
+    }
+    shown = measured(
+        active,
+        by=("added to the bias (standard deviations)",),
+        value="active (share of tokens)",
+        unit=TOKENS,
+        over="neuron",
+        bounds=SHARES,
+    )
+    return ALTERS.answer(
+        estimate_mean(active[1.0] - active[0.0], unit=TOKENS, over="neuron", seed=lab.seed),
+        zero(TOKENS),
+        table=shown.rows(),
+        figure=shown.lines(
             x="added to the bias (standard deviations)",
-            y="active (share of tokens)",
-            low="low",
-            high="high",
             caption="How often neurons are active by what is added to their biases. Band over neurons.",
         ),
     )
 
 
-def _controls(lab: Lab, subject: Model, small: Model, texts: Rows, sentences: Rows) -> Iterator[Finding]:
+def _controls(lab: Lab, small: Model, sentences: Rows) -> Iterator[Finding]:
     """A planted bias, taken away again; and biases that are zero already."""
     hf = copied(small)
     clean = losses(hf, sentences)
@@ -278,25 +346,14 @@ def _controls(lab: Lab, subject: Model, small: Model, texts: Rows, sentences: Ro
     with torch.no_grad():
         bias.copy_(original)
     back = losses(hf, sentences) - clean
-    yield Finding(
-        claim="Positive control: a bias that was planted is seen in the loss, and gone when it is taken away.",
-        estimate=estimate_mean(planted.numpy(), unit=NATS, over="text", seed=lab.seed),
-        control=Control("taken away again", estimate_mean(back.numpy(), unit=NATS, over="text", seed=lab.seed)),
-        expects="greater",
-        margin=CLEAR,
-        part=CONTROLS,
-        measure="Random numbers added to the last MLP's biases of the small GPT-2.",
+    yield PLANTED.answer(
+        estimate_mean(planted.numpy(), unit=NATS, over="text", seed=lab.seed),
+        Control("taken away again", estimate_mean(back.numpy(), unit=NATS, over="text", seed=lab.seed)),
     )
     random_weights = with_random_weights(small, lab.seed).hf
     before = losses(random_weights, sentences)
     with biases_at(random_weights, list(biases_of(random_weights)), "zero"):
         after = losses(random_weights, sentences)
-    yield Finding(
-        claim="Negative control: setting biases to zero that are zero changes nothing.",
-        estimate=estimate_mean((after - before).numpy(), unit=NATS, over="text", seed=lab.seed),
-        control=Control("nothing", known(0.0, unit=NATS, why="nothing")),
-        expects="equal",
-        margin=1e-6,
-        part=CONTROLS,
-        measure="A GPT-2 with random weights: all of its biases begin at zero.",
+    yield ZEROS.answer(
+        estimate_mean((after - before).numpy(), unit=NATS, over="text", seed=lab.seed), zero(NATS, "nothing")
     )

@@ -15,12 +15,15 @@ import tyro
 
 from interp.cli.loading import LoadingOptions, RunOptions
 from interp.cli.probe_all import probe_all
-from interp.cli.running import run_shown, tally, write_report
+from interp.cli.running import print_left_open, run_shown, tally, write_report
 from interp.cli.terminal import Positional, parse, print_table, shown_progress
 from interp.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from interp.lab.probe import Probe
+
+
+CLAIMS_HELP = "Print what the probe sets out to test, with the rule of each claim, and run nothing."
 
 
 @dataclass(kw_only=True)
@@ -111,10 +114,9 @@ def probe(arguments: list[str]) -> int:
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print_table(("probe", "question"), list(list_probes().items()))
-        print("run one: interp probe NAME; its flags: interp probe NAME --help; your own: interp probe path/to/file.py")
-        print(
-            "run all of them, with one report: interp probe all --quick; begin one of your own: interp probe new NAME"
-        )
+        print("run one: interp probe NAME; what it claims: interp probe NAME --claims; its flags: NAME --help")
+        print("run all of them, with one report: interp probe all --quick")
+        print("your own: interp probe new NAME begins one, interp probe path/to/file.py runs it")
         return 0
     if arguments[0] == "all":
         return probe_all(arguments[1:], _new_folder("all"))
@@ -124,6 +126,8 @@ def probe(arguments: list[str]) -> int:
         raise unknown("probe", arguments[0], list_probes(), "write the name first: interp probe NAME --flags")
     chosen = load_probe(arguments[0])
     options = parse(_probe_options(chosen), arguments[1:], f"probe {arguments[0]}")
+    if options.claims:
+        return _print_claims(chosen)
     options.check()
     own = {name: getattr(options, name) for name in chosen.parameters()}
     out = options.out or _new_folder(chosen.name)
@@ -137,7 +141,26 @@ def probe(arguments: list[str]) -> int:
     model = options.load()
     lab = Lab(model, seed=options.seed, sae_folder=options.sae, quick=options.quick, full=options.full)
     run = run_shown(chosen, lab, own, out, shlex.join(["interp", "probe", *_without_out(arguments)]))
+    print_left_open(run)
     print(f"\nrun: {run}\nreport: {write_report([run], run / 'report.html')}")
+    return 0
+
+
+def _print_claims(chosen: Probe) -> int:
+    """What a probe sets out to test, before it is run."""
+    if not chosen.claims:
+        print(f"{chosen.name} declares no claims: what it tests stands in its method\n\n{chosen.method}")
+        return 0
+    part = None
+    for claim in chosen.claims:
+        if claim.part != part:
+            part = claim.part
+            print(f"\n{part}" if part else "")
+        marks = [word for word, is_so in (("answers", claim.answers), ("arithmetic", claim.arithmetic)) if is_so]
+        print(f"  {claim.text}" + (f"  [{', '.join(marks)}]" if marks else ""))
+        print(f"      {claim.rule}")
+    answering = sum(claim.answers for claim in chosen.claims)
+    print(f"\n{len(chosen.claims)} claims; {answering} of them answer the question")
     return 0
 
 
@@ -174,7 +197,8 @@ def _probe_options(chosen: Probe) -> type[Any]:
         (name, Annotated[kind, tyro.conf.arg(help=helps.get(name, ""))], field(default_factory=partial(copy, default)))
         for name, (kind, default) in chosen.parameters().items()
     ]
-    clash = {name for name, *_ in fields} & set(RunOptions.__dataclass_fields__)
+    fields.append(("claims", Annotated[bool, tyro.conf.arg(help=CLAIMS_HELP)], False))
+    clash = {name for name, *_ in fields[:-1]} & {*RunOptions.__dataclass_fields__, "claims"}
     if clash:
         raise UserError(
             f"probe {chosen.name} has a parameter {', '.join(sorted(clash))}, which every probe has; rename it"

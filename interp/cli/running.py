@@ -49,11 +49,26 @@ def sae_record(folder: Path, model: Model) -> dict[str, Any]:
 
 
 def tally(run: Path) -> str:
-    """`15 yes, 2 no, 1 unclear`."""
+    """`15 yes, 2 no, 1 unclear, 1 not asked`."""
     from interp.lab.runs import read_run
 
-    counts = Counter(finding.verdict for finding in read_run(run).findings)
-    return ", ".join(f"{counts[v]} {v}" for v in MARKS if counts[v])
+    made = read_run(run)
+    counts = Counter(finding.verdict for finding in made.findings)
+    counts |= {"not asked": len(made.not_asked), "not reached": len(made.not_reached)}
+    return ", ".join(f"{counts[word]} {word}" for word in (*MARKS, "not asked", "not reached") if counts[word])
+
+
+def print_left_open(run: Path) -> None:
+    """The claims that were declared and have no answer, and why."""
+    from interp.lab.runs import read_run
+
+    made = read_run(run)
+    if made.not_asked or made.not_reached:
+        print()
+    for claim in made.not_asked:
+        print(f"not asked: {claim.claim} {claim.because}")
+    for claim in made.not_reached:
+        print(f"not reached: {claim.text}")
 
 
 def write_report(runs: list[Path], out: Path, left_out: Mapping[str, str] = MappingProxyType({})) -> Path:

@@ -100,6 +100,8 @@ class Finding:
     figure: Figure | None = None
     answers: bool = False
     measure: str = ""
+    declared: str = ""  # the text of the `Claim` that it answers; "" in a probe that declares none
+    arithmetic: bool = False  # holds by construction, whatever the model knows
 
     def __post_init__(self) -> None:
         if self.expects not in get_args(Expects):
@@ -152,19 +154,22 @@ class Finding:
         single = next((e for e in (self.estimate, self.control.estimate) if e.n == 1), None)
         if single is not None:
             return f"unclear, whatever came: a single {single.over} gives no interval"
-        if self.expects == "equal":
-            return (
-                f"yes if the gap's whole interval stays within {self.margin:g} {self.estimate.unit} of zero; no if it "
-                "lies wholly outside; else unclear"
-            )
-        above, below = ("above", "below") if self.expects == "greater" else ("below", "above")
-        size = self.margin if self.expects == "greater" else -self.margin
-        line = f"{size:g} {self.estimate.unit}".replace("-", "−") if self.margin else "zero"
-        beyond = f" and the estimate {above} the null's range" if self.control.estimate.is_null else ""
+        return rule_in_words(self.expects, self.margin, self.estimate.unit, self.control.estimate.is_null)
+
+
+def rule_in_words(expects: Expects, margin: float, unit: str, null: bool = False) -> str:
+    """When the verdict is yes, no and unclear; `null`: the control is the range of a number under chance."""
+    if expects == "equal":
         return (
-            f"yes if the gap's whole interval lies {above} {line}{beyond}; no if it lies wholly {below} {line}; "
+            f"yes if the gap's whole interval stays within {margin:g} {unit} of zero; no if it lies wholly outside; "
             "else unclear"
         )
+    above, below = ("above", "below") if expects == "greater" else ("below", "above")
+    size = margin if expects == "greater" else -margin
+    line = f"{size:g} {unit}".replace("-", "−") if margin else "zero"
+    beyond = f" and the estimate {above} the null's range" if null else ""
+    yes = f"yes if the gap's whole interval lies {above} {line}{beyond}"
+    return f"{yes}; no if it lies wholly {below} {line}; else unclear"
 
 
 def storable(finding: Finding) -> Finding:

@@ -1,8 +1,10 @@
 """What a probe is: one generator function in one file, whose docstring is the method and whose parameters are flags.
 
-    @probe(paper="arXiv:2309.12288")
-    def reversal_curse(lab: Lab, *, n_boot: int = 2000) -> Iterator[Finding]:
-        yield Finding(...)
+    CURSE = Claim("Asked in the other order, it answers no better than chance.", expects="equal", margin=0.05, …)
+
+    @probe(paper="arXiv:2309.12288", claims=[CURSE])
+    def reversal_curse(lab: Lab, *, n_boot: int = 2000) -> Iterator[Finding | NotAsked]:
+        yield CURSE.answer(estimate, control)
 
 No torch here: probes are listed, and their findings read, on machines without it.
 """
@@ -11,12 +13,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, get_type_hints
 
 from interp.errors import UserError
+from interp.lab.claims import Claim, NotAsked
 from interp.lab.findings import Finding
 from interp.progress import Progress, labelled, silent
 
@@ -55,10 +58,11 @@ def check_effort(quick: bool, full: bool) -> None:
 
 @dataclass(frozen=True)
 class Probe:
-    """A phenomenon that can be run. Made by `@probe`."""
+    """A phenomenon that can be run. Made by `@probe`. `claims`: what it sets out to test, in the report's order."""
 
-    function: Callable[..., Iterator[Finding]]
+    function: Callable[..., Iterator[Finding | NotAsked]]
     paper: str | None
+    claims: tuple[Claim, ...] = ()
 
     @property
     def name(self) -> str:
@@ -83,15 +87,23 @@ class Probe:
         )
         return {p.name: (hints[p.name], p.default) for p in keywords}
 
-    def __call__(self, lab: Lab, **arguments: Any) -> Iterator[Finding]:
-        """Run it; findings come as they are reached."""
+    def __call__(self, lab: Lab, **arguments: Any) -> Iterator[Finding | NotAsked]:
+        """Run it; answers come as they are reached."""
         return self.function(lab, **arguments)
 
 
-def probe(*, paper: str | None = None) -> Callable[[Callable[Concatenate[Lab, P], Iterator[Finding]]], Probe]:
-    """Make a generator function a probe. Its first parameter is the lab; the others are keyword-only, with defaults."""
+def probe(
+    *, paper: str | None = None, claims: Sequence[Claim] = ()
+) -> Callable[[Callable[Concatenate[Lab, P], Iterator[Finding | NotAsked]]], Probe]:
+    """Make a generator function a probe. Its first parameter is the lab; the others are keyword-only, with defaults.
 
-    def decorate(function: Callable[Concatenate[Lab, P], Iterator[Finding]]) -> Probe:
+    `claims` are declared once each. Raises UserError for two of one text, and for a parameter without a default.
+    """
+    texts = [claim.text for claim in claims]
+    if twice := [text for i, text in enumerate(texts) if text in texts[:i]]:
+        raise UserError(f"the claim {twice[0]!r} is declared twice; expected each once")
+
+    def decorate(function: Callable[Concatenate[Lab, P], Iterator[Finding | NotAsked]]) -> Probe:
         first, *rest = inspect.signature(function).parameters.values()
         for p in rest:
             if p.kind is not inspect.Parameter.KEYWORD_ONLY or p.default is inspect.Parameter.empty:
@@ -99,6 +111,6 @@ def probe(*, paper: str | None = None) -> Callable[[Callable[Concatenate[Lab, P]
                     f"probe {function.__name__}: parameter {p.name!r} must be keyword-only with a default; "
                     f"write ({first.name}, *, {p.name}=…)"
                 )
-        return Probe(function, paper)
+        return Probe(function, paper, tuple(claims))
 
     return decorate

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from interp.errors import UserError
+from interp.lab.claims import NotAsked, check_declared
 from interp.lab.findings import Finding, shown
 from interp.lab.probe import Lab, Probe
 from interp.lab.runs import RunInfo, RunWriter
@@ -65,10 +66,11 @@ def run_probe(
         ) from error
     try:
         with sigterm_as_interrupt():
-            for finding in _findings(probe, lab, arguments):
-                _put(writer, finding)
-                count += 1
-                on_finding(finding)
+            for answer in _answers(probe, lab, arguments):
+                _put(writer, answer)
+                if isinstance(answer, Finding):
+                    count += 1
+                    on_finding(answer)
     except BaseException as error:
         _end(writer, error, count, time.monotonic() - started, made)
         if isinstance(error, KeyboardInterrupt):
@@ -82,25 +84,28 @@ def run_probe(
     return folder
 
 
-def _findings(probe: Probe, lab: Lab, arguments: dict[str, Any]) -> Iterator[Finding]:
-    """What the probe yields. Raises UserError, which names the probe and what came, for anything but findings."""
+def _answers(probe: Probe, lab: Lab, arguments: dict[str, Any]) -> Iterator[Finding | NotAsked]:
+    """What the probe yields. Raises UserError, which names the probe and what came, for anything that answers none of
+    its claims."""
     yielded: object = probe(lab, **arguments)
-    if isinstance(yielded, Finding) or not isinstance(yielded, Iterable):
+    if isinstance(yielded, Finding | NotAsked) or not isinstance(yielded, Iterable):
         raise UserError(
             f"probe {probe.name} returned {shown(yielded)}; expected findings, one after the other; write "
             "`yield Finding(…)` in it"
         )
-    for finding in yielded:
-        if not isinstance(finding, Finding):
+    for answer in yielded:
+        if not isinstance(answer, Finding | NotAsked):
             raise UserError(
-                f"probe {probe.name} yielded {shown(finding)}; expected a Finding; write `yield Finding(claim=…, …)`"
+                f"probe {probe.name} yielded {shown(answer)}; expected a Finding; write `yield CLAIM.answer(…)`"
             )
-        yield finding
+        if probe.claims:
+            check_declared(answer, probe.claims, probe.name)
+        yield answer
 
 
-def _put(writer: RunWriter, finding: Finding) -> None:
+def _put(writer: RunWriter, answer: Finding | NotAsked) -> None:
     try:
-        writer.add(finding)
+        writer.add(answer) if isinstance(answer, Finding) else writer.leave_out(answer)
     except OSError as error:  # only here: an OSError of the probe's own is about another file
         raise UserError(f"cannot write to {writer.folder}: {error.strerror}") from error
 
@@ -124,6 +129,7 @@ def _info(probe: Probe, lab: Lab, arguments: dict[str, Any], command: str, extra
         arguments=shown,
         seed=lab.seed,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
+        claims=list(probe.claims),
         provenance={
             "settings": {"quick": lab.quick, "full": lab.full, **shown},
             "model": asdict(lab.model.provenance),

@@ -3,6 +3,7 @@
     runs/reversal-curse-20261124-020000/
         run.json           what ran (schema version, probe, method, arguments, provenance, status)
         findings.jsonl     one finding a line, appended and fsynced as it comes
+        not_asked.jsonl    one claim a line that was not put to this model, and why
         tables/0.json      the rows behind finding 0
         report.html
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import UserError
+from interp.lab.claims import Claim, NotAsked, not_reached
 from interp.lab.findings import Finding, checked, finding_from_json, finding_to_json, plain_scalar, storable
 from interp.paths import expand
 
@@ -43,16 +45,23 @@ class RunInfo:
     seconds: float = 0.0
     error: str = ""
     findings: int | None = None  # how many the run found; not known before it ended
+    claims: list[Claim] = field(default_factory=list)  # what the probe declared; none in runs of earlier versions
     schema: int = SCHEMA
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run read back: `info` from run.json, `findings` in the order they were found."""
+    """A run read back: `info` from run.json, `findings` and `not_asked` in the order in which they came."""
 
     folder: Path
     info: RunInfo
     findings: list[Finding] = field(default_factory=list)
+    not_asked: list[NotAsked] = field(default_factory=list)
+
+    @property
+    def not_reached(self) -> list[Claim]:
+        """The declared claims that this run neither answered nor said not to ask: it was stopped before."""
+        return not_reached(self.info.claims, [*self.findings, *self.not_asked])
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -87,12 +96,19 @@ class RunWriter:
         """
         finding = storable(finding)
         write_json(self.folder / "tables" / f"{self._count}.json", finding.table)
-        with (self.folder / "findings.jsonl").open("a", encoding="utf-8") as file:
+        self._append("findings.jsonl", finding_to_json(finding))
+        self._count += 1
+
+    def leave_out(self, claim: NotAsked) -> None:
+        """Put on disk that a declared claim was not asked, and why."""
+        self._append("not_asked.jsonl", asdict(claim))
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        with (self.folder / name).open("a", encoding="utf-8") as file:
             # ASCII escapes: a lone surrogate or a U+2028 inside a token must neither fail nor split the line
-            file.write(json.dumps(finding_to_json(finding), allow_nan=False, default=plain_scalar) + "\n")
+            file.write(json.dumps(record, allow_nan=False, default=plain_scalar) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._count += 1
 
     def finish(self, status: Status, seconds: float, error: str = "") -> None:
         """Record how the run ended."""
@@ -113,6 +129,7 @@ def read_run(folder: str | Path) -> Run:
             )
         info = checked(RunInfo, raw)
         findings = _read_findings(folder)
+        not_asked = [checked(NotAsked, record) for record in _read_lines(folder / "not_asked.jsonl")]
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise UserError(f"{folder} is damaged ({type(error).__name__}: {why}); run the probe again") from error
@@ -121,7 +138,7 @@ def read_run(folder: str | Path) -> Run:
             f"{folder} is damaged: it holds {len(findings)} findings, and its run ended with {info.findings}; "
             "run the probe again"
         )
-    return Run(folder, info, findings)
+    return Run(folder, info, findings, not_asked)
 
 
 def _is_run(folder: Path) -> bool:
@@ -132,15 +149,17 @@ def _is_run(folder: Path) -> bool:
 
 
 def _read_findings(folder: Path) -> list[Finding]:
-    path = folder / "findings.jsonl"
+    records = _read_lines(folder / "findings.jsonl")
+    return [
+        finding_from_json(record, _decode(_read(folder / "tables" / f"{i}.json"))) for i, record in enumerate(records)
+    ]
+
+
+def _read_lines(path: Path) -> list[Any]:
     if not path.exists():
         return []
-    text = _read(path, errors="replace")
-    out = []
-    for i, line in enumerate(text.split("\n")[:-1]):  # an unfinished last line was never promised
-        table = _decode(_read(folder / "tables" / f"{i}.json"))
-        out.append(finding_from_json(_decode(line), table))
-    return out
+    lines = _read(path, errors="replace").split("\n")
+    return [_decode(line) for line in lines[:-1]]  # an unfinished last line was never promised
 
 
 def _read(path: Path, errors: str = "strict") -> str:

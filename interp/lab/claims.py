@@ -1,0 +1,153 @@
+"""Claims: what a probe says before it is run, as data.
+
+    CURSE = Claim("Asked in the other order, it answers no better than chance.", expects="equal", margin=0.05,
+                  unit="share of people", part="Trained", answers=True)
+
+    @probe(claims=[CURSE])
+    def reversal_curse(lab: Lab) -> Iterator[Finding | NotAsked]:
+        yield CURSE.answer(estimate, control)            # or: yield CURSE.not_asked("because the model has no biases")
+
+What decides a verdict stands in the claim, so that nobody can choose it after looking. A claim about several things
+(two directions, three families) is declared once, with a place in braces, and answered for each: `answer(…,
+about={"side": "4"})`. No torch here: reports are rebuilt on machines that have none.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from interp.errors import UserError, nearest
+from interp.lab.findings import Control, Expects, Figure, Finding, Row, rule_in_words
+
+if TYPE_CHECKING:
+    from interp.stats.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence that a probe sets out to test, and the rule that decides it, declared before anything runs.
+
+    `text` says what a yes would mean; `{names}` in it are filled in where it is answered. `expects`, `margin` and
+    `unit` are the rule (see `interp.lab.findings`). `part` groups claims in the report; `measure` says what the
+    number is, `caveat` what could still fool us. `answers`: is it one of the few that answer the probe's question?
+    `arithmetic`: does it hold by construction, for a model that knows nothing too? Raises ValueError for a rule that
+    decides nothing.
+    """
+
+    text: str
+    expects: Expects
+    unit: str
+    margin: float = 0.0
+    part: str = ""
+    measure: str = ""
+    caveat: str = ""
+    answers: bool = False
+    arithmetic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.expects not in get_args(Expects):
+            raise ValueError(f"expects must be one of {get_args(Expects)}, got {self.expects!r}")
+        if self.expects == "equal" and not self.margin > 0:
+            raise ValueError("expects='equal' needs a margin above 0: how far apart still counts as equal")
+        self.places  # noqa: B018 - a brace that is not closed is an error of the declaration
+
+    @property
+    def places(self) -> list[str]:
+        """The names in braces of `text`, which `about` fills in."""
+        return [name for _, name, _, _ in string.Formatter().parse(self.text) if name is not None]
+
+    @property
+    def rule(self) -> str:
+        """When the verdict is yes, no and unclear, in words."""
+        return rule_in_words(self.expects, self.margin, self.unit)
+
+    def about(self, about: Mapping[str, object]) -> str:
+        """The sentence about these things. Raises ValueError where they are not the ones that it has places for."""
+        if set(about) != set(self.places):
+            raise ValueError(f"the claim {self.text!r} has places for {self.places}; about={sorted(about)} came")
+        return self.text.format(**about)
+
+    def answer(
+        self,
+        estimate: Estimate,
+        control: Control,
+        *,
+        about: Mapping[str, object] | None = None,
+        measure: str = "",
+        caveat: str = "",
+        table: list[Row] | None = None,
+        figure: Figure | None = None,
+    ) -> Finding:
+        """The finding: what was measured, and the control beside it, under the rule that was declared.
+
+        `measure` and `caveat` say what only this run knows, such as counts; they follow the declared ones. Raises
+        ValueError for another unit than was declared, and for names in `about` that the claim has no place for.
+        """
+        if estimate.unit != self.unit:
+            raise ValueError(
+                f"the claim {self.text!r} is declared in {self.unit!r}; an estimate in {estimate.unit!r} came"
+            )
+        return Finding(
+            claim=self.about(about or {}),
+            estimate=estimate,
+            control=control,
+            expects=self.expects,
+            margin=self.margin,
+            part=self.part,
+            caveat=" ".join(filter(None, [self.caveat, caveat])),
+            table=table if table is not None else [],
+            figure=figure,
+            answers=self.answers,
+            measure=" ".join(filter(None, [self.measure, measure])),
+            declared=self.text,
+            arithmetic=self.arithmetic,
+        )
+
+    def not_asked(self, because: str, *, about: Mapping[str, object] | None = None) -> NotAsked:
+        """The claim was not put to this model, and why: a sentence that ends "… was not asked, because …"."""
+        return NotAsked(
+            self.about(about) if about is not None else self.text, self.text, because, self.part, self.answers
+        )
+
+
+@dataclass(frozen=True)
+class NotAsked:
+    """A declared claim that this run did not put to the model, and why."""
+
+    claim: str
+    declared: str
+    because: str
+    part: str = ""
+    answers: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.because.strip():
+            raise ValueError(f"the claim {self.claim!r} was not asked, and no reason came")
+
+
+def check_declared(yielded: Finding | NotAsked, claims: Sequence[Claim], probe: str) -> None:
+    """Raise UserError for a finding whose claim, or whose rule, is not one that the probe declared."""
+    declared = {claim.text: claim for claim in claims}
+    if (claim := declared.get(yielded.declared)) is None:
+        near = "; ".join(repr(text) for text in nearest(yielded.declared or yielded.claim, declared))
+        raise UserError(
+            f"probe {probe} answers what it did not declare: {yielded.claim!r}; expected one of its {len(declared)} "
+            f"claims{f', nearest: {near}' if near else ''}; add it to @probe(claims=[…])"
+        )
+    if isinstance(yielded, NotAsked):
+        return
+    for name in ("expects", "margin", "answers", "arithmetic"):
+        if getattr(yielded, name) != getattr(claim, name):
+            raise UserError(
+                f"probe {probe} declared {name}={getattr(claim, name)!r} for {claim.text!r}, and its finding has "
+                f"{getattr(yielded, name)!r}; expected what was declared: build it with the claim's answer(…)"
+            )
+
+
+def not_reached(claims: Iterable[Claim], reached: Iterable[Finding | NotAsked]) -> list[Claim]:
+    """The declared claims that were neither answered nor said not to be asked."""
+    met = {one.declared for one in reached}
+    return [claim for claim in claims if claim.text not in met]
