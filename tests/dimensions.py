@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from inspect import signature
+from inspect import signature, unwrap
 from types import FunctionType, ModuleType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -30,7 +30,8 @@ def check_dimensions(function: Callable[..., Any]) -> Callable[..., Any]:
 
     One whose annotations name no dimensions comes back as it is.
     """
-    said = {name: text for name, text in function.__annotations__.items() if _may_name_dimensions(str(text), function)}
+    names = unwrap(function).__globals__  # of the module that wrote it, not of one that decorates it
+    said = {name: text for name, text in function.__annotations__.items() if _may_name_dimensions(str(text), names)}
     if not said:
         return function
     parameters = signature(function)
@@ -40,17 +41,17 @@ def check_dimensions(function: Callable[..., Any]) -> Callable[..., Any]:
     def checked(*args: Any, **kwargs: Any) -> Any:
         result = function(*args, **kwargs)
         if not hints:  # at the first call, when every module that an annotation names is there
-            hints.update({n: eval(t, function.__globals__) if isinstance(t, str) else t for n, t in said.items()})
+            hints.update({n: eval(t, names) if isinstance(t, str) else t for n, t in said.items()})
         _compare(function, hints, parameters.bind(*args, **kwargs).arguments | {"return": result})
         return result
 
     return checked
 
 
-def _may_name_dimensions(text: str, function: Callable[..., Any]) -> bool:
+def _may_name_dimensions(text: str, names: Mapping[str, Any]) -> bool:
     """Is there a tensor with axes in this annotation, or the name of a type that has one?"""
-    names = text.replace("[", " ").replace("]", " ").replace(",", " ").split()
-    return "Tensor, " in text or any(_axes(function.__globals__.get(name)) for name in names)
+    words = text.replace("[", " ").replace("]", " ").replace(",", " ").split()
+    return "Tensor, " in text or any(_axes(names.get(word)) for word in words)
 
 
 def _axes(hint: Any) -> bool:
@@ -78,8 +79,8 @@ def _compare(function: Callable[..., Any], hints: Mapping[str, Any], values: Map
 def _tensors(hint: Any, value: Any) -> Iterator[tuple[Any, list[Any]]]:
     """The tensors of a value, each with the arrays of the annotation that it may be."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    arrays = [option for option in options if _is_array(option)]
-    if arrays and hasattr(value, "shape"):
+    arrays = [option for option in options if _is_array(option) and isinstance(value, option.array_type)]
+    if arrays:
         yield value, arrays
     for option in options:
         origin, parts = get_origin(option), get_args(option)

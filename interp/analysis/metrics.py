@@ -131,7 +131,7 @@ def entropy() -> Metric:
     return at_last(of)
 
 
-def check_differ(right: Int[Tensor, "prompt some"], wrong: Int[Tensor, "prompt some"]) -> None:
+def check_differ(right: Int[Tensor, "prompt right"], wrong: Int[Tensor, "prompt wrong"]) -> None:
     """Raise UserError where the right and the wrong answers of a prompt are the same tokens."""
     for i, (a, b) in enumerate(zip(right.tolist(), wrong.tolist(), strict=True)):
         if sorted(set(a)) == sorted(set(b)):

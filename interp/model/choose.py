@@ -45,7 +45,7 @@ def only(edit: Edit, *, pos: Pos = None, heads: Some = None, features: Some = No
     return partly
 
 
-def choose(activation: Tensor, where: Where, pos: Pos = None) -> Bool[Tensor, ...]:
+def choose(activation: Tensor, where: Where, pos: Pos = None) -> Bool[Tensor, "*axes"]:
     """True at the chosen tokens (queries, at a pattern), as a mask that broadcasts against `activation`."""
     if where.axes[:1] != ("prompt",) or "pos" not in where.axes:
         raise UserError(f"this edit works per token, but {where.name} has axes {where.axes}; write a function for it")
@@ -54,7 +54,7 @@ def choose(activation: Tensor, where: Where, pos: Pos = None) -> Bool[Tensor, ..
     return where.positions(pos).view(shape)
 
 
-def _along(axis: str, numbers: list[int], activation: Tensor, where: Where) -> Bool[Tensor, ...]:
+def _along(axis: str, numbers: list[int], activation: Tensor, where: Where) -> Bool[Tensor, "*axes"]:
     """True at these places of an axis, as a mask that broadcasts. Raises UserError for an axis the site has not."""
     if axis not in where.axes:
         raise UserError(f"{where.name} has no {axis}s: its axes are {', '.join(where.axes)}; choose another site")

@@ -30,7 +30,7 @@ class Pairs:
     `pre` [pair] are the pre-activations. Indices are int32.
     """
 
-    starts: Int[Tensor, " row+1"]
+    starts: Int[Tensor, " end"]
     feature: Int[Tensor, " pair"]
     pre: Float[Tensor, " pair"]
     d_sae: int
