@@ -44,6 +44,12 @@ def english() -> list[Word]:
         return [Word(row["word"], float(row["zipf"])) for row in csv.DictReader(file)]
 
 
+def frequencies() -> list[tuple[str, float]]:
+    """The bundled list of English words of a to z, the most frequent first, each with its Zipf frequency."""
+    with data("words/frequencies.csv").open(encoding="utf-8", newline="") as file:
+        return [(word, float(row["zipf"])) for row in csv.DictReader(file) for word in row["words"].split()]
+
+
 def languages() -> dict[str, list[str]]:
     """A hundred frequent words of each language."""
     out: dict[str, list[str]] = {}
