@@ -43,8 +43,9 @@ from interp import (
     Model,
     Row,
     UserError,
+    bundled_corpus,
     probe,
-    split_corpus,
+    prose,
     with_random_weights,
 )
 from interp.analysis import BIASES, biases_of, count_by_formula, count_parameters
@@ -71,7 +72,7 @@ def anatomy(lab: Lab, *, documents: int = 16, tokens: int = 96) -> Iterator[Find
         if value < least:
             raise UserError(f"--{name} {value}; expected {least} or more")
     model = lab.model
-    rows = model.encode(split_corpus()[1], cut=tokens)[: 8 if lab.quick else documents]
+    rows = model.encode(prose(), cut=tokens)[: 8 if lab.quick else documents]
     yield from _counted(model)
     layers = tuple(sorted({0, model.n_layers // 4, model.n_layers // 2, 3 * model.n_layers // 4, model.n_layers - 1}))
     yield from _neurons(lab, rows, layers)
@@ -158,7 +159,8 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding]
         margin=FEWER,
         part=NEURONS,
         answers=True,
-        measure=f"Share of the squared activation of an MLP's neurons that a token's strongest {TOP:.0%} hold, mean of "
+        measure=f"Text: {bundled_corpus('prose').name}. "
+        f"Share of the squared activation of an MLP's neurons that a token's strongest {TOP:.0%} hold, mean of "
         f"{len(layers)} layers.",
         table=table,
         figure=Figure(
