@@ -84,7 +84,7 @@ def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> 
 
     Args:
         corpus: running English text of yours instead of the bundled prose
-        tokens: how many tokens of each document to read, 40 or more
+        tokens: how many tokens of each document the model reads, 40 or more; at most 100 in a quick run
     """
     if tokens < 40:
         raise UserError(f"--tokens {tokens}; expected 40 or more")
@@ -93,6 +93,7 @@ def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> 
     source = str(corpus) if corpus else bundled_corpus("prose").name
     yield from in_text(lab, documents, source)
     documents = documents[: 16 if lab.quick else 48]
+    tokens = min(tokens, 100) if lab.quick else tokens
     yield from _bands(lab, words)
     yield _capitals(lab, words)
     yield _scripts(lab, words)
