@@ -46,11 +46,12 @@ from interp import (
     Model,
     NotAsked,
     Row,
+    bundled_corpus,
     check_least,
     measured,
     probe,
+    prose,
     set_beforehand,
-    split_corpus,
     with_random_weights,
     zero,
 )
@@ -149,7 +150,7 @@ def anatomy(lab: Lab, *, documents: int = 16, tokens: int = 96) -> Iterator[Find
     """
     check_least(documents=(documents, 8), tokens=(tokens, 24))
     model = lab.model
-    rows = model.encode(split_corpus()[1], cut=tokens)[: 8 if lab.quick else documents]
+    rows = model.encode(prose(), cut=tokens)[: 8 if lab.quick else documents]
     yield from _counted(model)
     layers = tuple(sorted({0, model.n_layers // 4, model.n_layers // 2, 3 * model.n_layers // 4, model.n_layers - 1}))
     yield from _neurons(lab, rows, layers)
@@ -231,7 +232,7 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding 
     yield FEW_STRONG.answer(
         held["trained"],
         Control("random weights", held["random weights"]),
-        measure=f"Share of the squared activation of an MLP's neurons that a token's strongest {TOP:.0%} hold, mean of "
+        measure=f"Text: {bundled_corpus('prose').name}. Share of the squared activation of an MLP's neurons that a token's strongest {TOP:.0%} hold, mean of "
         f"{len(layers)} layers.",
         table=by_layer.rows(),
         figure=by_layer.lines(

@@ -25,7 +25,8 @@ What could fool us:
 - The first token. Many models keep there what they do not need and break when it is out of sight, near or far: so the
   window leaves it in sight, and what happens without it is shown as well.
 - Later tokens may be easier anyway. All windows are measured on the same tokens, the second half of each text.
-- The bundled sample was written by the bundled model; other text with --corpus.
+- The text: the bundled prose, which people wrote, some of it in books that a model may have learnt by heart; other
+  text with --corpus.
 - A window that is not one. In a model with a planted copying mechanism the needed token lies at a known distance: the
   surprise must fall just where the window reaches it. For random weights no context may help.
 """
@@ -47,10 +48,11 @@ from interp import (
     Model,
     Row,
     UserError,
+    bundled_corpus,
     load_corpus,
     plant_induction,
     probe,
-    split_corpus,
+    prose,
     with_random_weights,
 )
 from interp.analysis import windowed_losses
@@ -72,7 +74,7 @@ def parallel_attention(
     """Cut the context in several ways and see what the prediction loses.
 
     Args:
-        corpus: text of yours instead of the bundled sample
+        corpus: text of yours instead of the bundled prose
         documents: how many documents, 8 or more
         tokens: how many tokens of each, 64 or more; shorter documents are left out
     """
@@ -82,7 +84,8 @@ def parallel_attention(
     n = min(documents, 10) if lab.quick else documents
     rows = _rows(lab, corpus, n, min(tokens, 96) if lab.quick else tokens)
     half = len(rows[0]) // 2
-    yield from _windows(lab, rows, half)
+    source = str(corpus) if corpus else bundled_corpus("prose").name
+    yield from _windows(lab, rows, half, source)
     yield from _contexts(lab, rows, half)
     yield _one_pass(lab, rows[: 4 if lab.quick else 8])
     yield _no_future(lab, rows)
@@ -93,7 +96,7 @@ def parallel_attention(
 
 
 def _rows(lab: Lab, corpus: Path | None, n: int, tokens: int) -> Rows:
-    documents = list(load_corpus(corpus)) if corpus else split_corpus()[1]
+    documents = list(load_corpus(corpus)) if corpus else prose()
     context = lab.model.context_length or tokens
     tokens = min(tokens, context)
     rows = [row for row in lab.model.encode(documents, cut=tokens) if len(row) == tokens][:n]
@@ -106,7 +109,7 @@ def _over(values: torch.Tensor, lab: Lab, unit: str = NATS) -> Estimate:
     return estimate_mean(values.double().numpy(), unit=unit, over="document", seed=lab.seed)
 
 
-def _windows(lab: Lab, rows: Rows, half: int) -> Iterator[Finding]:
+def _windows(lab: Lab, rows: Rows, half: int, source: str) -> Iterator[Finding]:
     """Part (a), windows; loss over the second half of each text."""
     found: dict[tuple[str, int], torch.Tensor] = {}
     whole = windowed_losses(lab.model, rows, None, start=half).mean(1)
@@ -141,8 +144,8 @@ def _windows(lab: Lab, rows: Rows, half: int) -> Iterator[Finding]:
         margin=CLEAR,
         part=MATTERS,
         answers=True,
-        measure=f"Surprise (minus the log-probability) of tokens {half} to {len(rows[0])} with the whole context, less "
-        "that with every layer seeing two tokens and the first one, document by document.",
+        measure=f"Text: {source}. Surprise (minus the log-probability) of tokens {half} to {len(rows[0])} with the "
+        "whole context, less that with every layer seeing two tokens and the first one, document by document.",
         table=table,
         figure=figure,
     )

@@ -22,7 +22,8 @@ What counts as yes (intervals over documents):
 What could fool us:
 
 - Whose text it is. The bundled sample was written by the bundled model: there its probabilities are nearly honest by
-  construction. The verdicts are about other text: explanations in Python's library, or a corpus of yours.
+  construction. The verdicts are about other text: the bundled prose, which people wrote, or a corpus of yours. A model
+  may have learnt passages of old books by heart.
 - Even honest probabilities miss by chance. The calibration error is shown beside the errors of worlds in which each
   guess comes true as often as it says.
 - The first token of a text has nothing before it and is left out.
@@ -33,15 +34,16 @@ What could fool us:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from interp import Finding, Lab, UserError, load_corpus, probe, split_corpus
+from interp import Finding, Lab, UserError, bundled_corpus, load_corpus, probe, prose, split_corpus
 
 from ._prediction import OTHER, OWN
 from ._prediction.controls import controls
 from ._prediction.guesses import best_guess, more_context
 from ._prediction.honest import error_beyond_chance, honest
-from ._prediction.read import By, library_text, read_documents
+from ._prediction.read import By, read_documents
 from ._prediction.temperature import best_temperature, sampled
 
 
@@ -50,7 +52,7 @@ def prediction(lab: Lab, *, corpus: Path | None = None, documents: int = 36, tok
     """Read every token of two kinds of text, and ask how honest the probabilities are.
 
     Args:
-        corpus: text of yours in place of the explanations in Python's library
+        corpus: text of yours in place of the bundled prose
         documents: how many documents of each kind, 8 or more
         tokens: how many tokens of each, 48 or more
     """
@@ -58,13 +60,18 @@ def prediction(lab: Lab, *, corpus: Path | None = None, documents: int = 36, tok
         if value < least:
             raise UserError(f"--{name} {value}; expected {least} or more")
     n = min(documents, 8) if lab.quick else documents
-    other = list(load_corpus(corpus)) if corpus else library_text()
+    sources = {
+        OTHER: str(corpus) if corpus else bundled_corpus("prose").name,
+        OWN: f"held-out documents of {bundled_corpus('sample').name}",
+    }
+    other = list(load_corpus(corpus)) if corpus else prose()
     texts: By = {
         kind: read_documents(lab, lab.model, some, tokens, n, f"reading {kind}")
         for kind, some in ((OTHER, other), (OWN, split_corpus()[1]))
     }
     for kind in texts:
-        yield honest(lab, kind, texts)
+        found = honest(lab, kind, texts)
+        yield replace(found, measure=f"Text: {sources[kind]}. {found.measure}")
     yield error_beyond_chance(lab, texts[OTHER])
     yield best_guess(lab, texts)
     yield more_context(lab, texts)

@@ -89,7 +89,7 @@ def test_the_probe_on_a_model_that_needs_near_context_only(monkeypatch: pytest.M
             at = (at * 3 + int(torch.randint(2, (1,), generator=rng))) % 10
         texts.append(" ".join(words))
     model = train_small_gpt2(texts[:120], SmallGPT2(d_model=48, steps=150, batch=16))
-    monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], texts[120:]))
+    monkeypatch.setattr(the_probe, "prose", lambda: texts[120:])
     found: list[Finding] = list(load_probe("parallel-attention")(Lab(model, quick=True), tokens=64))
     for finding in found:
         if finding.figure:

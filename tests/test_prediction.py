@@ -19,7 +19,7 @@ from interp.views.figures import draw
 from probes import prediction as the_probe
 from probes._prediction import OTHER
 from probes._prediction.honest import honest
-from probes._prediction.read import TEMPERATURES, library_text, read_documents
+from probes._prediction.read import TEMPERATURES, read_documents
 from probes._prediction.temperature import PROMPTS, best_temperature, finest
 
 WORDS = [f"w{i}" for i in range(12)]
@@ -46,7 +46,7 @@ def chained() -> Model:
 
 @pytest.fixture
 def on_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(the_probe, "library_text", lambda: chain(40, 60, 1))
+    monkeypatch.setattr(the_probe, "prose", lambda: chain(40, 60, 1))
     monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], chain(40, 60, 2)))
 
 
@@ -138,12 +138,6 @@ def test_the_finest_temperature_is_the_parabolas() -> None:
     assert finest(0.3 * (t - 1.07) ** 2 + 2) == pytest.approx(1.07)
     assert finest(t) <= 0.6
     assert finest(-t) >= 1.5
-
-
-def test_the_librarys_text_is_prose() -> None:
-    texts = library_text()
-    assert len(texts) > 30
-    assert min(len(text.split()) for text in texts) > 20
 
 
 @pytest.mark.parametrize(("flag", "value"), [("documents", 7), ("tokens", 47)])

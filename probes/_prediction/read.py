@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,13 +15,6 @@ from interp.stats import estimate_mean
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
 ONE = TEMPERATURES.index(1.0)
-MODULES = (
-    "argparse", "ast", "asyncio", "calendar", "collections", "concurrent.futures", "contextlib", "csv", "dataclasses",
-    "datetime", "decimal", "difflib", "email", "enum", "fractions", "functools", "heapq", "http.client", "inspect",
-    "itertools", "json", "logging", "mailbox", "optparse", "os", "pathlib", "pickle", "queue", "random", "re", "shutil",
-    "socket", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "turtle", "typing",
-    "unittest", "urllib.parse", "uuid", "zipfile",
-)  # fmt: skip
 LEAST = 12  # tokens of a document, at least
 AT_ONCE = 32  # positions whose vocabularies are in memory together
 
@@ -45,25 +36,6 @@ class Read:
     entropy: NDArray[np.float64]
     sure_at: NDArray[np.float64]
     drawn_right: NDArray[np.bool_]
-
-
-def library_text() -> list[str]:
-    """Explanations from Python's own library: prose that no model of ours wrote. A document a module.
-
-    The same for one version of Python; a model may have read it in training.
-    """
-    out = []
-    for name in MODULES:
-        module = importlib.import_module(name)
-        found = [inspect.getdoc(module) or ""]
-        for member in sorted(vars(module)):
-            thing = getattr(module, member)
-            if not member.startswith("_") and inspect.isclass(thing) and thing.__module__.startswith(name):
-                found.append(inspect.getdoc(thing) or "")
-        text = "\n\n".join(part for part in found if len(part.split()) > 20)
-        if text:
-            out.append(text)
-    return out
 
 
 def read_documents(lab: Lab, model: Model, documents: Sequence[str], tokens: int, n: int, what: str) -> list[Read]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp import Control, Figure, Finding, Lab, Model, Row, UserError, load_corpus, load_model, split_corpus
+from interp import Control, Figure, Finding, Lab, Model, Row, UserError, load_corpus, load_model, prose
 from interp.stats import estimate_mean, fit_power_law
 
 PART = "A family of models"
@@ -19,7 +19,7 @@ DOCUMENTS, TOKENS = 40, 512  # of each, at most
 
 def measure_family(lab: Lab, names: Sequence[str], corpus: Path | None) -> Finding:
     """Each model's loss a character on the same documents: tokenizers cut differently, characters are the same."""
-    documents: list[str] = list(load_corpus(corpus)) if corpus else split_corpus()[1]
+    documents: list[str] = list(load_corpus(corpus)) if corpus else prose()
     documents = documents[: DOCUMENTS // 4 if lab.quick else DOCUMENTS]
     losses, sizes = [], []
     for i, name in enumerate(names):
@@ -43,7 +43,8 @@ def measure_family(lab: Lab, names: Sequence[str], corpus: Path | None) -> Findi
         expects="less",
         part=PART,
         answers=True,
-        measure=f"Loss of each document a character, over {len(documents)} documents. "
+        measure=f"Loss of each document a character, over {len(documents)} documents of "
+        f"{corpus or 'the bundled prose, which people wrote'}. "
         + (f"The exponent of parameters without embeddings is {fit.exponent}." if fit else ""),
         caveat="Models of a family differ in more than size. Text that one of them wrote is easier for it.",
         table=rows,
