@@ -13,6 +13,7 @@ from interp.lab.summary import p_of_yes, summarise_claims
 from interp.stats.corrections import holm, p_above
 from interp.stats.estimate import PERMUTATION, Estimate
 from interp.stats.estimators import estimate_mean, known
+from interp.stats.tails import student_point, student_tail
 
 NOTHING = Control("nothing", known(0.0, unit="nats", why="no effect"))
 number = st.floats(-10, 10, allow_nan=False)
@@ -77,3 +78,11 @@ def test_what_is_there_stands_and_only_answers_are_corrected() -> None:
     assert [answer.together for answer in summary.answers] == ["does not stand", "does not stand", "stands"]
     assert str(summarise_claims([weak])) == "1 of 1 claim says yes; if none of them held, about 0.025 would"
     assert summarise_claims([weak]).answers[0].stands, "a single answer needs no correction"
+
+
+@pytest.mark.parametrize("df", [1, 2, 4.5, 11, 47, 4607])
+def test_students_tails_are_scipys(df: float) -> None:
+    for t in (-3.0, -0.1, 0.0, 0.5, 2.2, 9.0, 80.0):
+        assert student_tail(t, df) == pytest.approx(stats.t.sf(t, df), rel=1e-8, abs=1e-300)
+    for tail in (0.4, 0.025, 1e-6):
+        assert student_point(tail, df) == pytest.approx(stats.t.isf(tail, df), rel=1e-8)

@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     )
     from interp.stats.intervals import Interval, expanded_percentile, intervals_of_groups, student_quantile
     from interp.stats.power_law import UNIT as EXPONENT
-    from interp.stats.power_law import PowerLaw, fit_floor, fit_power_law, foretell, lower_envelope
+    from interp.stats.power_law import (
+        PowerLaw,
+        crossfitted_frontier,
+        fit_floor,
+        fit_power_law,
+        foretell,
+        foretold_miss,
+        lower_envelope,
+    )
     from interp.stats.ranks import auc
 else:
     __getattr__, __dir__ = lazy(
@@ -49,7 +57,10 @@ else:
             "interp.stats.calibration": "Bin, calibration_error, honest_errors, reliability",
             "interp.stats.corrections": "holm, max_t, p_above, p_below",
             # power laws
-            "interp.stats.power_law": "PowerLaw, UNIT as EXPONENT, fit_floor, fit_power_law, foretell, lower_envelope",
+            "interp.stats.power_law": (
+                "PowerLaw, UNIT as EXPONENT, crossfitted_frontier, fit_floor, fit_power_law, foretell, foretold_miss, "
+                "lower_envelope"
+            ),
         },
     )
 
@@ -74,4 +85,5 @@ __all__ = [
 ]
 __all__ += ["Interval", "auc", "expanded_percentile", "intervals_of_groups", "student_quantile"]
 __all__ += ["Bin", "calibration_error", "holm", "honest_errors", "max_t", "p_above", "p_below", "reliability"]
-__all__ += ["EXPONENT", "PowerLaw", "fit_floor", "fit_power_law", "foretell", "lower_envelope"]
+__all__ += ["EXPONENT", "PowerLaw", "crossfitted_frontier", "fit_floor", "fit_power_law", "foretell", "foretold_miss"]
+__all__ += ["lower_envelope"]

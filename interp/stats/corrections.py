@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from interp.stats.estimate import Estimate
+from interp.stats.tails import student_point, student_tail
 
 MANY = 12  # units up to which every pattern of signs is tried instead of a sample
 
@@ -74,9 +76,9 @@ def p_above(estimate: Estimate, line: float) -> float:
     if reach <= 0:
         return 0.0 if distance > 0 else 1.0
     if estimate.is_null or estimate.is_known:
-        return float(stats.norm.sf(stats.norm.ppf((1 + estimate.level) / 2) * distance / reach))
+        return NormalDist().cdf(-NormalDist().inv_cdf((1 + estimate.level) / 2) * distance / reach)
     df = max(estimate.n - 1, 1)
-    return float(stats.t.sf(stats.t.ppf((1 + estimate.level) / 2, df) * distance / reach, df))
+    return student_tail(student_point((1 - estimate.level) / 2, df) * distance / reach, df)
 
 
 def p_below(estimate: Estimate, line: float) -> float:

@@ -42,7 +42,9 @@ def _written(lab: Lab, examined: ExaminedModel, asked: dict[Direction, Aligned],
     found: dict[Direction, NDArray[np.float64]] = {}
     for direction, aligned in asked.items():
         told = lab.tell(f"what is written at the item, {examined.who}")
-        lead = answer_lead(examined.model, aligned.prompts, aligned.answer_ids, layers=layers, progress=told)
+        lead = answer_lead(
+            examined.model, aligned.prompts, aligned.answer_ids, layers=layers, priors_out=True, progress=told
+        )
         at_item = lead[:, :, aligned.last_item].double().numpy()
         found[direction] = best_of_other_half(at_item)
         for i, layer in enumerate(layers):
@@ -58,7 +60,8 @@ def _written(lab: Lab, examined: ExaminedModel, asked: dict[Direction, Aligned],
             margin=LEAD,
             part=PART,
             measure="Logit lens at that token: the log-probability of the right answer's first token above the other "
-            "answers' mean, in the layer where the other half of the prompts has the most of it. "
+            "answers' mean, less its lead in the other prompts (so that no answer's own likelihood counts), in the layer "
+            "where the other half of the prompts has the most of it. "
             f"{len(values)} prompts.{examined.note}",
             caveat="What the lens does not read may still be there, in a form that a later layer turns into the "
             "answer. Words that are alike, such as a country and its capital, lead a little by themselves.",
