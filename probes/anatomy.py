@@ -107,7 +107,7 @@ def _counted(model: Model) -> Iterator[Finding]:
         off = [found.get(part, 0) / n - 1 for part, n in formula.items() if n] + [0.0] * (set(found) == set(formula))
         yield Finding(
             claim="Part by part, the parameters are what the sizes in the config add up to.",
-            estimate=estimate_mean(off, unit="relative difference", over="part"),
+            estimate=estimate_mean(off, unit="relative difference", over="part", exact=True),
             control=Control("the formula", known(0.0, unit="relative difference", why="no difference")),
             expects="equal",
             margin=1e-6,
@@ -120,7 +120,7 @@ def _counted(model: Model) -> Iterator[Finding]:
     share = sum(n for part, n in weights.items() if part in BIASES) / sum(weights.values())
     yield Finding(
         claim="Of the parameters inside the layers, less than one in a hundred is a bias.",
-        estimate=estimate_mean([share] * model.n_layers, unit="share of parameters", over="layer"),
+        estimate=estimate_mean([share] * model.n_layers, unit="share of parameters", over="layer", exact=True),
         control=Control("one in a hundred", known(0.01, unit="share of parameters", why="set beforehand")),
         expects="less",
         part=COUNTED,
@@ -293,7 +293,7 @@ def _controls(lab: Lab, subject: Model, small: Model, texts: Rows, sentences: Ro
         after = losses(random_weights, sentences)
     yield Finding(
         claim="Negative control: setting biases to zero that are zero changes nothing.",
-        estimate=estimate_mean((after - before).numpy(), unit=NATS, over="text", seed=lab.seed),
+        estimate=estimate_mean((after - before).numpy(), unit=NATS, over="text", exact=True, seed=lab.seed),
         control=Control("nothing", known(0.0, unit=NATS, why="nothing")),
         expects="equal",
         margin=1e-6,

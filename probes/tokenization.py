@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 
 from interp import Control, Figure, Finding, Lab, Row, UserError, load_corpus, probe, split_corpus, with_random_weights
-from interp.stats import estimate_mean, known, proportion
+from interp.stats import estimate_gap, estimate_mean, known, proportion
 
 from ._tokenization import CONTROLS, CUT, MET, NATS, SPLIT
 from ._tokenization.pieces import KINDS, best_layer, halve, read_as_whole, surprise_by_piece
@@ -217,13 +217,12 @@ def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
             rows.append({"layer": layer, "written": name, "read as the word (share of words)": at.mean})
             rows[-1] |= {"low": at.low, "high": at.high}
     best, ours, theirs = best_layer(right)
+    pair = estimate_gap(ours, theirs, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed)
     yield Finding(
         claim="In some layer the last piece of a word that was cut is read as the whole word.",
-        estimate=estimate_mean(ours, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed),
-        control=Control(
-            "behind another word's first half",
-            estimate_mean(theirs, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed),
-        ),
+        estimate=pair.estimate,
+        control=Control("behind another word's first half", pair.control),
+        paired=pair.gap,
         expects="greater",
         margin=TOGETHER,
         part=MET,
@@ -246,7 +245,7 @@ def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
             "over words.",
         ),
     )
-    share = estimate_mean(bare["cut in two"][1::2, best], unit=SPLIT, over="word", seed=lab.seed)
+    share = estimate_mean(bare["cut in two"][1::2, best], unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed)
     yield Finding(
         claim="Negative control: random weights do not put pieces together.",
         estimate=share,

@@ -23,6 +23,7 @@ def estimate_crossed(
     unit: str,
     over: str,
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    exact: bool = False,
     level: float = 0.95,
 ) -> Estimate:
     """Mean over groups (relations) of [template, item] matrices, with an interval for other templates and other items.
@@ -38,7 +39,8 @@ def estimate_crossed(
 
     What the templates at hand do not show is not in the interval: three good wordings do not tell of one in four that
     fails (then it holds the mean in 6 studies of 10, with five wordings in 8); `silent_wordings` names those that are
-    among them. Values that are all alike, without bounds, are marked `alike`, and a verdict on them is unclear.
+    among them. Values that are all alike, without bounds, are marked `alike`, and a verdict on them is unclear,
+    but where `exact` says that they must be alike by construction.
     Raises BadValuesError for a group of fewer than two templates or items, and for NaN and infinite values.
     """
     first = [np.asarray(group, dtype=np.float64) for group in groups]
@@ -64,7 +66,7 @@ def estimate_crossed(
         freedom = variance**2 / sum(part**2 / df for part, df in parts)
         half = float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance))
     low, high = min(max(mean - half, bounds[0]), mean), max(min(mean + half, bounds[1]), mean)
-    return Estimate(mean, low, high, n, unit, over, level, alike=bool(same))
+    return Estimate(mean, low, high, n, unit, over, level, alike=bool(same) and not exact)
 
 
 @dataclass(frozen=True)
