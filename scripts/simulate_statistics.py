@@ -163,7 +163,7 @@ def crossed(rng: np.random.Generator) -> Iterator[str]:
         ):
             low, high, named = [], [], []
             truth = 5.0 * (1 - silent)
-            for _ in range(1000):
+            for _ in range(4000):
                 works = rng.random((wordings, 1)) >= silent
                 base = 5 + spread * rng.normal(size=(wordings, 1)) + rng.normal(size=(1, 24))
                 table = works * base + rng.normal(size=(wordings, 24))

@@ -55,7 +55,8 @@ def test_doubt_is_cast_where_it_is_due(lab: Lab) -> None:
         Point(p.size, 100, 1000, 512_000, 600_000, 1e-2, False, 1.0 + p.losses * 40 / p.size.d_model) for p in points
     ]
     foretold, line, _ = doubt(law_of("parameters", bent))
-    assert foretold.verdict == "no"
+    assert foretold.verdict != "yes", "a line through bent points foretells little, and its interval says so"
+    assert abs(foretold.gap.mean) > 0.01
     assert line.verdict != "yes"
     assert planted(lab, law_of("parameters", points)).verdict == "yes"
 

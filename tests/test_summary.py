@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,7 +37,7 @@ def test_the_p_value_of_students_interval_is_that_of_the_t_test() -> None:
     values = np.random.default_rng(0).normal(0.8, 1, size=12)
     half = stats.t.ppf(0.975, 11) * stats.sem(values)
     e = Estimate(values.mean(), values.mean() - half, values.mean() + half, 12, "nats")
-    test = stats.ttest_1samp(values, 0.3, alternative="greater")
+    test: Any = stats.ttest_1samp(values, 0.3, alternative="greater")
     assert p_above(e, 0.3) == pytest.approx(test.pvalue)
 
 
