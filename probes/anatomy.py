@@ -281,7 +281,7 @@ def _controls(lab: Lab, subject: Model, small: Model, texts: Rows, sentences: Ro
     yield Finding(
         claim="Positive control: a bias that was planted is seen in the loss, and gone when it is taken away.",
         estimate=estimate_mean(planted.numpy(), unit=NATS, over="text", seed=lab.seed),
-        control=Control("taken away again", estimate_mean(back.numpy(), unit=NATS, over="text", seed=lab.seed)),
+        control=Control("taken away again", estimate_mean(back.numpy(), unit=NATS, over="text", exact=True)),
         expects="greater",
         margin=CLEAR,
         part=CONTROLS,
