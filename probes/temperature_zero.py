@@ -147,8 +147,9 @@ def _margins(coarse: list[Compared], seed: int) -> Iterator[Finding]:
         return
     yield Finding(
         claim="Texts part where the two best tokens are close.",
-        estimate=found[0],
-        control=Control("before they part, and in texts that do not", found[1]),
+        estimate=found.estimate,
+        control=Control("before they part, and in texts that do not", found.control),
+        paired=found.gap,
         expects="less",
         part="(b) Where texts part",
         answers=True,

@@ -58,7 +58,7 @@ from interp import (
     prose,
     with_random_weights,
 )
-from interp.stats import estimate_mean, known, proportion
+from interp.stats import estimate_gap, estimate_mean, known, proportion
 
 from ._tokenization import CONTROLS, CUT, MET, NATS, SPLIT
 from ._tokenization.cost import cost_findings
@@ -226,13 +226,12 @@ def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
             rows.append({"layer": layer, "written": name, "read as the word (share of words)": at.mean})
             rows[-1] |= {"low": at.low, "high": at.high}
     best, ours, theirs = best_layer(right)
+    pair = estimate_gap(ours, theirs, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed)
     yield Finding(
         claim="In some layer the last piece of a word that was cut is read as the whole word.",
-        estimate=estimate_mean(ours, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed),
-        control=Control(
-            "behind another word's first half",
-            estimate_mean(theirs, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed),
-        ),
+        estimate=pair.estimate,
+        control=Control("behind another word's first half", pair.control),
+        paired=pair.gap,
         expects="greater",
         margin=TOGETHER,
         part=MET,

@@ -85,10 +85,12 @@ class Claim:
         caveat: str = "",
         table: list[Row] | None = None,
         figure: Figure | None = None,
+        paired: Estimate | None = None,
     ) -> Finding:
         """The finding: what was measured, and the control beside it, under the rule that was declared.
 
-        `measure` and `caveat` say what only this run knows, such as counts; they follow the declared ones. Raises
+        `measure` and `caveat` say what only this run knows, such as counts; they follow the declared ones. `paired`:
+        the gap between the two where they were measured on the same units (`estimate_gap`). Raises
         ValueError for another unit than was declared, and for names in `about` that the claim has no place for.
         """
         if estimate.unit != self.unit:
@@ -105,6 +107,7 @@ class Claim:
             caveat=" ".join(filter(None, [self.caveat, caveat])),
             table=table if table is not None else [],
             figure=figure,
+            paired=paired,
             answers=self.answers,
             measure=" ".join(filter(None, [self.measure, measure])),
             declared=self.text,

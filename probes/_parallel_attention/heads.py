@@ -13,7 +13,7 @@ from torch import Tensor
 from interp import Control, Figure, Finding, Lab, Row
 from interp.analysis import continuation
 from interp.edits import windowed
-from interp.stats import estimate_mean
+from interp.stats import estimate_gap, estimate_mean
 
 from . import HEADS, NATS
 
@@ -41,11 +41,12 @@ def cut_layers(lab: Lab, rows: Sequence[list[int]], start: int) -> Finding:
             table[-1] |= {"low": at.low, "high": at.high}
         lab.progress("cutting layers", i + 1, PARTS)
     middle = torch.stack(lost[1:-1]).mean(0) if len(lost) > 2 else lost[0]
-    ours, theirs = (estimate_mean(v.numpy(), unit=NATS, over="document", seed=lab.seed) for v in (middle, lost[-1]))
+    pair = estimate_gap(middle.numpy(), lost[-1].numpy(), unit=NATS, over="document", seed=lab.seed)
     return Finding(
         claim="What lies far back is needed by the middle layers more than by the last ones.",
-        estimate=ours,
-        control=Control("the last quarter of the layers", theirs),
+        estimate=pair.estimate,
+        control=Control("the last quarter of the layers", pair.control),
+        paired=pair.gap,
         expects="greater",
         part=HEADS,
         measure=f"Surprise that is added when a quarter of the layers sees {NEAR} tokens and the first one, mean of "
@@ -89,10 +90,8 @@ def look_far(lab: Lab, rows: Sequence[list[int]]) -> Finding:
     n = max(1, round(SHARE * len(mean)))
     order = mean.argsort(descending=True)
     judged = far[1::2].flatten(1)
-    ours, theirs = (
-        estimate_mean(judged[:, some].mean(1).numpy(), unit="tokens", over="document", seed=lab.seed)
-        for some in (order[:n], order[-n:])
-    )
+    ends = (judged[:, some].mean(1).numpy() for some in (order[:n], order[-n:]))
+    pair = estimate_gap(*ends, unit="tokens", over="document", seed=lab.seed)
     table: list[Row] = []
     for kind, values in (
         ("mean distance (tokens)", far.mean(0)),
@@ -105,8 +104,9 @@ def look_far(lab: Lab, rows: Sequence[list[int]]) -> Finding:
         ]
     return Finding(
         claim=f"Some heads look far back and others next door: a difference of over {FAR:g} tokens.",
-        estimate=ours,
-        control=Control("the heads that look nearest", theirs),
+        estimate=pair.estimate,
+        control=Control("the heads that look nearest", pair.control),
+        paired=pair.gap,
         expects="greater",
         margin=FAR,
         part=HEADS,

@@ -20,7 +20,7 @@ from interp.analysis import (
     share_in_top,
     weight_changes,
 )
-from interp.stats import estimate_mean, known
+from interp.stats import estimate_gap, estimate_mean, known
 
 from . import CARRIES, CONTROLS, MOVED, NATS
 from .behaviour import ONE_SEED
@@ -215,7 +215,7 @@ def layers_that_carry(lab: Lab, questions: Sequence[Question], tuned: Model) -> 
     gaps = np.concatenate([back[:, n] - after, back[:, 2 * n - 1] - before])
     yield Finding(
         claim="Swapping is exact: no weights put back change nothing, all of them give the model as it was.",
-        estimate=estimate_mean(np.abs(gaps), unit=NATS, over="score", seed=lab.seed),
+        estimate=estimate_mean(np.abs(gaps), unit=NATS, over="score", exact=True, seed=lab.seed),
         control=Control("no difference", known(0.0, unit=NATS, why="no difference")),
         expects="equal",
         margin=1e-9,
@@ -248,10 +248,12 @@ def _block_by_block(
             table.append({"weights": label, "swap": swap, effect: at.mean, "low": at.low, "high": at.high})
     best, alone = int(lost[::2].mean(0).argmax()), int(gained[::2].mean(0).argmax())
     rest = np.delete(lost[1::2], best, axis=1).mean(1)
+    pair = estimate_gap(lost[1::2, best], rest, unit=NATS, over="question", seed=lab.seed)
     yield Finding(
         claim="One block of layers carries more of the new behaviour than the others do, by half a nat.",
-        estimate=estimate_mean(lost[1::2, best], unit=NATS, over="question", seed=lab.seed),
-        control=Control("the other blocks, mean", estimate_mean(rest, unit=NATS, over="question", seed=lab.seed)),
+        estimate=pair.estimate,
+        control=Control("the other blocks, mean", pair.control),
+        paired=pair.gap,
         expects="greater",
         margin=CARRIED,
         part=CARRIES,
@@ -264,10 +266,12 @@ def _block_by_block(
             caption=f"All weights together: {gain.mean():.1f} nats. Intervals over held-out questions.",
         ),
     )  # fmt: skip
+    pair = estimate_gap(gained[1::2, alone], gain[1::2] / 2, unit=NATS, over="question", seed=lab.seed)
     yield Finding(
         claim="No block does it alone: the best one's new weights give the old model less than half of the gain.",
-        estimate=estimate_mean(gained[1::2, alone], unit=NATS, over="question", seed=lab.seed),
-        control=Control("half of the gain", estimate_mean(gain[1::2] / 2, unit=NATS, over="question", seed=lab.seed)),
+        estimate=pair.estimate,
+        control=Control("half of the gain", pair.control),
+        paired=pair.gap,
         expects="less",
         part=CARRIES,
         measure=f"What {names[alone]}, chosen on the other half of the questions, gives by itself; all weights give "
@@ -290,10 +294,12 @@ def _many_blocks(lab: Lab, names: list[str], lost: NDArray[np.float64], gain: ND
             table.append({"layers put back (share)": share, "put back": side, column: at.mean})
             table[-1] |= {"low": at.low, "high": at.high}
     half = n // 2
+    pair = estimate_gap(lost[:, half], gain / 2, unit=NATS, over="question", seed=lab.seed)
     return Finding(
         claim="With the lower half of the layers as they were, more than half of the gain is left.",
-        estimate=estimate_mean(lost[:, half], unit=NATS, over="question", seed=lab.seed),
-        control=Control("half of the gain", estimate_mean(gain / 2, unit=NATS, over="question", seed=lab.seed)),
+        estimate=pair.estimate,
+        control=Control("half of the gain", pair.control),
+        paired=pair.gap,
         expects="less",
         part=CARRIES,
         measure=f"What answer and mark lose when embeddings, last norm and the lower {half} of {n} blocks get "

@@ -10,7 +10,16 @@ import numpy as np
 
 from interp import Control, Estimate, Figure, Finding, Lab, Row
 from interp.stats import EXPONENT as UNIT
-from interp.stats import PowerLaw, estimate_mean, fit_floor, fit_power_law, foretell, known, lower_envelope
+from interp.stats import (
+    PowerLaw,
+    crossfitted_frontier,
+    estimate_mean,
+    fit_floor,
+    fit_power_law,
+    foretold_miss,
+    known,
+    lower_envelope,
+)
 
 from . import LOSS, NATS
 from .grid import Point
@@ -40,8 +49,9 @@ class Law:
 
 
 def law_of(of: Of, points: Sequence[Point], *, embeddings: bool = False) -> Law:
-    """The law of some points; of compute, that of the points which nothing cheaper beats."""
-    points = frontier(points) if of == "compute" else points
+    """The law of some points; of compute, that of the frontier, each seed fitted where other seeds chose the points."""
+    if of == "compute":
+        return _of_frontier(points)
     x = tuple(
         float({"parameters": p.parameters(embeddings=embeddings), "text": p.text, "compute": p.compute}[of])
         for p in points
@@ -50,9 +60,22 @@ def law_of(of: Of, points: Sequence[Point], *, embeddings: bool = False) -> Law:
     return Law(of, tuple(points), x, fit_power_law(x, losses, over="size" if of == "parameters" else "point"))
 
 
-def frontier(points: Sequence[Point]) -> list[Point]:
-    """The points which nothing cheaper beats, the cheapest first."""
-    return [points[i] for i in lower_envelope([p.compute for p in points], [p.losses.mean() for p in points])]
+def has_frontier(points: Sequence[Point]) -> bool:
+    """Are there four points or more that nothing cheaper beats, whichever seeds choose them?"""
+    return _crossfitted(points) is not None
+
+
+def _crossfitted(points: Sequence[Point]) -> PowerLaw | None:
+    return crossfitted_frontier([p.compute for p in points], np.stack([p.losses for p in points]))
+
+
+def _of_frontier(points: Sequence[Point]) -> Law:
+    fit = _crossfitted(points)
+    assert fit is not None, "asked for only where has_frontier() is true"
+    costs = [p.compute for p in points]
+    halves = (lower_envelope(costs, [p.losses[start::2].mean() for p in points]) for start in (0, 1))
+    kept = sorted({int(i) for half in halves for i in half}, key=lambda i: costs[i])
+    return Law("compute", tuple(points[i] for i in kept), tuple(costs[i] for i in kept), fit)
 
 
 TOLD: dict[Of, tuple[str, str, str]] = {
@@ -69,7 +92,8 @@ TOLD: dict[Of, tuple[str, str, str]] = {
     "compute": (
         "operations",
         "More compute: lower test loss, as a power of it.",
-        "Six operations a weight and character; the sizes and durations that nothing cheaper beats.",
+        "Six operations a weight and character; the sizes and durations that nothing cheaper beats. Half of the seeds "
+        "chooses these, the other half is fitted, and the other way round: what chose a frontier falls along it.",
     ),
 }
 
@@ -149,13 +173,9 @@ def compare_published(laws: Sequence[Law]) -> list[Finding]:
     ]
 
 
-def doubt(lab: Lab, law: Law) -> list[Finding]:
+def doubt(law: Law) -> list[Finding]:
     """Where the fit must not be believed: beyond its points, where it bends, and by how parameters are counted."""
-    foretold = foretell(law.x[:-1], law.losses[:-1], law.x[-1])
-    beyond = law.points[-1]
-    off = estimate_mean(
-        foretold - beyond.losses, unit=NATS, over="seed", seed=lab.seed
-    )  # fmt: skip
+    off, beyond = foretold_miss(law.x, law.losses, unit=NATS), law.points[-1]
     counted = law_of("parameters", law.points, embeddings=True).fit.exponent
     return [
         Finding(
@@ -166,7 +186,8 @@ def doubt(lab: Lab, law: Law) -> list[Finding]:
             margin=0.01,
             part="Where the fit must not be believed",
             measure=f"Foretold loss less the measured one, of the model of width {beyond.size.d_model}, for "
-            f"{len(beyond.losses)} seeds. A step of {law.x[-1] / law.x[-2]:.1f} in size.",
+            f"{len(beyond.losses)} seeds' mean. A step of {law.x[-1] / law.x[-2]:.1f} in size. The interval holds the "
+            "line's own error and the scatter of one more point.",
             caveat="If one step is foretold well, ten steps need not be.",
         ),
         Finding(
@@ -221,8 +242,8 @@ def planted(lab: Lab, law: Law) -> Finding:
         expects="equal",
         margin=0.005,
         part=CONTROLS,
-        measure="Losses at the same sizes by a known law, with a hundredth of noise, fitted a hundred times; the 95 % "
-        f"interval holds the exponent in {held.mean:.0%} of them.",
+        measure="Losses at the same sizes by a known law, with half a hundredth of noise, fitted a hundred times; "
+        f"the 95 % interval holds the exponent in {held.mean:.0%} of them.",
     )
 
 

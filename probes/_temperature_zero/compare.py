@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from interp import Estimate, Model, Progress, Row
-from interp.stats import estimate_mean, proportion
+from interp.stats import PairedEstimates, estimate_gap, proportion
 
 from . import PARTED
 from .ways import CACHE, Logits, Text, Way, alone, write_texts
@@ -121,7 +121,7 @@ def parts(pair: Pair) -> bool:
     return pair.parts_at is not None
 
 
-def leads(compared: Sequence[Compared], seed: int) -> tuple[Estimate, Estimate] | None:
+def leads(compared: Sequence[Compared], seed: int) -> PairedEstimates | None:
     """(lead of the best token where texts part, elsewhere in the same texts), over prompts; None for fewer than two."""
     there, elsewhere = [], []
     for pairs in zip(*(one.pairs for one in compared), strict=True):
@@ -132,7 +132,4 @@ def leads(compared: Sequence[Compared], seed: int) -> tuple[Estimate, Estimate] 
             elsewhere.append(float(np.mean(others)))
     if len(there) < 2:
         return None
-    ours, theirs = (
-        estimate_mean(v, unit="nats", over="prompt", bounds=(0, np.inf), seed=seed) for v in (there, elsewhere)
-    )
-    return ours, theirs
+    return estimate_gap(there, elsewhere, unit="nats", over="prompt", bounds=(0, np.inf), seed=seed)
