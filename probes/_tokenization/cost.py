@@ -8,15 +8,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Control, Finding, Lab, Model, Row, UserError, with_random_weights
-from interp.stats import estimate_mean, known
+from interp import Claim, Finding, Lab, Model, NotAsked, Row, with_random_weights, zero
+from interp.stats import estimate_mean
 
 from . import CONTROLS, MET
 
 LONG = 6  # letters of a word that is cut, at least
 LEAST_CUT, LEAST_DOCUMENTS = 4, 4
-DEARER, ELSEWHERE = 1.0, 0.05  # nats
+COST, HARDER = 1.0, 0.05  # nats
 AT_CUT, WHOLE = "nats a word that is cut", "nats a token"
+
+
+DEARER = Claim(
+    "A word that is cut by force costs the model more than 1 nat above the same word whole.",
+    expects="greater",
+    margin=COST,
+    unit=AT_CUT,
+    part=MET,
+    answers=True,
+    caveat="The tokenizer never cuts these words, so the model has hardly met these pieces together: a word that "
+    "it always cuts costs less.",
+)
+ELSEWHERE = Claim(
+    "Where other words are cut by force, the tokens left whole are harder to predict, by 0.05 nats.",
+    expects="greater",
+    margin=HARDER,
+    unit=WHOLE,
+    part=MET,
+    answers=True,
+)
+BLIND = Claim(
+    "Negative control: with random weights, cutting other words costs the tokens left whole nothing.",
+    expects="equal",
+    margin=HARDER,
+    unit=WHOLE,
+    part=CONTROLS,
+    measure="The same for the same architecture with random weights, which have learned nothing of any word.",
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +91,8 @@ def _halves(model: Model, text: str) -> list[int] | None:
 def costs(lab: Lab, model: Model, documents: Sequence[str], tokens: int, what: str) -> NDArray[np.float64]:
     """[document, (at a word that is cut, at a token that is left whole)]: what more it costs in nats.
 
-    Behind a document's first cut; a cut word's cost is that of its pieces together less that of the whole. Raises
-    UserError where fewer than four documents have words to cut.
+    Behind a document's first cut; a cut word's cost is that of its pieces together less that of the whole. Documents
+    with too few words to cut are left out.
     """
     texts = [str(model.tokenizer.decode([i])) for i in range(len(model.tokenizer))]
     out = []
@@ -76,56 +104,41 @@ def costs(lab: Lab, model: Model, documents: Sequence[str], tokens: int, what: s
             more = np.add.reduceat(cut, forced.at[:-1]) - as_it_is
             out.append((more[forced.is_cut].mean(), more[behind & ~forced.is_cut].mean()))
         lab.progress(what, n + 1, len(documents))
-    if len(out) < LEAST_DOCUMENTS:
-        raise UserError(
-            f"{len(out)} documents have {LEAST_CUT} words of {LONG} letters or more that are one token; "
-            f"expected {LEAST_DOCUMENTS} such documents or more; use more text"
-        )
-    return np.array(out)
+    return np.array(out).reshape(-1, 2)
 
 
-def cost_findings(lab: Lab, documents: Sequence[str], tokens: int, source: str) -> Iterator[Finding]:
+def cost_findings(lab: Lab, documents: Sequence[str], tokens: int, source: str) -> Iterator[Finding | NotAsked]:
     """The cost at the words that are cut, at those that are left whole, and the latter with random weights."""
-    found = costs(lab, lab.model, documents, tokens, "cutting words by force")
+    cost = costs(lab, lab.model, documents, tokens, "cutting words by force")
+    if len(cost) < LEAST_DOCUMENTS:
+        for claim in (DEARER, ELSEWHERE, BLIND):
+            yield claim.not_asked(
+                f"because {len(cost)} documents have {LEAST_CUT} words of {LONG} letters or more that are one token; "
+                f"{LEAST_DOCUMENTS} are needed"
+            )
+        return
     at_cut, elsewhere = (
-        estimate_mean(found[:, i], unit=unit, over="document", seed=lab.seed) for i, unit in enumerate((AT_CUT, WHOLE))
+        estimate_mean(cost[:, i], unit=unit, over="document", seed=lab.seed) for i, unit in enumerate((AT_CUT, WHOLE))
     )
     rows: list[Row] = [
         {"tokens": name, "cost of cutting (nats)": at.mean, "low": at.low, "high": at.high}
         for name, at in (("words cut by force", at_cut), ("tokens left whole behind them", elsewhere))
     ]
     text = f"Text: {source}; every word of {LONG} small letters or more that is one token is cut in its middle. "
-    yield Finding(
-        claim="A word that is cut by force costs the model more than 1 nat above the same word whole.",
-        estimate=at_cut,
-        control=Control("the same words whole", known(0.0, unit=AT_CUT, why="a paired difference")),
-        expects="greater",
-        margin=DEARER,
-        part=MET,
-        answers=True,
+    yield DEARER.answer(
+        at_cut,
+        zero(AT_CUT, "the same words whole"),
         measure=f"{text}Surprise of a word's pieces together less that of the word as one token, in the same text.",
-        caveat="The tokenizer never cuts these words, so the model has hardly met these pieces together: a word that "
-        "it always cuts costs less.",
         table=rows,
     )
-    yield Finding(
-        claim="Where other words are cut by force, the tokens left whole are harder to predict, by 0.05 nats.",
-        estimate=elsewhere,
-        control=Control("the same tokens where no word is cut", known(0.0, unit=WHOLE, why="a paired difference")),
-        expects="greater",
-        margin=ELSEWHERE,
-        part=MET,
-        answers=True,
+    yield ELSEWHERE.answer(
+        elsewhere,
+        zero(WHOLE, "the same tokens where no word is cut"),
         measure=f"{text}Surprise of the tokens behind the first cut that are the same in both, punctuation included.",
     )
     model = with_random_weights(lab.model, lab.seed)
     bare = costs(lab, model, documents, tokens, "cutting words by force, random weights")
-    yield Finding(
-        claim="Negative control: with random weights, cutting other words costs the tokens left whole nothing.",
-        estimate=estimate_mean(bare[:, 1], unit=WHOLE, over="document", seed=lab.seed),
-        control=Control("nothing", known(0.0, unit=WHOLE, why="a paired difference")),
-        expects="equal",
-        margin=ELSEWHERE,
-        part=CONTROLS,
-        measure="The same for the same architecture with random weights, which have learned nothing of any word.",
+    yield BLIND.answer(
+        estimate_mean(bare[:, 1], unit=WHOLE, over="document", seed=lab.seed),
+        zero(WHOLE, "nothing"),
     )

@@ -6,13 +6,50 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from interp import Control, Figure, Finding, Lab, Row, split_corpus
+from interp import Claim, Control, Figure, Finding, Lab, Row, split_corpus
 from interp.stats import known, proportion
 
 from . import CONTROLS, CUT, SPLIT
 from .words import COMMON, LETTERS, WHOLE_WORDS, Word, frequencies, is_split, split_as_met, split_in_text
 
 OFTEN = 0.1
+
+
+RUNNING = Claim(
+    "More than one in ten of the words in running text are cut into pieces.",
+    expects="greater",
+    unit=SPLIT,
+    part=CUT,
+    answers=True,
+    caveat="Most of a text's words are frequent ones, which are one token: of different words, far more are cut.",
+    subject="tokenizer",
+)
+MET_WORDS = Claim(
+    "More than one in ten of the words of English, each as often as it is met, are cut into pieces.",
+    expects="greater",
+    unit=SPLIT,
+    part=CUT,
+    answers=True,
+    subject="tokenizer",
+)
+
+COUNTED = "The words of the five bands, counted as those of the model are."
+KNOWS_ALL = Claim(
+    "Negative control: a tokenizer that knows every word cuts none.",
+    expects="equal",
+    margin=0.01,
+    unit=SPLIT,
+    part=CONTROLS,
+    measure=COUNTED,
+)
+KNOWS_LETTERS = Claim(
+    "Positive control: a tokenizer that knows letters alone cuts every word.",
+    expects="equal",
+    margin=0.01,
+    unit=SPLIT,
+    part=CONTROLS,
+    measure=COUNTED,
+)
 
 
 def in_text(lab: Lab, documents: Sequence[str], source: str) -> Iterator[Finding]:
@@ -34,16 +71,11 @@ def in_text(lab: Lab, documents: Sequence[str], source: str) -> Iterator[Finding
             ("of the list, each once", proportion(split, unit=SPLIT, over="word")),
         )
     ]
-    yield Finding(
-        claim="More than one in ten of the words in running text are cut into pieces.",
-        estimate=of_list,
-        control=Control("one in ten", known(OFTEN, unit=of_list.unit, why="set beforehand")),
-        expects="greater",
-        part=CUT,
-        answers=True,
+    yield RUNNING.answer(
+        of_list,
+        Control("one in ten", known(OFTEN, unit=of_list.unit, why="set beforehand")),
         measure=f"Text: {source}. Runs of letters that stand in a list of {len(words):,} English words, each with a "
         "space before it.",
-        caveat="Most of a text's words are frequent ones, which are one token: of different words, far more are cut.",
         table=rows,
         figure=Figure(
             "interval_dots",
@@ -55,13 +87,9 @@ def in_text(lab: Lab, documents: Sequence[str], source: str) -> Iterator[Finding
             caption="Words that are cut, by what is counted. Intervals over documents; a whole list has none.",
         ),
     )
-    yield Finding(
-        claim="More than one in ten of the words of English, each as often as it is met, are cut into pieces.",
-        estimate=known(met, unit=SPLIT, why="the whole list"),
-        control=Control("one in ten", known(OFTEN, unit=SPLIT, why="set beforehand")),
-        expects="greater",
-        part=CUT,
-        answers=True,
+    yield MET_WORDS.answer(
+        known(met, unit=SPLIT, why="the whole list"),
+        Control("one in ten", known(OFTEN, unit=SPLIT, why="set beforehand")),
         measure=f"All {len(words):,} words of the letters a to z among wordfreq's 100,000 most frequent, in small "
         "letters, weighted by how often they are met in many kinds of text.",
         caveat=f"The share grows with the list: {common:.1%} for the {COMMON:,} most frequent words. A list is not a "
@@ -71,17 +99,9 @@ def in_text(lab: Lab, documents: Sequence[str], source: str) -> Iterator[Finding
 
 def known_tokenizers(words: Sequence[Word]) -> Iterator[Finding]:
     """A tokenizer that knows every word and one that knows letters alone, counted as the model's is."""
-    for claim, model, right in (
-        ("Negative control: a tokenizer that knows every word cuts none.", WHOLE_WORDS, 0.0),
-        ("Positive control: a tokenizer that knows letters alone cuts every word.", LETTERS, 1.0),
-    ):
+    for claim, model, name, right in ((KNOWS_ALL, WHOLE_WORDS, "none", 0.0), (KNOWS_LETTERS, LETTERS, "all", 1.0)):
         split = is_split(model, [w.text for w in words])
-        yield Finding(
-            claim=claim,
-            estimate=proportion(split, unit=SPLIT, over="word"),
-            control=Control("none" if right == 0 else "all", known(right, unit=SPLIT, why="by its making")),
-            expects="equal",
-            margin=0.01,
-            part=CONTROLS,
-            measure="The words of the five bands, counted as those of the model are.",
+        yield claim.answer(
+            proportion(split, unit=SPLIT, over="word"),
+            Control(name, known(right, unit=SPLIT, why="by its making")),
         )
