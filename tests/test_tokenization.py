@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusals import the_line
 
-from interp import Finding, Lab, Model, UserError
+from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.text.corpus import prose, split_corpus
@@ -19,7 +19,7 @@ from interp.views.figures import draw
 from probes import tokenization as the_probe
 from probes._tokenization import cost
 from probes._tokenization import words as the_words
-from probes._tokenization.cost import costs, cut_by_force
+from probes._tokenization.cost import cost_findings, costs, cut_by_force
 from probes._tokenization.pieces import _nearest, _places, best_layer, halve
 from probes._tokenization.running import in_text, known_tokenizers
 from probes._tokenization.words import (
@@ -164,10 +164,10 @@ def test_the_cost_of_cutting_is_that_of_the_pieces_less_that_of_the_whole(
         assert elsewhere == pytest.approx(0.5 * np.mean(rest))
 
 
-def test_too_little_to_cut_is_one_line(smol: Model) -> None:
-    with pytest.raises(UserError, match="0 documents have 4 words") as few:
-        costs(Lab(smol), smol, ["the cat sat on the mat"] * 5, 40, "reading")
-    the_line(few)
+def test_where_too_little_can_be_cut_its_cost_is_said_not_to_be_asked(smol: Model) -> None:
+    answers = list(cost_findings(Lab(smol), ["the cat sat on the mat"] * 5, 40, "a made-up text"))
+    assert len(answers) == 3
+    assert all(isinstance(one, NotAsked) and "0 documents have 4 words" in one.because for one in answers)
 
 
 def test_pieces_are_those_of_the_tokenizer(smol: Model) -> None:

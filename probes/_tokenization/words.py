@@ -173,7 +173,7 @@ def split_in_text(
             f"{len(shares)} documents of the corpus have 20 English words or more; "
             f"expected {LEAST} such documents or more; use more text"
         )
-    return estimate_mean(shares, unit="share of running words", over="document", bounds=(0.0, 1.0), seed=seed)
+    return estimate_mean(shares, unit=SPLIT, over="document", bounds=(0.0, 1.0), seed=seed)
 
 
 def split_as_met(split: NDArray[np.bool_], zipf: NDArray[np.float64], most: int | None = None) -> float:
