@@ -26,8 +26,8 @@ What could fool us:
 - Misses in both directions, and misses by chance. Each group of probabilities counts by itself, and only what other
   documents miss in the same direction. The usual calibration error is shown beside the errors of worlds in which each
   guess comes true as often as it says.
-- Who knows nothing and says so is honest, too: a model whose best guess is no better than the commonest token is not
-  asked.
+- Who knows nothing and says so is honest, too: a model whose best guess is not seen to be 10 points better than
+  the commonest token is not asked.
 - The first token of a text has nothing before it and is left out.
 - A method that sees nothing: with all logits doubled the model is too sure, and that must be found. Or too much: where
   the truth is drawn from the model itself, no error may be found. Random weights must predict nothing.
@@ -64,10 +64,10 @@ def prediction(
         for kind, source in ((OTHER, other), (OWN, split_corpus()[1]))
     }
     best = guesses.best_guess(lab, texts)
-    if best.verdict == "no":
+    if best.verdict != "yes":
         yield honest.HONEST.not_asked(
-            "because its best guess is not 10 points better than the commonest token: who knows nothing and says so is "
-            "honest"
+            "because its best guess was not seen to be 10 points better than the commonest token: who knows nothing "
+            "and says so is honest"
         )
     else:
         yield honest.honest(lab, OTHER, texts)
