@@ -142,7 +142,7 @@ def test_misses_in_both_directions_do_not_cancel(tiny_gpt2: Model, miss: float, 
 def test_honest_probabilities_miss_by_nothing_on_average() -> None:
     """The usual error grows with chance; the mean of this one over honest worlds is 0, however few they are."""
     rng = np.random.default_rng(0)
-    means = []
+    said, means = [], []
     for _ in range(300):
         said = [rng.random(40) for _ in range(6)]
         means.append(misses(said, [rng.random(40) < of_document for of_document in said]).mean())
