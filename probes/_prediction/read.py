@@ -43,11 +43,11 @@ def read_documents(lab: Lab, model: Model, documents: Sequence[str], tokens: int
     rows = [row for row in model.encode(list(documents), cut=tokens) if len(row) >= LEAST][:n]
     if len(rows) < 4:
         raise UserError(f"{what}: {len(rows)} documents of {LEAST} tokens or more; expected 4 or more")
-    found = []
+    reads = []
     for i, row in enumerate(rows):
-        found.append(_read(model, row, lab.seed * 1000 + i))
+        reads.append(_read(model, row, lab.seed * 1000 + i))
         lab.progress(what, i + 1, len(rows))
-    return found
+    return reads
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def _read(model: Model, row: list[int], seed: int) -> Read:
     logits = model.logits([row])[0, :-1].float()
     true = torch.tensor(row[1:], device=model.device)
     generator = torch.Generator(logits.device).manual_seed(seed)
-    parts = [_at(some, ids, generator) for some, ids in zip(logits.split(AT_ONCE), true.split(AT_ONCE), strict=True)]
+    parts = [_at(few, ids, generator) for few, ids in zip(logits.split(AT_ONCE), true.split(AT_ONCE), strict=True)]
     best, right, rank, drawn = (torch.cat([part[i] for part in parts]).cpu().numpy() for i in range(4))
     loss, entropy, sure = (torch.cat([part[i] for part in parts], 1).double().cpu().numpy() for i in range(4, 7))
     return Read(np.array(row[1:]), best.astype(np.float64), right, rank, loss, entropy, sure, drawn)
@@ -85,11 +85,11 @@ By = dict[str, list[Read]]  # by the kind of text
 
 
 def over_documents(
-    some: Sequence[Read],
+    reads: Sequence[Read],
     value: Callable[[Read], float],
     unit: str,
     seed: int,
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Estimate:
     """The mean of a value of each document, with its interval."""
-    return estimate_mean([value(one) for one in some], unit=unit, over="document", bounds=bounds, seed=seed)
+    return estimate_mean([value(read) for read in reads], unit=unit, over="document", bounds=bounds, seed=seed)
