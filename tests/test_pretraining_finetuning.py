@@ -255,9 +255,8 @@ def test_that_no_answer_is_exact_before_is_said_to_be_format(tiny_gpt2: Model, t
         assert "about the format" in finding.caveat
         sides = [row for row in finding.table if row["questions"] in ("held out", "tasks not trained")]
         after, before = (next(row for row in sides if row["fine-tuning"] == name) for name in ("after", "before"))
-        assert finding.estimate.mean == pytest.approx(
-            float(after[EXACT] or 0) - float(before[EXACT] or 0)  # question by question, and both in the table
-        )
+        assert finding.estimate.mean == after[EXACT]
+        assert finding.control.estimate.mean == before[EXACT]
 
 
 # small models

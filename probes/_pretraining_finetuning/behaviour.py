@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Claim, Figure, Finding, Lab, Model, Row, encode_pairs, split_corpus, zero
+from interp import Claim, Control, Figure, Finding, Lab, Model, Row, encode_pairs, split_corpus, zero
 from interp.analysis import score_completions
 from interp.stats import estimate_mean, proportion
 
-from . import ANSWERS, DIFFERENCE, EXACT, FORGOTTEN, ONE_SEED, SHARE
+from . import ANSWERS, EXACT, FORGOTTEN, ONE_SEED, SHARE
 from .questions import Exam, Question, by_task
 
 PER_TOKEN = "nats per token"
@@ -30,7 +30,7 @@ LEARNS_FORMAT = Claim(
     unit=SHARE,
     part=ANSWERS,
     answers=True,
-    measure="The right answer and the mark behind it, as the model's likeliest text: after less before.",
+    measure="The right answer and the mark behind it, as the model's likeliest text.",
     caveat=f"{ONE_SEED} {FORMAT_ALONE}",
 )
 CARRIES_OVER = Claim(
@@ -40,7 +40,7 @@ CARRIES_OVER = Claim(
     margin=0.2,
     unit=SHARE,
     part=ANSWERS,
-    measure="The right answer and the mark behind it, as the model's likeliest text: after less before.",
+    measure="The right answer and the mark behind it, as the model's likeliest text.",
     caveat=f"{ONE_SEED} {FORMAT_ALONE}",
 )
 FORGETS = Claim(
@@ -90,13 +90,13 @@ def answers(lab: Lab, exam: Exam, tuned: Model) -> Iterator[Finding]:
     for claim, side in ((LEARNS_FORMAT, "held out"), (CARRIES_OVER, "tasks not trained")):
         after, before = sat[side, "after"], sat[side, "before"]
         table = [row for one in ("trained", side) for row in _rows(one, sides[one], sat)]
-        gained = after.exact.astype(float) - before.exact
+        # Not question by question: before, none is exact, and Wilson's interval of a share knows that it has an end.
         yield claim.answer(
-            estimate_mean(gained, unit=SHARE, over="question", bounds=DIFFERENCE, seed=lab.seed),
-            zero(SHARE, "before"),
-            measure=f"{after.exact.mean():.0%} after, {before.exact.mean():.0%} before. The answer alone, whatever "
-            f"follows: {before.word.mean():.0%} before, {after.word.mean():.0%} after. The mark, once the right answer "
-            f"stands there: {before.ends.mean():.0%} and {after.ends.mean():.0%}. "
+            proportion(after.exact, unit=SHARE, over="question"),
+            Control("before", proportion(before.exact, unit=SHARE, over="question")),
+            measure=f"The answer alone, whatever follows: {before.word.mean():.0%} before, "
+            f"{after.word.mean():.0%} after. The mark, once the right answer stands there: {before.ends.mean():.0%} "
+            f"and {after.ends.mean():.0%}. "
             f"{_shown(lab.model, tuned, sides[side][0])}",
             table=table,
             figure=Figure(

@@ -7,6 +7,7 @@ import torch
 
 from interp import (
     Claim,
+    Control,
     Finding,
     Lab,
     Model,
@@ -15,7 +16,6 @@ from interp import (
     copy_model,
     set_beforehand,
     train_small_gpt2,
-    zero,
 )
 from interp.analysis import (
     effective_rank,
@@ -25,9 +25,9 @@ from interp.analysis import (
     score_completions,
     weight_changes,
 )
-from interp.stats import estimate_mean, proportion
+from interp.stats import proportion
 
-from . import CONTROLS, DIFFERENCE, ONE_SEED, SHARE
+from . import CONTROLS, ONE_SEED, SHARE
 from .behaviour import sit
 from .layers import OUTSIDE, blocks_of, scores_with
 from .questions import Exam
@@ -54,7 +54,7 @@ OTHER_ANSWERS = Claim(
     unit=SHARE,
     part=CONTROLS,
     measure="The same fine-tuning of the loaded model, with each question given the answer of another one; exact "
-    "answers to held-out questions, after less before.",
+    "answers to held-out questions.",
     caveat=ONE_SEED,
 )
 
@@ -116,10 +116,8 @@ def other_answers(lab: Lab, exam: Exam, shuffled: Model) -> Finding:
     """The loaded model, fine-tuned on answers of other questions."""
     lab.progress("asking the model that learned other answers", 0, 1)
     before, after = sit(lab.model, exam.held_out), sit(shuffled, exam.held_out)
-    gained = after.exact.astype(float) - before.exact
     return OTHER_ANSWERS.answer(
-        estimate_mean(gained, unit=SHARE, over="question", bounds=DIFFERENCE, seed=lab.seed),
-        zero(SHARE, "before"),
-        measure=f"{after.exact.mean():.0%} after, {before.exact.mean():.0%} before. The mark, once the right answer "
-        f"stands there: {after.ends.mean():.0%}.",
+        proportion(after.exact, unit=SHARE, over="question"),
+        Control("before", proportion(before.exact, unit=SHARE, over="question")),
+        measure=f"The mark, once the right answer stands there: {after.ends.mean():.0%}.",
     )
