@@ -175,5 +175,6 @@ def _finding_view(run: Run, index: int, name: str) -> FindingView:
 def _model_name(provenance: dict[str, Any]) -> str:
     model = provenance.get("model")
     if isinstance(model, dict):
-        model = next((model[key] for key in ("name", "model", "id", "path") if model.get(key)), None)
+        described = f" ({model['described']})" if model.get("described") else ""
+        model = next((f"{model[key]}{described}" for key in ("name", "model", "id", "path") if model.get(key)), None)
     return str(model) if model else "not recorded"
