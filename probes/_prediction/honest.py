@@ -75,7 +75,8 @@ def honest(lab: Lab, kind: str, texts: By, source: str) -> Finding:
     return (HONEST if kind == OTHER else OWN_HONEST).answer(
         estimate_mean(misses(said, right), unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed),
         zero(RIGHT, "honest"),
-        measure=f"Text: {source}. The usual calibration error is {error:.2g}, and on the whole it says {too_sure.mean:+.2g} too much.",
+        measure=f"Text: {source}. The usual calibration error is {error:.2g}, and on the whole it says "
+        f"{too_sure.mean:+.2g} too much.",
         table=_reliability(texts) if kind == OTHER else [],
         figure=Figure(
             "lines",

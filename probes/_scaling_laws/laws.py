@@ -50,8 +50,8 @@ FALLING: tuple[tuple[Of, str, str], ...] = (
         "compute",
         "More compute: lower test loss, as a power of it.",
         "Minus the slope of log loss against log operations. Six operations a weight and character; the sizes and "
-        "durations that nothing cheaper beats. Half of the seeds chooses these, the other half is fitted, and the other way "
-        "round: what chose a frontier falls along it.",
+        "durations that nothing cheaper beats. Half of the seeds chooses these, the other half is fitted, and then the "
+        "other way round: what chose a frontier falls along it.",
     ),
 )
 FALLS = {
