@@ -6,7 +6,7 @@ or models that a probe makes itself do not ask what the loaded model learned (`C
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -30,6 +30,7 @@ LIGHT = [
     "tokenization",
 ]
 HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("features", "pretraining-finetuning", "scaling-laws")]
+# The claims of `dictionary` are about an SAE: none asks what the model learned.
 OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weights cannot change
 
 
@@ -37,7 +38,7 @@ def answers_of(name: str, model: Model) -> Answers:
     answers: list[Finding | NotAsked] = []
     with suppress(UserError):  # it cannot be asked of this model, which is no yes
         for answer in load_probe(name)(Lab(model, quick=True)):
-            answers.append(answer)
+            answers += [answer]
     return answers
 
 
