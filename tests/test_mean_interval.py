@@ -21,17 +21,23 @@ def zeros_and(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     return rng.exponential(size=shape) * (rng.random(shape) < 0.3)
 
 
-LONG_TAILS: dict[str, tuple[Draw, float, tuple[float, float], float]] = {  # how, its mean, bounds, misses allowed
-    "normal": (lambda rng, shape: 1 + rng.normal(size=shape), 1.0, ANY, 0.035),
-    "half-normal": (lambda rng, shape: np.abs(rng.normal(size=shape)), (2 / np.pi) ** 0.5, ANY, 0.035),
-    "exponential": (lambda rng, shape: rng.exponential(size=shape), 1.0, ANY, 0.035),
-    "70 % zeros": (zeros_and, 0.3, ANY, 0.035),
-    "beta(.3, 3)": (lambda rng, shape: rng.beta(0.3, 3, size=shape), 1 / 11, ANY, 0.035),
-    "beta(.3, 3), bounded": (lambda rng, shape: rng.beta(0.3, 3, size=shape), 1 / 11, (0, 1), 0.035),
-    "1 of 5, bounded": (lambda rng, shape: (rng.random(shape) < 0.2).astype(float), 0.2, (0, 1), 0.035),
-    "1 of 50, bounded": (lambda rng, shape: (rng.random(shape) < 0.02).astype(float), 0.02, (0, 1), 0.035),
-    "19 of 20 people, bounded": (lambda rng, shape: rng.binomial(20, 0.95, size=shape) / 20, 0.95, (0, 1), 0.035),
-    "lognormal": (lambda rng, shape: rng.lognormal(size=shape), np.exp(0.5), ANY, 0.07),  # no rule reaches 5 of them
+def zeros_and_both_signs(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    return rng.normal(1, 1, size=shape) * (rng.random(shape) < 0.2)
+
+
+LONG_TAILS: dict[str, tuple[Draw, float, tuple[float, float]]] = {  # how, its mean, bounds
+    "normal": (lambda rng, shape: 1 + rng.normal(size=shape), 1.0, ANY),
+    "half-normal": (lambda rng, shape: np.abs(rng.normal(size=shape)), (2 / np.pi) ** 0.5, ANY),
+    "exponential": (lambda rng, shape: rng.exponential(size=shape), 1.0, ANY),
+    "70 % zeros": (zeros_and, 0.3, ANY),
+    "beta(.3, 3)": (lambda rng, shape: rng.beta(0.3, 3, size=shape), 1 / 11, ANY),
+    "beta(.3, 3), bounded": (lambda rng, shape: rng.beta(0.3, 3, size=shape), 1 / 11, (0, 1)),
+    "1 of 5, bounded": (lambda rng, shape: (rng.random(shape) < 0.2).astype(float), 0.2, (0, 1)),
+    "1 of 50, bounded": (lambda rng, shape: (rng.random(shape) < 0.02).astype(float), 0.02, (0, 1)),
+    "19 of 20 people, bounded": (lambda rng, shape: rng.binomial(20, 0.95, size=shape) / 20, 0.95, (0, 1)),
+    "lognormal": (lambda rng, shape: rng.lognormal(size=shape), np.exp(0.5), ANY),
+    "minus lognormal": (lambda rng, shape: -rng.lognormal(size=shape), -np.exp(0.5), ANY),
+    "80 % zeros, others of both signs": (zeros_and_both_signs, 0.2, ANY),
 }
 
 
@@ -45,17 +51,16 @@ def misses(values: np.ndarray, mean: float, bounds: tuple[float, float]) -> tupl
 @pytest.mark.parametrize("n", [5, 8, 16, 20, 48])
 @pytest.mark.parametrize("name", LONG_TAILS)
 def test_no_side_misses_more_often_than_a_false_verdict_may_come(name: str, n: int) -> None:
-    draw, mean, bounds, allowed = LONG_TAILS[name]
+    draw, mean, bounds = LONG_TAILS[name]
     below, above = misses(draw(np.random.default_rng(n), (STUDIES, n)), mean, bounds)
-    if name == "lognormal" and n >= 16:
-        allowed = 0.04
-    assert max(below, above) <= allowed + 0.004
+    assert max(below, above) <= 0.035 + 0.004
     assert below + above <= 0.07 + 0.004
 
 
 def test_students_interval_would_not_pass_that_test() -> None:
     """The planted fault: on the same values, its misses are three to eight times as many, all on one side."""
-    for name, at_least in (("exponential", 0.08), ("70 % zeros", 0.14), ("lognormal", 0.12)):
+    faults = {"exponential": 0.08, "70 % zeros": 0.14, "lognormal": 0.12, "80 % zeros, others of both signs": 0.12}
+    for name, at_least in faults.items():
         values = LONG_TAILS[name][0](np.random.default_rng(8), (STUDIES, 8))
         mean, half = values.mean(1), stats.t.ppf(0.975, 7) * values.std(1, ddof=1) / 8**0.5
         below, above = (
@@ -66,12 +71,12 @@ def test_students_interval_would_not_pass_that_test() -> None:
         assert above.mean() < 0.01
 
 
-@pytest.mark.parametrize(("n", "wider"), [(5, 1.5), (8, 1.3), (16, 1.2), (48, 1.1)])
+@pytest.mark.parametrize(("n", "wider"), [(5, 1.3), (8, 1.2), (16, 1.15), (48, 1.1)])
 def test_normal_values_pay_little_for_it(n: int, wider: float) -> None:
     values = np.random.default_rng(n).normal(size=(STUDIES, n))
     low, high = mean_limits(values, ANY)
     half = stats.t.ppf(0.975, n - 1) * values.std(1, ddof=1) / n**0.5
-    assert np.mean((high - low) / (2 * half)) <= wider
+    assert np.median((high - low) / (2 * half)) <= wider
     assert (high - low >= 2 * half * (1 - 1e-9)).all()
 
 

@@ -34,7 +34,7 @@ def estimate_mean(
 
     The interval is Student's, reaching farther on the side of a long tail (`interp.stats.mean_interval` says how), so
     that skewed and mostly-zero values are held about as often as normal ones. What it holds, and where it falls short
-    (5 lognormal values: 94 %, every miss on one side), stands in `interp/stats/README.md`.
+    (few values of a long tail that cross zero: 88 to 94 %, every miss on one side), stands in `interp/stats/README.md`.
 
     `bounds` are the least and greatest possible value, such as (0, 1) for a share. They cut the interval, and what lies
     between two bounds gets Gaffke's, drawn from `n_boot` weights, where that is nearer: Clopper and Pearson's for
