@@ -1,8 +1,10 @@
-"""The parts of enrichment: phrases, the direction of size, who carries it, word senses, planted directions."""
+"""The parts of enrichment: phrases, the direction of size, who carries it, what it does, word senses, controls."""
 
 RIGHT = "share of pairs told rightly"
 COSINE = "cosine"
+NATS = "nats"
 SIZE = "(a) The direction of size"
 CARRIED = "(b) Who carries it"
 SENSES = "(c) Words of two senses"
+USED = "(d) What the direction does"
 CONTROLS = "Controls of the method"

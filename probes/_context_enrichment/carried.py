@@ -1,4 +1,4 @@
-"""Who carries size to the noun: attention from the noun to its adjective, layer by layer and head by head; features."""
+"""Part (b): who carries size to the noun: attention to its adjective, layer by layer and head by head; features."""
 
 from __future__ import annotations
 
@@ -13,21 +13,69 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Control, Edit, Figure, Finding, Lab, Model, Row
+from interp import Claim, Control, Edit, Estimate, Figure, Finding, Lab, Measured, Model, NotAsked, Row, zero
 from interp.analysis import others_like, parts_written
 from interp.edits import knock_out, only
 from interp.saes import attach_sae, site_of
-from interp.stats import estimate_crossed, estimate_gap, estimate_mean, known, max_t
+from interp.stats import estimate_crossed, known, max_t
 
-from . import CARRIED
+from . import CARRIED, RIGHT
 from .phrases import TEMPLATES, Vectors, Words, prompts_of
-from .size import size_direction, tell_apart
+from .size import direction_of, tell_apart
 
 LOST = "share of the size difference"
 CHOSEN = 0.05  # of the heads below the layer that is looked at
 ASKED = TEMPLATES[:2]
 TOP = 8
+QUARTER = 0.25
 Heads = list[tuple[int, int]]
+
+BY_ATTENTION = Claim(
+    "Size reaches the noun by attention to its adjective, and by nothing else.",
+    expects="equal",
+    margin=0.05,
+    unit=LOST,
+    part=CARRIED,
+    arithmetic=True,
+    measure="What is left of the difference when no head lets the noun see its adjective. There is no other way from "
+    "one token to the next, so that this must hold: it tests the cut.",
+)
+NOT_THE_CUT = Claim(
+    "Negative control: kept from the word before the adjective instead, the noun keeps its size.",
+    expects="equal",
+    margin=QUARTER,
+    unit=LOST,
+    part=CARRIED,
+    measure="What is left of the difference when no head lets the noun see that word: the same cut, one place farther.",
+)
+EARLIER = Claim(
+    "Most of it comes in the earlier half of these layers.",
+    expects="greater",
+    unit=LOST,
+    part=CARRIED,
+    measure="What single layers lose, added up. The halves are parts of one total, and paired.",
+    caveat="Layers that step in for each other lose little by themselves.",
+)
+FEW_HEADS = Claim(
+    "A few heads carry size from the adjective to the noun: a quarter of it more than as many others.",
+    expects="greater",
+    margin=QUARTER,
+    unit=LOST,
+    part=CARRIED,
+    answers=True,
+    measure="What is lost of the difference along the direction of size when, in the heads that write most of it in "
+    "other phrases, the noun does not see its adjective.",
+    caveat="Heads were chosen by what they write directly; others may feed them.",
+)
+FEATURES = Claim(
+    "Features of the sparse autoencoder at the noun tell large from small, for held-out words.",
+    expects="greater",
+    unit=RIGHT,
+    part=CARRIED,
+    measure="As in part (a), by the activations of the features.",
+    caveat="A feature that differs need not be about size: see what else it fires on (interp features show).",
+)
+CLAIMS = [BY_ATTENTION, NOT_THE_CUT, EARLIER, FEW_HEADS, FEATURES]
 
 
 @dataclass(frozen=True)
@@ -46,10 +94,14 @@ class SizePhrases:
         return self.model.residual(self.layer)
 
     def difference(self, prompts: list[str]) -> NDArray[np.float64]:
-        """Along the direction, after large adjectives less after small ones, noun by noun."""
+        """Along the direction, large less small [noun, adjective]: what each adjective adds, the mean is the whole.
+
+        Twice the way from half-way between the sizes to where the noun lies after this adjective.
+        """
         acts = self.model.capture(prompts, self.site, batch_size=64).last(self.site).float().cpu()
-        along = (acts @ self.direction).double().view(len(ASKED), 2, -1, self.nouns)
-        return (along[:, 1].mean((0, 1)) - along[:, 0].mean((0, 1))).numpy()
+        along = (acts @ self.direction).double().view(len(ASKED), 2, -1, self.nouns).mean(0)  # [size, adjective, noun]
+        from_middle = along - along.mean(1, keepdim=True).mean(0, keepdim=True)
+        return 2 * torch.cat([-from_middle[0], from_middle[1]]).T.numpy()
 
 
 def admit(model: Model, words: Words, vectors: Vectors, layer: int) -> SizePhrases:
@@ -57,19 +109,23 @@ def admit(model: Model, words: Words, vectors: Vectors, layer: int) -> SizePhras
     half_a, half_n = len(words.small) // 2, len(words.nouns) // 2
     first = (*words.small[:half_a], *words.large[:half_a])
     second = (*words.small[half_a : 2 * half_a], *words.large[half_a : 2 * half_a])
-    at = vectors.of(first)[:, :, :half_n, vectors.layers.index(layer)]
+    at = vectors.of(first, layer)[:, :, :half_n]
     nouns = words.nouns[half_n : 2 * half_n]
     prompts = [
-        [p for template in ASKED for p in prompts_of(some, which, template)]
-        for some, which in ((first, words.nouns[:half_n]), (second, nouns))
+        [p for template in ASKED for p in prompts_of(adjectives, which, template)]
+        for adjectives, which in ((first, words.nouns[:half_n]), (second, nouns))
     ]
-    return SizePhrases(model, layer, size_direction(at), prompts[0], prompts[1], len(nouns))
+    return SizePhrases(model, layer, direction_of(at), prompts[0], prompts[1], len(nouns))
 
 
-def carried(lab: Lab, size_phrases: SizePhrases) -> Iterator[Finding]:
-    """Part (b), what attention does."""
+def carried(lab: Lab, size_phrases: SizePhrases) -> Iterator[Finding | NotAsked]:
+    """What attention does, in all heads, in one layer, in a few heads: shares of the whole [noun, adjective]."""
     clean = size_phrases.difference(size_phrases.judging)
     below = list(range(size_phrases.layer))
+    if not over_adjectives(clean).low > 0:
+        for claim in (BY_ATTENTION, NOT_THE_CUT, EARLIER, FEW_HEADS):
+            yield claim.not_asked("because along the direction held-out adjectives lie no farther apart than by chance")
+        return
 
     def left(edits: dict[str, Edit]) -> NDArray[np.float64]:
         with size_phrases.model.edit(edits):
@@ -78,34 +134,40 @@ def carried(lab: Lab, size_phrases: SizePhrases) -> Iterator[Finding]:
     def lost(edits: dict[str, Edit]) -> NDArray[np.float64]:
         return clean / clean.mean() - left(edits)
 
-    cut = {layer: {f"blocks.{layer}.attn.hook_pattern": knock_out(keys=-2, queries=-1)} for layer in below}
-    yield _all_of_it(lab, left({site: edit for some in cut.values() for site, edit in some.items()}))
-    table = []
-    for layer in below:
-        table.append(lost(cut[layer]))
-        lab.progress("cutting the noun's attention to its adjective", layer + 1, len(below))
-    yield _by_layer(lab, np.stack(table, 1))
-    heads, shape = choose_heads(size_phrases)
-    ours = lost(_without(heads))
-    others = [
-        lost(_without(others_like(heads, shape, seed=lab.seed * 100 + i))) for i in range(4 if lab.quick else 8)
-    ]  # fmt: skip
-    named = ", ".join(f"{layer}.{head}" for layer, head in heads)
-    yield Finding(
-        claim="A few heads carry size from the adjective to the noun.",
-        estimate=estimate_mean(ours, unit=LOST, over="noun", seed=lab.seed),
-        control=Control(
-            "as many other heads of the same layers", estimate_crossed([np.stack(others)], unit=LOST, over="noun")
-        ),
-        paired=estimate_crossed([ours - np.stack(others)], unit=LOST, over="noun"),
-        expects="greater",
-        part=CARRIED,
-        answers=True,
-        measure=f"What is lost of the difference along the direction of size at layer {size_phrases.layer} when, in "
-        f"the {len(heads)} heads that write most of it in other phrases (layer.head: {named}), the noun does not see "
-        "its adjective.",
-        caveat="Heads were chosen by what they write directly; others may feed them.",
+    def hidden(key: int) -> dict[str, Edit]:
+        return {f"blocks.{layer}.attn.hook_pattern": knock_out(keys=key, queries=-1) for layer in below}
+
+    yield BY_ATTENTION.answer(
+        estimate_crossed([left(hidden(-2))], unit=LOST, over="adjective", exact=True), zero(LOST, "nothing of it")
     )
+    yield NOT_THE_CUT.answer(
+        over_adjectives(left(hidden(-3))), Control("all of it", known(1.0, unit=LOST, why="all of it"))
+    )
+    by_layer = []
+    for layer, (site, edit) in zip(below, hidden(-2).items(), strict=True):
+        by_layer.append(lost({site: edit}))
+        lab.progress("cutting the noun's attention to its adjective", layer + 1, len(below))
+    yield _earlier(lab, np.stack(by_layer)) if len(below) > 1 else EARLIER.not_asked("because there is one layer")
+    heads, shape = choose_heads(size_phrases)
+    if 2 * len(heads) > shape[0] * shape[1]:
+        yield FEW_HEADS.not_asked(f"because there are no more than {shape[0] * shape[1]} heads below this layer")
+        return
+    chosen = lost(_without(heads))
+    draws = range(4 if lab.quick else 8)
+    others = np.stack([lost(_without(others_like(heads, shape, seed=lab.seed * 100 + i))).mean(0) for i in draws])
+    named = ", ".join(f"{layer}.{head}" for layer, head in heads)
+    yield FEW_HEADS.answer(
+        over_adjectives(chosen),
+        Control("as many other heads of the same layers", over_adjectives(others)),
+        paired=over_adjectives(chosen.mean(0) - others),
+        measure=f"Layer {size_phrases.layer}, {len(heads)} heads (layer.head: {named}); the others are {len(draws)} "
+        "draws.",
+    )
+
+
+def over_adjectives(values: NDArray[np.float64]) -> Estimate:
+    """Mean of [noun or draw, adjective] for others of both."""
+    return estimate_crossed([values], unit=LOST, over="adjective")
 
 
 def _without(heads: Heads) -> dict[str, Edit]:
@@ -114,8 +176,8 @@ def _without(heads: Heads) -> dict[str, Edit]:
     for layer, head in heads:
         by_layer.setdefault(layer, []).append(head)
     return {
-        f"blocks.{layer}.attn.hook_pattern": only(knock_out(keys=-2, queries=-1), heads=some)
-        for layer, some in by_layer.items()
+        f"blocks.{layer}.attn.hook_pattern": only(knock_out(keys=-2, queries=-1), heads=of_layer)
+        for layer, of_layer in by_layer.items()
     }
 
 
@@ -132,56 +194,37 @@ def choose_heads(size_phrases: SizePhrases) -> tuple[Heads, tuple[int, int]]:
     return [divmod(i, gap.shape[1]) for i in best], (gap.shape[0], gap.shape[1])
 
 
-def _all_of_it(lab: Lab, left: NDArray[np.float64]) -> Finding:
-    return Finding(
-        claim="Size reaches the noun by attention to its adjective, and by nothing else.",
-        estimate=estimate_mean(left, unit=LOST, over="noun", exact=True, seed=lab.seed),
-        control=Control("nothing of it", known(0.0, unit=LOST, why="nothing of it")),
-        expects="equal",
-        margin=0.05,
-        part=CARRIED,
-        measure="What is left of the difference when no head lets the noun see its adjective. There is no other way "
-        "from one token to the next, so that this also tests the cut.",
+def _earlier(lab: Lab, lost: NDArray[np.float64]) -> Finding:
+    """[layer, noun, adjective]"""
+    p = max_t(lost.mean(1).T, seed=lab.seed)
+    by_layer = Measured(
+        ("layer",),
+        "lost (share of the size difference)",
+        {(layer,): over_adjectives(at) for layer, at in enumerate(lost)},
     )
-
-
-def _by_layer(lab: Lab, lost: NDArray[np.float64]) -> Finding:
-    """[noun, layer]"""
-    p = max_t(lost, seed=lab.seed)
-    rows: list[Row] = []
-    for layer in range(lost.shape[1]):
-        at = estimate_mean(lost[:, layer], unit=LOST, over="noun", seed=lab.seed)
-        rows.append({"layer": layer, "lost (share of the size difference)": at.mean, "low": at.low, "high": at.high})
-        rows[-1]["p, all layers together"] = float(p[layer])
-    most = int(lost.mean(0).argmax())
-    half = lost.shape[1] // 2
-    # Parts of one total: what one half has more, the other has less.
-    pair = estimate_gap(lost[:, :half].sum(1), lost[:, half:].sum(1), unit=LOST, over="noun", seed=lab.seed)
-    return Finding(
-        claim="Most of it comes in the earlier half of these layers.",
-        estimate=pair.estimate,
-        control=Control("the later half", pair.control),
-        paired=pair.gap,
-        expects="greater",
-        part=CARRIED,
-        measure=f"What single layers lose, added up. The most is lost at layer {most}; {int((p < 0.05).sum())} of "
-        f"{len(p)} layers lose or gain more than chance allows (p < 0.05, corrected for all layers).",
-        caveat="Layers that step in for each other lose little by themselves.",
-        table=rows,
-        figure=Figure(
-            "lines",
+    table = [row | {"p, all layers together": float(p[i])} for i, row in enumerate(by_layer.rows())]
+    half = len(lost) // 2
+    early, late = lost[:half].sum(0), lost[half:].sum(0)
+    return EARLIER.answer(
+        over_adjectives(early),
+        Control("the later half", over_adjectives(late)),
+        paired=over_adjectives(early - late),  # parts of one total: what one half has more, the other has less
+        measure=f"The most is lost at layer {int(lost.mean((1, 2)).argmax())}; {int((p < 0.05).sum())} of {len(p)} "
+        "layers lose or gain more than chance allows (p < 0.05, corrected for all layers).",
+        table=table,
+        figure=by_layer.lines(
             x="layer",
-            y="lost (share of the size difference)",
-            low="low",
-            high="high",
             chance=0.0,
-            caption="What is lost when the noun does not see its adjective in one layer. Bands over nouns.",
+            caption="What is lost when the noun does not see its adjective in one layer. Bands over adjectives and "
+            "nouns.",
         ),
     )
 
 
-def features(lab: Lab, words: Words, folder: Path, n_perm: int) -> Iterator[Finding]:
+def features(lab: Lab, words: Words, folder: Path | None, n_perm: int) -> Finding | NotAsked:
     """Which features of a sparse autoencoder differ between large and small, and do they tell held-out phrases?"""
+    if folder is None:
+        return FEATURES.not_asked("because no sparse autoencoder of this model came (--sae), and none ships with it")
     sae = attach_sae(folder, lab.model)
     site = site_of(sae)
     rows = []
@@ -190,23 +233,18 @@ def features(lab: Lab, words: Words, folder: Path, n_perm: int) -> Iterator[Find
         rows.append(_encode(sae, acts.last(site)))
     at = torch.stack(rows).view(len(TEMPLATES), len(words.sized), len(words.nouns), -1)
     alive = (at > 0).flatten(0, 2).any(0).nonzero().flatten()
-    told = tell_apart(at[..., alive], n_perm, lab.seed)
-    gap = size_direction(at)
-    best = gap.abs().argsort(descending=True)[:TOP].tolist()
+    apart = tell_apart(at[..., alive], n_perm, lab.seed)
+    best = direction_of(at).abs().argsort(descending=True)[:TOP].tolist()
     n = len(words.small)
     table: list[Row] = [
         {"feature": str(i), "after": kind, "mean activation": float(part[..., i].mean())}
         for i in best
         for kind, part in (("small ones", at[:, :n]), ("large ones", at[:, n:]))
     ]
-    yield Finding(
-        claim="Features of the sparse autoencoder at the noun tell large from small, for held-out words.",
-        estimate=told.estimate,
-        control=Control("adjectives dealt to the classes at random", told.null),
-        expects="greater",
-        part=CARRIED,
-        measure=f"As in part (a), by the activations of the features at {site}.",
-        caveat="A feature that differs need not be about size: see what else it fires on (interp features show).",
+    return FEATURES.answer(
+        apart.estimate,
+        Control("adjectives dealt to the classes at random", apart.null),
+        measure=f"{len(alive)} features fire at {site}.",
         table=table,
         figure=Figure(
             "bars",

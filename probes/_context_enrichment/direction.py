@@ -1,0 +1,180 @@
+"""Part (a): one direction that tells large from small, what lies between, how alike phrases are, and is it of size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from interp import Claim, Control, Estimate, Figure, Finding, Lab, Measured, NotAsked, measured, set_beforehand
+from interp.stats import estimate_crossed
+
+from . import COSINE, RIGHT, SIZE
+from .phrases import TEMPLATES, Vectors, Words
+from .size import (
+    At,
+    ToldApart,
+    dealt_likeness,
+    either_way,
+    likeness,
+    noun_cosines,
+    place_between,
+    share_of_pairs,
+    told_by,
+)
+
+WAY = "way from small to large"
+MIDDLE = 0.17  # from half-way: the middle third
+
+GENERALISES = Claim(
+    "At the noun, one direction tells large from small for adjectives, nouns and a sentence not seen before.",
+    expects="greater",
+    unit=RIGHT,
+    part=SIZE,
+    answers=True,
+    measure="Share of pairs (same noun, same sentence, a small and a large adjective) that lie the right way round. "
+    "Chance is one half. The phrases were written for this probe.",
+    caveat="The direction is of adjectives that mean size; they may share more, such as how common they are.",
+)
+IN_BETWEEN = Claim(
+    "Adjectives that say nothing of size lie between: in the middle third.",
+    expects="equal",
+    margin=MIDDLE,
+    unit=WAY,
+    part=SIZE,
+    measure="Where nouns after red, old, wooden and the like lie, with small at 0 and large at 1. The direction is of "
+    "half of the sized adjectives, and the others say where its ends are. Interval over adjectives and nouns.",
+    caveat="It is a claim about their mean: single ones may lie farther out, see the table.",
+)
+ALIKE = Claim(
+    "Two phrases of one size are more alike at the noun than two of different sizes.",
+    expects="greater",
+    unit=COSINE,
+    part=SIZE,
+    measure="Cosine of the noun's vectors, the mean of all phrases taken out: of two phrases of one size less that of "
+    "a small and a large one. Interval over adjectives and nouns.",
+    caveat="Plain cosines are high whatever the phrases say: all vectors of a layer share a direction.",
+)
+SPECIFIC = Claim(
+    "The direction of {kind} tells {pairs} better than the direction of {other} does, by 10 points.",
+    expects="greater",
+    margin=0.1,
+    unit=RIGHT,
+    part=SIZE,
+    answers=True,
+    measure="The same pairs, told by two directions that were made from as many adjectives of the one kind and of the "
+    "other, as in the first finding. A direction that tells pairs the wrong way round counts as one that tells them.",
+    caveat="Adjectives of size and of age may go together in texts, and directions may share what they share.",
+)
+PAIRS = {"size": "large from small", "age": "old from new"}
+OTHER = {"size": "age", "age": "size"}
+CLAIMS = [GENERALISES, IN_BETWEEN, ALIKE, SPECIFIC]
+
+
+def generalises(apart: dict[int, ToldApart], middle: int, words: Words) -> Finding:
+    """`apart`: by layer."""
+    groups: dict[tuple[Any, ...], Estimate] = {
+        (layer, name): at
+        for layer, told_apart in apart.items()
+        for name, at in (("held-out words", told_apart.estimate), ("adjectives dealt at random", told_apart.null))
+    }
+    by_layer = Measured(("layer", "told"), RIGHT, groups)
+    return GENERALISES.answer(
+        apart[middle].estimate,
+        Control("adjectives dealt to two classes at random", apart[middle].null),
+        measure=f"Layer {middle}; {len(words.small)} adjectives of each kind, {len(words.nouns)} nouns, "
+        f"{len(TEMPLATES)} sentences.",
+        table=by_layer.rows(),
+        figure=by_layer.lines(
+            x="layer",
+            chance=0.5,
+            caption="Held-out pairs told rightly, by layer; 0 is the embedding. Band: interval over adjectives and "
+            "nouns; for the deals, where 95 % of them lie.",
+        ),
+    )
+
+
+def in_between(sized: At, neutral: At, words: Words, direction: Finding) -> Finding | NotAsked:
+    """Where there is no direction of size, nothing lies on the way from small to large."""
+    if direction.verdict != "yes":
+        return IN_BETWEEN.not_asked("because the first finding found no direction of size to lie on")
+    place = place_between(sized, neutral)
+    by_adjective = measured(
+        {adjective: place[:, i] for i, adjective in enumerate(words.neutral)},
+        by=("adjective",),
+        value=WAY,
+        over="noun",
+    )
+    return IN_BETWEEN.answer(
+        estimate_crossed([place], unit=WAY, over="adjective"),
+        set_beforehand(0.5, WAY, "half-way"),
+        table=by_adjective.rows(),
+        figure=by_adjective.dots(
+            y="adjective", chance=0.5, caption="Where single adjectives lie. Intervals over nouns."
+        ),
+    )
+
+
+def alike(lab: Lab, vectors: Vectors, words: Words, middle: int, n_perm: int) -> Finding:
+    """Cosines at the noun, plain and centred, by layer."""
+    values = {}
+    for layer in vectors.layers:
+        at = vectors.of(words.sized, layer)
+        for name, shown in (("plain", at), ("centred", at - at.mean((0, 1, 2)))):
+            same, other = likeness(shown)
+            values[layer, "small and large", name] = other.mean(0)
+            values[layer, "both of one size", name] = same.mean(0)
+            values[layer, "another noun", name] = noun_cosines(shown)
+    by_layer = measured(
+        values, by=("layer", "phrases", "vectors"), value=COSINE, over="noun", bounds=(-1, 1), seed=lab.seed
+    )
+    at = vectors.of(words.sized, middle)
+    centred = at - at.mean((0, 1, 2))
+    gap = np.subtract(*likeness(centred))
+    return ALIKE.answer(
+        estimate_crossed([gap.T], unit=COSINE, over="adjective"),
+        Control("adjectives dealt to two classes at random", dealt_likeness(centred, n_perm, lab.seed, COSINE)),
+        measure=f"Layer {middle}.",
+        table=by_layer.rows(),
+        figure=replace(
+            by_layer.lines(
+                x="layer",
+                caption="Cosines of vectors at the noun. In the embedding (layer 0) the same noun is the same vector.",
+            ),
+            facet="vectors",
+        ),
+    )
+
+
+def specific(vectors: dict[str, At], layer: int) -> Iterator[Finding]:
+    """Two directions, two kinds of pairs: each kind by its own direction and by the other one.
+
+    `vectors`: at the same nouns, behind adjectives of size and of age.
+    """
+    right = {(made, asked): told_by(vectors[asked], vectors[made]) for made in PAIRS for asked in PAIRS}
+    two_by_two = Measured(
+        ("direction of", "pairs"),
+        RIGHT,
+        {(made, PAIRS[asked]): share_of_pairs(shares) for (made, asked), shares in right.items()},
+    )
+    for kind, other in OTHER.items():
+        own, by_other = right[kind, kind], either_way(right[other, kind])
+        yield SPECIFIC.answer(
+            share_of_pairs(own),
+            Control(f"the direction of {other}", share_of_pairs(by_other)),
+            about={"kind": kind, "pairs": PAIRS[kind], "other": other},
+            paired=estimate_crossed([own - by_other], unit=RIGHT, over="noun", bounds=(-1.0, 1.0)),
+            measure=f"Layer {layer}; {own.shape[0] // 2} adjectives of each kind, {own.shape[1]} nouns.",
+            table=two_by_two.rows(),
+            figure=Figure(
+                "matrix", x="direction of", y="pairs", z=RIGHT, caption="Pairs told rightly, by whose direction."
+            ),
+        )
+
+
+def specific_not_asked(because: str) -> Iterator[NotAsked]:
+    """There are too few adjectives of age."""
+    for kind, other in OTHER.items():
+        yield SPECIFIC.not_asked(because, about={"kind": kind, "pairs": PAIRS[kind], "other": other})
