@@ -5,11 +5,35 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Control, Figure, Finding, Lab, Row
+from interp import Claim, Figure, Finding, Lab, NotAsked, Row, measured, set_beforehand, zero
 from interp.analysis import Attribution, Sweep
 from interp.stats import estimate_mean
 
-from . import UNIT
+WRITTEN = "share of what heads write for it"
+PER_HEAD = "nats per head"
+LEAST = 0.5  # nats that heads write for the right name: of less, no share can be told
+MOST = 0.5  # of what they write
+
+FEW = Claim(
+    "A few attention heads make the difference between the names: they write most of what heads write for the right "
+    "one.",
+    expects="greater",
+    unit=WRITTEN,
+    answers=True,
+    measure="Direct effect on the logit difference, of the heads of most effect in other prompts, over that of all the "
+    "heads that write for the right name on average. Where every head helps alike, it is the share that was chosen.",
+    caveat="A head may raise the right name or lower the other. Only what it writes to the end of the residual stream "
+    "counts; a head that works through later ones is not in it.",
+)
+MOVE = Claim(
+    "These heads move the answer when they alone are patched, too.",
+    expects="greater",
+    unit=PER_HEAD,
+    answers=True,
+    measure="Change of the logit difference when one head's output at the last token is copied into the sentence where "
+    "the other one gives, less that of the other heads in the same prompts.",
+)
+CLAIMS = [FEW, MOVE]
 
 
 def _heads(parts: Attribution) -> tuple[list[str], NDArray[np.float64]]:
@@ -32,35 +56,41 @@ def choose_heads(parts: list[Attribution], share: float) -> list[int]:
     return np.argsort(-means)[: max(2, round(share * len(means)))].tolist()
 
 
-def write_the_name(lab: Lab, parts: list[Attribution], chosen: list[int]) -> Finding:
+def written_for(parts: list[Attribution]) -> float:
+    """What the heads that help on average write together in the judging prompts, in nats."""
+    return float(np.maximum(_halves(parts)[1].mean(0), 0).sum())
+
+
+def shares_written(parts: list[Attribution], chosen: list[int]) -> NDArray[np.float64]:
+    """Of that, how much the chosen heads write, judging prompt by judging prompt."""
+    return _halves(parts)[1][:, chosen].sum(1) / written_for(parts)
+
+
+def write_the_name(lab: Lab, parts: list[Attribution], chosen: list[int]) -> Finding | NotAsked:
+    """How much of what heads write for the right name, in prompts that did not choose them, is the chosen ones'."""
     names, judged = _heads(parts[0])[0], _halves(parts)[1]
-    rest = [i for i in range(len(names)) if i not in set(chosen)]
-    ours = estimate_mean(judged[:, chosen].sum(1), unit=UNIT, over="prompt", seed=lab.seed)
-    theirs = estimate_mean(judged[:, rest].mean(1) * len(chosen), unit=UNIT, over="prompt", seed=lab.seed)
-    effects = {name: judged[:, i] for i, name in enumerate(names)}
-    shown = sorted(effects, key=lambda name: -abs(effects[name].mean()))[:16]
-    rows: list[Row] = []
-    for name in shown:
-        at = estimate_mean(effects[name], unit=UNIT, over="prompt", seed=lab.seed)
-        rows.append({"head (layer.head)": name, "direct effect (nats)": at.mean, "low": at.low, "high": at.high})
-    return Finding(
-        claim="A few attention heads make the difference between the names.",
-        estimate=ours,
-        control=Control("as many of the other heads, on average", theirs),
-        expects="greater",
-        margin=0.5,
-        answers=True,
-        measure=f"Direct effect on the logit difference, summed over the {len(chosen)} heads of most effect in other "
-        f"prompts (layer.head): {', '.join(names[i] for i in chosen)}.",
-        caveat="A head may raise the right name or lower the other. Only what it writes to the end of the residual "
-        "stream counts; a head that works through later ones is not in it.",
-        table=rows,
-        figure=Figure(
-            "effect_bars",
-            x="direct effect (nats)",
+    total = written_for(parts)
+    if total < LEAST:
+        return FEW.not_asked(
+            f"because the heads that write for the right name write {total:.2g} nats; a share of less than {LEAST:g} "
+            "says nothing"
+        )
+    shown = np.argsort(-np.abs(judged.mean(0)))[:16]
+    effects = measured(
+        {names[i]: judged[:, i] for i in shown},
+        by=("head (layer.head)",),
+        value="direct effect (nats)",
+        over="prompt",
+        seed=lab.seed,
+    )
+    return FEW.answer(
+        estimate_mean(shares_written(parts, chosen), unit=WRITTEN, over="prompt", seed=lab.seed),
+        set_beforehand(MOST, WRITTEN, "half of it"),
+        measure=f"The {len(chosen)} heads are {len(chosen) / len(names):.0%} of all (layer.head): "
+        f"{', '.join(names[i] for i in chosen)}. All that write for it write {total:.2g} nats.",
+        table=effects.rows(),
+        figure=effects.bars(
             y="head (layer.head)",
-            low="low",
-            high="high",
             caption="The heads with the largest direct effects; negative ones write against the right name. Intervals "
             "over prompts.",
         ),
@@ -68,24 +98,20 @@ def write_the_name(lab: Lab, parts: list[Attribution], chosen: list[int]) -> Fin
 
 
 def move_the_answer(lab: Lab, swept: Sweep, chosen: list[int]) -> Finding:
+    """What patching a chosen head moves, beside the other heads."""
     effect = swept.effect[:, :, 0].numpy()  # [pair, layer, head], at the last token
     flat = effect.reshape(len(effect), -1)
-    rest = [i for i in range(flat.shape[1]) if i not in set(chosen)]
-    ours = estimate_mean(flat[:, chosen].mean(1), unit="nats per head", over="prompt", seed=lab.seed)
-    theirs = estimate_mean(flat[:, rest].mean(1), unit="nats per head", over="prompt", seed=lab.seed)
+    own, other = flat[:, chosen].mean(1), np.delete(flat, chosen, axis=1).mean(1)
     rows: list[Row] = [
         {"layer": layer, "head": head, "moved (nats)": float(effect[:, layer, head].mean())}
         for layer in range(effect.shape[1])
         for head in range(effect.shape[2])
     ]
-    return Finding(
-        claim="These heads move the answer when they alone are patched, too.",
-        estimate=ours,
-        control=Control("the other heads", theirs),
-        expects="greater",
-        answers=True,
-        measure="Change of the logit difference when one head's output at the last token is copied into the sentence "
-        f"where the other one gives; everything together moves it by {float(swept.total.mean()):.2g} nats.",
+    return MOVE.answer(
+        estimate_mean(own - other, unit=PER_HEAD, over="prompt", seed=lab.seed),
+        zero(PER_HEAD, "the other heads"),
+        measure=f"The chosen move it by {own.mean():.2g}, the others by {other.mean():.2g}; everything together by "
+        f"{float(swept.total.mean()):.2g} nats.",
         table=rows,
         figure=Figure(
             "head_grid",
