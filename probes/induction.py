@@ -105,22 +105,37 @@ OTHERS = Claim(
     measure="Log-probability of the second copy's tokens that is lost when as many other heads, drawn at random, are "
     "held at their mean.",
 )
-PLANTED_COPIES, RANDOM_COPIES = (
-    Claim(text, expects=expects, unit=NATS, margin=GAIN, part=CONTROLS, measure="As of this model.")
-    for text, expects in (
-        ("Positive control: where an induction head was planted, the second copy is predicted.", "greater"),
-        ("Negative control: random weights predict the second copy no better.", "equal"),
-    )
+PLANTED_COPIES = Claim(
+    "Positive control: where an induction head was planted, the second copy is predicted.",
+    expects="greater",
+    unit=NATS,
+    margin=GAIN,
+    part=CONTROLS,
+    measure="As of this model, over models made by hand.",
 )
-PLANTED_LOOKS, RANDOM_LOOKS = (
-    Claim(text, expects=expects, unit=PAID, margin=LOOKS, part=CONTROLS, measure="As of this model.")
-    for text, expects in (
-        (
-            "Positive control: where an induction head was planted, it is among the chosen ones and looks back.",
-            "greater",
-        ),
-        ("Negative control: the heads of random weights do not look back.", "equal"),
-    )
+PLANTED_LOOKS = Claim(
+    "Positive control: where an induction head was planted, it is among the chosen ones and looks back.",
+    expects="greater",
+    unit=PAID,
+    margin=LOOKS,
+    part=CONTROLS,
+    measure="As of this model, over models made by hand.",
+)
+RANDOM_COPIES = Claim(
+    "Negative control: random weights predict the second copy no better.",
+    expects="equal",
+    unit=NATS,
+    margin=GAIN,
+    part=CONTROLS,
+    measure="As of this model.",
+)
+RANDOM_LOOKS = Claim(
+    "Negative control: the heads of random weights do not look back.",
+    expects="equal",
+    unit=PAID,
+    margin=LOOKS,
+    part=CONTROLS,
+    measure="As of this model.",
 )
 
 
