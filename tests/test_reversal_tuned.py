@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from people_folder import write_people
 
+from interp.analysis.lens import lead_without_priors
 from interp.lab.findings import Finding
 from interp.lab.probe import Lab
 from interp.model.model import Model
@@ -123,3 +125,29 @@ def test_the_best_layer_of_noise_is_not_above_chance() -> None:
     values = rng.normal(size=(20, 30))
     values[:, 7] += 5
     assert best_of_other_half(values) == pytest.approx(values[:, 7])
+
+
+def test_a_planted_lead_is_read_whatever_the_answers_own_likelihood() -> None:
+    """Left in, the priors of the answers are noise in every lead, and choosing a layer on the other half biases it."""
+    rng = np.random.default_rng(0)
+    n, layers = 20, 12
+    read: dict[str, list[float]] = {"priors out": [], "priors in": []}
+    for _ in range(60):
+        scores = rng.normal(0, 2.5, size=(1, layers, n)) + rng.normal(0, 0.5, size=(n, layers, n))
+        scores[np.arange(n), -3:, np.arange(n)] += 2.0
+        table = torch.tensor(scores)
+        out = lead_without_priors(table, torch.arange(n)).numpy()
+        own = scores[np.arange(n), :, np.arange(n)]
+        left_in = own - (scores.sum(2) - own) / (n - 1)
+        read["priors out"].append(best_of_other_half(out).mean())
+        read["priors in"].append(best_of_other_half(left_in).mean())
+    assert np.mean(read["priors out"]) == pytest.approx(2.0, abs=0.1)
+    assert np.std(read["priors out"]) < 0.3
+    assert np.mean(read["priors in"]) < 1.9, "the fault"
+
+
+def test_answers_that_start_alike_count_as_one() -> None:
+    scores = torch.zeros(4, 1, 2)
+    own = torch.tensor([0, 0, 1, 1])
+    scores[torch.arange(4), 0, own] += 3.0
+    assert lead_without_priors(scores, own).flatten().tolist() == [3.0] * 4

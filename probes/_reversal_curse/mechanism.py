@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from interp import Control, Direction, Figure, Finding, Lab, Model, Row
 from interp.analysis import Aligned, align, answer_lead, logit_difference
 from interp.edits import knock_out
-from interp.stats import estimate_mean, known
+from interp.stats import estimate_gap, estimate_mean, known
 
 from . import DIRECTIONS
 from .where import LEAD, ExaminedModel, layers_of
@@ -42,7 +42,9 @@ def _written(lab: Lab, examined: ExaminedModel, asked: dict[Direction, Aligned],
     found: dict[Direction, NDArray[np.float64]] = {}
     for direction, aligned in asked.items():
         told = lab.tell(f"what is written at the item, {examined.who}")
-        lead = answer_lead(examined.model, aligned.prompts, aligned.answer_ids, layers=layers, progress=told)
+        lead = answer_lead(
+            examined.model, aligned.prompts, aligned.answer_ids, layers=layers, priors_out=True, progress=told
+        )
         at_item = lead[:, :, aligned.last_item].double().numpy()
         found[direction] = best_of_other_half(at_item)
         for i, layer in enumerate(layers):
@@ -58,7 +60,8 @@ def _written(lab: Lab, examined: ExaminedModel, asked: dict[Direction, Aligned],
             margin=LEAD,
             part=PART,
             measure="Logit lens at that token: the log-probability of the right answer's first token above the other "
-            "answers' mean, in the layer where the other half of the prompts has the most of it. "
+            "answers' mean, less its lead in the other prompts (so that no answer's own likelihood counts), in the "
+            "layer where the other half of the prompts has the most of it. "
             f"{len(values)} prompts.{examined.note}",
             caveat="What the lens does not read may still be there, in a form that a later layer turns into the "
             "answer. Words that are alike, such as a country and its capital, lead a little by themselves.",
@@ -103,13 +106,12 @@ def _carried(lab: Lab, examined: ExaminedModel, asked: dict[Direction, Aligned],
             lab.progress(f"cutting attention, {examined.who}, {direction}", w + 1, len(windows))
     for direction, values in lost.items():
         item, other = values.values()
+        pair = estimate_gap(item, other, unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed)
         yield Finding(
             claim=f"In {examined.who}, asked {direction}, attention to the item carries the answer to the last token.",
-            estimate=estimate_mean(item, unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed),
-            control=Control(
-                "cut off from tokens before the item",
-                estimate_mean(other, unit="nats", over="prompt", n_boot=n_boot, seed=lab.seed),
-            ),
+            estimate=pair.estimate,
+            control=Control("cut off from tokens before the item", pair.control),
+            paired=pair.gap,
             expects="greater",
             margin=CARRIED,
             part=PART,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from interp import Control, Direction, Estimate, FactSet, Figure, Finding, Lab, ParentType, Row, Surname
 from interp.analysis import Asked, ask_facts
-from interp.stats import estimate_crossed, pooled_pairing_null, sign_flip_null
+from interp.stats import estimate_crossed, pooled_pairing_null, sign_flip_null, silence_told
 
 from . import DIRECTIONS
 
@@ -50,7 +50,8 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Iterator[
             expects="greater",
             part=part,
             measure=f"{MATCHED} {INTERVAL}",
-            caveat="Spelling can give an answer away: read facts whose two sides share a first letter apart.",
+            caveat="Spelling can give an answer away: read facts whose two sides share a first letter apart. "
+            + silence_told([a.matched for a in found]),
             table=[r for r in table if r["direction"] == direction],
             figure=_set_dots("own answer above others (nats)", MEAN_OVER, 0.0),
         )
@@ -124,9 +125,12 @@ def family(lab: Lab, families: Sequence[Family], n_boot: int) -> Iterator[Findin
                 expects="greater",
                 part="(b) The loaded model on your pairs",
                 measure=f"{MATCHED} {INTERVAL} {one.left_out}".rstrip(),
-                caveat="A shared surname gives the answer away: believe the pairs with different surnames."
-                if one.surname != "different"
-                else "Fame decides which pairs a model can know at all.",
+                caveat=(
+                    "A shared surname gives the answer away: believe the pairs with different surnames. "
+                    if one.surname != "different"
+                    else "Fame decides which pairs a model can know at all. "
+                )
+                + silence_told([a.matched for a in found]),
                 table=[_summary(f.name, a, range(len(f))) for f, a in zip(one.sets, found, strict=True)],
                 figure=_set_dots(
                     "own answer above others (nats)",

@@ -34,7 +34,7 @@ from . import DIRECTIONS, TAUGHT_AS
 GROUP = 20  # people a group; chance in the multiple choice is 1 in 20
 PART = "(a) Trained from scratch on invented people"
 SHARE = "share of people"
-SEEDS = "The interval is the wider of Student's over seeds and Wilson's over all answers."
+SEEDS = "The interval is the wider of that over seeds and Clopper and Pearson's over all answers."
 EXACT = f"The greedy answer must agree in every word, in a wording never trained; mean over conditions. {SEEDS}"
 CHOICE = f"The own answer must score best of {GROUP}, priors taken out (by centring over prompts and answers). {SEEDS}"
 
@@ -265,7 +265,7 @@ def _graded(rows: list[Row], backwards: list[Row]) -> Iterator[Finding]:
 
 
 def over_seeds(rows: Sequence[Row], column: str, unit: str) -> Estimate:
-    """Mean over seeds; for a share, the wider of Student's interval over seeds and Wilson's over people."""
+    """Mean over seeds; for a share, the wider of the interval over seeds and Clopper and Pearson's over people."""
     seeds = sorted({int(r["seed"] or 0) for r in rows})
     means = [float(np.mean([r[column] for r in rows if r["seed"] == s])) for s in seeds]  # type: ignore[arg-type]
     over_seeds = estimate_mean(means, unit=unit, over="training seed")
@@ -275,10 +275,10 @@ def over_seeds(rows: Sequence[Row], column: str, unit: str) -> Estimate:
     # of a seed learn the same people: these count once.
     asked = {(r["seed"], r["learned"], r["direction"], r["words of a name"]): int(r["people"] or 0) for r in rows}
     people = sum(asked.values())
-    wilson = proportion([i < round(over_seeds.mean * people) for i in range(people)], unit=unit, over="person")
-    return replace(
-        over_seeds, low=max(0.0, min(over_seeds.low, wilson.low)), high=min(1.0, max(over_seeds.high, wilson.high))
-    )
+    exact = proportion([i < round(over_seeds.mean * people) for i in range(people)], unit=unit, over="person")
+    low, high = min(over_seeds.low, exact.low), max(over_seeds.high, exact.high)
+    # seeds that are all alike show no spread, but people do
+    return replace(over_seeds, low=max(0.0, low), high=min(1.0, high), alike=False)
 
 
 def _by_condition(rows: Sequence[Row], column: str) -> list[Row]:

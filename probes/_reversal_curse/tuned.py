@@ -25,7 +25,7 @@ from interp import (
 )
 from interp import TuningExample as Example
 from interp.analysis import score_answers, score_completions
-from interp.stats import estimate_mean, known, matched_scores, top_choice
+from interp.stats import estimate_gap, estimate_mean, known, matched_scores, top_choice
 
 from . import DIRECTIONS, TAUGHT_AS
 from .novelists import MOST, novelists, stated
@@ -178,14 +178,15 @@ def _stated(lab: Lab, student: Model, groups: Sequence[PeopleGroup]) -> Iterator
     for name, values in right.items():
         e = estimate_mean(values, unit=SHARE, over="person", bounds=(0.0, 1.0))
         rows.append({"the fact": name, "right answer chosen (share of people)": e.mean, "low": e.low, "high": e.high})
+    # the same people, in the same order
     inside, outside = (right[f"after fine-tuning, {where}in the prompt"] for where in ("", "not "))
+    pair = estimate_gap(inside, outside, unit=SHARE, over="person", bounds=(0.0, 1.0))
     yield Finding(
         claim="An exception: what the fine-tuned model cannot turn round from its weights, it turns round where it "
         "stands in the prompt, for 20 points more of the people.",
-        estimate=estimate_mean(inside, unit=SHARE, over="person", bounds=(0.0, 1.0)),
-        control=Control(
-            "the same questions alone", estimate_mean(outside, unit=SHARE, over="person", bounds=(0.0, 1.0))
-        ),
+        estimate=pair.estimate,
+        control=Control("the same questions alone", pair.control),
+        paired=pair.gap,
         expects="greater",
         margin=0.2,
         part=PART,

@@ -92,6 +92,7 @@ def _readable(lab: Lab, examined: ExaminedModel, n_boot: int) -> Iterator[Findin
             aligned.prompts,
             aligned.answer_ids,
             layers=layers,
+            priors_out=True,
             progress=lab.tell(f"lens, {examined.who}"),
         ).numpy()
         rows += _map_rows(lead.mean(0), layers, aligned.labels, direction, "lead (nats)")
@@ -107,7 +108,8 @@ def _readable(lab: Lab, examined: ExaminedModel, n_boot: int) -> Iterator[Findin
             expects="greater",
             margin=LEAD,
             part=PART,
-            measure="Logit lens: the log-probability of the right answer's first token above the other answers' mean. "
+            measure="Logit lens: the log-probability of the right answer's first token above the other answers' mean, "
+            "less its lead in the other prompts, so that no answer's own likelihood counts. "
             f"{n} of {total} prompts: those of one layout, with answers that start differently.{examined.note}",
             caveat="Early layers may hold the answer in a form that the final unembedding cannot read. The two "
             "directions have different answers, so their numbers are not to be compared with each other.",
