@@ -18,14 +18,16 @@ autoencoder write it, and can it be steered away?
 
 What counts as yes:
 
-- the favourite's share of the six is above 1 in 6 by 10 points; the same of the side 4, which was named beforehand;
-- the favourite's share is above that in the same sentences about another thing by 10 points, sentence by sentence;
+- the side 4, which was named beforehand, has a share of the six that is 10 points above 1 in 6, and above its share in
+  the same sentence about another thing;
+- the share of the favourite, whichever it is, is 10 points above that in the same sentence about another thing;
 - heads and features: silenced, they take a fifth more of the favourite's lead than as many others.
 
 What could fool us:
 
 - One phrasing. Single prompts can prove any side. All 24 were written down before anything ran, and the table shows
   each.
+- Habit. A model may write one number behind every text: a favourite alone says nothing about dice.
 - Small numbers. Text has more 1s and 2s than 6s, about dice or not. And a model may look at the last word alone: "a"
   and "page" are followed by other numbers. So the sentences without a die are the same but for that word.
 - Tokens. Some tokenizers write " 4" as one token, some as a space and a digit: answers are scored as whole strings.

@@ -24,7 +24,7 @@ What counts as yes, at the middle layer, which was chosen before any run:
 - offsets of right pairs have a cosine 0.05 above that of wrong pairs, and above 97.5 % of the cosines that come of
   pairing the words at random;
 - with all directions 5 points more is read than with the quarter of largest variance;
-- the plural direction moves "are" against "is" by 0.5 nats more than random directions of its length.
+- the plural direction moves "are" against "is" by 0.5 nats more than random directions of its length may.
 
 What could fool us:
 

@@ -10,10 +10,11 @@ at which layer is the decision where?
 What counts as yes:
 
 - of the two names, the right one's logit is above the other's by 0.5 more than where a third person gives;
-- the right name's logit is above that of a name that is not in the sentence, by 0.5;
+- the right name's logit is above that of the other one, and of a name that is not in the sentence, by 0.5;
 - the few heads that write most for the right name in some prompts write more than half of what heads write for it in
   others;
-- these heads also move the answer when they alone are patched from the sentence where the other one gives;
+- these heads also move the answer when they alone are patched from the sentence where the other one gives, by a tenth
+  of what patching everything moves more than as many others;
 - which name it is stands at its second mention in the first third of the layers, and at the last token in the last
   third (without the last block, behind which nothing but the last token can count).
 
@@ -21,8 +22,8 @@ What could fool us:
 
 - A name may be likelier, or the first one named. The answer is the first name as often as the second, no two prompts
   share both names, and the third person's sentences have the same ones.
-- A difference between two names grows when the wrong one is pushed down, too. So the right name is also compared with
-  one that is not in the sentence.
+- A difference between two names grows when the wrong one is pushed down, too; and any name of the sentence may be
+  likelier than others. So the right name is also compared with the likelier of the wrong one and an absent one.
 - Choice. The best of hundreds of heads looks good by chance: heads are chosen on some prompts and judged on others.
 - Direct effects add up exactly, but a head may matter through later ones only. Patching sees those, too.
 - Many heads that all help a little. Any few of them beat the rest on average, so the share of the whole is asked for.
@@ -52,13 +53,14 @@ PREFERS = Claim(
     "gives, and neither name is right.",
 )
 NAMES = Claim(
-    "The right name is likelier than one that is not in the sentence.",
+    "The right name is likelier than the other one and than one that is not in the sentence.",
     expects="greater",
     unit=UNIT,
     margin=0.5,
     answers=True,
-    measure="Logit of the right name less that of another name drawn at random, at the last token.",
-    caveat="Any name in the sentence may be likelier: the finding before this one tells the two apart.",
+    measure="Logit of the right name less that of the likelier of two: the other name, and one drawn at random, prompt "
+    "by prompt, at the last token.",
+    caveat="A name that was not repeated may be likelier whoever gives: the finding before this one asks that.",
 )
 
 
@@ -130,5 +132,16 @@ def _prefers(lab: Lab, made: list[Sentences]) -> Finding:
 
 
 def _names(lab: Lab, made: list[Sentences]) -> Finding:
-    ahead = [lab.model.measure(s.layout.prompts, logit_difference(s.right, s.absent)).cpu().numpy() for s in made]
-    return NAMES.answer(estimate_mean(np.concatenate(ahead), unit=UNIT, over="prompt", seed=lab.seed), zero(UNIT))
+    """The likelier rival counts: to name anybody of the sentence, or anybody but who was repeated, is not enough."""
+    other, absent = (
+        np.concatenate([lab.model.measure(s.layout.prompts, metric).double().cpu().numpy() for s, metric in asked])
+        for asked in (
+            [(s, logit_difference(s.right, s.wrong)) for s in made],
+            [(s, logit_difference(s.right, s.absent)) for s in made],
+        )
+    )
+    return NAMES.answer(
+        estimate_mean(np.minimum(other, absent), unit=UNIT, over="prompt", seed=lab.seed),
+        zero(UNIT, "the likelier of the two"),
+        measure=f"It is ahead of the other one by {other.mean():.2f}, of the third by {absent.mean():.2f}.",
+    )

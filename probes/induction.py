@@ -112,6 +112,7 @@ PLANTED_COPIES = Claim(
     margin=GAIN,
     part=CONTROLS,
     measure="As of this model, over models made by hand.",
+    subject="trained here",
 )
 PLANTED_LOOKS = Claim(
     "Positive control: where an induction head was planted, it is among the chosen ones and looks back.",
@@ -120,6 +121,7 @@ PLANTED_LOOKS = Claim(
     margin=LOOKS,
     part=CONTROLS,
     measure="As of this model, over models made by hand.",
+    subject="trained here",
 )
 RANDOM_COPIES = Claim(
     "Negative control: random weights predict the second copy no better.",
@@ -150,13 +152,13 @@ def induction(
 
     Args:
         length: tokens of the longest copy, 10 or more
-        sequences: sequences in all, a multiple of 8; half of them choose the heads, the other half judge them
+        sequences: sequences in all, a multiple of 8 from 16 on; half of them choose the heads, the others judge them
         share: which part of all heads is chosen, those of the highest score; up to 0.4
         random_sets: sets of other heads to silence for comparison, 2 or more
     """
     for name, value, right, told in (
         ("length", length, length >= 10, "10 or more"),
-        ("sequences", sequences, sequences >= 8 and sequences % 8 == 0, "a multiple of 8"),
+        ("sequences", sequences, sequences >= 16 and sequences % 8 == 0, "a multiple of 8, 16 or more"),
         ("share", share, 0 < share <= 0.4, "more than 0, up to 0.4"),
         ("random-sets", random_sets, random_sets >= 2, "2 or more"),
     ):
@@ -164,7 +166,7 @@ def induction(
             raise UserError(f"--{name} {value}; expected {told}")
     model = lab.model
     if lab.quick:
-        sequences, random_sets = 8, min(random_sets, 4)
+        sequences, random_sets = 16, min(random_sets, 4)  # four sequences that judge would be too few to say
     choosing, judging, shuffled = make_sequences(model, length, sequences // 8, lab.seed)
     lab.progress("reading repeated tokens", 0, 1)
     yield _copies(_log_probs(model, judging), _log_probs(model, shuffled), lab.seed)
@@ -379,8 +381,8 @@ def _silenced(
 
 def _controls(lab: Lab, length: int, share: float) -> Iterator[Finding]:
     """Planted heads are found, over models; random weights do nothing of it, over sequences."""
-    planted = [_asked(plant_induction(lab.seed * PLANTED + i).model, PLANTED_LENGTH, 0.1, i) for i in range(PLANTED)]
-    random_weights = _asked(with_random_weights(lab.model, lab.seed), length, share, lab.seed)
+    planted = [_asked(plant_induction(lab.seed * PLANTED + i).model, PLANTED_LENGTH, 1, 0.1, i) for i in range(PLANTED)]
+    random_weights = _asked(with_random_weights(lab.model, lab.seed), length, 2, share, lab.seed)
     for copies, looks, over, (gained, paid) in (
         (PLANTED_COPIES, PLANTED_LOOKS, "model", np.array([[one.mean() for one in pair] for pair in planted]).T),
         (RANDOM_COPIES, RANDOM_LOOKS, "sequence", random_weights),
@@ -389,9 +391,9 @@ def _controls(lab: Lab, length: int, share: float) -> Iterator[Finding]:
         yield looks.answer(estimate_mean(paid, unit=PAID, over=over, bounds=(-1.0, 1.0), seed=lab.seed), zero(PAID))
 
 
-def _asked(model: Model, length: int, share: float, seed: int) -> tuple[Floats, Floats]:
+def _asked(model: Model, length: int, each: int, share: float, seed: int) -> tuple[Floats, Floats]:
     """What the second copy gains, and what chosen heads pay, beyond the shuffled copy, for each sequence."""
-    choosing, judging, shuffled = make_sequences(model, length, 1, seed)
+    choosing, judging, shuffled = make_sequences(model, length, each, seed)
     gained = _gains(_log_probs(model, judging)) - _gains(_log_probs(model, shuffled))
     heads = choose_heads(_scores(model, choosing), share)
     return gained, _paid(model, heads, judging) - _paid(model, heads, shuffled)

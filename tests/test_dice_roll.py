@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from answered import all_answered, findings
 from refusals import the_line
 
 from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.analysis.multiple_choice import choose_among, choose_number, last_tokens
-from interp.lab.claims import check_declared, not_reached
 from interp.lab.discover import load_probe
-from interp.lab.probe import Probe
 from interp.model.chat import chat_prompt, has_chat
 from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.views.figures import draw
 from probes._dice_roll import DIGITS, WORDS, inside, prompts
 from probes._dice_roll.answers import ask_for_a_die, favourites
 from probes._dice_roll.controls import OPENINGS, throws
@@ -85,18 +83,7 @@ def last_word() -> Model:
 
 def findings_of(model: Model, seed: int = 0) -> list[Finding]:
     """Every claim of the probe is answered, or said not to be asked."""
-    dice_roll = load_probe("dice-roll")
-    reached = list(dice_roll(Lab(model, seed=seed, quick=True)))
-    check_all(dice_roll, reached)
-    return [one for one in reached if isinstance(one, Finding)]
-
-
-def check_all(probe: Probe, reached: Sequence[Finding | NotAsked]) -> None:
-    for one in reached:
-        check_declared(one, probe.claims, probe.name)
-        if isinstance(one, Finding) and one.figure:
-            draw(one)
-    assert not not_reached(probe.claims, reached)
+    return findings(all_answered(load_probe("dice-roll"), Lab(model, seed=seed, quick=True)))
 
 
 def by_claim(found: Iterable[Finding], words: str) -> Finding:
@@ -106,13 +93,12 @@ def by_claim(found: Iterable[Finding], words: str) -> Finding:
 
 def answers_of(model: Model, seed: int = 0) -> list[Finding]:
     """Part (a) alone."""
-    reached = favourites(Lab(model, seed=seed), ask_for_a_die(model, prompts.RAW))
-    return [one for one in reached if isinstance(one, Finding)]
+    return findings(favourites(Lab(model, seed=seed), ask_for_a_die(model, prompts.RAW)))
 
 
 def test_a_loaded_die_is_found_and_thrown(loaded: Model) -> None:
     found = findings_of(loaded)
-    for words in ("One side, 4,", "The side 4", "less spread out", "gives it up"):
+    for words in ("One side, 4,", "less spread out", "gives it up"):
         assert by_claim(found, words).verdict == "yes", words
     assert by_claim(found, "The side 4").estimate.mean == pytest.approx(2 / 3, abs=0.08)
     assert by_claim(found, "Thrown").estimate.mean == pytest.approx(0, abs=0.1)
@@ -126,6 +112,7 @@ def test_a_model_that_looks_at_the_last_word_alone_is_not_said_to_know_of_dice(l
     assert by_claim(found, "The side 4").estimate.mean > 0.4, "it does say 4 after the words of the die"
     null = choose_among(last_word, prompts.NULL, DIGITS).share[:, 3]
     assert null.mean() < 0.3, "and not where a number is asked for in other words"
+    assert by_claim(found, "The side 4").verdict == "no", "it says 4 after a stone as well"
     of_the_die = by_claim(found, "It has to do with the die")
     assert of_the_die.verdict != "yes"
     assert of_the_die.estimate.mean == pytest.approx(0, abs=1e-6)
@@ -133,7 +120,9 @@ def test_a_model_that_looks_at_the_last_word_alone_is_not_said_to_know_of_dice(l
 
 def test_a_model_that_looks_for_the_die_is_said_to_know_of_dice() -> None:
     dice = {word for prompt in prompts.RAW for word in prompt.split() if word.startswith(("die", "dice"))}
-    found = by_claim(answers_of(four_after(dice, anywhere=True)), "It has to do with the die: 4")
+    answers = answers_of(four_after(dice, anywhere=True))
+    assert by_claim(answers, "The side 4").verdict == "yes"
+    found = by_claim(answers, "It has to do with the die: 4")
     assert found.verdict == "yes"
     assert found.estimate.mean > 0.5
     assert {row["instead of the die"] for row in found.table} == set(prompts.NOUNS)
@@ -154,9 +143,9 @@ def test_a_sentence_without_a_die_is_the_same_but_for_that_word() -> None:
 def test_phrasings_that_name_no_die_are_not_asked_about_other_things(fair: Model, tmp_path: Path) -> None:
     lines = [prompt for prompt in prompts.NULL if prompt][:10]
     asked = ask_for_a_die(fair, lines)
-    (left_out,) = [one for one in favourites(Lab(fair), asked) if isinstance(one, NotAsked)]
-    assert left_out.claim.startswith("It has to do with the die: ")
-    assert "0 of the 5 judging prompts name a die" in left_out.because
+    left_out = [one for one in favourites(Lab(fair), asked) if isinstance(one, NotAsked)]
+    assert [one.claim[:11] for one in left_out] == ["The side 4 ", "It has to d"]
+    assert all("0 of the 5 judging prompts name a die" in one.because for one in left_out)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,21 +7,29 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from answered import all_answered, findings
 from refusals import the_line
 
 from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.analysis.analogies import alike, ask_analogies, every_cosine
-from interp.lab.claims import check_declared, not_reached
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.views.figures import draw
 from probes._embedding_directions import CONTROLS, held, words
 from probes._embedding_directions import analogies as by_offset
+from probes._embedding_directions import steering as steering_part
 from probes._embedding_directions.analogies import ask_all, best_baseline, shares
 from probes._embedding_directions.controls import _found, measured_size, planted
 from probes._embedding_directions.held import _principal, _random, attributes_of, more_directions
 from probes._embedding_directions.one_direction import read_alike
-from probes._embedding_directions.steering import PLURAL, STEERS, TEMPLATES, _directions, admit
+from probes._embedding_directions.steering import (
+    PLURAL,
+    STEERS,
+    TEMPLATES,
+    NounSentences,
+    _directions,
+    admit,
+    another,
+)
 from probes._embedding_directions.words import FAMILIES, KINDS, PREFIX, Vectors, Words, choose_words, read_vectors
 
 PAIRS = [(0, 5), (1, 6), (2, 7), (3, 8)]
@@ -173,20 +181,13 @@ def numbered() -> Model:
 
 def reached_by(model: Model, seed: int = 0) -> list[Finding | NotAsked]:
     """Of two kinds of nouns, which is enough and sooner done. Every claim is answered, or said not to be asked."""
-    probe = load_probe("embedding-directions")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(words, "KINDS", {kind: KINDS[kind] for kind in ("animal", "place")})
-        reached = list(probe(Lab(model, seed=seed, quick=True), n_perm=40))
-    for one in reached:
-        check_declared(one, probe.claims, probe.name)
-        if isinstance(one, Finding) and one.figure:
-            draw(one)
-    assert not not_reached(probe.claims, reached)
-    return reached
+        return all_answered(load_probe("embedding-directions"), Lab(model, seed=seed, quick=True), n_perm=40)
 
 
 def findings_of(model: Model, seed: int = 0) -> list[Finding]:
-    return [one for one in reached_by(model, seed) if isinstance(one, Finding)]
+    return findings(reached_by(model, seed))
 
 
 def by_claim(found: list[Finding], start: str) -> Finding:
@@ -251,6 +252,40 @@ def test_steering_is_what_a_plain_hook_does(numbered: Model) -> None:
             assert shifts[which, 1, noun] + clean[1, noun] == pytest.approx(lean, abs=1e-3)
 
 
+def test_one_more_random_direction_may_reach_as_far_as_a_few_of_them_spread() -> None:
+    """Each moves all nouns alike: what another one does lies within the reach in 95 % of draws."""
+    generator = np.random.default_rng(0)
+    held_by = []
+    for _ in range(400):
+        effects = generator.normal(0, 3, 9)
+        reach = another(np.broadcast_to(effects[:8, None, None], (8, 3, 10)))
+        held_by.append(abs(effects[8] - effects[:8].mean()) <= reach.high)
+    assert np.mean(held_by) == pytest.approx(0.95, abs=0.035)
+
+
+def test_a_random_direction_that_moves_all_nouns_alike_is_not_taken_for_the_plural(
+    numbered: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its effect is large and the same for every noun; so is that of any random direction, whatever its sign."""
+    told = choose_words(numbered)
+    vectors = read_vectors(numbered, told, (1,))
+
+    def all_random(words: Words, vectors: Vectors, layer: int, n_random: int, seed: int) -> torch.Tensor:
+        return torch.tensor([1.5, -2.0, 2.5, -1.0, 0.5, -1.5, 2.0])[:, None, None].expand(7, len(nouns.nouns), 48)
+
+    def moved(self: NounSentences, layer: int, directions: torch.Tensor, clean: np.ndarray) -> np.ndarray:
+        return directions[:, None, :, 0].expand(7, len(self.templates), -1).double().numpy() + 0.01 * clean
+
+    nouns = admit(numbered, told, quick=True)
+    assert nouns is not None
+    monkeypatch.setattr(steering_part, "_directions", all_random)
+    monkeypatch.setattr(NounSentences, "shift", moved)
+    steered, _ = steering_part.steering(Lab(numbered, quick=True), told, vectors, 1, nouns)
+    assert isinstance(steered, Finding)
+    assert steered.estimate.low > 0.5, "noun by noun it is surely more than random directions do on average"
+    assert steered.verdict == "unclear"
+
+
 def test_vectors_are_of_the_embedding_and_of_the_word_behind_the_prefix(numbered: Model) -> None:
     told = choose_words(numbered)
     vectors = read_vectors(numbered, told, (0, 2))
@@ -266,7 +301,7 @@ def test_all_directions_are_all_whatever_the_basis(numbered: Model) -> None:
     told = choose_words(numbered)
     for basis in (_principal(numbered, told), _random(48, 0)):
         torch.testing.assert_close(basis.T @ basis, torch.eye(48), atol=1e-5, rtol=0)
-    found = list(more_directions(Lab(numbered, quick=True), told, read_vectors(numbered, told, (0,))))
+    found = findings(more_directions(Lab(numbered, quick=True), told, read_vectors(numbered, told, (0,))))
     for finding in found[:2]:
         whole = [tuple(row.values())[2:] for row in finding.table if row["directions kept"] == "48"]
         assert len(whole) == 2

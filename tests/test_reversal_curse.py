@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -270,9 +270,9 @@ def test_bad_pairs_are_refused_before_anything_is_trained(
 ) -> None:
     file = tmp_path / "pairs.csv"
     file.write_bytes(content)
-    findings: Iterator[Finding] = reversal_curse(Lab(tiny_gpt2), pairs=file)
+    answers = iter(reversal_curse(Lab(tiny_gpt2), pairs=file))
     with pytest.raises(UserError, match=word) as caught:
-        next(findings)
+        next(answers)
     assert "\n" not in str(caught.value)
 
 

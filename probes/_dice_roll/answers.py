@@ -27,7 +27,7 @@ from interp import (
     zero,
 )
 from interp.analysis import Choices, choose_among, choose_number, entropy_of
-from interp.stats import estimate_mean, known
+from interp.stats import estimate_gap, estimate_mean, known
 
 from . import DIGITS, SHARE, SIDES, UNIFORM, WORDS
 from .prompts import ASKED, BEGUN, COIN, NOUNS, NULL, NUMBER_ASKED, NUMBER_BEGUN, OTHERS, without_die
@@ -47,19 +47,21 @@ FAVOURITE = Claim(
     unit=SHARE,
     margin=MARGIN,
     part=PART,
-    answers=True,
     measure="Probability of the side among the six answers, read from the model and not sampled. The side is the "
     "favourite of every second prompt; the others are measured.",
-    caveat="A model's text is not a throw: it says what people write about dice.",
+    caveat="A model's text is not a throw. One that writes the same number behind every text has a favourite, too.",
 )
 FOUR = Claim(
-    "The side 4 comes up more often than a fair die shows it, by 10 points.",
+    "The side 4 comes up more often than a fair die shows it, and than in the same sentence about another thing, by 10 "
+    "points.",
     expects="greater",
     unit=SHARE,
     margin=MARGIN,
     part=PART,
     answers=True,
-    measure="Probability of 4 among the six answers, over all prompts: 4 was named before anything ran.",
+    measure="Probability of 4 among the six answers, over prompts that name a die: 4 was named before anything ran. "
+    "Beside it stands, prompt by prompt, 1 in 6 or the probability of 4 with another noun in place of the die, "
+    "whichever is more.",
     caveat="That 4 is the favourite is said of one model that somebody tried. It is a habit, not a law.",
 )
 OF_THE_DIE = Claim(
@@ -125,14 +127,15 @@ CLAIMS = [FAVOURITE, FOUR, OF_THE_DIE, SPREAD, ALONE, WORD, IN_CHAT, AGREE, DEVI
 class Asked:
     """The six shares by way of asking; `alone`: a 1 that goes on, as in 12, does not count.
 
-    `paired` are the judging prompts that can be asked about another thing (their numbers among these), `other_things`
-    [noun, prompt, side] the shares there. `favourite` (0 for side 1) was chosen on every second raw prompt.
+    `swapped` are the prompts that can be asked about another thing (their numbers among all), `other_things` [noun,
+    prompt, side] the shares there. `favourite` (0 for side 1) was chosen on every second raw prompt, `judging` are the
+    numbers among `swapped` of those that did not choose it.
     """
 
     prompts: tuple[str, ...]
     raw: Choices
     alone: Choices
-    paired: list[int]
+    swapped: list[int]
     other_things: Floats
     null: Choices
     words: Choices
@@ -149,9 +152,13 @@ class Asked:
         return halves(self.raw.share)[1]
 
     @property
+    def judging(self) -> list[int]:
+        return [i for i, prompt in enumerate(self.swapped) if prompt % 2]
+
+    @property
     def of_the_die(self) -> Floats:
         """The favourite's share less that in the same sentence about another thing [noun, prompt]."""
-        return self.judged[self.paired, self.favourite] - self.other_things[..., self.favourite]
+        return more_with_the_die(self.raw.share, self.swapped, self.other_things, self.favourite)
 
 
 def favourite_of(share: Floats) -> int:
@@ -159,16 +166,21 @@ def favourite_of(share: Floats) -> int:
     return int(halves(share)[0].mean(0).argmax())
 
 
+def more_with_the_die(share: Floats, swapped: list[int], other_things: Floats, side: int) -> Floats:
+    """A side's share with the die less that without it [noun, prompt], in prompts that did not choose the side."""
+    judging = [i for i, prompt in enumerate(swapped) if prompt % 2]
+    return share[[swapped[i] for i in judging], side] - other_things[:, judging, side]
+
+
 def ask_for_a_die(model: Model, prompts: Sequence[str]) -> Asked:
     """Every way of asking. Chat is left out for a model without a template, and where text and answer melt."""
-    judging = halves(list(prompts))[1]
-    paired = [i for i, prompt in enumerate(judging) if without_die(prompt, NOUNS[0])]
+    swapped = [i for i, prompt in enumerate(prompts) if without_die(prompt, NOUNS[0])]
     return Asked(
         tuple(prompts),
         choose_among(model, prompts, DIGITS),
         choose_number(model, prompts, range(1, SIDES + 1)),
-        paired,
-        ask_about_other_things(model, [judging[i] for i in paired]),
+        swapped,
+        ask_about_other_things(model, [prompts[i] for i in swapped]),
         choose_among(model, NULL, DIGITS),
         choose_among(model, prompts, WORDS),
         _in_chat(model, ASKED, BEGUN),
@@ -200,11 +212,10 @@ def _in_chat(model: Model, messages: Sequence[str], begun: Sequence[str]) -> Cho
 
 def favourites(lab: Lab, asked: Asked) -> Iterator[Finding | NotAsked]:
     """Part (a): is there a favourite, is it 4, and does the die have to do with it?"""
-    by_side = shares({"favourite": asked.judged[:, asked.favourite], "4": asked.raw.share[:, 3]}, lab)
     ways = _ways(lab, asked)
     side = {"side": asked.favourite + 1}
     yield FAVOURITE.answer(
-        by_side["favourite"],
+        shares({"favourite": asked.judged[:, asked.favourite]}, lab)["favourite"],
         FAIR,
         about=side,
         measure=f"The six digits together take {asked.raw.mass.mean():.0%} of the probability there.",
@@ -216,7 +227,7 @@ def favourites(lab: Lab, asked: Asked) -> Iterator[Finding | NotAsked]:
             "over prompts. “No die” are prompts such as “Please read chapter”.",
         ),
     )
-    yield FOUR.answer(by_side["4"], FAIR)
+    yield _four(lab, asked)
     yield _of_the_die(lab, asked)
     yield SPREAD.answer(
         estimate_mean(asked.raw.entropy, unit="nats", over="prompt", bounds=(0.0, FAIR_ENTROPY), seed=lab.seed),
@@ -226,14 +237,32 @@ def favourites(lab: Lab, asked: Asked) -> Iterator[Finding | NotAsked]:
     )
 
 
+def _four(lab: Lab, asked: Asked) -> Finding | NotAsked:
+    """Is it 4, and not only because 4 comes behind such sentences, die or no die?"""
+    if len(asked.judging) < LEAST_PAIRS:
+        return FOUR.not_asked(f"because {_too_few(asked)}")
+    four = asked.raw.share[asked.swapped, 3]
+    without = asked.other_things[..., 3].mean(0)
+    pair = estimate_gap(four, np.maximum(UNIFORM, without), unit=SHARE, over="prompt", bounds=(0.0, 1.0), seed=lab.seed)
+    return FOUR.answer(
+        pair.estimate,
+        Control("a fair die, or the same sentence about another thing", pair.control),
+        measure=f"Without the die it is {without.mean():.2f}.",
+        paired=pair.gap,
+    )
+
+
+def _too_few(asked: Asked) -> str:
+    return (
+        f"{len(asked.judging)} of the {len(asked.judged)} judging prompts name a die, and not as their last word; "
+        f"{LEAST_PAIRS} are needed"
+    )
+
+
 def _of_the_die(lab: Lab, asked: Asked) -> Finding | NotAsked:
     about = {"side": asked.favourite + 1}
-    if len(asked.paired) < LEAST_PAIRS:
-        return OF_THE_DIE.not_asked(
-            f"because {len(asked.paired)} of the {len(asked.judged)} judging prompts name a die, and not as their last "
-            f"word; {LEAST_PAIRS} are needed",
-            about=about,
-        )
+    if len(asked.judging) < LEAST_PAIRS:
+        return OF_THE_DIE.not_asked(f"because {_too_few(asked)}", about=about)
     gaps = asked.of_the_die
     by_noun = measured(
         dict(zip(NOUNS, gaps, strict=True)),
@@ -244,12 +273,12 @@ def _of_the_die(lab: Lab, asked: Asked) -> Finding | NotAsked:
         bounds=(-1.0, 1.0),
         seed=lab.seed,
     )
-    with_die, without = asked.judged[asked.paired, asked.favourite].mean(), asked.other_things[..., asked.favourite]
+    without = asked.other_things[:, asked.judging, asked.favourite].mean()
     return OF_THE_DIE.answer(
         over_sentences(gaps, lab),
         zero(SHARE, "the same sentences about another thing"),
         about=about,
-        measure=f"It is {with_die:.2f} with the die and {without.mean():.2f} without.",
+        measure=f"It is {without + gaps.mean():.2f} with the die and {without:.2f} without.",
         table=by_noun.rows(),
         figure=by_noun.dots(
             y="instead of the die",
@@ -334,7 +363,7 @@ def _ways(lab: Lab, asked: Asked) -> Measured:
         "die, words": asked.words.share,
         "no die": asked.null.share,
     }
-    if asked.paired:
+    if asked.swapped:
         ways["another thing"] = asked.other_things.mean(0)
     if asked.chat is not None and asked.chat_null is not None:
         ways |= {"die, chat": asked.chat.share, "no die, chat": asked.chat_null.share}

@@ -24,7 +24,16 @@ from interp import (
 from interp.analysis import choose_among
 
 from . import DIGITS, SHARE, SIDES, UNIFORM
-from .answers import FAIR, LEAST_PAIRS, Asked, Floats, ask_about_other_things, favourite_of, over_sentences
+from .answers import (
+    FAIR,
+    LEAST_PAIRS,
+    Asked,
+    Floats,
+    ask_about_other_things,
+    favourite_of,
+    more_with_the_die,
+    over_sentences,
+)
 
 PART = "Controls of the method"
 LOADED = 0.5  # of the throws show 4
@@ -38,6 +47,7 @@ SEES = Claim(
     unit=SHARE,
     margin=CLOSE,
     part=PART,
+    subject="trained here",
 )
 NO_FAVOURITE = Claim(
     "Negative control: in models that read of a fair die no favourite is found.",
@@ -46,6 +56,7 @@ NO_FAVOURITE = Claim(
     margin=CLOSE,
     part=PART,
     measure="The side that half of the prompts prefer, in the other half, as for the loaded model.",
+    subject="trained here",
 )
 BLIND = Claim(
     "Negative control: with random weights, the favourite has nothing to do with the die.",
@@ -118,13 +129,12 @@ def _of_favourite(share: Floats) -> float:
 
 def _nothing_known(lab: Lab, asked: Asked) -> Finding | NotAsked:
     """Random weights prefer some token everywhere; about the die they know nothing."""
-    if len(asked.paired) < LEAST_PAIRS:
+    if len(asked.judging) < LEAST_PAIRS:
         return BLIND.not_asked("because part (a) does not ask it of these prompts either")
     random_weights = with_random_weights(lab.model, lab.seed)
     share = choose_among(random_weights, asked.prompts, DIGITS).share
-    side, judging = favourite_of(share), halves(list(asked.prompts))[1]
-    other = ask_about_other_things(random_weights, [judging[i] for i in asked.paired])
-    gaps = halves(share)[1][asked.paired, side] - other[..., side]
+    other, side = ask_about_other_things(random_weights, [asked.prompts[i] for i in asked.swapped]), favourite_of(share)
+    gaps = more_with_the_die(share, asked.swapped, other, side)
     return BLIND.answer(
         over_sentences(gaps, lab),
         zero(SHARE, "the same sentences about another thing"),

@@ -31,6 +31,7 @@ FOUND, FOUND_THOUGH = (
         measure="Share of questions answered by the offset among random vectors, in which a pair's second word is the "
         f"first one plus a direction of its family, {STRONG:g} times as long as a word, and a little noise. To the "
         "third word alone another one was put nearer, and to c + b one that is between the two first words.",
+        subject="trained here",
     )
     for though in ("", ", though the question's own words may be answers")
 )

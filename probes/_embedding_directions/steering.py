@@ -12,9 +12,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Claim, Edit, Estimate, Finding, Lab, Measured, Model, NotAsked, UserError, Where, zero
+from interp import Claim, Control, Edit, Estimate, Finding, Lab, Measured, Model, NotAsked, UserError, Where, zero
 from interp.analysis import encode_answers, logit_difference
-from interp.stats import estimate_crossed
+from interp.stats import estimate_crossed, student_quantile
 
 from . import CAUSES, CONTROLS
 from .words import Vectors, Words
@@ -34,7 +34,7 @@ STEERS = Claim(
     answers=True,
     measure='Change of the lead of "are" over "is" when the direction is added to the residual stream at the noun, '
     "less that when random directions as long are, noun by noun. It is the mean offset, at its own length, of the "
-    "other half of the nouns behind another text.",
+    "other half of the nouns behind another text. The control says how far one more random direction may move it.",
     caveat="A direction from nouns may hold more than number. That it steers does not say that the model reads it "
     "there on its own.",
 )
@@ -119,14 +119,14 @@ def steering(
     real = noun_sentences.lean(noun_sentences.prompts(1))[0] - clean
     shifts: dict[int, Floats] = {}
     for done, layer in enumerate(vectors.layers):
-        n_random = (4 if lab.quick else 8) if layer == middle else 3
+        n_random = (6 if lab.quick else 12) if layer == middle else 3
         shifts[layer] = noun_sentences.shift(layer, _directions(words, vectors, layer, n_random, lab.seed), clean)
         lab.progress("steering", done + 1, len(vectors.layers))
-    plural, random = shifts[middle][0], shifts[middle][1:].mean(0)
+    plural, random = shifts[middle][0], shifts[middle][1:]
     by_layer = Measured(("layer", "what changes"), 'change of the lead of "are" (nats)', _by_layer(shifts, real))
     steered = STEERS.answer(
-        _crossed(plural - random),
-        zero(UNIT, "random directions as long"),
+        _crossed(plural - random.mean(0)),
+        Control("one more random direction as long", another(random)),
         measure=f"{len(noun_sentences.nouns)} nouns in {len(noun_sentences.templates)} wordings, after {middle} "
         f"blocks. The plural direction changes the lead by {plural.mean():.1f}, random ones by {random.mean():.1f}, "
         f"the real plural by {real.mean():.1f}.",
@@ -138,6 +138,16 @@ def steering(
         ),
     )
     return steered, PLURAL.answer(_crossed(real), zero(UNIT, "no change"))
+
+
+def another(shifts: Floats) -> Estimate:
+    """What one more random direction would do beyond the mean of these [direction, template, noun]: 0 and its reach.
+
+    A direction moves all nouns alike, so that an interval over nouns knows nothing of it.
+    """
+    each = shifts.mean((1, 2))
+    reach = student_quantile(len(each) - 1) * float(each.std(ddof=1)) * (1 + 1 / len(each)) ** 0.5
+    return Estimate(0.0, -reach, reach, len(each), UNIT, "random direction")
 
 
 def _crossed(table: Floats) -> Estimate:

@@ -31,6 +31,7 @@ FOUND = Claim(
     measure="As for the names, in GPT-2s made by hand, which repeat what came after the last mention of a word: 16 "
     "heads, two of which are chosen.",
     caveat="It shows that the attribution finds a head, not that it finds name movers.",
+    subject="trained here",
 )
 BLIND = Claim(
     "Negative control: random weights prefer neither name.",

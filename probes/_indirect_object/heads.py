@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Claim, Figure, Finding, Lab, NotAsked, Row, measured, set_beforehand, zero
+from interp import Claim, Control, Figure, Finding, Lab, NotAsked, Row, measured, set_beforehand
 from interp.analysis import Attribution, Sweep
-from interp.stats import estimate_mean
+from interp.stats import estimate_gap, estimate_mean
 
 WRITTEN = "share of what heads write for it"
-PER_HEAD = "nats per head"
+MOVED = "share of what everything moves"
 LEAST = 0.5  # nats that heads write for the right name: of less, no share can be told
 MOST = 0.5  # of what they write
+MUCH = 0.1  # of what patching everything moves
 
 FEW = Claim(
     "A few attention heads make the difference between the names: they write most of what heads write for the right "
@@ -26,12 +27,15 @@ FEW = Claim(
     "counts; a head that works through later ones is not in it.",
 )
 MOVE = Claim(
-    "These heads move the answer when they alone are patched, too.",
+    "These heads move the answer when they alone are patched, too, by a tenth of what everything moves more than as "
+    "many others.",
     expects="greater",
-    unit=PER_HEAD,
+    unit=MOVED,
+    margin=MUCH,
     answers=True,
     measure="Change of the logit difference when one head's output at the last token is copied into the sentence where "
-    "the other one gives, less that of the other heads in the same prompts.",
+    "the other one gives, added up over the heads, less that of as many others on average in the same prompts; over "
+    "what copying everything changes on average.",
 )
 CLAIMS = [FEW, MOVE]
 
@@ -97,21 +101,32 @@ def write_the_name(lab: Lab, parts: list[Attribution], chosen: list[int]) -> Fin
     )
 
 
-def move_the_answer(lab: Lab, swept: Sweep, chosen: list[int]) -> Finding:
-    """What patching a chosen head moves, beside the other heads."""
-    effect = swept.effect[:, :, 0].numpy()  # [pair, layer, head], at the last token
-    flat = effect.reshape(len(effect), -1)
-    own, other = flat[:, chosen].mean(1), np.delete(flat, chosen, axis=1).mean(1)
+def move_the_answer(lab: Lab, swept: Sweep, chosen: list[int]) -> Finding | NotAsked:
+    """What patching the chosen heads one by one moves, beside as many others."""
+    effect = swept.effect[:, :, 0].double().numpy()  # [pair, layer, head], at the last token
+    flat, total = effect.reshape(len(effect), -1), float(swept.total.mean())
+    if total < LEAST:
+        return MOVE.not_asked(
+            f"because patching everything moves the answer by {total:.2g} nats towards the right name; a share of less "
+            f"than {LEAST:g} says nothing"
+        )
+    pair = estimate_gap(
+        flat[:, chosen].sum(1) / total,
+        np.delete(flat, chosen, axis=1).mean(1) * len(chosen) / total,
+        unit=MOVED,
+        over="prompt",
+        seed=lab.seed,
+    )
     rows: list[Row] = [
         {"layer": layer, "head": head, "moved (nats)": float(effect[:, layer, head].mean())}
         for layer in range(effect.shape[1])
         for head in range(effect.shape[2])
     ]
     return MOVE.answer(
-        estimate_mean(own - other, unit=PER_HEAD, over="prompt", seed=lab.seed),
-        zero(PER_HEAD, "the other heads"),
-        measure=f"The chosen move it by {own.mean():.2g}, the others by {other.mean():.2g}; everything together by "
-        f"{float(swept.total.mean()):.2g} nats.",
+        pair.estimate,
+        Control("as many of the other heads, on average", pair.control),
+        paired=pair.gap,
+        measure=f"Everything together moves it by {total:.2g} nats. The sum is over {len(chosen)} heads.",
         table=rows,
         figure=Figure(
             "head_grid",

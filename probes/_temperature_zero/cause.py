@@ -30,6 +30,7 @@ OWN_SUMS = Claim(
     measure="Share of logits that come out differently in random orders, in fp32.",
     caveat="A batch, a kernel, a cache or a thread count decides in which order a processor adds. This is arithmetic: "
     "floats round after every step, and hold whole numbers exactly.",
+    subject="machine",
 )
 SAME_BITS = Claim(
     "Added up in one fixed order, batch mates change the bits of fewer prompts.",
@@ -41,6 +42,7 @@ SAME_BITS = Claim(
     "takes one row at a time, less that share with the usual products, prompt by prompt.",
     caveat="This ties the bits to the linear layers' products. Padding and the cache change sums of attention, "
     "too, which are left as they are.",
+    subject="machine",
 )
 SAME_TEXTS = Claim(
     "Added up in one fixed order, batch mates change the text of fewer prompts.",
@@ -49,6 +51,7 @@ SAME_TEXTS = Claim(
     part=CAUSE,
     measure="The same, of texts that part.",
     caveat="Few texts part because of batch mates alone.",
+    subject="machine",
 )
 CLAIMS = [OWN_SUMS, SAME_BITS, SAME_TEXTS]
 
