@@ -53,7 +53,7 @@ from interp import (
     zero,
 )
 from interp.analysis import HEAD_KINDS as KINDS
-from interp.analysis import attention_paid, continuation, mean_outputs, others_like, repeated_tokens, score_heads
+from interp.analysis import attention_paid, continuation, mean_outputs, repeated_tokens, score_heads, sets_like
 from interp.edits import ablate_heads
 from interp.stats import estimate_crossed, estimate_mean
 
@@ -321,17 +321,6 @@ def _look_back(
     )
 
 
-def _other_sets(heads: Heads, shape: tuple[int, int], n: int, seed: int) -> list[Heads]:
-    """At most `n` sets of other heads, all different: one set twice would pass for two."""
-    found: dict[frozenset[tuple[int, int]], Heads] = {}
-    for i in range(20 * n):
-        if len(found) == n:
-            break
-        some = others_like(heads, shape, seed=seed * 1000 + i)
-        found.setdefault(frozenset(some), some)
-    return list(found.values())
-
-
 def _silenced(
     lab: Lab,
     heads: Heads,
@@ -342,10 +331,10 @@ def _silenced(
 ) -> Iterator[Finding | NotAsked]:
     """What silencing the chosen heads costs, beside as many others."""
     n_layers, n_heads = scores["induction"].shape
-    sets = _other_sets(heads, (n_layers, n_heads), random_sets, lab.seed)
+    sets = sets_like(heads, (n_layers, n_heads), random_sets, seed=lab.seed * 1000)
     if len(sets) < 2:
         for claim in (SILENCED, OTHERS):
-            yield claim.not_asked(f"because {len(sets)} other set of {len(heads)} heads can be drawn; 2 are needed")
+            yield claim.not_asked(f"because {len(sets)} other sets of {len(heads)} heads can be drawn; 2 are needed")
         return
     silence = mean_outputs(lab.model, choosing)
     metric = continuation(judging, [len(ids) // 2 + 2 for ids in judging], per="token")

@@ -13,7 +13,7 @@ from answered import all_answered, findings
 from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.analysis.aligned_prompts import single_tokens
 from interp.analysis.attribution import Attribution
-from interp.analysis.heads import ablate_heads, attention_paid, mean_outputs, others_like
+from interp.analysis.heads import ablate_heads, attention_paid, mean_outputs, others_like, sets_like
 from interp.lab.discover import load_probe
 from interp.model.training import planted as planted_parts
 from interp.model.training.planted import plant_induction, plant_nothing
@@ -45,7 +45,7 @@ def test_induction_is_found_where_it_was_planted(seed: int) -> None:
     assert verdicts(found)[:2] == ["yes", "yes"]
     (silenced,) = [one for one in reached if one.declared == induction.SILENCED.text]
     if isinstance(silenced, NotAsked):
-        assert "because 1 other set of 2 heads can be drawn" in silenced.because
+        assert "because 1 other sets of 2 heads can be drawn" in silenced.because
     else:
         assert silenced.verdict != "no", "the planted previous-token head, which is needed too, is among the others"
         assert float(silenced.table[0]["low"] or 0) > 0.5
@@ -202,6 +202,13 @@ def test_the_heads_silenced_for_comparison_are_others_of_the_same_layers() -> No
     assert {layer for layer, _ in others_like(full, (4, 4), seed=0)} <= {1, 2, 3}, "a full layer leaves others only"
     with pytest.raises(UserError, match="choose fewer"):
         others_like(full * 2 + [(1, 0)], (2, 4), seed=0)
+
+
+def test_no_set_of_other_heads_comes_twice() -> None:
+    assert len(sets_like([(0, 1), (0, 2), (3, 0)], (4, 4), 8, seed=0)) == 3, "all that there are"
+    assert len(sets_like([(0, 0), (1, 0)], (4, 8), 8, seed=0)) == 8
+    assert sets_like([(0, 0), (0, 1)], (1, 4), 8, seed=0) in ([[(0, 2), (0, 3)]], [[(0, 3), (0, 2)]])
+    assert sets_like([(0, 0), (0, 1)], (1, 3), 8, seed=0) == []
 
 
 def test_silenced_heads_give_what_they_give_on_average(tiny_gpt2: Model) -> None:

@@ -37,8 +37,8 @@ from interp.analysis import (
     last_tokens,
     logit_difference,
     mean_outputs,
-    others_like,
     read_logits,
+    sets_like,
 )
 from interp.edits import ablate_heads, clamp_features
 from interp.saes import attach_sae, site_of
@@ -188,12 +188,12 @@ def _carried(
         with lab.model.edit(edit):
             lost.append((clean - _lead(lab.model, die_prompts, halves(die_prompts.prompts)[1]).numpy()) / clean.mean())
         lab.progress("silencing", len(lost), len(edits))
-    ours, others = lost[0], np.stack(lost[1:])
+    chosen, others = lost[0], np.stack(lost[1:])
     measure = told.pop("measure")
     return claim.answer(
-        estimate_crossed([ours[None] - others], unit=CARRIED, over="prompt"),
+        estimate_crossed([chosen[None] - others], unit=CARRIED, over="prompt"),
         zero(CARRIED, "as many others"),
-        measure=f"{measure} They take {ours.mean():.2f} of it, the others {others.mean():.2f}.",
+        measure=f"{measure} They take {chosen.mean():.2f} of it, the others {others.mean():.2f}.",
         **told,
     )
 
@@ -210,7 +210,9 @@ def heads_that_write(lab: Lab, die_prompts: DiePrompts, clean: Floats) -> Findin
     best = mean.argsort(descending=True)[: max(2, round(CHOSEN * len(names)))].tolist()
     heads = [(names[i][0], names[i][1]) for i in best]
     silence = mean_outputs(model, die_prompts.null)
-    others = [others_like(heads, shape, seed=lab.seed * 100 + i) for i in range(4 if lab.quick else 8)]
+    others = sets_like(heads, shape, 4 if lab.quick else 8, seed=lab.seed * 100)
+    if len(others) < 2:
+        return HEADS.not_asked(f"because {len(others)} other sets of {len(heads)} heads can be drawn; 2 are needed")
     rows: list[Row] = [
         {"part": f"head {layer}.{head}", "direct effect (nats)": float(mean[i])}
         for i, (layer, head) in zip(best, heads, strict=True)
