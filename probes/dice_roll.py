@@ -7,27 +7,29 @@ has it to do with dice at all?
 Three parts:
 
 (a) What it answers. The model's probabilities of the six digits are read behind 24 phrasings; nothing is sampled. The
-favourite is chosen on every second phrasing and measured on the others, beside prompts that ask for a number and no
-die ("Please read chapter").
+favourite is chosen on every second phrasing and measured on the others, beside the same sentences about a stone, a
+ball, a card and so on.
 
-(b) Asked in other ways: the answer as a word, in the model's own chat form, numbers up to 10 and 20, a coin.
+(b) Asked in other ways: the answer as a word, in the model's own chat form, numbers up to 10 and 20, a coin; and
+thrown: answers are sampled and counted.
 
 (c) Inside the model. At which layer is the favourite settled, which attention heads and which features of a sparse
 autoencoder write it, and can it be steered away?
 
 What counts as yes:
 
-- the favourite's share of the six is above 1 in 6 by 10 points; the same of the side 4, which was named beforehand;
-- the favourite's share is above that behind prompts without a die by 10 points;
-- heads and features: silenced, they take more from the favourite's lead than as many others;
-- pushed along one direction, at a fifth of the vector's length, the favourite's share falls below what random
-  directions leave of it.
+- the side 4, which was named beforehand, has a share of the six that is 10 points above 1 in 6, and above its share in
+  the same sentence about another thing;
+- the share of the favourite, whichever it is, is 10 points above that in the same sentence about another thing;
+- heads and features: silenced, they take a fifth more of the favourite's lead than as many others.
 
 What could fool us:
 
 - One phrasing. Single prompts can prove any side. All 24 were written down before anything ran, and the table shows
   each.
-- Small numbers. Text has more 1s and 2s than 6s, about dice or not: hence the prompts without a die.
+- Habit. A model may write one number behind every text: a favourite alone says nothing about dice.
+- Small numbers. Text has more 1s and 2s than 6s, about dice or not. And a model may look at the last word alone: "a"
+  and "page" are followed by other numbers. So the sentences without a die are the same but for that word.
 - Tokens. Some tokenizers write " 4" as one token, some as a space and a digit: answers are scored as whole strings.
 - Choice. The best of six sides is above 1 in 6 by chance: chosen on one half of the prompts, judged on the other.
 - Blindness. Small models that are trained on a die of known sides show what the method reads of them.
@@ -38,19 +40,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp import Finding, Lab, UserError, probe
+from interp import Finding, Lab, NotAsked, UserError, probe
 from interp.saes import shipped_sae
 
+from ._dice_roll import answers, inside
+from ._dice_roll import controls as known_dice
 from ._dice_roll.answers import ask_for_a_die, elsewhere, favourites
 from ._dice_roll.controls import controls
 from ._dice_roll.inside import admit, look_inside
 from ._dice_roll.prompts import RAW
+from ._dice_roll.thrown import AS_READ, thrown
 
 LEAST = 8
 
 
-@probe()
-def dice_roll(lab: Lab, *, phrasings: Path | None = None) -> Iterator[Finding]:
+@probe(claims=[*answers.CLAIMS, AS_READ, *inside.CLAIMS, *known_dice.CLAIMS])
+def dice_roll(lab: Lab, *, phrasings: Path | None = None) -> Iterator[Finding | NotAsked]:
     """Read the six shares, in many ways of asking, then look inside.
 
     Args:
@@ -61,10 +66,9 @@ def dice_roll(lab: Lab, *, phrasings: Path | None = None) -> Iterator[Finding]:
     asked = ask_for_a_die(lab.model, prompts)
     yield from favourites(lab, asked)
     yield from elsewhere(lab, asked)
-    die_prompts = admit(lab.model, asked)
-    if die_prompts is not None:
-        yield from look_inside(lab, die_prompts, lab.sae_folder or shipped_sae(lab.model))
-    yield from controls(lab, prompts)
+    yield thrown(lab, asked)
+    yield from look_inside(lab, admit(lab.model, asked), lab.sae_folder or shipped_sae(lab.model))
+    yield from controls(lab, asked)
 
 
 def _read(path: Path) -> tuple[str, ...]:

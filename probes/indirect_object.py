@@ -10,10 +10,11 @@ at which layer is the decision where?
 What counts as yes:
 
 - of the two names, the right one's logit is above the other's by 0.5 more than where a third person gives;
-- the right name's logit is above that of a name that is not in the sentence, by 0.5;
-- the heads that make the difference between the names in some prompts make it in others, by 0.5 nats more than as many
-  other heads;
-- these heads also move the answer when they alone are patched from the sentence where the other one gives;
+- the right name's logit is above that of the other one, and of a name that is not in the sentence, by 0.5;
+- the few heads that write most for the right name in some prompts write more than half of what heads write for it in
+  others;
+- these heads also move the answer when they alone are patched from the sentence where the other one gives, by a tenth
+  of what patching everything moves more than as many others;
 - which name it is stands at its second mention in the first third of the layers, and at the last token in the last
   third (without the last block, behind which nothing but the last token can count).
 
@@ -21,10 +22,11 @@ What could fool us:
 
 - A name may be likelier, or the first one named. The answer is the first name as often as the second, no two prompts
   share both names, and the third person's sentences have the same ones.
-- A difference between two names grows when the wrong one is pushed down, too. So the right name is also compared with
-  one that is not in the sentence.
+- A difference between two names grows when the wrong one is pushed down, too; and any name of the sentence may be
+  likelier than others. So the right name is also compared with the likelier of the wrong one and an absent one.
 - Choice. The best of hundreds of heads looks good by chance: heads are chosen on some prompts and judged on others.
 - Direct effects add up exactly, but a head may matter through later ones only. Patching sees those, too.
+- Many heads that all help a little. Any few of them beat the rest on average, so the share of the whole is asked for.
 - One wording. Three templates are used; the maps of positions need one layout and show the first.
 """
 
@@ -34,18 +36,36 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp import Control, Figure, Finding, Lab, Row, UserError, probe
+from interp import Claim, Finding, Lab, NotAsked, UserError, measured, probe, zero
 from interp.analysis import attribute_logits, attribution_patch, logit_difference, patch_sweep
-from interp.stats import estimate_gap, estimate_mean, known
+from interp.stats import estimate_mean
 
-from ._indirect_object import UNIT
-from ._indirect_object.heads import choose_heads, move_the_answer, write_the_name
-from ._indirect_object.places import how_well_estimated, streams_to_patch, where_it_stands
-from ._indirect_object.sentences import TEMPLATES, Sentences, make_sentences
+from ._indirect_object import UNIT, controls, heads, places
+from ._indirect_object.sentences import TEMPLATES, Sentences, leads, make_sentences
+
+PREFERS = Claim(
+    "Of the two names, the model prefers the one that has not been repeated.",
+    expects="greater",
+    unit=UNIT,
+    margin=0.5,
+    answers=True,
+    measure="Logit of the right name less that of the other, at the last token; less the same where a third person "
+    "gives, and neither name is right.",
+)
+NAMES = Claim(
+    "The right name is likelier than the other one and than one that is not in the sentence.",
+    expects="greater",
+    unit=UNIT,
+    margin=0.5,
+    answers=True,
+    measure="Logit of the right name less that of the likelier of two: the other name, and one drawn at random, prompt "
+    "by prompt, at the last token.",
+    caveat="A name that was not repeated may be likelier whoever gives: the finding before this one asks that.",
+)
 
 
-@probe(paper="arXiv:2211.00593")
-def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: int = 8) -> Iterator[Finding]:
+@probe(paper="arXiv:2211.00593", claims=[PREFERS, NAMES, *heads.CLAIMS, *places.CLAIMS, *controls.CLAIMS])
+def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: int = 8) -> Iterator[Finding | NotAsked]:
     """Ask for the indirect object, attribute the answer to heads, and patch.
 
     Args:
@@ -68,51 +88,43 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
 
     lab.progress("attributing", 0, 1)
     parts = [attribute_logits(model, s.layout.prompts, s.right, s.wrong, by="head") for s in made]
-    chosen = choose_heads(parts, share)
-    yield write_the_name(lab, parts, chosen)
+    chosen = heads.choose_heads(parts, share)
+    yield heads.write_the_name(lab, parts, chosen)
 
     first = made[0]
     metric = logit_difference(first.right[-swept:], first.wrong[-swept:])
     runs = first.layout.prompts[-swept:], first.flipped[-swept:], metric  # these did not choose the heads
     tell = lab.tell("patching heads")
-    heads = patch_sweep(model, *runs, "blocks.*.attn.hook_z", by=("pos", "head"), positions=[-1], progress=tell)
-    yield move_the_answer(lab, heads, chosen)
-    stream = patch_sweep(model, *runs, streams_to_patch(lab), progress=lab.tell("patching the residual stream"))
-    yield from where_it_stands(lab, stream, first.layout)
-    yield how_well_estimated(lab, attribution_patch(model, *runs, streams_to_patch(lab)), stream)
+    by_head = patch_sweep(model, *runs, "blocks.*.attn.hook_z", by=("pos", "head"), positions=[-1], progress=tell)
+    yield heads.move_the_answer(lab, by_head, chosen)
+    streams = places.streams_to_patch(lab)
+    stream = patch_sweep(model, *runs, streams, progress=lab.tell("patching the residual stream"))
+    yield from places.where_it_stands(lab, stream, first.layout)
+    yield places.how_well_estimated(lab, attribution_patch(model, *runs, streams), stream)
+    yield from controls.controls(lab, made)
 
 
 def _prefers(lab: Lab, made: list[Sentences]) -> Finding:
-    leads: dict[str, list[float]] = {"one of the two gives": [], "a third person gives": []}
-    rows: list[Row] = []
-    for template, s in zip(TEMPLATES, made, strict=True):
-        metric = logit_difference(s.right, s.wrong)
-        for who, prompts in zip(leads, (s.layout.prompts, s.third), strict=True):
-            values = lab.model.measure(prompts, metric).cpu().numpy()
-            leads[who] += values.tolist()
-            at = estimate_mean(values, unit=UNIT, over="prompt", seed=lab.seed)
-            rows.append(
-                {"template": template, "giver": who, "lead of the name (nats)": at.mean, "low": at.low, "high": at.high}
-            )
-    pair = estimate_gap(*leads.values(), unit=UNIT, over="prompt", seed=lab.seed)
-    return Finding(
-        claim="Of the two names, the model prefers the one that has not been repeated.",
-        estimate=pair.estimate,
-        control=Control("a third person gives, and neither name is right", pair.control),
-        paired=pair.gap,
-        expects="greater",
-        margin=0.5,
-        answers=True,
-        measure=f"Logit of the right name less that of the other, at the last token. The right name leads in "
-        f"{100 * np.mean(np.array(leads['one of the two gives']) > 0):.0f} % of {pair.gap.n} prompts.",
-        table=rows,
-        figure=Figure(
-            "interval_dots",
-            x="lead of the name (nats)",
+    one_of_the_two, a_third = leads(lab.model, made)
+    by_template = measured(
+        {
+            (template, giver): part
+            for giver, values in (("one of the two gives", one_of_the_two), ("a third person gives", a_third))
+            for template, part in zip(TEMPLATES, np.split(values, len(made)), strict=True)
+        },
+        by=("template", "giver"),
+        value="lead of the name (nats)",
+        over="prompt",
+        seed=lab.seed,
+    )
+    return PREFERS.answer(
+        estimate_mean(one_of_the_two - a_third, unit=UNIT, over="prompt", seed=lab.seed),
+        zero(UNIT, "a third person gives"),
+        measure=f"The lead is {one_of_the_two.mean():.2f}, and {a_third.mean():.2f} where a third person gives. The "
+        f"right name leads in {np.mean(one_of_the_two > 0):.0%} of {len(a_third)} prompts.",
+        table=by_template.rows(),
+        figure=by_template.dots(
             y="template",
-            group="giver",
-            low="low",
-            high="high",
             chance=0.0,
             caption="How far the name that has not been repeated is ahead; intervals over prompts.",
         ),
@@ -120,14 +132,16 @@ def _prefers(lab: Lab, made: list[Sentences]) -> Finding:
 
 
 def _names(lab: Lab, made: list[Sentences]) -> Finding:
-    leads = [lab.model.measure(s.layout.prompts, logit_difference(s.right, s.absent)).cpu().numpy() for s in made]
-    return Finding(
-        claim="The right name is likelier than one that is not in the sentence.",
-        estimate=estimate_mean(np.concatenate(leads), unit=UNIT, over="prompt", seed=lab.seed),
-        control=Control("no difference", known(0.0, unit=UNIT, why="no difference")),
-        expects="greater",
-        margin=0.5,
-        answers=True,
-        measure="Logit of the right name less that of another name drawn at random, at the last token.",
-        caveat="Any name in the sentence may be likelier: the finding before this one tells the two apart.",
+    """The likelier rival counts: to name anybody of the sentence, or anybody but who was repeated, is not enough."""
+    other, absent = (
+        np.concatenate([lab.model.measure(s.layout.prompts, metric).double().cpu().numpy() for s, metric in asked])
+        for asked in (
+            [(s, logit_difference(s.right, s.wrong)) for s in made],
+            [(s, logit_difference(s.right, s.absent)) for s in made],
+        )
+    )
+    return NAMES.answer(
+        estimate_mean(np.minimum(other, absent), unit=UNIT, over="prompt", seed=lab.seed),
+        zero(UNIT, "the likelier of the two"),
+        measure=f"It is ahead of the other one by {other.mean():.2f}, of the third by {absent.mean():.2f}.",
     )

@@ -13,6 +13,9 @@ What counts as yes:
   copy is shuffled, by 0.2 of their attention;
 - with these heads silenced the second copy loses 0.5 nats a token more than with as many others.
 
+As a control, models in which an induction head was planted by hand are asked the same, and this model's own shape with
+random weights.
+
 What could fool us:
 
 - Frequency. A token that was seen once may be likelier everywhere. The shuffled second copy has the same tokens.
@@ -31,35 +34,131 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Control, Estimate, Figure, Finding, Lab, Row, UserError, probe
+from interp import (
+    Claim,
+    Figure,
+    Finding,
+    Lab,
+    Model,
+    NotAsked,
+    Row,
+    UserError,
+    measured,
+    plant_induction,
+    probe,
+    with_random_weights,
+    zero,
+)
 from interp.analysis import HEAD_KINDS as KINDS
-from interp.analysis import attention_paid, continuation, mean_outputs, others_like, repeated_tokens, score_heads
+from interp.analysis import attention_paid, continuation, mean_outputs, repeated_tokens, score_heads, sets_like
 from interp.edits import ablate_heads
-from interp.stats import estimate_crossed, estimate_mean, known
+from interp.stats import estimate_crossed, estimate_mean
 
-NATS = "nats per token"
+NATS, PAID = "nats per token", "share of attention"
 LENGTHS = 4  # of copies: the longest, and two, four and six tokens less
+PLANTED, PLANTED_LENGTH = 6, 10  # models made by hand, and the longest copy that fits them
+GAIN, LOOKS = 1.0, 0.2  # nats, share of attention
+CONTROLS = "Controls of the method"
 Heads = list[tuple[int, int]]
 Ids = list[int]
+Floats = NDArray[np.float64]
+
+COPIES = Claim(
+    "Random tokens are predicted the second time they come, in the order in which they came.",
+    expects="greater",
+    unit=NATS,
+    margin=GAIN,
+    answers=True,
+    measure="Mean log-probability of the second copy's tokens less that of the first copy's, but for each copy's first "
+    "token; less the same where the second copy is in another order.",
+    caveat="Random tokens are no text: a model may copy in text by other means as well.",
+)
+LOOK_BACK = Claim(
+    "Some heads look at what came after the last time of the same token.",
+    expects="greater",
+    unit=PAID,
+    margin=LOOKS,
+    answers=True,
+    measure="Mean attention paid there by the heads that score highest in other sequences, less that of the same heads "
+    "to the same places where the second copy is in another order.",
+    caveat="Attention shows where a head looks, and not what it does with it: the next finding asks that.",
+)
+SILENCED = Claim(
+    "The heads that look back do more for the second copy than others.",
+    expects="greater",
+    unit=NATS,
+    margin=0.5,
+    answers=True,
+    measure="Log-probability of the second copy's tokens that is lost when the heads are held at their mean, less that "
+    "when as many others are.",
+    caveat="Other heads of the mechanism, such as those that tell each token which one came before it, are among the "
+    "others. Later heads may step in for silenced ones, so that a loss is the least that they do.",
+)
+OTHERS = Claim(
+    "Silencing as many other heads costs little.",
+    expects="equal",
+    unit=NATS,
+    margin=0.5,
+    measure="Log-probability of the second copy's tokens that is lost when as many other heads, drawn at random, are "
+    "held at their mean.",
+)
+PLANTED_COPIES = Claim(
+    "Positive control: where an induction head was planted, the second copy is predicted.",
+    expects="greater",
+    unit=NATS,
+    margin=GAIN,
+    part=CONTROLS,
+    measure="As of this model, over models made by hand.",
+    subject="trained here",
+)
+PLANTED_LOOKS = Claim(
+    "Positive control: where an induction head was planted, it is among the chosen ones and looks back.",
+    expects="greater",
+    unit=PAID,
+    margin=LOOKS,
+    part=CONTROLS,
+    measure="As of this model, over models made by hand.",
+    subject="trained here",
+)
+RANDOM_COPIES = Claim(
+    "Negative control: random weights predict the second copy no better.",
+    expects="equal",
+    unit=NATS,
+    margin=GAIN,
+    part=CONTROLS,
+    measure="As of this model.",
+)
+RANDOM_LOOKS = Claim(
+    "Negative control: the heads of random weights do not look back.",
+    expects="equal",
+    unit=PAID,
+    margin=LOOKS,
+    part=CONTROLS,
+    measure="As of this model.",
+)
 
 
-@probe(paper="arXiv:2209.11895")
+@probe(
+    paper="arXiv:2209.11895",
+    claims=[COPIES, LOOK_BACK, SILENCED, OTHERS, PLANTED_COPIES, PLANTED_LOOKS, RANDOM_COPIES, RANDOM_LOOKS],
+)
 def induction(
     lab: Lab, *, length: int = 25, sequences: int = 16, share: float = 0.05, random_sets: int = 12
-) -> Iterator[Finding]:
+) -> Iterator[Finding | NotAsked]:
     """Repeat random tokens, find the heads that look back, silence them.
 
     Args:
         length: tokens of the longest copy, 10 or more
-        sequences: sequences in all, a multiple of 8; half of them choose the heads, the other half judge them
+        sequences: sequences in all, a multiple of 8 from 16 on; half of them choose the heads, the others judge them
         share: which part of all heads is chosen, those of the highest score; up to 0.4
         random_sets: sets of other heads to silence for comparison, 2 or more
     """
     for name, value, right, told in (
         ("length", length, length >= 10, "10 or more"),
-        ("sequences", sequences, sequences >= 8 and sequences % 8 == 0, "a multiple of 8"),
+        ("sequences", sequences, sequences >= 16 and sequences % 8 == 0, "a multiple of 8, 16 or more"),
         ("share", share, 0 < share <= 0.4, "more than 0, up to 0.4"),
         ("random-sets", random_sets, random_sets >= 2, "2 or more"),
     ):
@@ -67,44 +166,35 @@ def induction(
             raise UserError(f"--{name} {value}; expected {told}")
     model = lab.model
     if lab.quick:
-        sequences, random_sets = 8, min(random_sets, 4)
-    choosing, judging = (_repeated(lab, length, sequences // 8, half) for half in (0, 1))
-    shuffled = [_shuffle_second(ids, lab.seed + i) for i, ids in enumerate(judging)]
+        sequences, random_sets = 16, min(random_sets, 4)  # four sequences that judge would be too few to say
+    choosing, judging, shuffled = make_sequences(model, length, sequences // 8, lab.seed)
     lab.progress("reading repeated tokens", 0, 1)
-    yield _copies(_log_probs(lab, judging), _log_probs(lab, shuffled), lab.seed)
+    yield _copies(_log_probs(model, judging), _log_probs(model, shuffled), lab.seed)
 
     lab.progress("scoring heads", 0, 1)
-    scores = _scores(lab, choosing)
-    n_layers, n_heads = scores["induction"].shape
-    best = scores["induction"].flatten().argsort(descending=True)[: max(2, round(share * n_layers * n_heads))]
-    heads: Heads = [divmod(int(i), n_heads) for i in best]
+    scores = _scores(model, choosing)
+    heads = choose_heads(scores, share)
     yield _look_back(lab, heads, judging, shuffled, scores)
-
-    silence = mean_outputs(model, choosing)
-    metric = continuation(judging, [len(ids) // 2 + 2 for ids in judging], per="token")
-    clean = model.measure(judging, metric)
-
-    def lost(some: Heads) -> Float[Tensor, " sequence"]:
-        with model.edit(ablate_heads(some, silence)):
-            return (clean - model.measure(judging, metric)).cpu()
-
-    chosen = lost(heads)
-    others = []
-    for some in _other_sets(heads, (n_layers, n_heads), random_sets, lab.seed):
-        others.append(lost(some))
-        lab.progress("silencing other heads", len(others), random_sets)
-    yield from _silenced(heads, chosen, torch.stack(others), lab.seed)
+    yield from _silenced(lab, heads, scores, choosing, judging, random_sets)
+    yield from _controls(lab, length, share)
 
 
-def _repeated(lab: Lab, length: int, each: int, half: int) -> list[Ids]:
-    """Sequences of four lengths, `each` of every one."""
-    return [
-        ids
-        for i in range(LENGTHS)
-        for ids in repeated_tokens(
-            lab.model, length=length - 2 * i, sequences=each, seed=lab.seed * 100 + half * LENGTHS + i
-        )
-    ]
+def make_sequences(model: Model, length: int, each: int, seed: int) -> tuple[list[Ids], list[Ids], list[Ids]]:
+    """Sequences that choose the heads, others that judge them, and these with the second copy in another order.
+
+    Of four lengths, `each` of every one.
+    """
+    choosing, judging = (
+        [
+            ids
+            for i in range(LENGTHS)
+            for ids in repeated_tokens(
+                model, length=length - 2 * i, sequences=each, seed=seed * 100 + half * LENGTHS + i
+            )
+        ]
+        for half in (0, 1)
+    )
+    return choosing, judging, [_shuffle_second(ids, seed + i) for i, ids in enumerate(judging)]
 
 
 def _shuffle_second(ids: Ids, seed: int) -> Ids:
@@ -115,58 +205,63 @@ def _shuffle_second(ids: Ids, seed: int) -> Ids:
     return [*ids[: half + 1], *second]
 
 
-def _log_probs(lab: Lab, sequences: Sequence[Ids]) -> list[Float[Tensor, "copy pos"]]:
+def _log_probs(model: Model, sequences: Sequence[Ids]) -> list[Float[Tensor, "copy pos"]]:
     """Log-probability of every token but the opening one in nats, by copy, for each sequence."""
     out = []
     for ids in sequences:  # one by one: a vocabulary is wide
-        logs = lab.model.logits([ids])[0, :-1].float().log_softmax(-1)
+        logs = model.logits([ids])[0, :-1].float().log_softmax(-1)
         own = logs.gather(1, torch.tensor(ids[1:], device=logs.device)[:, None])[:, 0]
         out.append(own.cpu().view(2, -1))
     return out
 
 
+def _gains(logs: list[Float[Tensor, "copy pos"]]) -> Floats:
+    """How much less of a surprise the second copy is, for each sequence. A copy's opening token is left out."""
+    return np.array([float((one[1, 1:] - one[0, 1:]).mean()) for one in logs])
+
+
 def _copies(repeated: list[Float[Tensor, "copy pos"]], shuffled: list[Float[Tensor, "copy pos"]], seed: int) -> Finding:
-    """Is the second copy less of a surprise than the first? The token that opens a copy is left out in both."""
-    gains = [
-        estimate_mean(
-            [float((logs[1, 1:] - logs[0, 1:]).mean()) for logs in some], unit=NATS, over="sequence", seed=seed
-        )
-        for some in (repeated, shuffled)
-    ]
-    rows: list[Row] = []
-    for copy, some, which in (("first", repeated, 0), ("second", repeated, 1), ("second, shuffled", shuffled, 1)):
-        for i in range(max(logs.shape[1] for logs in some)):
-            values = [float(logs[which, i]) for logs in some if i < logs.shape[1]]
-            at = estimate_mean(values, unit="nats", over="sequence", bounds=(-np.inf, 0.0), seed=seed)
-            place: Row = {"copy": copy, "position in the copy": i + 1}
-            rows.append(place | {"log-probability (nats)": at.mean, "low": at.low, "high": at.high})
-    return Finding(
-        claim="Random tokens are predicted the second time they come, in the order in which they came.",
-        estimate=gains[0],
-        control=Control("the second copy in another order", gains[1]),
-        expects="greater",
-        margin=1.0,
-        answers=True,
-        measure="Mean log-probability of the second copy's tokens less that of the first copy's, but for each copy's "
-        "first token.",
-        caveat="Random tokens are no text: a model may copy in text by other means as well.",
-        table=rows,
-        figure=Figure(
-            "lines",
+    """Is the second copy less of a surprise than the first, and more so than in another order?"""
+    gains, gains_shuffled = _gains(repeated), _gains(shuffled)
+    by_position = measured(
+        {
+            (copy, i + 1): [float(logs[which, i]) for logs in some if i < logs.shape[1]]
+            for copy, some, which in (
+                ("first", repeated, 0),
+                ("second", repeated, 1),
+                ("second, shuffled", shuffled, 1),
+            )
+            for i in range(max(logs.shape[1] for logs in some))
+        },
+        by=("copy", "position in the copy"),
+        value="log-probability (nats)",
+        over="sequence",
+        bounds=(-np.inf, 0.0),
+        seed=seed,
+    )
+    return COPIES.answer(
+        estimate_mean(gains - gains_shuffled, unit=NATS, over="sequence", seed=seed),
+        zero(NATS, "the second copy in another order"),
+        measure=f"In order the second copy gains {gains.mean():.2g}, in another order {gains_shuffled.mean():.2g}.",
+        table=by_position.rows(),
+        figure=by_position.lines(
             x="position in the copy",
-            y="log-probability (nats)",
-            group="copy",
-            low="low",
-            high="high",
             caption="Log-probability of each token. Bands are over sequences; fewer of them are long.",
         ),
     )
 
 
-def _scores(lab: Lab, sequences: Sequence[Ids]) -> dict[str, Float[Tensor, "layer head"]]:
+def _scores(model: Model, sequences: Sequence[Ids]) -> dict[str, Float[Tensor, "layer head"]]:
     """Mean scores over sequences of all lengths."""
-    found = [score_heads(lab.model, some).scores for some in _by_length(sequences)]
+    found = [score_heads(model, some).scores for some in _by_length(sequences)]
     return {kind: torch.cat([scores[kind] for scores in found]).mean(0) for kind in KINDS}
+
+
+def choose_heads(scores: dict[str, Float[Tensor, "layer head"]], share: float) -> Heads:
+    """The heads of the highest induction score."""
+    score = scores["induction"]
+    best = score.flatten().argsort(descending=True)[: max(2, round(share * score.numel()))]
+    return [divmod(int(i), score.shape[1]) for i in best]
 
 
 def _by_length(sequences: Sequence[Ids]) -> list[list[Ids]]:
@@ -180,16 +275,16 @@ def _by_length(sequences: Sequence[Ids]) -> list[list[Ids]]:
     return out
 
 
-def _paid(lab: Lab, heads: Heads, sequences: Sequence[Ids]) -> Float[Tensor, " sequence"]:
-    """Mean attention of these heads to the place behind the one that is a copy back."""
+def _paid(model: Model, heads: Heads, sequences: Sequence[Ids]) -> Floats:
+    """Mean attention of these heads to the place behind the one that is a copy back, for each sequence."""
     layers, columns = (torch.tensor(part) for part in zip(*heads, strict=True))
     out = []
     for some in _by_length(sequences):
         length = len(some[0]) // 2
         queries = torch.arange(length + 1, 2 * length + 1)
-        paid = attention_paid(lab.model, some, queries, {"induction": queries - length + 1})["induction"]
+        paid = attention_paid(model, some, queries, {"induction": queries - length + 1})["induction"]
         out.append(paid[:, layers, columns].mean(1))
-    return torch.cat(out)
+    return torch.cat(out).double().numpy()
 
 
 def _look_back(
@@ -200,16 +295,7 @@ def _look_back(
     scores: dict[str, Float[Tensor, "layer head"]],
 ) -> Finding:
     """Do the chosen heads look behind the last time of the same token, in sequences that did not choose them?"""
-    ours, theirs = (
-        estimate_mean(
-            _paid(lab, heads, some).numpy(),
-            unit="share of attention",
-            over="sequence",
-            bounds=(0.0, 1.0),
-            seed=lab.seed,
-        )
-        for some in (judging, shuffled)
-    )
+    paid, paid_shuffled = (_paid(lab.model, heads, some) for some in (judging, shuffled))
     rows: list[Row] = [
         {"kind of head": kind, "layer": layer, "head": head, "score (share of attention)": float(mean[layer, head])}
         for kind, mean in scores.items()
@@ -217,16 +303,11 @@ def _look_back(
         for head in range(mean.shape[1])
     ]
     named = ", ".join(f"{layer}.{head}" for layer, head in heads)
-    return Finding(
-        claim="Some heads look at what came after the last time of the same token.",
-        estimate=ours,
-        control=Control("the same heads and places, the second copy in another order", theirs),
-        expects="greater",
-        margin=0.2,
-        answers=True,
-        measure=f"Mean attention paid there by the {len(heads)} heads that score highest in other sequences "
-        f"(layer.head: {named}).",
-        caveat="Attention shows where a head looks, and not what it does with it: the next finding asks that.",
+    return LOOK_BACK.answer(
+        estimate_mean(paid - paid_shuffled, unit=PAID, over="sequence", bounds=(-1.0, 1.0), seed=lab.seed),
+        zero(PAID, "the second copy in another order"),
+        measure=f"In order they pay {paid.mean():.2g}, in another order {paid_shuffled.mean():.2g}. The {len(heads)} "
+        f"heads are (layer.head): {named}.",
         table=rows,
         figure=Figure(
             "head_grid",
@@ -240,68 +321,68 @@ def _look_back(
     )
 
 
-def _other_sets(heads: Heads, shape: tuple[int, int], n: int, seed: int) -> list[Heads]:
-    """At most `n` sets of other heads, all different: one set twice would pass for two."""
-    found: dict[frozenset[tuple[int, int]], Heads] = {}
-    for i in range(20 * n):
-        if len(found) == n:
-            break
-        some = others_like(heads, shape, seed=seed * 1000 + i)
-        found.setdefault(frozenset(some), some)
-    return list(found.values())
-
-
 def _silenced(
-    heads: Heads, chosen: Float[Tensor, " sequence"], others: Float[Tensor, "set sequence"], seed: int
-) -> Iterator[Finding]:
+    lab: Lab,
+    heads: Heads,
+    scores: dict[str, Float[Tensor, "layer head"]],
+    choosing: list[Ids],
+    judging: list[Ids],
+    random_sets: int,
+) -> Iterator[Finding | NotAsked]:
     """What silencing the chosen heads costs, beside as many others."""
-    ours = estimate_mean(chosen.numpy(), unit=NATS, over="sequence", seed=seed)
-    if len(others) > 1:  # for other sets and other sequences
-        theirs = estimate_crossed([others.numpy()], unit=NATS, over="sequence")
-    else:
-        theirs = Estimate(float(others.mean()), float(others.mean()), float(others.mean()), 1, NATS, "set")
-    column = "lost when silenced (nats per token)"
-    rows: list[Row] = [
+    n_layers, n_heads = scores["induction"].shape
+    sets = sets_like(heads, (n_layers, n_heads), random_sets, seed=lab.seed * 1000)
+    if len(sets) < 2:
+        for claim in (SILENCED, OTHERS):
+            yield claim.not_asked(f"because {len(sets)} other sets of {len(heads)} heads can be drawn; 2 are needed")
+        return
+    silence = mean_outputs(lab.model, choosing)
+    metric = continuation(judging, [len(ids) // 2 + 2 for ids in judging], per="token")
+    clean = lab.model.measure(judging, metric)
+    lost: list[Floats] = []
+    for some in (heads, *sets):
+        with lab.model.edit(ablate_heads(some, silence)):
+            lost.append((clean - lab.model.measure(judging, metric)).double().cpu().numpy())
+        lab.progress("silencing heads", len(lost), len(sets) + 1)
+    chosen, others = lost[0], np.stack(lost[1:])  # [set, sequence]
+    shown = measured(
         {
-            "silenced": f"{len(heads)} induction heads",
-            "heads": "those that look back",
-            column: ours.mean,
-            "low": ours.low,
-            "high": ours.high,
+            (f"{len(heads)} induction heads", "those that look back"): chosen,
+            **{
+                (f"{len(heads)} others, set {i + 1}", "others"): values
+                for i, values in enumerate(sorted(others, key=lambda one: -one.mean()))
+            },
         },
-        *(
-            {"silenced": f"{len(heads)} others, set {i + 1}", "heads": "others", column: float(v)}
-            for i, v in enumerate(np.sort(others.mean(1).numpy())[::-1])
-        ),
-    ]
-    control = f"as many other heads, {len(others)} different sets"
-    yield Finding(
-        claim="The heads that look back do more for the second copy than others.",
-        estimate=ours,
-        control=Control(control, theirs),
-        expects="greater",
-        margin=0.5,
-        answers=True,
-        measure="Log-probability of the second copy's tokens that is lost when the heads are held at their mean.",
-        caveat="Other heads of the mechanism, such as those that tell each token which one came before it, are among "
-        "the others. Later heads may step in for silenced ones, so that a loss is the least that they do.",
-        table=rows,
-        figure=Figure(
-            "effect_bars",
-            x=column,
-            y="silenced",
-            group="heads",
-            low="low",
-            high="high",
-            caption="What the second copy loses. The interval is over sequences.",
-        ),
+        by=("silenced", "heads"),
+        value="lost when silenced (nats per token)",
+        over="sequence",
+        seed=lab.seed,
     )
-    yield Finding(
-        claim="Silencing as many other heads costs little.",
-        estimate=theirs,
-        control=Control("nothing lost", known(0.0, unit=NATS, why="nothing lost")),
-        expects="equal",
-        margin=0.5,
-        measure="Log-probability of the second copy's tokens that is lost when as many other heads, drawn at random, "
-        "are held at their mean.",
+    yield SILENCED.answer(
+        estimate_crossed([chosen[None] - others], unit=NATS, over="sequence"),
+        zero(NATS, f"as many other heads, {len(sets)} different sets"),
+        measure=f"The chosen ones lose {chosen.mean():.2g}, others {others.mean():.2g}.",
+        table=shown.rows(),
+        figure=shown.bars(y="silenced", caption="What the second copy loses. Intervals over sequences."),
     )
+    yield OTHERS.answer(estimate_crossed([others], unit=NATS, over="sequence"), zero(NATS, "nothing lost"))
+
+
+def _controls(lab: Lab, length: int, share: float) -> Iterator[Finding]:
+    """Planted heads are found, over models; random weights do nothing of it, over sequences."""
+    planted = [_asked(plant_induction(lab.seed * PLANTED + i).model, PLANTED_LENGTH, 1, 0.1, i) for i in range(PLANTED)]
+    random_weights = _asked(with_random_weights(lab.model, lab.seed), length, 2, share, lab.seed)
+    for copies, looks, over, (gained, paid) in (
+        (PLANTED_COPIES, PLANTED_LOOKS, "model", np.array([[one.mean() for one in pair] for pair in planted]).T),
+        (RANDOM_COPIES, RANDOM_LOOKS, "sequence", random_weights),
+    ):
+        yield copies.answer(estimate_mean(gained, unit=NATS, over=over, seed=lab.seed), zero(NATS))
+        yield looks.answer(estimate_mean(paid, unit=PAID, over=over, bounds=(-1.0, 1.0), seed=lab.seed), zero(PAID))
+
+
+def _asked(model: Model, length: int, each: int, share: float, seed: int) -> tuple[Floats, Floats]:
+    """What the second copy gains, and what chosen heads pay, beyond the shuffled copy, for each sequence."""
+    choosing, judging, shuffled = make_sequences(model, length, each, seed)
+    gained = _gains(_log_probs(model, judging)) - _gains(_log_probs(model, shuffled))
+    heads = choose_heads(_scores(model, choosing), share)
+    return gained, _paid(model, heads, judging) - _paid(model, heads, shuffled)

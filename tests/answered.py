@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from interp import Claim, Finding, NotAsked
+from interp import Claim, Finding, Lab, NotAsked
+from interp.lab.claims import check_declared, not_reached
+from interp.lab.probe import Probe
 from interp.views.figures import draw
 
 
@@ -29,3 +32,13 @@ def answer_of(answers: Iterable[Finding | NotAsked], claim: Claim) -> Finding:
     (answer,) = given
     assert isinstance(answer, Finding), f"{claim.text!r} was not asked, {answer.because}"
     return answer
+
+
+def all_answered(probe: Probe, lab: Lab, **flags: Any) -> list[Finding | NotAsked]:
+    """What the probe yields, after every claim was declared, and answered or said not to be asked; pictures drawn."""
+    answers = list(probe(lab, **flags))
+    for answer in answers:
+        check_declared(answer, probe.claims, probe.name)
+    assert not_reached(probe.claims, answers) == []
+    drawn(answers)
+    return answers

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from answered import drawn
+from answered import all_answered, findings
 from refusals import the_line
 
-from interp import Finding, Lab, Model, UserError
+from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.analysis.multiple_choice import choose_among, choose_number, last_tokens
 from interp.lab.discover import load_probe
 from interp.model.chat import chat_prompt, has_chat
@@ -19,6 +19,7 @@ from interp.model.training.small import SmallGPT2, train_small_gpt2
 from probes._dice_roll import DIGITS, WORDS, inside, prompts
 from probes._dice_roll.answers import ask_for_a_die, favourites
 from probes._dice_roll.controls import OPENINGS, throws
+from probes._dice_roll.thrown import chance_of, side_of
 
 SIZE = SmallGPT2(n_layers=3, d_model=32, steps=250)
 
@@ -27,7 +28,8 @@ def vocabulary() -> list[str]:
     """Every word that the probe's prompts and answers have, so that a word-level tokenizer knows them."""
     ranges = [p for r in prompts.OTHERS for p in r.prompts]
     numbers = [" ".join(str(n) for n in range(first, first + 10)) for first in range(0, 210, 10)]
-    return [*prompts.RAW, *prompts.NULL, *ranges, *prompts.COIN, *numbers, " ".join(WORDS), "heads tails"]
+    things = " ".join(f"{noun}{mark}" for noun in prompts.NOUNS for mark in ("", ".", "...", ";", ","))
+    return [*prompts.RAW, *prompts.NULL, *ranges, *prompts.COIN, *numbers, " ".join(WORDS), "heads tails", things]
 
 
 def one_token(sentences: Iterable[str], seed: int = 0) -> Model:
@@ -39,16 +41,49 @@ def one_token(sentences: Iterable[str], seed: int = 0) -> Model:
 def loaded() -> Model:
     """It read that a die shows 4 in two of three cases, and of numbers in other places that all are as likely."""
     rolls = [f"{p} {d}" for p in prompts.RAW for d in (1, 2, 3, 5, 6, *[4] * 10)]
-    return one_token(rolls + [f"{p} {d}" for p in prompts.NULL for d in range(1, 7) for _ in range(3)])
+    anything = [f"{p} {d}" for p in prompts.NULL for d in range(1, 7) for _ in range(3)]
+    return one_token([*rolls, *anything])
 
 
 @pytest.fixture(scope="module")
 def fair() -> Model:
-    return one_token(f"{p} {d}" for p in (*prompts.RAW, *prompts.NULL) for d in range(1, 7) for _ in range(2))
+    rolls = [f"{p} {d}" for p in (*prompts.RAW, *prompts.NULL) for d in range(1, 7) for _ in range(2)]
+    return one_token(rolls)
+
+
+def four_after(words: Iterable[str], *, anywhere: bool) -> Model:
+    """Made by hand: it says 4 where one of these words is the last one, or is anywhere in the prompt. It knows no more.
+
+    Its one layer attends to all tokens alike and hands on what they are.
+    """
+    model = train_small_gpt2(vocabulary(), SmallGPT2(n_layers=1, d_model=128, steps=1))
+    ids = model.tokenizer.get_vocab()
+    embedding = model.hf.get_parameter("transformer.wte.weight")
+    with torch.no_grad():
+        for name, weight in model.hf.named_parameters():
+            if "ln_" not in name:
+                weight.zero_()
+            if anywhere and "attn.c_attn.weight" in name:
+                weight[:, 256:] = torch.eye(128)
+            if anywhere and "attn.c_proj.weight" in name:
+                weight.copy_(torch.eye(128))
+        for i, word in enumerate(sorted(words)):
+            embedding[ids[word], i] = 1
+            embedding[ids["4"], i] = 0.25
+    return model
+
+
+@pytest.fixture(scope="module")
+def last_word() -> Model:
+    """It looks at the last word alone and knows no dice: a 4 after the words that end the sentences of the die."""
+    return four_after(
+        {prompt.split()[-1] for prompt in prompts.RAW} - {prompt.split()[-1] for prompt in prompts.NULL}, anywhere=False
+    )
 
 
 def findings_of(model: Model, seed: int = 0) -> list[Finding]:
-    return drawn(load_probe("dice-roll")(Lab(model, seed=seed, quick=True)))
+    """Every claim of the probe is answered, or said not to be asked."""
+    return findings(all_answered(load_probe("dice-roll"), Lab(model, seed=seed, quick=True)))
 
 
 def by_claim(found: Iterable[Finding], words: str) -> Finding:
@@ -56,23 +91,85 @@ def by_claim(found: Iterable[Finding], words: str) -> Finding:
     return one
 
 
-def test_a_loaded_die_is_found_and_steered_away(loaded: Model) -> None:
+def answers_of(model: Model, seed: int = 0) -> list[Finding]:
+    """Part (a) alone."""
+    return findings(favourites(Lab(model, seed=seed), ask_for_a_die(model, prompts.RAW)))
+
+
+def test_a_loaded_die_is_found_and_thrown(loaded: Model) -> None:
     found = findings_of(loaded)
-    for words in ("One side, 4,", "The side 4", "It has to do with the die", "less spread out", "gives it up"):
+    for words in ("One side, 4,", "less spread out", "gives it up"):
         assert by_claim(found, words).verdict == "yes", words
     assert by_claim(found, "The side 4").estimate.mean == pytest.approx(2 / 3, abs=0.08)
+    assert by_claim(found, "Thrown").estimate.mean == pytest.approx(0, abs=0.1)
     controls = [finding for finding in found if finding.part == "Controls of the method"]
     assert [finding.verdict for finding in controls] == ["yes"] * 3
     assert found == findings_of(loaded), "the same seed, the same findings"
 
 
+def test_a_model_that_looks_at_the_last_word_alone_is_not_said_to_know_of_dice(last_word: Model) -> None:
+    found = answers_of(last_word)
+    assert by_claim(found, "The side 4").estimate.mean > 0.4, "it does say 4 after the words of the die"
+    null = choose_among(last_word, prompts.NULL, DIGITS).share[:, 3]
+    assert null.mean() < 0.3, "and not where a number is asked for in other words"
+    assert by_claim(found, "The side 4").verdict == "no", "it says 4 after a stone as well"
+    of_the_die = by_claim(found, "It has to do with the die")
+    assert of_the_die.verdict != "yes"
+    assert of_the_die.estimate.mean == pytest.approx(0, abs=1e-6)
+
+
+def test_a_model_that_looks_for_the_die_is_said_to_know_of_dice() -> None:
+    dice = {word for prompt in prompts.RAW for word in prompt.split() if word.startswith(("die", "dice"))}
+    answers = answers_of(four_after(dice, anywhere=True))
+    assert by_claim(answers, "The side 4").verdict == "yes"
+    found = by_claim(answers, "It has to do with the die: 4")
+    assert found.verdict == "yes"
+    assert found.estimate.mean > 0.5
+    assert {row["instead of the die"] for row in found.table} == set(prompts.NOUNS)
+
+
+def test_a_sentence_without_a_die_is_the_same_but_for_that_word() -> None:
+    assert prompts.without_die("We rolled a six-sided die. It is", "card") == "We rolled a card. It is"
+    assert prompts.without_die("The dice bot says: you rolled a", "ball") == "The ball bot says: you rolled a"
+    for odd in ("Take a number from the audience", "I roll a die", "He is a soldier and got"):
+        assert prompts.without_die(odd, "stone") is None, odd
+    for prompt in prompts.RAW:
+        changed = prompts.without_die(prompt, "stone")
+        assert changed is not None
+        assert changed.split()[-1] == prompt.split()[-1]
+        assert "stone" in changed
+
+
+def test_phrasings_that_name_no_die_are_not_asked_about_other_things(fair: Model, tmp_path: Path) -> None:
+    lines = [prompt for prompt in prompts.NULL if prompt][:10]
+    asked = ask_for_a_die(fair, lines)
+    left_out = [one for one in favourites(Lab(fair), asked) if isinstance(one, NotAsked)]
+    assert [one.claim[:11] for one in left_out] == ["The side 4 ", "It has to d"]
+    assert all("0 of the 5 judging prompts name a die" in one.because for one in left_out)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_fair_die_and_random_weights_have_no_favourite(fair: Model, tiny_gpt2: Model, seed: int) -> None:
-    asked = ask_for_a_die(fair, prompts.RAW)
-    found = favourites(Lab(fair, seed=seed), asked)
-    assert [finding.verdict for finding in found] == ["no"] * 3 + ["no"]
-    blank = favourites(Lab(tiny_gpt2, seed=seed), ask_for_a_die(tiny_gpt2, prompts.RAW))
-    assert blank[2].verdict != "yes", "random weights prefer some digit everywhere, die or no die"
+    assert [finding.verdict for finding in answers_of(fair, seed)] == ["no"] * 4
+    blank = by_claim(answers_of(tiny_gpt2, seed), "It has to do with the die")
+    assert blank.verdict != "yes", "random weights prefer some digit everywhere, die or no die"
+
+
+@pytest.mark.parametrize(
+    ("text", "side"),
+    [(" 4", 3), ("6.", 5), (" 12", None), (" 7", None), (" 0", None), (" a 4", None), ("", None), ("\n3 and", 2)],
+)
+def test_a_throw_is_a_side_or_no_throw(text: str, side: int | None) -> None:
+    assert side_of(text) == side
+
+
+def test_the_chi_square_tells_a_loaded_die_from_a_fair_one() -> None:
+    """One side in 40 of 60 throws cannot be fair; 10 of each side are as even as it gets."""
+    uniform = np.full((1, 6), 1 / 6)
+    assert chance_of(np.array([[4.0, 4, 4, 40, 4, 4]]), uniform, 0) < 0.001
+    assert chance_of(np.full((1, 6), 10.0), uniform, 0) == 1.0
+    loaded = np.array([[1 / 15, 1 / 15, 1 / 15, 2 / 3, 1 / 15, 1 / 15]])
+    assert chance_of(np.array([[4.0, 4, 4, 40, 4, 4]]), loaded, 0) > 0.5
 
 
 def test_shares_are_those_of_a_loop_over_plain_transformers(smol: Model) -> None:

@@ -29,6 +29,15 @@ LIGHT = [
     "temperature-zero",
     "tokenization",
 ]
+MADE_HERE = [
+    "anatomy",
+    "dice-roll",
+    "embedding-directions",
+    "indirect-object",
+    "induction",
+    "parallel-attention",
+    "tokenization",
+]
 HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("features", "pretraining-finetuning", "scaling-laws")]
 # The claims of `dictionary` are about an SAE: none asks what the model learned.
 OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weights cannot change
@@ -138,7 +147,7 @@ def test_no_answer_is_believed_of_a_model_that_knows_nothing(
     assert fooled(load_probe(name).claims, answered(name, kind)) == []
 
 
-@pytest.mark.parametrize("name", ["anatomy", "parallel-attention", "tokenization", *HEAVY[1:]])
+@pytest.mark.parametrize("name", [*MADE_HERE, *HEAVY[1:]])
 def test_what_is_said_to_be_about_other_things_does_not_change_with_the_model(
     answered: Callable[[str, str], Answers], name: str
 ) -> None:

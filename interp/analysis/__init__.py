@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         others_like,
         repeated_tokens,
         score_heads,
+        sets_like,
     )
     from interp.analysis.lens import answer_lead
     from interp.analysis.metrics import (
@@ -92,7 +93,7 @@ else:
             # attention heads
             "interp.analysis.heads": (
                 "KINDS as HEAD_KINDS, HeadScores, attention_paid, mean_outputs, others_like, repeated_tokens, "
-                "score_heads"
+                "score_heads, sets_like"
             ),
             # lenses
             "interp.analysis.lens": "answer_lead",
@@ -155,6 +156,7 @@ __all__ += [
     "others_like",
     "repeated_tokens",
     "score_heads",
+    "sets_like",
 ]
 __all__ += ["Trajectory", "TunedLens", "answer_lead", "lens_divergence", "load_lens", "trace_prediction", "train_lens"]
 __all__ += [

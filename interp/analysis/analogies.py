@@ -26,7 +26,7 @@ from torch import Tensor
 from interp.model.hooks.shown import Shown
 
 Floats = NDArray[np.float64]
-Way = Literal["offset", "third word alone", "second word alone", "random offset"]
+Way = Literal["offset", "third word alone", "second word alone", "second and third word", "random offset"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,6 +55,7 @@ class Questions(Shown):
             "offset": lambda: third + (second - self._first[:, None]),
             "third word alone": lambda: third.expand(n, -1, -1),
             "second word alone": lambda: second.expand(-1, n, -1),
+            "second and third word": lambda: third + second,
             "random offset": lambda: third + self._drift(),
         }
         example = torch.arange(n)

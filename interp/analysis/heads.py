@@ -166,3 +166,21 @@ def others_like(heads: Sequence[tuple[int, int]], shape: tuple[int, int], *, see
         spare.remove(drawn)
         taken.append(drawn)
     return taken
+
+
+def sets_like(
+    heads: Sequence[tuple[int, int]], shape: tuple[int, int], n: int, *, seed: int
+) -> list[list[tuple[int, int]]]:
+    """At most `n` sets of other heads (`others_like`), all different: one set twice would pass for two.
+
+    Fewer where there are no more, and none where too few heads are left.
+    """
+    if shape[0] * shape[1] - len(set(heads)) < len(heads):
+        return []
+    drawn: dict[frozenset[tuple[int, int]], list[tuple[int, int]]] = {}
+    for i in range(20 * n):
+        if len(drawn) == n:
+            break
+        others = others_like(heads, shape, seed=seed + i)
+        drawn.setdefault(frozenset(others), others)
+    return list(drawn.values())

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from random import Random
 
-import numpy as np
-
 from interp import (
-    Control,
-    Estimate,
+    Claim,
     Finding,
     Lab,
     Model,
+    NotAsked,
     Row,
     SmallGPT2,
     TrainingJob,
+    halves,
+    measured,
+    set_beforehand,
     train_small_gpt2s,
     with_random_weights,
+    zero,
 )
 from interp.analysis import choose_among
-from interp.stats import estimate_mean, known
 
 from . import DIGITS, SHARE, SIDES, UNIFORM
-from .prompts import NULL
+from .answers import (
+    FAIR,
+    LEAST_PAIRS,
+    Asked,
+    Floats,
+    ask_about_other_things,
+    favourite_of,
+    more_with_the_die,
+    over_sentences,
+)
 
 PART = "Controls of the method"
 LOADED = 0.5  # of the throws show 4
@@ -31,8 +41,36 @@ CLOSE = 0.1  # how near the method must come: the small models are trained on a 
 THROWS = 1000
 OPENINGS = ("the die shows", "she rolled a", "it came up", "the throw gave", "he got a", "the die landed on")
 
+SEES = Claim(
+    "Positive control: a model that read of a die loaded to 4 is found to say 4 as often.",
+    expects="equal",
+    unit=SHARE,
+    margin=CLOSE,
+    part=PART,
+    subject="trained here",
+)
+NO_FAVOURITE = Claim(
+    "Negative control: in models that read of a fair die no favourite is found.",
+    expects="equal",
+    unit=SHARE,
+    margin=CLOSE,
+    part=PART,
+    measure="The side that half of the prompts prefer, in the other half, as for the loaded model.",
+    subject="trained here",
+)
+BLIND = Claim(
+    "Negative control: with random weights, the favourite has nothing to do with the die.",
+    expects="equal",
+    unit=SHARE,
+    margin=CLOSE,
+    part=PART,
+    measure="As in part (a), for the same architecture with random weights.",
+    caveat="Random weights may prefer a digit behind every prompt, which is why the die is compared with other things.",
+)
+CLAIMS = [SEES, NO_FAVOURITE, BLIND]
 
-def controls(lab: Lab, prompts: Sequence[str]) -> list[Finding]:
+
+def controls(lab: Lab, asked: Asked) -> Iterator[Finding | NotAsked]:
     """Small models that read of a loaded die, and of a fair one; the loaded model's shape with random weights."""
     seeds = range(lab.seed, lab.seed + (2 if lab.quick else 4))
     jobs = [
@@ -48,28 +86,24 @@ def controls(lab: Lab, prompts: Sequence[str]) -> list[Finding]:
         for i, model in enumerate(some)
         for side, p in enumerate(_read(model).mean(0))
     ]
-    return [
-        Finding(
-            claim="Positive control: a model that read of a die loaded to 4 is found to say 4 as often.",
-            estimate=_over_models([float(_read(model)[:, 3].mean()) for model in loaded]),
-            control=Control("how the die was loaded", known(LOADED, unit=SHARE, why="half of the throws")),
-            expects="equal",
-            margin=CLOSE,
-            part=PART,
-            measure=f"{len(seeds)} small GPT-2s are trained on {THROWS:,} sentences such as “the die shows 4”.",
-            table=table,
-        ),
-        Finding(
-            claim="Negative control: in models that read of a fair die no favourite is found.",
-            estimate=_over_models([_favourite(model) for model in fair]),
-            control=Control("a fair die", known(UNIFORM, unit=SHARE, why="1 in 6")),
-            expects="equal",
-            margin=CLOSE,
-            part=PART,
-            measure="The side that half of the prompts prefer, in the other half, as for the loaded model.",
-        ),
-        _nothing_known(lab, prompts),
-    ]
+    read = measured(
+        {
+            "loaded": [float(_read(model)[:, 3].mean()) for model in loaded],
+            "fair": [_of_favourite(_read(model)) for model in fair],
+        },
+        by=("die",),
+        value=SHARE,
+        over="model",
+        bounds=(0.0, 1.0),
+    )
+    yield SEES.answer(
+        read["loaded"],
+        set_beforehand(LOADED, SHARE, "how the die was loaded"),
+        measure=f"{len(seeds)} small GPT-2s are trained on {THROWS:,} sentences such as “the die shows 4”.",
+        table=table,
+    )
+    yield NO_FAVOURITE.answer(read["fair"], FAIR)
+    yield _nothing_known(lab, asked)
 
 
 def throws(loaded: bool, seed: int) -> list[str]:
@@ -85,35 +119,24 @@ def throws(loaded: bool, seed: int) -> list[str]:
     return sentences
 
 
-def _read(model: Model) -> np.ndarray:
+def _read(model: Model) -> Floats:
     return choose_among(model, OPENINGS, DIGITS).share
 
 
-def _favourite(model: Model) -> float:
-    share = _read(model)
-    return float(share[1::2, share[::2].mean(0).argmax()].mean())
+def _of_favourite(share: Floats) -> float:
+    return float(halves(share)[1][:, favourite_of(share)].mean())
 
 
-def _over_models(values: Sequence[float]) -> Estimate:
-    return estimate_mean(values, unit=SHARE, over="model", bounds=(0.0, 1.0))
-
-
-def _nothing_known(lab: Lab, prompts: Sequence[str]) -> Finding:
+def _nothing_known(lab: Lab, asked: Asked) -> Finding | NotAsked:
     """Random weights prefer some token everywhere; about the die they know nothing."""
+    if len(asked.judging) < LEAST_PAIRS:
+        return BLIND.not_asked("because part (a) does not ask it of these prompts either")
     random_weights = with_random_weights(lab.model, lab.seed)
-    asked, null = (choose_among(random_weights, some, DIGITS).share for some in (prompts, NULL))
-    side = int(asked[::2].mean(0).argmax())
-    ours, theirs = (
-        estimate_mean(share[:, side], unit=SHARE, over="prompt", bounds=(0.0, 1.0), seed=lab.seed)
-        for share in (asked[1::2], null)
-    )
-    return Finding(
-        claim="Negative control: with random weights, the favourite has nothing to do with the die.",
-        estimate=ours,
-        control=Control("prompts that ask for a number and no die", theirs),
-        expects="equal",
-        margin=0.1,
-        part=PART,
-        measure=f"As in part (a), for the same architecture with random weights; its favourite is {side + 1}.",
-        caveat="Random weights may prefer a digit behind every prompt, which is why the die is compared with no die.",
+    share = choose_among(random_weights, asked.prompts, DIGITS).share
+    other, side = ask_about_other_things(random_weights, [asked.prompts[i] for i in asked.swapped]), favourite_of(share)
+    gaps = more_with_the_die(share, asked.swapped, other, side)
+    return BLIND.answer(
+        over_sentences(gaps, lab),
+        zero(SHARE, "the same sentences about another thing"),
+        measure=f"Its favourite is {side + 1}.",
     )

@@ -1,7 +1,8 @@
-"""What the model is asked. Written down before anything was run, and not changed since."""
+"""What the model is asked. Written down before anything was run."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 RAW = (
@@ -30,6 +31,7 @@ RAW = (
     "To decide who starts, they rolled a die; it landed on the number",
     "He picked up the die, blew on it, and rolled a",
 )
+NOUNS = ("stone", "ball", "card", "bottle", "barrel", "pencil")  # that stand in place of the die
 NULL = (
     "Please read chapter",
     "The number is",
@@ -113,3 +115,9 @@ COIN = (
     "A random coin toss gives",
     "After a long spin the coin came to rest on",
 )
+
+
+def without_die(prompt: str, noun: str) -> str | None:
+    """The same sentence about another thing; None where it has no die, or ends in it, so that the last word changes."""
+    changed = re.sub(r"\b(six-sided )?(die|dice)\b", noun, prompt, flags=re.IGNORECASE)
+    return None if changed == prompt or changed.endswith(noun) else changed

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Control, Estimate, Figure, Finding, Lab, Row
+from interp import Claim, Control, Estimate, Figure, Finding, Lab, Row, measured, zero
 from interp.analysis import Questions, Way, ask_analogies, by_pair
-from interp.stats import estimate_mean, known, null_of
+from interp.stats import estimate_mean, null_of
 
 from . import ANALOGIES, MARGIN, SHARE
 from .words import Vectors, Words, embedding_of
@@ -19,8 +19,60 @@ NEAREST: dict[Way, str] = {
     "offset": "c + b − a (the offset)",
     "third word alone": "c alone",
     "second word alone": "b alone",
+    "second and third word": "c + b, without the minus",
     "random offset": "c + a random offset",
 }
+BASELINES: tuple[Way, ...] = ("third word alone", "second word alone", "second and third word")
+
+OFFSET, OFFSET_ABOVE = (
+    Claim(
+        f"In {place}, the offset finds the fourth word more often than the best of c, b and c + b, by 10 points.",
+        expects="greater",
+        unit=SHARE,
+        margin=MARGIN,
+        part=ANALOGIES,
+        answers=answers,
+        measure="Share of questions a : b = c : ? in which the word nearest to c + b − a is right, less that in which "
+        "the word nearest to c, to b or to c + b is, whichever is right most often in the family. The question's own "
+        "words are left out, however they are spelt.",
+        caveat=caveat,
+    )
+    for place, answers, caveat in (
+        (
+            "the embedding",
+            True,
+            "The interval is for other families of such kinds. They differ more than pairs do: see each by itself.",
+        ),
+        (
+            "the residual stream after {middle} blocks",
+            False,
+            "Where a baseline is always right, no offset can do better: rivals are few, for each has to be read.",
+        ),
+    )
+)
+EXCLUDED = Claim(
+    "Much of the success comes from leaving the question's own words out of the answers.",
+    expects="greater",
+    unit=SHARE,
+    margin=MARGIN,
+    part=ANALOGIES,
+    measure="Share of questions answered by the offset with the three words left out, less that where they may be "
+    "answers, in the embedding among all tokens.",
+    caveat="Where they may be, the nearest word is often c itself: the offset is short beside what parts words.",
+)
+RIGHT_PAIR = Claim(
+    "The offset of a right pair finds it more often than that of a wrong one.",
+    expects="greater",
+    unit=SHARE,
+    margin=MARGIN,
+    part=ANALOGIES,
+    measure="Share of questions answered by the offset in the embedding, among the words of the list and others, less "
+    "that in deals in which the example is a first word and another pair's second word, as in man : princess = king : "
+    "?, family by family.",
+    caveat="A wrong pair still has a first and a second word, and so what all these share.",
+)
+CLAIMS = [OFFSET, OFFSET_ABOVE, EXCLUDED, RIGHT_PAIR]
+
 Floats = NDArray[np.float64]
 Asked = dict[str, Questions]  # by family
 Orders = list[list[list[int]]]
@@ -37,6 +89,11 @@ def ask_all(vectors: Vectors, words: Words, layer: int, seed: int) -> Asked:
 def shares(asked: Asked, way: Way = "offset", *, keep: bool = False) -> Floats:
     """Share of questions answered rightly, by family."""
     return np.array([by_pair(questions.right(way, keep=keep)).mean() for questions in asked.values()])
+
+
+def best_baseline(asked: Asked) -> Floats:
+    """Share of questions answered by the best of the ways without an offset, by family."""
+    return np.max([shares(asked, way) for way in BASELINES], axis=0)
 
 
 def deals(words: Words, n: int, seed: int) -> Orders:
@@ -62,8 +119,8 @@ def over_families(values: Floats, lab: Lab, unit: str, least: float = -1.0) -> E
     return estimate_mean(values, unit=unit, over="family", bounds=(least, 1.0), seed=lab.seed)
 
 
-def analogies(lab: Lab, words: Words, vectors: Vectors, middle: int, n_perm: int, left_out: str) -> Iterator[Finding]:
-    """The offset against its baselines, in the embedding and in the middle. `left_out`: what else cannot be asked."""
+def analogies(lab: Lab, words: Words, vectors: Vectors, middle: int, n_perm: int) -> Iterator[Finding]:
+    """The offset against its baselines, in the embedding and in the middle."""
     asked = {layer: ask_all(vectors, words, layer, lab.seed) for layer in vectors.layers}
     among_all = _ask_among_all(lab, words)
     some = f"{len(words.ids)} words"
@@ -72,28 +129,20 @@ def analogies(lab: Lab, words: Words, vectors: Vectors, middle: int, n_perm: int
         f"embedding, {some}": asked[0],
         f"after {middle} blocks, {some}": asked[middle],
     }
-    for is_first, place, one, picked in (
-        (True, "the embedding", among_all, "all tokens of the vocabulary"),
-        (False, f"the residual stream after {middle} blocks", asked[middle], some),
+    for claim, one, picked, about in (
+        (OFFSET, among_all, "all tokens of the vocabulary", {}),
+        (OFFSET_ABOVE, asked[middle], some, {"middle": middle}),
     ):
-        ours, alone = (shares(one, way) for way in _COMPARED)
-        yield Finding(
-            claim=f"In {place}, the offset finds the fourth word more often than the third word alone.",
-            estimate=over_families(ours - alone, lab, SHARE),
-            control=Control("no difference", known(0.0, unit=SHARE, why="no difference")),
-            expects="greater",
-            margin=MARGIN,
-            part=ANALOGIES,
-            answers=is_first,
-            measure=f"Share of questions a : b = c : ? in which, among {picked}, the word nearest to c + b − a is "
-            f"right ({ours.mean():.2f}), less that in which the word nearest to c is ({alone.mean():.2f}), by family. "
-            f"The question's own words are left out, however they are spelt. {words.told}",
-            caveat="The interval is for other families of such kinds. They differ more than pairs do: see each by "
-            f"itself.{left_out}"
-            if is_first
-            else "Where c alone is always right, no offset can do better: rivals are few, for each has to be read.",
-            table=_ways(lab, places) if is_first else _families(lab, words, places),
-            figure=_WAYS if is_first else _FAMILIES,
+        offset, best = shares(one), best_baseline(one)
+        means = ", ".join(f"{NEAREST[way]} {shares(one, way).mean():.2f}" for way in NEAREST)
+        yield claim.answer(
+            over_families(offset - best, lab, SHARE),
+            zero(SHARE),
+            about=about,
+            measure=f"Among {picked}: {offset.mean():.2f}, the best baselines {best.mean():.2f}. By way: {means}. "
+            f"{words.told}",
+            table=_ways(lab, places) if claim is OFFSET else _families(lab, words, places),
+            figure=_WAYS if claim is OFFSET else _FAMILIES,
         )
     yield _kept(lab, among_all)
     yield _dealt(lab, asked, deals(words, n_perm, lab.seed))
@@ -110,9 +159,6 @@ def _ask_among_all(lab: Lab, words: Words) -> Asked:
         )
         for name, pairs in words.families.items()
     }
-
-
-_COMPARED: tuple[Way, Way] = ("offset", "third word alone")
 
 
 def _ways(lab: Lab, places: dict[str, Asked]) -> list[Row]:
@@ -145,7 +191,7 @@ def _families(lab: Lab, words: Words, places: dict[str, Asked]) -> list[Row]:
     rows: list[Row] = []
     for place, one in places.items():
         for name in words.families:
-            for way in _COMPARED:
+            for way in ("offset", *BASELINES):
                 values = by_pair(one[name].right(way))
                 at = estimate_mean(values, unit=SHARE, over="pair", bounds=(0.0, 1.0), seed=lab.seed)
                 rows.append({"vectors": place, "family": name, "nearest to": NEAREST[way], "pairs": len(values)})
@@ -167,50 +213,39 @@ _FAMILIES = Figure(
 
 def _kept(lab: Lab, asked: Asked) -> Finding:
     without, kept = (shares(asked, keep=keep) for keep in (False, True))
-    return Finding(
-        claim="Much of the success comes from leaving the question's own words out of the answers.",
-        estimate=over_families(without - kept, lab, SHARE),
-        control=Control("no difference", known(0.0, unit=SHARE, why="no difference")),
-        expects="greater",
-        margin=MARGIN,
-        part=ANALOGIES,
-        measure=f"Share of questions answered by the offset with the three words left out ({without.mean():.2f}), less "
-        f"that where they may be answers ({kept.mean():.2f}), in the embedding among all tokens.",
-        caveat="Where they may be, the nearest word is often c itself: the offset is short beside what parts words.",
+    return EXCLUDED.answer(
+        over_families(without - kept, lab, SHARE),
+        zero(SHARE),
+        measure=f"Left out: {without.mean():.2f}; not left out: {kept.mean():.2f}.",
     )
 
 
 def _dealt(lab: Lab, asked: dict[int, Asked], orders: Orders) -> Finding:
     """Wrong pairings keep what all second words share, and lose what belongs to the pair."""
     wrong = {layer: wrong_shares(one, orders) for layer, one in asked.items()}
-    rows: list[Row] = []
-    for layer, one in asked.items():
-        for name, values in (
-            (NEAREST["offset"], shares(one)),
-            (NEAREST["third word alone"], shares(one, "third word alone")),
-            ("c + an offset of a wrong pair", wrong[layer].mean(0)),
-        ):
-            at = over_families(values, lab, SHARE, 0.0)
-            rows.append({"layer": layer, "nearest to": name, RIGHT: at.mean, "low": at.low, "high": at.high})
-    return Finding(
-        claim="The offset of a right pair finds it more often than that of a wrong one.",
-        estimate=over_families(shares(asked[0]) - wrong[0].mean(0), lab, SHARE),
-        control=Control("second words dealt to the examples at random", chance_gap(wrong[0], SHARE)),
-        expects="greater",
-        margin=MARGIN,
-        part=ANALOGIES,
-        measure="Share of questions answered by the offset in the embedding, among the words of the list and others, "
-        f"less that in {len(orders)} deals in which the example is a first word and another pair's second word, as in "
-        f"man : princess = king : ? ({wrong[0].mean():.2f}), family by family.",
-        caveat="A wrong pair still has a first and a second word, and so what all these share.",
-        table=rows,
-        figure=Figure(
-            "lines",
+    by_layer = measured(
+        {
+            (layer, name): values
+            for layer, one in asked.items()
+            for name, values in (
+                (NEAREST["offset"], shares(one)),
+                ("the best of c, b and c + b", best_baseline(one)),
+                ("c + an offset of a wrong pair", wrong[layer].mean(0)),
+            )
+        },
+        by=("layer", "nearest to"),
+        value=RIGHT,
+        over="family",
+        bounds=(0.0, 1.0),
+        seed=lab.seed,
+    )
+    return RIGHT_PAIR.answer(
+        over_families(shares(asked[0]) - wrong[0].mean(0), lab, SHARE),
+        Control("second words dealt to the examples at random", chance_gap(wrong[0], SHARE)),
+        measure=f"In {len(orders)} deals it is {wrong[0].mean():.2f}.",
+        table=by_layer.rows(),
+        figure=by_layer.lines(
             x="layer",
-            y=RIGHT,
-            group="nearest to",
-            low="low",
-            high="high",
             caption="By layer; 0 is the embedding. The question's words are left out. Bands over families.",
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,19 +12,85 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Control, Estimate, Figure, Finding, Lab, Model, Row
+from interp import (
+    Claim,
+    Control,
+    Estimate,
+    Figure,
+    Finding,
+    Lab,
+    Measured,
+    Model,
+    NotAsked,
+    measured,
+    set_beforehand,
+    zero,
+)
 from interp.analysis import Readout, ask_analogies, by_pair, read_labels, readout_of
-from interp.stats import estimate_mean, known
+from interp.stats import estimate_mean
 
 from . import CONTROLS, HOLDS
 from .words import ARBITRARY, PREFIX, Vectors, Words, embedding_of
 
 READ = "read rightly (share of words)"
-UNIT = "share of words"
+UNIT, QUESTIONS = "share of words", "share of questions"
 FOUND = "fourth word found (share of questions)"
 PRINCIPAL, RANDOM = "principal ones", "random ones"
 TOLD, GROWS = 0.2, 0.05  # share of words
 Curve = dict[tuple[str, int], NDArray[np.float64]]  # (which directions, how many): a share for each attribute or family
+ONE_EMBEDDING = (
+    "These are parts of one embedding. A model trained with a smaller one would have used it otherwise: whether larger "
+    "embeddings hold more is a question to models of several sizes."
+)
+
+KIND = Claim(
+    "The embedding tells what kind of thing a noun is that the classifier has not seen.",
+    expects="greater",
+    unit=UNIT,
+    margin=TOLD,
+    part=HOLDS,
+    measure="Share of held-out words whose kind a linear classifier reads.",
+    caveat="That a classifier can read it does not say that the model does.",
+)
+NO_KIND = Claim(
+    "Negative control: with random weights the kind is not read.",
+    expects="equal",
+    unit=UNIT,
+    margin=TOLD,
+    part=CONTROLS,
+    measure="The same from the embedding of the same architecture with random weights.",
+)
+MORE_READ = Claim(
+    "More directions hold more: with all of the embedding, more is read of a word than with a quarter of it.",
+    expects="greater",
+    unit=UNIT,
+    margin=GROWS,
+    part=HOLDS,
+    answers=True,
+    measure="Share of held-out words read rightly with all directions, less that with a quarter of them, those of "
+    "largest variance over the other words of the vocabulary; attribute by attribute.",
+    caveat=ONE_EMBEDDING,
+)
+MORE_FOUND = Claim(
+    "With all of the embedding, the offset finds more fourth words than with a quarter of its directions.",
+    expects="greater",
+    unit=QUESTIONS,
+    margin=GROWS,
+    part=HOLDS,
+    measure="Share of questions answered by the offset with all directions, less that with the quarter of largest "
+    "variance; family by family.",
+    caveat=ONE_EMBEDDING,
+)
+LARGEST = Claim(
+    "A quarter of the directions, those of largest variance, holds more than a random quarter, by 5 points.",
+    expects="greater",
+    unit=UNIT,
+    margin=GROWS,
+    part=HOLDS,
+    measure="Share of held-out words read rightly with the principal quarter, less that with as many random ones.",
+    caveat="If not, what is read is spread over the embedding, and any part of it holds some.",
+)
+CLAIMS = [KIND, MORE_READ, MORE_FOUND, LARGEST]
 
 
 @dataclass(frozen=True)
@@ -51,8 +118,13 @@ def attributes_of(words: Words) -> list[Attribute]:
     return found
 
 
-def kinds(lab: Lab, words: Words, layers: Sequence[int], random_weights: Model, n_perm: int) -> tuple[Finding, Finding]:
+def kinds(
+    lab: Lab, words: Words, layers: Sequence[int], random_weights: Model, n_perm: int
+) -> tuple[Finding | NotAsked, Finding | NotAsked]:
     """The kind of a noun by layer, with labels dealt at random; and the control with random weights."""
+    if len(words.kinds) < 2:
+        few = f"because nouns of {len(words.kinds)} kinds are one token each in this model; 2 are needed"
+        return KIND.not_asked(few), NO_KIND.not_asked(few)
     attribute = attributes_of(words)[0]
     start = lab.model.encode(PREFIX)[0]
     prompts = [[*start, words.ids[word]] for word in attribute.words]
@@ -70,51 +142,34 @@ def kinds(lab: Lab, words: Words, layers: Sequence[int], random_weights: Model, 
     )
     spelling, _ = readout_of(_surface(words, attribute), attribute.labels, attribute.groups, n_perm=1, seed=lab.seed)
     listed = ", ".join(f"{len(some)} {kind}s" for kind, some in words.kinds.items())
-    told = Finding(
-        claim="The embedding tells what kind of thing a noun is that the classifier has not seen.",
-        estimate=_renamed(found[0].accuracy),
-        control=Control("kinds dealt to the words at random", _renamed(found[0].shuffled)),
-        expects="greater",
-        margin=TOLD,
-        part=HOLDS,
-        measure=f"Share of held-out words whose kind a linear classifier reads: {listed}. Their length, last letter "
-        f"and number in the vocabulary (about their frequency) give {spelling.mean:.2f}.",
-        caveat="That a classifier can read it does not say that the model does.",
-        table=_by_layer(found, layers),
-        figure=Figure(
-            "lines",
+    by_layer = Measured(("layer", "read from"), READ, _by_layer(found, layers))
+    told = KIND.answer(
+        _renamed(found[0].accuracy),
+        Control("kinds dealt to the words at random", _renamed(found[0].shuffled)),
+        measure=f"{listed}. Their length, last letter and number in the vocabulary (about their frequency) give "
+        f"{spelling.mean:.2f}.",
+        table=by_layer.rows(),
+        figure=by_layer.lines(
             x="layer",
-            y=READ,
-            group="read from",
-            low="low",
-            high="high",
             chance=found[0].majority,
             caption="Kinds of held-out words, by layer; 0 is the embedding. Bands over words; for labels dealt at "
             "random, where 95 % of the deals lie.",
         ),
     )
-    control = Finding(
-        claim="Negative control: with random weights the kind is not read.",
-        estimate=_renamed(found[0].random_weights),
-        control=Control("always the commonest kind", known(found[0].majority, unit=UNIT, why="chance")),
-        expects="equal",
-        margin=TOLD,
-        part=CONTROLS,
-        measure="The same from the embedding of the same architecture with random weights.",
-    )
-    return told, control
+    commonest = set_beforehand(found[0].majority, UNIT, "always the commonest kind")
+    return told, NO_KIND.answer(_renamed(found[0].random_weights), commonest)
 
 
-def _by_layer(found: Sequence[Readout], layers: Sequence[int]) -> list[Row]:
-    rows: list[Row] = []
-    for layer, one in zip(layers, found, strict=True):
+def _by_layer(found: Sequence[Readout], layers: Sequence[int]) -> dict[Any, Estimate]:
+    return {
+        (layer, name): at
+        for layer, one in zip(layers, found, strict=True)
         for name, at in (
             ("this model", one.accuracy),
             ("kinds dealt at random", one.shuffled),
             ("random weights", one.random_weights),
-        ):
-            rows.append({"layer": layer, "read from": name, READ: at.mean, "low": at.low, "high": at.high})
-    return rows
+        )
+    }
 
 
 def _renamed(at: Estimate) -> Estimate:
@@ -151,44 +206,39 @@ def more_directions(lab: Lab, words: Words, vectors: Vectors) -> Iterator[Findin
             read[name, k] = np.mean([_read(words, attributes, one, lab.seed) for one in kept], axis=0)
             found[name, k] = np.mean([_answered(words, one) for one in kept], axis=0)
         lab.progress("reading with fewer directions", done + 1, len(steps))
+    quarter = d >> 2
     named = ", ".join(a.name for a in attributes)
-    what = f"Share of held-out words read rightly, attribute by attribute ({named})"
-    claim = "More directions hold more: with all of the embedding, more is read of a word than with a quarter of it."
-    yield _grows(lab, claim, what, "attribute", READ, read, d)
-    claim = "With all of the embedding, the offset finds more fourth words than with a quarter of its directions."
-    yield _grows(lab, claim, f"Share of questions answered by the offset, among {len(words.ids)} words", "family",
-                 FOUND, found, d)  # fmt: skip
-    gap = read[PRINCIPAL, d >> 2] - read[RANDOM, d >> 2]
-    yield Finding(
-        claim="A quarter of the directions, those of largest variance, holds more than a random quarter, by 5 points.",
-        estimate=estimate_mean(gap, unit=UNIT, over="attribute", bounds=(-1.0, 1.0), seed=lab.seed),
-        control=Control("no difference", known(0.0, unit=UNIT, why="no difference")),
-        expects="greater",
-        margin=GROWS,
-        part=HOLDS,
-        measure=f"{what}, with the {d >> 2} principal directions, less that with as many random ones (a mean of "
-        f"{draws} draws).",
-        caveat="If not, what is read is spread over the embedding, and any part of it holds some.",
+    yield _grows(lab, MORE_READ, named, "attribute", READ, read, d)
+    yield _grows(lab, MORE_FOUND, f"among {len(words.ids)} words", "family", FOUND, found, d)
+    yield LARGEST.answer(
+        estimate_mean(
+            read[PRINCIPAL, quarter] - read[RANDOM, quarter],
+            unit=UNIT,
+            over="attribute",
+            bounds=(-1.0, 1.0),
+            seed=lab.seed,
+        ),
+        zero(UNIT),
+        measure=f"They are {quarter} of {d}, the random ones a mean of {draws} draws. Read are: {named}.",
     )
 
 
-def _grows(lab: Lab, claim: str, what: str, over: str, column: str, values: Curve, d: int) -> Finding:
+def _grows(lab: Lab, claim: Claim, what: str, over: str, column: str, values: Curve, d: int) -> Finding:
     """With all directions against the quarter of largest variance."""
-    ours, theirs = values[PRINCIPAL, d], values[PRINCIPAL, d >> 2]
-    unit = UNIT if column == READ else "share of questions"
-    return Finding(
-        claim=claim,
-        estimate=estimate_mean(ours - theirs, unit=unit, over=over, bounds=(-1.0, 1.0), seed=lab.seed),
-        control=Control("no difference", known(0.0, unit=unit, why="no difference")),
-        expects="greater",
-        margin=GROWS,
-        part=HOLDS,
-        answers=column == READ,
-        measure=f"{what}: with all {d} directions ({ours.mean():.2f}), less that with the {d >> 2} principal ones "
-        f"({theirs.mean():.2f}), those of largest variance over the other words of the vocabulary.",
-        caveat="These are parts of one embedding. A model trained with a smaller one would have used it otherwise: "
-        "whether larger embeddings hold more is a question to models of several sizes.",
-        table=_by_size(lab, column, over, values),
+    whole, quarter = values[PRINCIPAL, d], values[PRINCIPAL, d >> 2]
+    by_size = measured(
+        {(str(k), name): some for (name, k), some in values.items()},
+        by=("directions kept", "directions"),
+        value=column,
+        over=over,
+        bounds=(0.0, 1.0),
+        seed=lab.seed,
+    )
+    return claim.answer(
+        estimate_mean(whole - quarter, unit=claim.unit, over=over, bounds=(-1.0, 1.0), seed=lab.seed),
+        zero(claim.unit),
+        measure=f"{what}: {whole.mean():.2f} with {d} directions, {quarter.mean():.2f} with {d >> 2}.",
+        table=by_size.rows(),
         figure=Figure(
             "bars",
             x="directions kept",
@@ -200,14 +250,6 @@ def _grows(lab: Lab, claim: str, what: str, over: str, column: str, values: Curv
             f"{'families' if over == 'family' else 'attributes'}.",
         ),
     )
-
-
-def _by_size(lab: Lab, what: str, over: str, values: Curve) -> list[Row]:
-    rows: list[Row] = []
-    for (name, k), some in values.items():
-        at = estimate_mean(some, unit=UNIT, over=over, bounds=(0.0, 1.0), seed=lab.seed)
-        rows.append({"directions kept": str(k), "directions": name, what: at.mean, "low": at.low, "high": at.high})
-    return rows
 
 
 def _read(words: Words, attributes: Sequence[Attribute], at: Float[Tensor, "word k"], seed: int) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Control, Figure, Finding, Lab, Row
+from interp import Claim, Control, Figure, Finding, Lab, Row, measured
 from interp.analysis import alike, every_cosine
 from interp.stats import estimate_mean
 
@@ -19,6 +19,23 @@ from .words import Vectors, Words
 ALIKE = 0.05  # of the cosine
 TWO = "cosine of two offsets"
 Floats = NDArray[np.float64]
+
+ONE_WAY, ONE_WAY_ABOVE = (
+    Claim(
+        f"In {place}, the pairs of a family differ in one direction, more than wrong pairs do.",
+        expects="greater",
+        unit=COSINE,
+        margin=ALIKE,
+        part=OFFSETS,
+        answers=answers,
+        measure="Mean cosine of the offsets of two pairs of a family, king to queen and man to woman (1 would be one "
+        "direction and nothing else), less that of wrong pairs, family by family.",
+        caveat="Wrong pairs, too, go from a first word to a second one, so that their cosine is above 0. Offsets with "
+        "words of one pair are not compared.",
+    )
+    for place, answers in (("the embedding", True), ("the residual stream after {middle} blocks", False))
+)
+CLAIMS = [ONE_WAY, ONE_WAY_ABOVE]
 
 
 @dataclass(frozen=True)
@@ -50,44 +67,37 @@ def one_direction(lab: Lab, words: Words, vectors: Vectors, middle: int, n_perm:
     """In the embedding and in the middle."""
     orders = deals(words, n_perm, lab.seed + 1)
     found = {layer: read_alike(vectors, words, layer, orders) for layer in vectors.layers}
-    for layer, place in ((0, "the embedding"), (middle, f"the residual stream after {middle} blocks")):
-        one = found[layer]
-        yield Finding(
-            claim=f"In {place}, the pairs of a family differ in one direction, more than wrong pairs do.",
-            estimate=over_families(one.gaps, lab, COSINE, -2.0),
-            control=Control("second words dealt to the first ones at random", chance_gap(one.wrong, COSINE)),
-            expects="greater",
-            margin=ALIKE,
-            part=OFFSETS,
-            answers=layer == 0,
-            measure=f"Mean cosine of the offsets of two pairs of a family, king to queen and man to woman "
-            f"({one.means.mean():.2f}; 1 would be one direction and nothing else), less that of wrong pairs "
-            f"({one.wrong.mean():.2f}), family by family.",
-            caveat="Wrong pairs, too, go from a first word to a second one, so that their cosine is above 0. Offsets "
-            "with words of one pair are not compared.",
-            table=_by_layer(lab, found) if layer == 0 else _by_family(lab, words, {0: found[0], middle: one}),
-            figure=_LAYERS if layer == 0 else _FAMILIES,
+    by_layer = measured(
+        {
+            (layer, name): values
+            for layer, one in found.items()
+            for name, values in (("right", one.means), ("wrong", one.wrong.mean(0)))
+        },
+        by=("layer", "pairs"),
+        value=TWO,
+        over="family",
+        bounds=(-1.0, 1.0),
+        seed=lab.seed,
+    )
+    for claim, one, about in (
+        (ONE_WAY, found[0], {}),
+        (ONE_WAY_ABOVE, found[middle], {"middle": middle}),
+    ):
+        first = claim is ONE_WAY
+        yield claim.answer(
+            over_families(one.gaps, lab, COSINE, -2.0),
+            Control("second words dealt to the first ones at random", chance_gap(one.wrong, COSINE)),
+            about=about,
+            measure=f"Of right pairs it is {one.means.mean():.2f}, of wrong ones {one.wrong.mean():.2f}.",
+            table=by_layer.rows() if first else _by_family(lab, words, {0: found[0], middle: one}),
+            figure=by_layer.lines(
+                x="layer",
+                caption="How alike the offsets of a family's pairs are, by layer; 0 is the embedding. Bands over "
+                "families.",
+            )
+            if first
+            else _FAMILIES,
         )
-
-
-def _by_layer(lab: Lab, found: dict[int, Alike]) -> list[Row]:
-    rows: list[Row] = []
-    for layer, one in found.items():
-        for name, values in (("right", one.means), ("wrong", one.wrong.mean(0))):
-            at = over_families(values, lab, COSINE)
-            rows.append({"layer": layer, "pairs": name, TWO: at.mean, "low": at.low, "high": at.high})
-    return rows
-
-
-_LAYERS = Figure(
-    "lines",
-    x="layer",
-    y=TWO,
-    group="pairs",
-    low="low",
-    high="high",
-    caption="How alike the offsets of a family's pairs are, by layer; 0 is the embedding. Bands over families.",
-)
 
 
 def _by_family(lab: Lab, words: Words, found: dict[int, Alike]) -> list[Row]:

@@ -6,8 +6,11 @@ import random
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from interp import Model, UserError
-from interp.analysis import Layout, lay_out, single_tokens
+from interp.analysis import Layout, lay_out, logit_difference, single_tokens
 
 TEMPLATES = (
     "When {first} and {second} went to the {place}, {giver} gave a {thing} to",
@@ -63,6 +66,19 @@ def make_sentences(model: Model, template: str, n: int, seed: int) -> Sentences:
     layouts = [lay_out(model, template, list(some)) for some in zip(*fillings, strict=True)]
     right_ids, wrong_ids, absent_ids = (list(part) for part in zip(*answers, strict=True))
     return Sentences(layouts[0], layouts[1].prompts, layouts[2].prompts, right_ids, wrong_ids, absent_ids)
+
+
+def leads(model: Model, made: list[Sentences]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far the right name is ahead of the other, in nats: where one of the two gives, and where a third person does.
+
+    Both [prompt], the prompts of all templates in the same order.
+    """
+
+    def ahead(s: Sentences, prompts: list[str]) -> NDArray[np.float64]:
+        return model.measure(prompts, logit_difference(s.right, s.wrong)).double().cpu().numpy()
+
+    one_of_the_two = np.concatenate([ahead(s, s.layout.prompts) for s in made])
+    return one_of_the_two, np.concatenate([ahead(s, s.third) for s in made])
 
 
 def _token(model: Model, name: str) -> int:
