@@ -55,7 +55,7 @@ class Receipt:
         if before.dtype in (torch.float16, torch.bfloat16):  # the square of an attention sink's norm is infinite there
             before, after = before.float(), after.float()
         change = after - before
-        differs = change.abs().amax(-1) > 0  # 0 for equal floats alone; on rows of bool, `any` takes six times as long
+        differs = torch.count_nonzero(before != after, -1) > 0  # `any` of bool rows takes twice as long
         norms = torch.stack([torch.linalg.vector_norm(rows, dim=-1) for rows in (before, after, change)])
         sums = torch.where(differs, norms, 0.0).sum(-1, dtype=torch.float64)
         self.fired += 1
