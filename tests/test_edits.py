@@ -166,6 +166,9 @@ def test_a_vector_that_held_an_infinite_number_is_counted_as_any_other():
     receipt = Receipt("a site")
     receipt.record(before, before + torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 1e-30], [0.5, 0.0]]))
     assert (receipt.seen, receipt.changed) == (4, 2), "the third is the same float"
+    before = torch.tensor([[torch.inf, 1.0], [0.0, 1e-38], [2.0, 3.0]])
+    receipt.record(before, torch.tensor([[0.0, 1.0], [0.0, 1.1e-38], [2.0, 3.0]]), is_finite=True)
+    assert (receipt.seen, receipt.changed) == (7, 4), "the second's change is too small for a square"
 
 
 def test_nested_edits_compose_in_order_and_capture_sees_them(tiny_gpt2: Model):
