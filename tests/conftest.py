@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dimensions
 import pytest
 from hub import tiny_gpt2 as write_tiny_gpt2
 from hypothesis import settings
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from interp import Model
     from interp.activations.rows import Rows
     from interp.activations.store import Store
-
-dimensions.install("interp", "interp_probes")  # before the first of them is imported
 
 # Torch's threads spin while they wait: on cores that other processes share, two are slower than one. Subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -16,6 +16,7 @@ from interp import Model, UserError, ablate, patch, steer
 from interp.model.choose import only
 from interp.model.edits import project_out, resample
 from interp.model.hooks.bridge import count_hooks
+from interp.model.hooks.receipts import Receipt
 from interp.model.hooks.where import Where
 
 PROMPTS = ["The capital of France is Paris, and", "Mary", "John gave a drink to the lazy dog; Rome is"]
@@ -157,6 +158,17 @@ def test_a_receipt_is_about_the_vectors_that_changed(tiny_gpt2: Model):
         tiny_gpt2.last_logits(prompts)
     assert str(receipts) == f"{MLP}: fired 1x, changed 0 of 8 vectors"
     assert receipts[MLP].norm_change == 0.0
+
+
+def test_a_vector_that_held_an_infinite_number_is_counted_as_any_other():
+    """fp16 overflows, and infinite less infinite is no number that could tell a change."""
+    before = torch.tensor([[torch.inf, 1.0], [torch.inf, 1.0], [2.0, 3.0], [2.0, 3.0]])
+    receipt = Receipt("a site")
+    receipt.record(before, before + torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 1e-30], [0.5, 0.0]]))
+    assert (receipt.seen, receipt.changed) == (4, 2), "the third is the same float"
+    before = torch.tensor([[torch.inf, 1.0], [0.0, 1e-38], [2.0, 3.0]])
+    receipt.record(before, torch.tensor([[0.0, 1.0], [0.0, 1.1e-38], [2.0, 3.0]]), is_finite=True)
+    assert (receipt.seen, receipt.changed) == (7, 4), "the second's change is too small for a square"
 
 
 def test_nested_edits_compose_in_order_and_capture_sees_them(tiny_gpt2: Model):

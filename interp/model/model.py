@@ -55,7 +55,7 @@ class Model(Matrices):
 
     hf: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    provenance: ModelProvenance | FollowedProvenance = FollowedProvenance()  # noqa: RUF009 - a descriptor for all
+    provenance: ModelProvenance | FollowedProvenance = FollowedProvenance()  # noqa: RUF009 - a descriptor
     bos: BosPolicy = "tokenizer"
 
     def __post_init__(self) -> None:

@@ -35,7 +35,8 @@ def apply_edit(edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, *, is
     name = _name_of(edit, where)
     _check_result(name, before, result)
     if is_full and where.axes.count("pos") < 2 and math.isfinite(float(result.detach().sum())):
-        receipt.record(*(t.flatten(0, -2) if t.ndim > 1 else t.unsqueeze(-1) for t in (before, result)))
+        rows = (t.flatten(0, -2) if t.ndim > 1 else t.unsqueeze(-1) for t in (before, result))
+        receipt.record(*rows, is_finite=True)
         if (
             before.requires_grad and not result.requires_grad
         ):  # a constant: what came in has no effect, and a slope of 0

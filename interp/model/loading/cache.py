@@ -68,7 +68,7 @@ def new_folder(target: Path, needs_bytes: int = 0) -> Iterator[Path]:
                 suppress(FileNotFoundError),
                 tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as aside,
             ):
-                target.rename(aside)  # in one step: another process that removes it file by file would meet our own
+                target.rename(aside)  # whole: removed file by file, another process's new one could go with it
         try:
             temporary.rename(target)
         except OSError:

@@ -27,7 +27,7 @@ FEW = 16  # rows whose features stay in a core's cache: 16 x 32 directions of 76
 class Pairs:
     """Active latents as pairs in the order of rows: those of row r are `starts[r]` to `starts[r + 1]`.
 
-    `pre` [pair] are the pre-activations. Indices are int32.
+    `starts` [end] has one number more than there are rows. `pre` [pair] are the pre-activations. Indices are int32.
     """
 
     starts: Int[Tensor, " end"]
