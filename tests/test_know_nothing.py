@@ -26,7 +26,6 @@ LIGHT = [
     "induction",
     "parallel-attention",
     "prediction",
-    "temperature-zero",
     "tokenization",
 ]
 MADE_HERE = [
@@ -39,7 +38,7 @@ MADE_HERE = [
     "tokenization",
 ]
 HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("features", "pretraining-finetuning", "scaling-laws")]
-# The claims of `dictionary` are about an SAE: none asks what the model learned.
+ELSEWHERE = ("dictionary", "temperature-zero")  # about an SAE, and about how a machine computes
 OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weights cannot change
 
 
@@ -145,6 +144,11 @@ def test_no_answer_is_believed_of_a_model_that_knows_nothing(
     answered: Callable[[str, str], Answers], kind: str, name: str
 ) -> None:
     assert fooled(load_probe(name).claims, answered(name, kind)) == []
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_is_not_asked_here_claims_nothing_about_what_a_model_learned(name: str) -> None:
+    assert {claim.subject for claim in load_probe(name).claims if claim.answers} <= {"SAE", "machine"}
 
 
 @pytest.mark.parametrize("name", [*MADE_HERE, *HEAVY[1:]])
