@@ -39,6 +39,7 @@ MADE_HERE = [
     "tokenization",
 ]
 HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("features", "pretraining-finetuning", "scaling-laws")]
+# The claims of `dictionary` are about an SAE: none asks what the model learned.
 OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weights cannot change
 
 
