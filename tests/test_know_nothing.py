@@ -17,6 +17,7 @@ from interp import Claim, Estimate, Finding, Lab, Model, UserError, load_probe, 
 
 LIGHT = {
     "anatomy": {},
+    "context-enrichment": {"n_perm": 60},
     "dice-roll": {},
     "embedding-directions": {},
     "indirect-object": {},
