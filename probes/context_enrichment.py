@@ -21,8 +21,8 @@ What counts as yes, at the middle layer, which was named beforehand:
   deals: a single one can reach 95 %);
 - adjectives that say nothing of size lie in the middle third between small and large;
 - two phrases of one size are more alike than two of different sizes, and than with adjectives dealt at random;
-- the direction is of size: pairs that differ in size are told better by it than by a direction of age, made the same
-  way, by 10 points, and pairs that differ in age better by that of age;
+- the direction is of size: along a direction of age, made the same way, large and small lie less than half as far
+  apart, and old and new less than half as far along that of size;
 - it is used: pushed along it, the odds of large against small words rise by 0.2 nats more than pushed as far between
   adjectives that say nothing of size, and more than along the direction of age.
 

@@ -20,12 +20,10 @@ from probes._context_enrichment import RIGHT, carried, controls, direction, phra
 from probes._context_enrichment.senses import WORDS, left_out
 from probes._context_enrichment.size import (
     dealt_likeness,
-    either_way,
     length_between,
     likeness,
     place_between,
     tell_apart,
-    told_by,
 )
 
 SHAPE = (4, 12, 6, 16)  # template, adjective, noun, d_model
@@ -190,27 +188,32 @@ def test_adjectives_with_vectors_of_their_own_are_no_direction_of_size() -> None
         null = dealt_likeness(centred, 200, seed, "cosine")
         false["alike"] += over_both.low > null.mean and over_both.mean > null.high
         false["alike over nouns"] += estimate_mean(gap.mean(0), unit="cosine", over="noun").low > 0
-        better = apart.right - either_way(told_by(at, other))
-        false["specific"] += estimate_crossed([better], unit="share", over="noun", bounds=(-1, 1)).low > 0.1
+        answers = list(direction.specific({"size": at, "age": other}, 0))
+        false["specific"] += isinstance(answers[0], Finding) and answers[0].verdict == "yes"
     assert max(false["told"], false["alike"], false["specific"]) <= 4, false
     assert false["alike over nouns"] > 8, "the unit that was taken before says yes to nothing"
 
 
-def test_a_direction_of_size_is_told_from_one_of_age() -> None:
-    size, age = torch.zeros(64), torch.zeros(64)
-    size[0], age[1] = 8.0, 8.0
-    sized, aged = world(0), world(1)
-    sized[:, 6:] += size
-    aged[:, 6:] += age
-    for finding in direction.specific({"size": sized, "age": aged}, 3):
-        assert finding.verdict == "yes"
-    aged = world(1)
-    aged[:, 6:] += size  # age is told by size's direction: there is one for both
-    for finding in direction.specific({"size": sized, "age": aged}, 3):
-        assert finding.verdict != "yes"
-    aged = world(1)
-    aged[:, :6] += size  # and the other way round
-    assert all(finding.verdict != "yes" for finding in direction.specific({"size": sized, "age": aged}, 3))
+def verdicts_of(sized: torch.Tensor, aged: torch.Tensor) -> list[str]:
+    answers = direction.specific({"size": sized, "age": aged}, 3)
+    return [one.verdict if isinstance(one, Finding) else "not asked" for one in answers]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_direction_of_size_is_told_from_one_of_age(seed: int) -> None:
+    size, age = 8.0 * torch.eye(64)[:2]
+
+    def kinds(large: torch.Tensor, old: torch.Tensor) -> list[str]:
+        sized, aged = world(seed), world(50 + seed)
+        sized[:, 6:] += large
+        aged[:, 6:] += old
+        return verdicts_of(sized, aged)
+
+    assert kinds(size, age) == ["yes", "yes"]
+    assert "yes" not in kinds(size, size), "one direction for both"
+    assert "yes" not in kinds(size, -size), "and for both, the other way round"
+    assert "yes" not in kinds(size, 0.7 * (size + age)), "and for both in part"
+    assert verdicts_of(world(seed), world(50 + seed))[0] != "yes"
 
 
 def test_random_weights_are_judged_over_models() -> None:

@@ -21,7 +21,7 @@ from interp.stats import estimate_crossed, known, max_t
 
 from . import CARRIED, RIGHT
 from .phrases import TEMPLATES, Vectors, Words, prompts_of
-from .size import direction_of, tell_apart
+from .size import added, direction_of, tell_apart
 
 LOST = "share of the size difference"
 CHOSEN = 0.05  # of the heads below the layer that is looked at
@@ -94,14 +94,10 @@ class SizePhrases:
         return self.model.residual(self.layer)
 
     def difference(self, prompts: list[str]) -> NDArray[np.float64]:
-        """Along the direction, large less small [noun, adjective]: what each adjective adds, the mean is the whole.
-
-        Twice the way from half-way between the sizes to where the noun lies after this adjective.
-        """
+        """Along the direction, large less small [noun, adjective]: what each adjective adds, the mean is the whole."""
         acts = self.model.capture(prompts, self.site, batch_size=64).last(self.site).float().cpu()
-        along = (acts @ self.direction).double().view(len(ASKED), 2, -1, self.nouns).mean(0)  # [size, adjective, noun]
-        from_middle = along - along.mean(1, keepdim=True).mean(0, keepdim=True)
-        return 2 * torch.cat([-from_middle[0], from_middle[1]]).T.numpy()
+        along = (acts @ self.direction).double().view(len(ASKED), -1, self.nouns).mean(0)
+        return added(along).T.numpy()
 
 
 def admit(model: Model, words: Words, vectors: Vectors, layer: int) -> SizePhrases:

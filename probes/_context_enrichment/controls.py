@@ -107,7 +107,7 @@ def untrained(lab: Lab, words: Words, middle: int, first: Model) -> Finding:
         shares.append(share_told(lab, model, words, middle, SHORT))
         lab.progress("telling with random weights", i + 1, MODELS)
     return UNTRAINED.answer(
-        estimate_mean(shares, unit=RIGHT, over="model with random weights", bounds=(0.0, 1.0), seed=lab.seed),
+        estimate_mean(shares, unit=RIGHT, over="random model", bounds=(0.0, 1.0), seed=lab.seed),
         set_beforehand(0.5, RIGHT, "chance"),
         measure=f"{len(words.small)} adjectives of each kind, {NOUNS} nouns, {len(SHORT)} sentences.",
     )

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from interp import Claim, Control, Estimate, Figure, Finding, Lab, Measured, NotAsked, measured, set_beforehand
+from interp import Claim, Control, Estimate, Figure, Finding, Lab, Measured, NotAsked, Row, measured, set_beforehand
 from interp.stats import estimate_crossed
 
 from . import COSINE, RIGHT, SIZE
 from .phrases import TEMPLATES, Vectors, Words
 from .size import (
     At,
+    Floats,
     ToldApart,
+    apart_along,
     dealt_likeness,
-    either_way,
     likeness,
     noun_cosines,
     place_between,
@@ -25,6 +26,7 @@ from .size import (
     told_by,
 )
 
+APART = "share of the way apart"
 WAY = "way from small to large"
 MIDDLE = 0.17  # from half-way: the middle third
 
@@ -58,17 +60,17 @@ ALIKE = Claim(
     caveat="Plain cosines are high whatever the phrases say: all vectors of a layer share a direction.",
 )
 SPECIFIC = Claim(
-    "The direction of {kind} tells {pairs} better than the direction of {other} does, by 10 points.",
+    "{pairs} lie apart along the direction of {kind}, and along that of {other} less than half as far.",
     expects="greater",
-    margin=0.1,
-    unit=RIGHT,
+    margin=0.5,
+    unit=APART,
     part=SIZE,
     answers=True,
-    measure="The same pairs, told by two directions that were made from as many adjectives of the one kind and of the "
-    "other, as in the first finding. A direction that tells pairs the wrong way round counts as one that tells them.",
+    measure="How far apart held-out phrases lie along either direction, made from as many adjectives; 1 is how far "
+    "along their own. Along the other one it counts as well if they lie the other way round.",
     caveat="Adjectives of size and of age may go together in texts, and directions may share what they share.",
 )
-PAIRS = {"size": "large from small", "age": "old from new"}
+PAIRS = {"size": "Large and small", "age": "Old and new"}
 OTHER = {"size": "age", "age": "size"}
 CLAIMS = [GENERALISES, IN_BETWEEN, ALIKE, SPECIFIC]
 
@@ -148,30 +150,43 @@ def alike(lab: Lab, vectors: Vectors, words: Words, middle: int, n_perm: int) ->
     )
 
 
-def specific(vectors: dict[str, At], layer: int) -> Iterator[Finding]:
-    """Two directions, two kinds of pairs: each kind by its own direction and by the other one.
+def specific(vectors: dict[str, At], layer: int) -> Iterator[Finding | NotAsked]:
+    """Two directions, two kinds of adjectives: how far apart each kind lies along its own direction and the other one.
 
     `vectors`: at the same nouns, behind adjectives of size and of age.
     """
-    right = {(made, asked): told_by(vectors[asked], vectors[made]) for made in PAIRS for asked in PAIRS}
-    two_by_two = Measured(
-        ("direction of", "pairs"),
-        RIGHT,
-        {(made, PAIRS[asked]): share_of_pairs(shares) for (made, asked), shares in right.items()},
-    )
+    ways = {(made, asked): apart_along(vectors[asked], vectors[made]) for made in PAIRS for asked in PAIRS}
+    table: list[Row] = []
+    for (made, asked), way in ways.items():
+        told = share_of_pairs(told_by(vectors[asked], vectors[made])).mean
+        own = ways[asked, asked].mean()
+        table.append({"direction of": made, "of": PAIRS[asked], APART: way.mean() / own if own > 0 else None})
+        table[-1][RIGHT] = told
     for kind, other in OTHER.items():
-        own, by_other = right[kind, kind], either_way(right[other, kind])
+        about = {"kind": kind, "pairs": PAIRS[kind], "other": other}
+        own, across = ways[kind, kind], ways[other, kind]
+        if not over_both(own).low > 0:
+            yield SPECIFIC.not_asked(
+                f"because held-out adjectives of {kind} lie no farther apart along their own direction than by chance",
+                about=about,
+            )
+            continue
+        across = across * np.sign(across.mean()) / own.mean()
         yield SPECIFIC.answer(
-            share_of_pairs(own),
-            Control(f"the direction of {other}", share_of_pairs(by_other)),
-            about={"kind": kind, "pairs": PAIRS[kind], "other": other},
-            paired=estimate_crossed([own - by_other], unit=RIGHT, over="noun", bounds=(-1.0, 1.0)),
-            measure=f"Layer {layer}; {own.shape[0] // 2} adjectives of each kind, {own.shape[1]} nouns.",
-            table=two_by_two.rows(),
-            figure=Figure(
-                "matrix", x="direction of", y="pairs", z=RIGHT, caption="Pairs told rightly, by whose direction."
-            ),
+            over_both(own / own.mean()),
+            Control(f"along the direction of {other}", over_both(across)),
+            about=about,
+            paired=over_both(own / own.mean() - across),
+            measure=f"Layer {layer}; {own.shape[1] // 2} adjectives of each kind, {own.shape[0]} nouns. The table has "
+            "the shares of pairs told as well: where two kinds lie far apart, any direction tells many.",
+            table=table,
+            figure=Figure("matrix", x="direction of", y="of", z=APART, caption="How far apart, by whose direction."),
         )
+
+
+def over_both(ways: Floats) -> Estimate:
+    """Mean of [noun, adjective] for others of both."""
+    return estimate_crossed([ways], unit=APART, over="adjective")
 
 
 def specific_not_asked(because: str) -> Iterator[NotAsked]:

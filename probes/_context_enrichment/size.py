@@ -63,15 +63,10 @@ def tell_apart(at: At, n_perm: int, seed: int) -> ToldApart:
 def told_by(asked: At, made: Made) -> Floats:
     """Shares of the pairs of `asked` that the direction of `made` tells rightly [adjective, noun], held out as above.
 
-    Both may be the same. Of others, the sign of the direction means nothing: see `either_way`.
+    Both may be the same.
     """
     labels = classes_of(asked), classes_of(made)
     return _right(_projections(asked, made), labels[0], _halves(labels[0]), labels[1], _halves(labels[1]))
-
-
-def either_way(right: Floats) -> Floats:
-    """A direction that tells nearly all pairs the wrong way round tells them as well."""
-    return right if right.mean() >= 0.5 else 1.0 - right
 
 
 def classes_of(at: At) -> NDArray[np.int64]:
@@ -156,6 +151,33 @@ def length_between(at: At) -> float:
     first, second = direction_of(half_of(at, 0)[:, :, ::2]), direction_of(half_of(at, 1)[:, :, 1::2])
     product = float(first.double() @ second.double())
     return float(np.sign(product) * np.sqrt(abs(product)))
+
+
+def apart_along(asked: At, made: Made) -> Floats:
+    """How far apart the classes of `asked` lie along the direction of `made`, of length 1: [noun, adjective].
+
+    What each adjective adds; the mean is the whole. Held out as in `tell_apart`: adjectives, nouns and a template.
+    """
+    half = asked.shape[2] // 2
+    by_noun = []
+    for seen, nouns in ((slice(half, None), slice(0, half)), (slice(0, half), slice(half, None))):
+        by_adjective = []
+        for k in (0, 1):
+            along = []
+            for t in range(len(asked)):
+                others = [u for u in range(len(asked)) if u != t]
+                direction = direction_of(half_of(made, 1 - k)[others][:, :, seen])
+                along.append(half_of(asked, k)[t, :, nouns] @ (direction / direction.norm().clamp_min(1e-12)))
+            by_adjective.append(added(torch.stack(along).mean(0)))
+        by_noun.append(torch.cat(by_adjective))
+    return torch.cat(by_noun, 1).T.double().numpy()
+
+
+def added(along: Float[Tensor, "adjective noun"]) -> Float[Tensor, "adjective noun"]:
+    """What each adjective adds to the difference of the two classes: twice its way from half-way between them."""
+    first, second = along.chunk(2)
+    middle = (first.mean(0) + second.mean(0)) / 2
+    return 2 * torch.cat([middle - first, along[len(first) :] - middle])
 
 
 def place_between(at: At, between: Made) -> Floats:
