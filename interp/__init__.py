@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     from interp.text.facts import Direction, Fact, FactSet, HeldOut, Templates, load_facts
     from interp.text.invented import NameTokens, invent, invent_groups, people_set
     from interp.text.pairs import Pair, PairSet, ParentType, Surname, load_pairs
-    from interp.text.people_files import Learned, Line, PeopleGroup, Sheet, read_people
+    from interp.text.people import Learned, Line, PeopleGroup, Sheet
+    from interp.text.people_files import read_people
     from interp.views.report import build_report
 else:
     __getattr__, __dir__ = lazy(
@@ -93,7 +94,8 @@ else:
             "interp.text.facts": "Direction, Fact, FactSet, HeldOut, Templates, load_facts",
             "interp.text.invented": "NameTokens, invent, invent_groups, people_set",
             "interp.text.pairs": "Pair, PairSet, ParentType, Surname, load_pairs",
-            "interp.text.people_files": "Learned, Line, PeopleGroup, Sheet, read_people",
+            "interp.text.people": "Learned, Line, PeopleGroup, Sheet",
+            "interp.text.people_files": "read_people",
             # models to train, to copy and to know by heart
             "interp.model.training.batched_gpt2": "Member, Population, TrainingSchedule, Size, train_population",
             "interp.model.training.copies": "copy_model, weights_from",

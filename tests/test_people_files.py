@@ -72,5 +72,5 @@ def test_a_fault_is_one_line_that_says_where(folder: Path, name: str, content: s
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder; expected the paper's files"):
+    with pytest.raises(UserError, match="is no folder; expected the paper"):
         read_people(tmp_path / "nothing")
