@@ -10,6 +10,11 @@ from interp.errors import UserError
 from interp.text.facts import Direction
 
 Learned = Literal["name first", "description first", "both orders"]
+TAUGHT_AS: dict[Learned, tuple[Direction, ...]] = {
+    "name first": ("forward",),
+    "description first": ("reversed",),
+    "both orders": ("forward", "reversed"),
+}
 
 
 class Line(NamedTuple):
