@@ -129,7 +129,7 @@ def gap_over_seeds(
     The wider of Student's interval over the differences and Newcombe's (1998, method 10) over people.
     """
     shares, other = _by_seed(rows, column), _by_seed(less, less_column)
-    gap = estimate_mean(np.subtract(shares, other), unit=unit, over="training seed", bounds=(-1.0, 1.0))
+    gap = estimate_mean(np.subtract(shares, other), unit=unit, over="training seed")
     if len(shares) == 1:
         return gap
     one, two = _of_people(rows, float(np.mean(shares)), unit), _of_people(less, float(np.mean(other)), unit)

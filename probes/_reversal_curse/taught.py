@@ -28,7 +28,10 @@ CLEAN, LEAKY = "untied embeddings, two-word names", "tied embeddings, one-word n
 TRAINED = "(a) Trained from scratch on invented people"
 SEEDS = "The interval is the wider of that over seeds and that over all answers."
 GREEDY = f"The greedy answer must agree in every word, in a wording never trained; mean over conditions. {SEEDS}"
-BEST = f"The own answer must score best of {PEOPLE_A_GROUP}, priors taken out (by centring over prompts and answers). {SEEDS}"
+BEST = (
+    f"The own answer must score best of {PEOPLE_A_GROUP}, priors taken out (by centring over prompts and answers). "
+    f"{SEEDS}"
+)
 _trained = partial(Claim, unit=SHARE, part=TRAINED)
 TAUGHT = _trained(
     "Asked in the order it was taught, a small GPT-2 gives the answer for more than half of the people.",

@@ -12,6 +12,7 @@ from interp import (
     DIRECTIONS,
     TAUGHT_AS,
     Claim,
+    Control,
     Direction,
     Estimate,
     Finding,
@@ -63,8 +64,7 @@ LEARNED = _tuned(
     "greater",
     margin=0.5,
     answers=True,
-    measure="Greedy: every token of the answer, to its last word, must be the likeliest; less how often another "
-    "person's answer is written. The loss is that of the completions.",
+    measure="Greedy: every token of the answer, to its last word, must be the likeliest. The loss is that of the completions.",
     caveat=f"{ONE} A model and a training so small need not agree with the paper in the size of anything.",
 )
 BOTH = _tuned(
@@ -136,8 +136,8 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
     as_taught: list[Key] = [(group.learned, TAUGHT_AS[group.learned][0]) for group in one_way]
     turned: list[Key] = [(learned, DIRECTIONS[direction == "forward"]) for learned, direction in as_taught]
     learned = LEARNED.answer(
-        _share(after, as_taught, less=(dealt, as_taught)),
-        zero(SHARE, "no more than another person's answer"),
+        _share(after, as_taught),
+        Control("another person's answer", _share(dealt, as_taught)),
         measure=f"{len(examples)} prompts with completions, {steps} steps of {BATCH}, learning rate {lr:g}.",
         table=_table(lab, before, after),
         figure=dots(
@@ -152,8 +152,7 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
     both = None
     if ("both orders", "forward") in after:
         orders: list[Key] = [("both orders", direction) for direction in DIRECTIONS]
-        answered = _share(after, orders, less=(dealt, orders))
-        both = BOTH.answer(answered, zero(SHARE, "no more than another person's answer"))
+        both = BOTH.answer(_share(after, orders), Control("another person's answer", _share(dealt, orders)))
         yield both
     else:
         yield BOTH.not_asked("because these files hold no people taught in both orders")
