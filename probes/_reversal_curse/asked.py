@@ -165,6 +165,7 @@ def families(lab: Lab, kinds: Sequence[Family], n_boot: int) -> Answers:
         no_pairs = "because no pairs came with --pairs"
         yield from (claim.not_asked(no_pairs) for claim in (PAIRS_FAMILY, BY_NAME, EXAMPLE))
         return
+    not_judged: list[Row] = []  # the rows of pairs that no finding has a table for
     for kind in kinds:
         names = "same surname" if kind.surname == "same" else "another name in common"
         for direction in DIRECTIONS:
@@ -174,24 +175,31 @@ def families(lab: Lab, kinds: Sequence[Family], n_boot: int) -> Answers:
             if kind.surname != "different":
                 claim, chosen, about = BY_NAME, [list(range(len(f))) for f in kind.sets], about | {"names": names}
             scores = [_of(one, few) for one, few in zip(asked, chosen, strict=True) if len(few) >= LEAST]
+            table = [row for facts, one in zip(kind.sets, asked, strict=True) for row in _pair_rows(facts, one)]
             if not scores:
+                not_judged += table
                 yield claim.not_asked(f"because fewer than {LEAST} pairs share no first letter", about=about)
                 continue
             paired = _paired(claim, scores, about, n_boot, lab.seed, "parents dealt to the children at random")
-            told = f"{kind.left_out} {' '.join(_by_set(f, one) for f, one in zip(kind.sets, asked, strict=True))}"
-            table = [row for facts, one in zip(kind.sets, asked, strict=True) for row in _pair_rows(facts, one)]
+            all_of_them = (
+                f"{kind.left_out} {' '.join(_by_set(f, one) for f, one in zip(kind.sets, asked, strict=True))}"
+            )
             figure = dots(OWN, "pair", "direction", "Each pair; intervals over wordings; 0 is chance.", 0.0)
-            yield replace(paired, measure=f"{paired.measure} {told}", table=table, figure=figure)
+            yield replace(paired, measure=f"{paired.measure} {all_of_them}", table=table, figure=figure)
     for claim, wanted in ((PAIRS_FAMILY, {"different"}), (BY_NAME, {"same", "shared_word"})):
         if not wanted & {kind.surname for kind in kinds}:
             yield claim.not_asked(f"because the file holds fewer than {LEAST} such pairs of one kind")
     facts = rivals_of(CHILD, PARENT, kinds)
     for direction in DIRECTIONS:
-        yield _example(lab, facts, direction)
+        rows = [row for row in not_judged if row["direction"] == direction]
+        yield _example(lab, facts, direction, rows)
 
 
-def _example(lab: Lab, facts: FactSet, direction: Direction) -> Finding:
-    """The pair that the paper opens with, wording by wording, and what the model writes by itself."""
+def _example(lab: Lab, facts: FactSet, direction: Direction, more: list[Row]) -> Finding:
+    """The pair that the paper opens with, wording by wording, and what the model writes by itself.
+
+    `more`: rows of pairs that were too few to judge.
+    """
     asked = _ask(lab, facts, direction)
     leads, prompts = asked.matched[:, 0], [facts.prompts(direction, t)[0] for t in range(len(asked.scores))]
     written = [lab.model.generate(prompt, max_new_tokens=8).texts[0] for prompt in prompts]
@@ -211,7 +219,7 @@ def _example(lab: Lab, facts: FactSet, direction: Direction) -> Finding:
         about={"how": HOW[direction]},
         measure=f"Among {len(facts)} names. Asked “{prompts[0]}”, {lab.model.provenance.name} writes "
         f"“{written[0].strip()}”; the right name in {int(asked.exact[:, 0].sum())} of {len(prompts)} wordings.",
-        table=table,
+        table=[*table, *more],
     )
 
 

@@ -64,7 +64,8 @@ LEARNED = _tuned(
     "greater",
     margin=0.5,
     answers=True,
-    measure="Greedy: every token of the answer, to its last word, must be the likeliest. The loss is that of the completions.",
+    measure="Greedy: every token of the answer, to its last word, must be the likeliest. The loss is that of the "
+    "completions.",
     caveat=f"{ONE} A model and a training so small need not agree with the paper in the size of anything.",
 )
 BOTH = _tuned(
@@ -108,7 +109,7 @@ OFFERED = _tuned(
     margin=0.1,
     measure="The right letter must be the likeliest of those offered: after fine-tuning less before, the same "
     "questions (Lin et al., arXiv:2410.18808).",
-    caveat=f"{ONE} They find it for names that are asked for by their description less than the other way round.",
+    caveat=f"{ONE} They find it for people taught name first, not for the others: see the table for the two apart.",
 )
 CLAIMS = [LEARNED, BOTH, CURSE, TRACE, STATED, OFFERED]
 
