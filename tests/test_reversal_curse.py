@@ -124,9 +124,11 @@ def test_one_word_names_leak_through_tied_embeddings_and_two_word_names_do_not(
     leaks = [f for f in answers(part_a_of(students, monkeypatch)[0]) if "leak" in f.claim]
     assert len(leaks) == 2
     for leak in leaks:
-        assert leak.estimate.mean > 0.2
-        chosen = {row["condition"]: float(row["multiple choice"] or 0) for row in leak.table}
-        assert max(share for name, share in chosen.items() if name != part_a.LEAKY) < 0.2
+        chosen = {True: [], False: []}
+        for row in leak.table:
+            chosen[row["condition"] == part_a.LEAKY].append(float(row["multiple choice"] or 0))
+        assert np.mean(chosen[True]) > 0.2 > np.mean(chosen[False])
+        assert leak.estimate.mean == pytest.approx(np.mean(chosen[True]) - np.mean(chosen[False]))
 
 
 def test_models_taught_both_orders_show_no_curse(students: list[Student], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +181,8 @@ def test_a_gap_is_taken_seed_by_seed_and_no_narrower_than_its_people_allow() -> 
     assert 0.05 < far.low < 0.2 < 0.4 < far.high < 0.5  # seeds agree on the gap to the last digit; 60 people do not
     apart = gap_over_seeds(rows(0.9, 0.5, 0.7), "right", rows(0.2, 0.6, 0.4), "right", "share")
     assert apart.low < -0.5
+    one = gap_over_seeds(rows(0.9), "right", rows(0.6, 0.0), "right", "share")
+    assert (one.mean, one.n) == (pytest.approx(0.3), 1)  # of the seed that both have
 
 
 def test_reading_backwards_lifts_the_curse_and_nothing_more_does_not(

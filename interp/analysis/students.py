@@ -124,10 +124,12 @@ def over_seeds(rows: Sequence[dict[str, Cell]], column: str, unit: str) -> Estim
 def gap_over_seeds(
     rows: Sequence[dict[str, Cell]], column: str, less: Sequence[dict[str, Cell]], less_column: str, unit: str
 ) -> Estimate:
-    """Mean over seeds of one share less another, seed by seed.
+    """Mean over the seeds that both have of one share less another, seed by seed.
 
     The wider of Student's interval over the differences and Newcombe's (1998, method 10) over people.
     """
+    seeds = {row["seed"] for row in rows} & {row["seed"] for row in less}
+    rows, less = ([row for row in side if row["seed"] in seeds] for side in (rows, less))
     shares, other = _by_seed(rows, column), _by_seed(less, less_column)
     gap = estimate_mean(np.subtract(shares, other), unit=unit, over="training seed")
     if len(shares) == 1:
