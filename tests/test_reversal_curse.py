@@ -351,7 +351,7 @@ def test_facts_in_the_prompt_are_told_from_guesses(smol: Model, monkeypatch: pyt
                     for given, wanted in (pair, pair[::-1]):
                         if given in asked:
                             scores[i, answers.index(f" {wanted}")] += lean
-            return AnswerScores(scores, scores > 0, torch.ones(len(answers)))
+            return AnswerScores(scores, scores > 0, torch.ones(len(answers), dtype=torch.long))
 
         return score
 
@@ -363,7 +363,7 @@ def test_facts_in_the_prompt_are_told_from_guesses(smol: Model, monkeypatch: pyt
 
     def guess(_: Model, prompts: list[str], answers: list[str]) -> AnswerScores:
         scores = torch.randn(len(prompts), len(answers), generator=generator)
-        return AnswerScores(scores, scores > 0, torch.ones(len(answers)))
+        return AnswerScores(scores, scores > 0, torch.ones(len(answers), dtype=torch.long))
 
     generator = torch.Generator().manual_seed(0)
     monkeypatch.setattr(part_b, "score_answers", guess)
