@@ -60,12 +60,7 @@ def population() -> list[Student]:
     """All that these tests teach, trained side by side: two seeds of each kind, and one that also reads backwards."""
     kinds = [
         Course(f"{tying} embeddings, {words} names", SmallGPT2(tied=tying == "tied"), (0, 1), tokens)
-        for tying, words, tokens in (
-            ("untied", "two-word", 2),
-            ("untied", "one-word", 1),
-            ("tied", "two-word", 2),
-            ("tied", "one-word", 1),
-        )
+        for tying, words, tokens in part_a.KINDS
     ]
     backwards = Course("reversed sentences too", SmallGPT2(tied=False), (0,), more=part_a.turned_round)
     return teach_students([*kinds, backwards])

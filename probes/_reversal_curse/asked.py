@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -142,7 +142,7 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Answers:
 
 
 def _more_forward(
-    claim: Claim, sides: Sequence[Sequence[Asked]], what: str, about: dict[str, object], lab: Lab, n_boot: int
+    claim: Claim, sides: Sequence[Sequence[Asked]], what: str, about: Mapping[str, object], lab: Lab, n_boot: int
 ) -> Finding:
     """How much more often forward than reversed: shares of each set, [template, fact], less the same facts' others."""
     forward, backward = ([_share(asked, what) for asked in side] for side in sides)
@@ -256,7 +256,7 @@ def _of(asked: Asked, chosen: Sequence[int]) -> NDArray[np.float64]:
 
 
 def _paired(
-    claim: Claim, scores: Sequence[NDArray[np.float64]], about: dict[str, object], n_boot: int, seed: int, null: str
+    claim: Claim, scores: Sequence[NDArray[np.float64]], about: Mapping[str, object], n_boot: int, seed: int, null: str
 ) -> Finding:
     """How far own answers are ahead, against answers dealt within each set; one deal serves all wordings."""
     n = [matrix.shape[-1] for matrix in scores]

@@ -387,7 +387,7 @@ def _carried(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     n_layers = examined.model.n_layers
     size = max(1, -(-n_layers // WINDOWS))
     windows = [range(first, min(first + size, n_layers)) for first in range(0, n_layers, size)]
-    asked = {direction: examined.aligned(direction) for direction in DIRECTIONS}
+    asked: dict[Direction, Aligned] = {direction: examined.aligned(direction) for direction in DIRECTIONS}
     if any(one.last_item == len(one.labels) - 1 or one.first_item < 2 for one in asked.values()):
         why = "because the item is the prompt's last token, or there is none before it to compare with"
         for direction in DIRECTIONS:

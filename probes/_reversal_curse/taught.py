@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from interp import TAUGHT_AS, Claim, Figure, Finding, Lab, NotAsked, Row, SmallGPT2, set_beforehand, zero
+from interp import TAUGHT_AS, Claim, Figure, Finding, Lab, NameTokens, NotAsked, Row, SmallGPT2, set_beforehand, zero
 from interp.analysis import (
     PEOPLE_A_GROUP,
     Course,
@@ -21,6 +21,12 @@ from interp.analysis import (
 Answers = Iterator[Finding | NotAsked]
 SHARE, NATS = "share of people", "nats"
 EXACT, CHOICE, LEAD = "exact match", "multiple choice", "correct minus others (nats)"
+KINDS: tuple[tuple[str, str, NameTokens], ...] = (
+    ("untied", "two-word", 2),
+    ("untied", "one-word", 1),
+    ("tied", "two-word", 2),
+    ("tied", "one-word", 1),
+)  # embeddings, names, words of a name
 CLEAN, LEAKY = "untied embeddings, two-word names", "tied embeddings, one-word names"
 
 # (a) Small GPT-2s, trained from scratch ------------------------------------------------------------------------------
@@ -93,12 +99,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding | NotAsked, N
     numbers = [lab.seed * 1000 + seed for seed in range(seeds)]
     courses = [
         Course(f"{tying} embeddings, {words} names", SmallGPT2(tied=tying == "tied", steps=steps), numbers, tokens)
-        for tying, words, tokens in (
-            ("untied", "two-word", 2),
-            ("untied", "one-word", 1),
-            ("tied", "two-word", 2),
-            ("tied", "one-word", 1),
-        )
+        for tying, words, tokens in KINDS
     ]
     students = teach_students(courses, progress=lab.tell(f"training {len(numbers) * len(courses)} small GPT-2s"))
     rows = [row for student in students for row in examine_student(student)]
