@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from interp.model.training.small import SmallGPT2, TrainingJob, train_small_gpt2, train_small_gpt2s
     from interp.progress import Progress, Stop
     from interp.stats.estimate import Estimate
-    from interp.text.corpus import Corpus, from_texts, load_corpus, open_corpus, split_corpus
+    from interp.text.corpus import Corpus, bundled_corpus, from_texts, load_corpus, open_corpus, prose, split_corpus
     from interp.text.data import data
     from interp.text.facts import DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, load_facts
     from interp.text.invented import NameTokens, invent, invent_groups, people_set
@@ -90,7 +90,7 @@ else:
             # features
             "interp.features.read.index": "open_index",
             # text
-            "interp.text.corpus": "Corpus, from_texts, load_corpus, open_corpus, split_corpus",
+            "interp.text.corpus": "Corpus, bundled_corpus, from_texts, load_corpus, open_corpus, prose, split_corpus",
             "interp.text.data": "data",
             "interp.text.facts": "DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, load_facts",
             "interp.text.invented": "NameTokens, invent, invent_groups, people_set",
@@ -224,12 +224,14 @@ __all__ += [
     "Stop",
     "UserError",
     "build_report",
+    "bundled_corpus",
     "check_least",
     "halves",
     "list_probes",
     "load_probe",
     "measured",
     "probe",
+    "prose",
     "read_run",
     "run_probe",
     "set_beforehand",

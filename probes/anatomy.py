@@ -46,16 +46,17 @@ from interp import (
     Model,
     NotAsked,
     Row,
+    bundled_corpus,
     check_least,
     measured,
     probe,
+    prose,
     set_beforehand,
-    split_corpus,
     with_random_weights,
     zero,
 )
 from interp.analysis import BIASES, biases_of, count_by_formula, count_parameters
-from interp.stats import estimate_mean
+from interp.stats import estimate_gap, estimate_mean
 
 from ._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
 from ._anatomy.biases import biases_at, copied, losses, small_gpt2
@@ -149,7 +150,7 @@ def anatomy(lab: Lab, *, documents: int = 16, tokens: int = 96) -> Iterator[Find
     """
     check_least(documents=(documents, 8), tokens=(tokens, 24))
     model = lab.model
-    rows = model.encode(split_corpus()[1], cut=tokens)[: 8 if lab.quick else documents]
+    rows = model.encode(prose(), cut=tokens)[: 8 if lab.quick else documents]
     yield from _counted(model)
     layers = tuple(sorted({0, model.n_layers // 4, model.n_layers // 2, 3 * model.n_layers // 4, model.n_layers - 1}))
     yield from _neurons(lab, rows, layers)
@@ -187,7 +188,7 @@ def _counted(model: Model) -> Iterator[Finding | NotAsked]:
         off = [counted.get(part, 0) / n - 1 for part, n in formula.items() if n]
         off += [0.0] * (set(counted) == set(formula))
         yield ADDS_UP.answer(
-            estimate_mean(off, unit=ADDS_UP.unit, over="part"),
+            estimate_mean(off, unit=ADDS_UP.unit, over="part", exact=True),
             zero(ADDS_UP.unit),
             measure=f"Counted over calculated, less 1, for {len(formula)} parts, {total:,} parameters in all.",
             table=table,
@@ -196,7 +197,7 @@ def _counted(model: Model) -> Iterator[Finding | NotAsked]:
     inside = {part: n for part, n in counted.items() if part in ("attention", "MLP", *BIASES)}
     share = sum(n for part, n in inside.items() if part in BIASES) / sum(inside.values())
     yield FEW_BIASES.answer(
-        estimate_mean([share] * model.n_layers, unit=FEW_BIASES.unit, over="layer"),
+        estimate_mean([share] * model.n_layers, unit=FEW_BIASES.unit, over="layer", exact=True),
         set_beforehand(0.01, FEW_BIASES.unit, "one in a hundred"),
         measure="" if share else "This model has no biases at all, as most models of Llama's type.",
         table=table,
@@ -220,18 +221,19 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding 
         bounds=SHARES,
         seed=lab.seed,
     )
-    held = measured(
-        {name: neurons.held.mean(1) for name, neurons in read.items()},
-        by=("model",),
-        value=ACTIVATION,
+    held = estimate_gap(
+        *(neurons.held.mean(1) for neurons in read.values()),
+        unit=ACTIVATION,
         over="document",
         bounds=SHARES,
         seed=lab.seed,
     )
     yield FEW_STRONG.answer(
-        held["trained"],
-        Control("random weights", held["random weights"]),
-        measure=f"Share of the squared activation of an MLP's neurons that a token's strongest {TOP:.0%} hold, mean of "
+        held.estimate,
+        Control("random weights", held.control),
+        paired=held.gap,
+        measure=f"Text: {bundled_corpus('prose').name}. Share of the squared activation of an MLP's neurons that a "
+        f"token's strongest {TOP:.0%} hold, mean of "
         f"{len(layers)} layers.",
         table=by_layer.rows(),
         figure=by_layer.lines(
@@ -258,17 +260,17 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding 
         bounds=SHARES,
         seed=lab.seed,
     )
-    gained = measured(
-        {name: np.subtract(same, other) for name, (same, other) in shared.items()},
-        by=("model",),
-        value=STRONGEST,
+    gained = estimate_gap(
+        *(np.subtract(same, other) for same, other in shared.values()),
+        unit=STRONGEST,
         over="token",
         bounds=(-1.0, 1.0),
         seed=lab.seed,
     )
     yield SAME_TOKEN.answer(
-        gained["trained"],
-        Control("random weights", gained["random weights"]),
+        gained.estimate,
+        Control("random weights", gained.control),
+        paired=gained.gap,
         measure=f"The strongest {TOP:.0%} of neurons at layer {middle}.",
         table=alike.rows(),
         figure=alike.dots(y="token", caption="How many of a token's strongest neurons it shares, by with whom."),
@@ -348,12 +350,12 @@ def _controls(lab: Lab, small: Model, sentences: Rows) -> Iterator[Finding]:
     back = losses(hf, sentences) - clean
     yield PLANTED.answer(
         estimate_mean(planted.numpy(), unit=NATS, over="text", seed=lab.seed),
-        Control("taken away again", estimate_mean(back.numpy(), unit=NATS, over="text", seed=lab.seed)),
+        Control("taken away again", estimate_mean(back.numpy(), unit=NATS, over="text", exact=True)),
     )
     random_weights = with_random_weights(small, lab.seed).hf
     before = losses(random_weights, sentences)
     with biases_at(random_weights, list(biases_of(random_weights)), "zero"):
         after = losses(random_weights, sentences)
     yield ZEROS.answer(
-        estimate_mean((after - before).numpy(), unit=NATS, over="text", seed=lab.seed), zero(NATS, "nothing")
+        estimate_mean((after - before).numpy(), unit=NATS, over="text", exact=True), zero(NATS, "nothing")
     )

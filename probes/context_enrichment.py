@@ -40,7 +40,7 @@ import torch
 
 from interp import Control, Figure, Finding, Lab, Row, Where, probe, with_random_weights
 from interp.saes import shipped_sae
-from interp.stats import estimate_crossed, estimate_mean, known
+from interp.stats import estimate_crossed, estimate_gap, estimate_mean, known
 
 from ._context_enrichment import CONTROLS, COSINE, RIGHT, SIZE
 from ._context_enrichment.carried import admit, carried, features
@@ -151,11 +151,12 @@ def _alike(lab: Lab, vectors: Vectors, words: Words, middle: int) -> Finding:
                 rows[-1] |= {"low": mean.low, "high": mean.high}
             if layer == middle and name == "centred":
                 gaps = np.stack([same[0], other])
-    ours, theirs = (estimate_mean(v, unit=COSINE, over="noun", seed=lab.seed) for v in gaps)
+    pair = estimate_gap(*gaps, unit=COSINE, over="noun", seed=lab.seed)
     return Finding(
         claim="Two phrases of one size are more alike at the noun than two of different sizes.",
-        estimate=ours,
-        control=Control("a small and a large one", theirs),
+        estimate=pair.estimate,
+        control=Control("a small and a large one", pair.control),
+        paired=pair.gap,
         expects="greater",
         part=SIZE,
         measure=f"Cosine of the noun's vectors at layer {middle}, the mean of all phrases taken out.",
@@ -177,7 +178,7 @@ def _alike(lab: Lab, vectors: Vectors, words: Words, middle: int) -> Finding:
 def _same_at_first(told: Told) -> Finding:
     return Finding(
         claim="Self-test: in the embedding, before any context, nothing is told.",
-        estimate=estimate_crossed([told.right], unit=RIGHT, over="noun"),
+        estimate=estimate_crossed([told.right], unit=RIGHT, over="noun", exact=True),
         control=Control("chance", known(0.5, unit=RIGHT, why="one half")),
         expects="equal",
         margin=0.01,

@@ -25,7 +25,8 @@ What counts as yes:
 - its rule correlates with a feature's firing by 0.1 more than a neuron's rule, or a random direction's, with theirs;
 - for most features that correlation is 0.5 or more;
 - half of a feature's activation falls on fewer kinds of token than half of a neuron's, by half a doubling (1.4 times);
-- 64 neurons tell where a feature fires better than the best one, by 0.1 of AUC, and most features take more than 8;
+- 64 neurons tell where a feature fires better than the best one, by 0.1 of AUC, and most features take more than 8,
+  be it for eight tenths or for nine tenths of the way from chance to what 64 reach;
 - without a feature the probabilities change 1.4 times as much as by a random change of the same length, drawn so that
   it varies as activations do.
 
@@ -39,7 +40,9 @@ What could fool us:
   changes as long stand beside each, drawn with the activations' covariance; the blind ones, which are easier to beat,
   are in the table, and so is another feature that is active at the same token.
 - Long changes do more. A feature's direction is longer than what one neuron writes: both lengths are told.
-- The SAE's features are not the model's: another SAE has others, and what it misses is in no feature.
+- The SAE's features are not the model's: another SAE has others, and what it misses is in no feature. An SAE of a model
+  of random weights has features that tokens foretell, too (Heap et al. 2025, arXiv:2501.17727): this is about what a
+  feature is, not about what a model learned.
 - A blind method: what fires for three tokens, and what is made of four neurons, must be found to be that.
 """
 
@@ -47,12 +50,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp import Finding, Lab, UserError, probe
+from interp import Finding, Lab, NotAsked, check_least, probe
 from interp.features import Coder, TokenRules
 from interp.saes import attach_sae, ensure_default_sae, site_of
 
-from ._features.causes import causes
-from ._features.controls import controls
+from ._features import causes, controls, explained, made_of
 from ._features.effect import (
     AGAIN,
     ALIKE,
@@ -68,15 +70,13 @@ from ._features.effect import (
     without_features,
     without_neurons,
 )
-from ._features.explained import better, explain, fewer_tokens, has_rule, summary
-from ._features.made_of import made_of, read_out
 from ._features.units import Text, Units, choose_features, choose_neurons, random_directions, read_text
 
 LEAST_TOKENS, LEAST_UNITS = 4000, 10
 
 
-@probe(paper="arXiv:2305.01610")
-def features(lab: Lab, *, tokens: int = 20_000, units: int = 96, changed: int = 48) -> Iterator[Finding]:
+@probe(paper="arXiv:2305.01610", claims=[*explained.CLAIMS, *made_of.CLAIMS, *causes.CLAIMS, *controls.CLAIMS])
+def features(lab: Lab, *, tokens: int = 20_000, units: int = 96, changed: int = 48) -> Iterator[Finding | NotAsked]:
     """Explain, take apart and take away.
 
     Args:
@@ -85,46 +85,43 @@ def features(lab: Lab, *, tokens: int = 20_000, units: int = 96, changed: int = 
         changed: how many of the features and neurons to take away, 10 or more; all, where there are fewer;
             half with --quick
     """
-    for name, value, least in (
-        ("tokens", tokens, LEAST_TOKENS),
-        ("units", units, LEAST_UNITS),
-        ("changed", changed, LEAST_UNITS),
-    ):
-        if value < least:
-            raise UserError(f"--{name} {value}; expected {least:,} or more")
-    folder = lab.sae_folder or ensure_default_sae(lab.model, lab.progress)
-    sae = attach_sae(folder, lab.model)
-    text = read_text(lab, site_of(sae), max(LEAST_TOKENS, tokens // 2) if lab.quick else tokens)
+    check_least(tokens=(tokens, LEAST_TOKENS), units=(units, LEAST_UNITS), changed=(changed, LEAST_UNITS))
+    if lab.quick:
+        tokens, units, changed = (
+            max(least, n // 2) for n, least in ((tokens, LEAST_TOKENS), (units, LEAST_UNITS), (changed, LEAST_UNITS))
+        )
+    sae = attach_sae(lab.sae_folder or ensure_default_sae(lab.model, lab.progress), lab.model)
+    text = read_text(lab, site_of(sae), tokens)
     coder = Coder(sae, text.rows.values[text.kept])
-    chosen = choose_features(text, coder, max(LEAST_UNITS, units // 2) if lab.quick else units, lab.seed)
+    chosen = choose_features(text, coder, units, lab.seed)
     neurons, random = choose_neurons(text, chosen, lab.seed), random_directions(text, chosen, lab.seed)
     lab.progress("finding rules", 0, 1)
     rules = TokenRules(text.facts, text.document, text.vocabulary)
-    kinds = [explain(text, rules, one) for one in (chosen, neurons, random)]
-    table = summary(kinds, lab.seed)
-    yield better(kinds[0], kinds[1], table, lab, drawn=True)
-    yield better(kinds[0], kinds[2], table, lab, drawn=False)
-    yield has_rule(text, kinds[0], chosen, sae, lab)
-    yield fewer_tokens(kinds[0], kinds[1], lab)
-    readouts = read_out(lab, text, chosen, random)
-    yield from made_of(text, readouts, lab)
-    some = min(len(chosen), max(LEAST_UNITS, changed // 2) if lab.quick else changed)
-    lost = _without_features(lab, text, chosen.first(some), coder)
-    away = without_neurons(lab, text, neurons.first(some))
-    ours, chance = make(lab, [away, as_activations_vary(away, text, lab.seed + 9)], "neurons")
-    yield from causes(lost, Lost(ours, {ALIKE: chance}, away.length.numpy()), lab)
-    yield from controls(lab, text, rules, chosen, readouts, lost)
+    kinds = tuple(explained.explain(text, rules, one) for one in (chosen, neurons, random))
+    yield from explained.which_tokens(lab, text, chosen, kinds, sae)
+    readouts = made_of.read_out(lab, text, chosen, random)
+    yield from made_of.made_of(text, readouts, lab)
+    lost = _without_features(lab, text, chosen.first(changed), coder)
+    yield from causes.causes(lost, _without_neurons(lab, text, neurons.first(changed)), lab)
+    yield from controls.controls(lab, text, rules, chosen, readouts, lost)
 
 
-def _without_features(lab: Lab, text: Text, features: Units, coder: Coder) -> Lost:
+def _without_features(lab: Lab, text: Text, chosen: Units, coder: Coder) -> Lost:
     """What is lost without these features, and by what stands beside each."""
-    away, seed = without_features(text, features, coder), lab.seed
+    away, seed = without_features(text, chosen, coder), lab.seed
     beside = {
         ALIKE: as_activations_vary(away, text, seed),
         AGAIN: as_activations_vary(away, text, seed + 1),
         BLIND: in_any_direction(away, text, seed),
-        OTHER: of_other_features(away, text, features, coder, seed),
+        OTHER: of_other_features(away, text, chosen, coder, seed),
         STEEP: down_the_slope(lab, away, text),
     }
     first, *others = make(lab, [away, *beside.values()], "features")
     return Lost(first, dict(zip(beside, others, strict=True)), away.length.numpy())
+
+
+def _without_neurons(lab: Lab, text: Text, neurons: Units) -> Lost:
+    """What is lost with these neurons at their means, and by random changes as long."""
+    away = without_neurons(lab, text, neurons)
+    first, alike = make(lab, [away, as_activations_vary(away, text, lab.seed + 9)], "neurons")
+    return Lost(first, {ALIKE: alike}, away.length.numpy())

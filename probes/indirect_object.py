@@ -36,7 +36,7 @@ import numpy as np
 
 from interp import Control, Figure, Finding, Lab, Row, UserError, probe
 from interp.analysis import attribute_logits, attribution_patch, logit_difference, patch_sweep
-from interp.stats import estimate_mean, known
+from interp.stats import estimate_gap, estimate_mean, known
 
 from ._indirect_object import UNIT
 from ._indirect_object.heads import choose_heads, move_the_answer, write_the_name
@@ -94,16 +94,17 @@ def _prefers(lab: Lab, made: list[Sentences]) -> Finding:
             rows.append(
                 {"template": template, "giver": who, "lead of the name (nats)": at.mean, "low": at.low, "high": at.high}
             )
-    ours, theirs = (estimate_mean(v, unit=UNIT, over="prompt", seed=lab.seed) for v in leads.values())
+    pair = estimate_gap(*leads.values(), unit=UNIT, over="prompt", seed=lab.seed)
     return Finding(
         claim="Of the two names, the model prefers the one that has not been repeated.",
-        estimate=ours,
-        control=Control("a third person gives, and neither name is right", theirs),
+        estimate=pair.estimate,
+        control=Control("a third person gives, and neither name is right", pair.control),
+        paired=pair.gap,
         expects="greater",
         margin=0.5,
         answers=True,
         measure=f"Logit of the right name less that of the other, at the last token. The right name leads in "
-        f"{100 * np.mean(np.array(leads['one of the two gives']) > 0):.0f} % of {ours.n} prompts.",
+        f"{100 * np.mean(np.array(leads['one of the two gives']) > 0):.0f} % of {pair.gap.n} prompts.",
         table=rows,
         figure=Figure(
             "interval_dots",

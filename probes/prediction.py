@@ -14,7 +14,7 @@ one bold. How often is its best guess right, are the probabilities honest, and w
 
 What counts as yes (intervals over documents):
 
-- the best guess is right as often as it says, within 5 points;
+- the best guess is right as often as it says, within 5 points, whatever it says;
 - it is right 10 points more often than always guessing the commonest token;
 - the temperature that predicts a text best is 1, within 0.2;
 - sampled at a temperature, tokens come as often as they should, within 5 points.
@@ -22,9 +22,13 @@ What counts as yes (intervals over documents):
 What could fool us:
 
 - Whose text it is. The bundled sample was written by the bundled model: there its probabilities are nearly honest by
-  construction. The verdicts are about other text: explanations in Python's library, or a corpus of yours.
-- Even honest probabilities miss by chance. The calibration error is shown beside the errors of worlds in which each
+  construction. The verdicts are about other text: the bundled prose, which people wrote, or a corpus of yours. A model
+  may have learnt passages of old books by heart.
+- Misses in both directions, and misses by chance. Each group of probabilities counts by itself, and only what other
+  documents miss in the same direction. The usual calibration error is shown beside the errors of worlds in which each
   guess comes true as often as it says.
+- Who knows nothing and says so is honest, too: a model whose best guess is not seen to be 10 points better than
+  the commonest token is not asked.
 - The first token of a text has nothing before it and is left out.
 - A method that sees nothing: with all logits doubled the model is too sure, and that must be found. Or too much: where
   the truth is drawn from the model itself, no error may be found. Random weights must predict nothing.
@@ -35,39 +39,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp import Finding, Lab, UserError, load_corpus, probe, split_corpus
+from interp import Finding, Lab, NotAsked, bundled_corpus, check_least, load_corpus, probe, prose, split_corpus
 
-from ._prediction import OTHER, OWN
-from ._prediction.controls import controls
-from ._prediction.guesses import best_guess, more_context
-from ._prediction.honest import error_beyond_chance, honest
-from ._prediction.read import By, library_text, read_documents
-from ._prediction.temperature import best_temperature, sampled
+from ._prediction import OTHER, OWN, guesses, honest, temperature
+from ._prediction import controls as method
+from ._prediction.read import By, read_documents
 
 
-@probe(paper="arXiv:1706.04599")
-def prediction(lab: Lab, *, corpus: Path | None = None, documents: int = 36, tokens: int = 200) -> Iterator[Finding]:
+@probe(paper="arXiv:1706.04599", claims=[*honest.CLAIMS, *guesses.CLAIMS, *temperature.CLAIMS, *method.CLAIMS])
+def prediction(
+    lab: Lab, *, corpus: Path | None = None, documents: int = 36, tokens: int = 200
+) -> Iterator[Finding | NotAsked]:
     """Read every token of two kinds of text, and ask how honest the probabilities are.
 
     Args:
-        corpus: text of yours in place of the explanations in Python's library
+        corpus: text of yours in place of the bundled prose
         documents: how many documents of each kind, 8 or more
         tokens: how many tokens of each, 48 or more
     """
-    for name, value, least in (("documents", documents, 8), ("tokens", tokens, 48)):
-        if value < least:
-            raise UserError(f"--{name} {value}; expected {least} or more")
+    check_least(documents=(documents, 8), tokens=(tokens, 48))
     n = min(documents, 8) if lab.quick else documents
-    other = list(load_corpus(corpus)) if corpus else library_text()
-    texts: By = {
-        kind: read_documents(lab, lab.model, some, tokens, n, f"reading {kind}")
-        for kind, some in ((OTHER, other), (OWN, split_corpus()[1]))
+    other = list(load_corpus(corpus)) if corpus else prose()
+    sources = {
+        OTHER: str(corpus) if corpus else bundled_corpus("prose").name,
+        OWN: f"held-out documents of {bundled_corpus('sample').name}",
     }
-    for kind in texts:
-        yield honest(lab, kind, texts)
-    yield error_beyond_chance(lab, texts[OTHER])
-    yield best_guess(lab, texts)
-    yield more_context(lab, texts)
-    yield best_temperature(lab, texts)
-    yield sampled(lab)
-    yield from controls(lab, texts[OTHER], other, tokens)
+    texts: By = {
+        kind: read_documents(lab, lab.model, source, tokens, n, f"reading {kind}")
+        for kind, source in ((OTHER, other), (OWN, split_corpus()[1]))
+    }
+    best = guesses.best_guess(lab, texts)
+    if best.verdict != "yes":
+        yield honest.HONEST.not_asked(
+            "because its best guess was not seen to be 10 points better than the commonest token: who knows nothing "
+            "and says so is honest"
+        )
+    else:
+        yield honest.honest(lab, OTHER, texts, sources[OTHER])
+    yield honest.honest(lab, OWN, texts, sources[OWN])
+    yield honest.error_beyond_chance(lab, texts[OTHER])
+    yield best
+    yield guesses.more_context(lab, texts)
+    yield temperature.best_temperature(lab, texts)
+    yield temperature.sampled(lab)
+    yield from method.controls(lab, texts[OTHER], other, tokens)

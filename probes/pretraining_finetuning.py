@@ -4,6 +4,10 @@ Question. A beginner's course says: pre-training reads billions of words and mak
 model out of it that answers. If so, a short fine-tuning changes how answers are given, not what is known; it moves the
 weights little; and without pre-training it makes nothing.
 
+What is loaded decides what parts (a) to (d) tell. The bundled model, SmolLM2-135M-Instruct, was fine-tuned to chat
+before it came here: what it knew before the fine-tuning below was made by both. Of such a model (its tokenizer has a
+chat template) one claim is not asked, and another one stands in its place. Load a base model (--model) for the whole.
+
 (a) A copy of the loaded model is fine-tuned on questions of four tasks (capitals, opposites, sums, plurals), "Question:
 What is the capital of Kenya? Answer:", to answer in a word and close with a mark that it does not use by itself, " ##".
 Asked are the trained questions, others of these tasks, and two tasks that were not trained (past tenses, chemical
@@ -23,7 +27,8 @@ What counts as yes (set before anything ran; the two with a star were added afte
 the rule before them cannot tell):
 
 - exact answers rise by 20 points, on held-out questions and on tasks that were not trained;
-- before fine-tuning the right answer is ahead of others by 0.5 nats; after it, this lead is the same within 0.5 nats;
+- before fine-tuning the right answer is ahead of others by 0.5 nats, in a base model; after it, this lead is the same
+  within 0.5 nats;
 - *the right answer is as often the best of its task as before, within 10 points (a surer model has larger leads);
 - from random weights, held-out questions are answered exactly 10 points less often;
 - weights: each layer changes by less than 5 % (length of the change over length of the weights);
@@ -35,8 +40,10 @@ the rule before them cannot tell):
 
 What could fool us:
 
-- The mark is new, so that no answer is exact before. The answer alone is told beside it, and part (a) also asks,
-  without the mark, whether the right answer was ahead of others.
+- The mark is new, so that no answer is exact before; nor is the bare word of a model that begins with a sentence. That
+  rise from none is format. Part (a) also asks, without the mark, whether the right answer was ahead of others: this
+  alone is about knowledge. In (e), too, no answer is exact before fine-tuning.
+- A past. An Instruct model has answered questions before; that its answers were there is no deed of pre-training alone.
 - Learning by heart. Trained and held-out questions are different ones, and two tasks are not trained at all.
 - AdamW moves every weight, learn or not: answers of other questions are trained, too, and their change is shown.
 - Where weights moved is not where the behaviour is: hence the swaps, chosen on half of the questions and judged on the
@@ -48,43 +55,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from interp import Finding, Lab, UserError, fine_tune, probe
-from interp.saes import shipped_sae
+from interp import Finding, Lab, NotAsked, UserError, check_least, fine_tune, probe
 
-from ._pretraining_finetuning.behaviour import answers, forgotten, ordinary_text
-from ._pretraining_finetuning.controls import other_answers, planted
-from ._pretraining_finetuning.features import features_moved
-from ._pretraining_finetuning.inside import (
-    activations_moved,
-    directions_moved,
-    layers_that_carry,
-    weights_moved,
-)
+from ._pretraining_finetuning import behaviour, controls, features, inside, knowledge, layers, small
 from ._pretraining_finetuning.questions import Exam, Question, dealt, set_exam
-from ._pretraining_finetuning.small import small_models
 
 QUICK_STEPS = 16
 BATCH = 4
 SWAPPED = 16  # questions that weights are swapped under
+OF_THE_LOADED = [
+    *behaviour.CLAIMS,
+    *knowledge.CLAIMS,
+    behaviour.FORGETS,
+    *inside.CLAIMS,
+    features.COME_UP,
+    *layers.CLAIMS,
+    controls.OTHER_ANSWERS,
+]
 
 
-@probe()
-def pretraining_finetuning(lab: Lab, *, steps: int = 30, lr: float = 5e-5) -> Iterator[Finding]:
+@probe(claims=[*OF_THE_LOADED, *small.CLAIMS, controls.PLANTED])
+def pretraining_finetuning(lab: Lab, *, steps: int = 30, lr: float = 5e-5) -> Iterator[Finding | NotAsked]:
     """Fine-tune a copy of the loaded model, look at what changed, and train small models with and without a past.
 
     Args:
         steps: of fine-tuning the loaded model, four questions each; 16 with --quick, unless fewer are asked for
         lr: largest learning rate of it
     """
-    if steps < 1:
-        raise UserError(f"--steps {steps}; expected 1 or more")
+    check_least(steps=(steps, 1))
     if not 0 < lr < 1:
         raise UserError(f"--lr {lr}; expected above 0 and below 1")
     exam = set_exam(lab.model, lab.seed, each=8 if lab.quick else 24)
     if exam is not None:
         yield from _loaded(lab, exam, min(steps, QUICK_STEPS) if lab.quick else steps, lr)
-    yield from small_models(lab)
-    yield planted(lab)
+    else:
+        for claim in OF_THE_LOADED:
+            yield claim.not_asked(f"because {lab.model.provenance.name} cannot write enough of the questions")
+    yield from small.small_models(lab)
+    yield controls.planted(lab)
 
 
 def spread(questions: tuple[Question, ...], n: int) -> list[Question]:
@@ -92,26 +100,27 @@ def spread(questions: tuple[Question, ...], n: int) -> list[Question]:
     return list(questions[:: max(1, len(questions) // n)])
 
 
-def _loaded(lab: Lab, exam: Exam, steps: int, lr: float) -> Iterator[Finding]:
+def _loaded(lab: Lab, exam: Exam, steps: int, lr: float) -> Iterator[Finding | NotAsked]:
     """Parts (a) to (d)."""
     examples = [question.example for question in exam.taught]
     tuned = fine_tune(
         lab.model, examples, steps=steps, batch=BATCH, lr=lr, seed=lab.seed, progress=lab.tell("fine-tuning")
     )
-    yield from answers(lab, exam, tuned)
+    yield from behaviour.answers(lab, exam, tuned)
+    yield from knowledge.knowledge(lab, exam, tuned)
     shuffled = None
     if not lab.quick:
         told = lab.tell("fine-tuning on answers of other questions")
         dealt_out = dealt(exam.taught, lab.seed)
         shuffled = fine_tune(lab.model, dealt_out, steps=steps, batch=BATCH, lr=lr, seed=lab.seed, progress=told)
-    rows = ordinary_text(lab)
-    yield forgotten(lab, tuned, rows, shuffled)
-    yield weights_moved(lab, tuned, shuffled)
-    yield directions_moved(lab, tuned)
-    yield activations_moved(lab, exam, tuned, rows)
-    folder = lab.sae_folder or shipped_sae(lab.model)
-    if folder is not None and (moved := features_moved(lab, exam, tuned, folder)) is not None:
-        yield moved
-    yield from layers_that_carry(lab, spread(exam.held_out, 12 if lab.quick else SWAPPED), tuned)
+    rows = behaviour.ordinary_text(lab)
+    yield behaviour.forgotten(lab, tuned, rows, shuffled)
+    yield inside.weights_moved(lab, tuned, shuffled)
+    yield inside.directions_moved(lab, tuned)
+    yield inside.activations_moved(lab, exam, tuned, rows)
+    yield features.features_moved(lab, exam, tuned)
+    yield from layers.layers_that_carry(lab, spread(exam.held_out, 12 if lab.quick else SWAPPED), tuned)
     if shuffled is not None:
-        yield other_answers(lab, exam, shuffled)
+        yield controls.other_answers(lab, exam, shuffled)
+    else:
+        yield controls.OTHER_ANSWERS.not_asked("because a quick run fine-tunes the loaded model once")

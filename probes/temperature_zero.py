@@ -10,7 +10,8 @@ not remove all randomness. What is left, and where does it come from?
   by another attention kernel; with other threads; in fp32 and in bf16 (numbers of 32 and of 16 bits). Do the logits
   change, and would the text?
 - (b) Where texts part: how close were the two best tokens?
-- (c) The cause: the model's own sums, added up in other orders.
+- (c) The cause: the model's own sums, added up in other orders; and an intervention: with a product that adds up in one
+  fixed order, whatever is in the batch, do batch mates still change anything?
 - (d) What is random: sampling at temperature 1, and what happens when two tokens tie.
 
 What counts as yes (shares of prompts, intervals over prompts):
@@ -18,7 +19,9 @@ What counts as yes (shares of prompts, intervals over prompts):
 - the same call again gives the same bits for more than 65 % of the prompts;
 - in fp32, some way changes some bits for more than half of them;
 - in bf16, ways that should not matter change the text of more prompts than in fp32;
-- where texts part, the two best tokens are closer than elsewhere.
+- where texts part, the two best tokens are closer than elsewhere in the same text, for more than half of the prompts
+  whose text parts;
+- with a product of one fixed order, batch mates change the bits of fewer prompts than with the usual one.
 
 What could fool us:
 
@@ -28,38 +31,94 @@ What could fool us:
 - One text may part early and stay parted: prompts are counted, not tokens, and only as far as the text is what the
   reference itself would write.
 - A comparison that sees nothing, or too much. Two seeds of sampling must give two texts, one seed one text; in fp64
-  (64 bits) no text may part; sums of whole numbers, which floats hold exactly, may not depend on their order.
+  (64 bits) no text may part.
+- What must be so. That floats depend on the order of a sum, that whole numbers do not, and which of two equal tokens
+  an argmax takes is arithmetic, for any model; it is shown, and answers nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
-from interp import Control, Estimate, Figure, Finding, Lab, Row, UserError, chat_prompt, has_chat, probe
-from interp.stats import known, proportion
+from interp import (
+    Claim,
+    Figure,
+    Finding,
+    Lab,
+    NotAsked,
+    chat_prompt,
+    check_least,
+    has_chat,
+    measured,
+    probe,
+    set_beforehand,
+    zero,
+)
+from interp.stats import estimate_mean, proportion
 
-from ._temperature_zero import CAUSE, CHANGES, CONTROLS, PARTED
-from ._temperature_zero.compare import Compared, compare_precisions, compare_ways, leads, parts, share
-from ._temperature_zero.sums import Sums, add_in_orders, products_of, whole_numbers
+from ._temperature_zero import CHANGES, CONTROLS, PARTED, SAME, cause, chance
+from ._temperature_zero.compare import Compared, compare_precisions, compare_ways, in_any, leads, parts, share
 from ._temperature_zero.ways import ASKED, PROMPTS, REPEAT, alone, cast, ways_for, write_texts
 
-SAME = 0.65  # of prompts: what eight of them can show
 FEWER, FEW = 8, 0.35  # prompts in fp64 and in quick runs, and the share of prompts that so many can rule out
-ORDERS = 20
-ROWS = "share of sums"
+FEWEST = 2  # prompts whose text parts
+
+SAME_AGAIN = Claim(
+    "The same call again gives the same bits.",
+    expects="greater",
+    unit=PARTED,
+    part=CHANGES,
+    measure="Share of prompts whose logits are bit for bit the same when the same call is made again, in fp32.",
+    caveat="It tells of this machine, whatever the model knows. On a GPU, some kernels add up in an order that depends "
+    "on timing; then this is the first to fail.",
+)
+BITS_CHANGE = Claim(
+    "In fp32, how it is computed changes some bits for more than half of the prompts.",
+    expects="greater",
+    unit=PARTED,
+    part=CHANGES,
+    measure="Share of prompts for which any of the other ways gives other bits.",
+)
+TEXTS_CHANGE = Claim(
+    "In bf16, ways that should not matter change the text of more prompts than in fp32.",
+    expects="greater",
+    unit=PARTED,
+    part=CHANGES,
+    answers=True,
+    measure="Share of prompts whose greedy text parts in any of the ways, in bf16 less in fp32, prompt by prompt. Each "
+    "precision writes its own texts.",
+)
+CLOSE = Claim(
+    "Texts part where the two best tokens are close.",
+    expects="greater",
+    unit=PARTED,
+    part="(b) Where texts part",
+    answers=True,
+    measure="Of the prompts whose text parts in bf16, the share in which the best token's logit is less ahead of the "
+    "second's there than at the median place before, and in the ways in which the text does not part. A parting "
+    "anywhere gives a half.",
+    caveat="A text that parts has taken another word once; all that follows may then be different.",
+)
+NEVER = Claim(
+    "Negative control: in fp64, no text parts.",
+    expects="less",
+    unit=PARTED,
+    part=CONTROLS,
+    measure="The same ways with 64 bits, where rounding is a thousand million times finer.",
+)
 
 
-@probe()
-def temperature_zero(lab: Lab, *, new_tokens: int = 12) -> Iterator[Finding]:
+@probe(claims=[SAME_AGAIN, BITS_CHANGE, TEXTS_CHANGE, CLOSE, *cause.CLAIMS, chance.OTHER_SEED, chance.TIES, NEVER])
+def temperature_zero(lab: Lab, *, new_tokens: int = 12) -> Iterator[Finding | NotAsked]:
     """Compute the same thing in several ways, and look at what changes.
 
     Args:
         new_tokens: how many tokens to write behind every prompt, 4 or more
     """
-    if new_tokens < 4:
-        raise UserError(f"--new-tokens {new_tokens}; expected 4 or more")
+    check_least(new_tokens=(new_tokens, 4))
     prompts, n = _prompts(lab), min(new_tokens, 8) if lab.quick else new_tokens
     ways = ways_for(lab.model)
     full = cast(lab.model, torch.float32)
@@ -69,13 +128,14 @@ def temperature_zero(lab: Lab, *, new_tokens: int = 12) -> Iterator[Finding]:
     lab.progress("comparing precisions", 0, 1)
     texts, _ = write_texts(lab.model, full, prompts[::2], n)
     between = compare_precisions("bf16", texts, list(alone(full, texts)), low)
-    del low
-    yield from _changes(exact, coarse, between)
-    yield from _margins(coarse, lab.seed)
+    yield from _changes(exact, coarse, between, lab.seed)
+    yield _where_they_part(coarse)
     lab.progress("adding up in other orders", 0, 1)
-    yield from _sums(lab, prompts)
-    yield from _random(lab, prompts, n)
-    yield from _ties(full, prompts, lab)
+    yield cause.own_sums(lab, prompts)
+    yield from cause.in_one_order(lab, low, prompts[:FEWER], n, coarse)
+    del low
+    yield chance.other_seed(lab, prompts, n)
+    yield chance.ties(full, prompts, lab)
     del full
     wide = cast(lab.model, torch.float64)
     tell = lab.tell("computing in fp64")
@@ -88,24 +148,21 @@ def _prompts(lab: Lab) -> list[str]:
     return every[:: len(every) // FEWER] if lab.quick else every
 
 
-def _others(compared: Sequence[Compared]) -> list[Compared]:
+def _other_ways(compared: Sequence[Compared]) -> list[Compared]:
     return [one for one in compared if one.way != REPEAT.name]
 
 
-def _changes(exact: list[Compared], coarse: list[Compared], between: Compared) -> Iterator[Finding]:
+def _largest(compared: Sequence[Compared]) -> float:
+    return max(pair.largest for one in compared for pair in one.pairs)
+
+
+def _changes(exact: list[Compared], coarse: list[Compared], between: Compared, seed: int) -> Iterator[Finding]:
     """Part (a)."""
-    table = [one.row() for one in (*exact, *coarse, between)]
     again = [one for one in exact if one.way == REPEAT.name]
-    yield Finding(
-        claim="The same call again gives the same bits.",
-        estimate=share(again, lambda pair: pair.same_bits),
-        control=Control("what so many prompts can show", known(SAME, unit=PARTED, why="set beforehand")),
-        expects="greater",
-        part=CHANGES,
-        answers=True,
-        measure="Share of prompts whose logits are bit for bit the same when the same call is made again, in fp32.",
-        caveat="On a GPU, some kernels add up in an order that depends on timing; then this is the first to fail.",
-        table=table,
+    yield SAME_AGAIN.answer(
+        share(again, lambda pair: pair.same_bits),
+        set_beforehand(SAME, PARTED, "what so many prompts can show"),
+        table=[one.row() for one in (*exact, *coarse, between)],
         figure=Figure(
             "interval_dots",
             x="texts that part (share of prompts)",
@@ -117,147 +174,49 @@ def _changes(exact: list[Compared], coarse: list[Compared], between: Compared) -
             "another way. Intervals over prompts.",
         ),
     )
-    changed = share(_others(exact), lambda pair: not pair.same_bits)
-    yield Finding(
-        claim="In fp32, how it is computed changes some bits for more than half of the prompts.",
-        estimate=changed,
-        control=Control("half of the prompts", known(0.5, unit=PARTED, why="set beforehand")),
-        expects="greater",
-        part=CHANGES,
-        measure="Share of prompts for which any of the other ways gives other bits. The largest difference of a logit "
-        f"is {max(p.largest for one in _others(exact) for p in one.pairs):.2g} nats.",
+    yield BITS_CHANGE.answer(
+        share(_other_ways(exact), lambda pair: not pair.same_bits),
+        set_beforehand(0.5, PARTED, "half of the prompts"),
+        measure=f"The largest difference of a logit is {_largest(_other_ways(exact)):.2g} nats.",
     )
-    ours, theirs = (share(_others(some), parts) for some in (coarse, exact))
-    yield Finding(
-        claim="In bf16, ways that should not matter change the text of more prompts than in fp32.",
-        estimate=ours,
-        control=Control("the same ways in fp32", theirs),
-        expects="greater",
-        part=CHANGES,
-        answers=True,
-        measure="Share of prompts whose greedy text parts in any of the ways. Each precision writes its own texts.",
+    parted = {
+        name: np.array(in_any(_other_ways(way), parts), float) for name, way in (("bf16", coarse), ("fp32", exact))
+    }
+    by_precision = measured(
+        parted, by=("precision",), value=f"texts that part ({PARTED})", unit=PARTED, over="prompt", bounds=(0.0, 1.0)
+    )
+    yield TEXTS_CHANGE.answer(
+        estimate_mean(parted["bf16"] - parted["fp32"], unit=PARTED, over="prompt", bounds=(-1.0, 1.0), seed=seed),
+        zero(PARTED, "the same ways in fp32"),
+        measure=f"In bf16 {parted['bf16'].sum():.0f} of {len(parted['bf16'])} texts part, in fp32 "
+        f"{parted['fp32'].sum():.0f}.",
         caveat=f"Between the two precisions themselves, {sum(between.parted)} of {len(between.pairs)} texts part.",
+        table=by_precision.rows(),
     )
 
 
-def _margins(coarse: list[Compared], seed: int) -> Iterator[Finding]:
-    """Part (b). Nothing to say where hardly any text parts."""
-    found = leads(_others(coarse), seed)
-    if found is None:
-        return
-    yield Finding(
-        claim="Texts part where the two best tokens are close.",
-        estimate=found[0],
-        control=Control("before they part, and in texts that do not", found[1]),
-        expects="less",
-        part="(b) Where texts part",
-        answers=True,
-        measure="How far the best token's logit is ahead of the second's, for prompts whose text parts in bf16.",
-        caveat="A text that parts has taken another word once; all that follows may then be different.",
-    )
-
-
-def _sums(lab: Lab, prompts: Sequence[str]) -> Iterator[Finding]:
-    """Part (c): a dot product of the model's, in other orders; and whole numbers, whose sums are exact."""
-    terms = products_of(lab.model, list(prompts), 32)
-    orders = ORDERS // 2 if lab.quick else ORDERS
-    ours, coarse = (
-        add_in_orders(terms, dtype, name, orders=orders, seed=lab.seed)
-        for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16"))
-    )
-    whole = add_in_orders(whole_numbers(terms), torch.float32, "whole numbers", orders=orders, seed=lab.seed)
-    differ, exact = (_share(one) for one in (ours, whole))
-    rows: list[Row] = [
-        {
-            "terms": one.name,
-            "sum": i + 1,
-            "largest less smallest sum": float(one.spread[i]),
-            "exact sum": float(one.exact[i]),
-        }
-        for one in (ours, whole)
-        for i in range(len(one.exact))
-    ]
-    yield Finding(
-        claim="The model's own sums depend on the order in which they are added up.",
-        estimate=differ,
-        control=Control("the same terms as whole numbers, which floats hold exactly", exact),
-        expects="greater",
-        margin=0.5,
-        part=CAUSE,
-        answers=True,
-        measure=f"Share of logits ({terms.shape[1]} terms each) that come out differently in {orders} random orders, "
-        f"in fp32. Their spread is {float(ours.spread.median()):.1g} in fp32, in bf16 it is "
-        f"{float(coarse.spread.median()):.1g}.",
-        caveat="A batch, a kernel, a cache or a thread count decides in which order a processor adds.",
-        table=rows,
-        figure=Figure(
-            "points",
-            x="sum",
-            y="largest less smallest sum",
-            group="terms",
-            caption="How far the sums of one logit's terms lie apart over random orders, for each of the logits.",
-        ),
-    )
-
-
-def _share(sums: Sums) -> Estimate:
-    return proportion(sums.differ, unit=ROWS, over="sum")
-
-
-def _random(lab: Lab, prompts: Sequence[str], n: int) -> Iterator[Finding]:
-    """Part (d): sampling, with two seeds and with one."""
-    few = list(prompts)[:8]
-
-    def sample(seed: int) -> list[list[int]]:
-        return [
-            lab.model.generate([prompt], max_new_tokens=min(n, 8), temperature=1.0, seed=seed).ids[0] for prompt in few
-        ]
-
-    first, again, other = sample(lab.seed), sample(lab.seed), sample(lab.seed + 1)
-    two, one = (
-        proportion([a != b for a, b in zip(first, some, strict=True)], unit=PARTED, over="prompt")
-        for some in (other, again)
-    )
-    yield Finding(
-        claim="Positive control: at temperature 1, another seed gives another text.",
-        estimate=two,
-        control=Control("the same seed again", one),
-        expects="greater",
-        part=CONTROLS,
-        measure="Share of prompts whose sampled text differs.",
-    )
-
-
-def _ties(hf: object, prompts: Sequence[str], lab: Lab) -> Iterator[Finding]:
-    """Part (d): two tokens with exactly equal logits."""
-    rows = lab.model.encode(list(prompts))
-    smaller = []
-    for row in rows:
-        with torch.no_grad():
-            logits = hf(torch.tensor([row], device=lab.model.device)).logits[0, -1].clone()  # type: ignore[operator]
-        best, second = logits.topk(2).indices.tolist()
-        logits[second] = logits[best]
-        smaller.append(int(logits.argmax()) == min(best, second))
-    yield Finding(
-        claim="Where two tokens tie exactly, greedy decoding takes the one of the smaller number.",
-        estimate=proportion(smaller, unit=PARTED, over="prompt"),
-        control=Control("what so many prompts can show", known(SAME, unit=PARTED, why="set beforehand")),
-        expects="greater",
-        part="(d) What is random, and ties",
-        measure="The second best token's logit is set to the best one's, and PyTorch's argmax is asked.",
-        caveat="A rule and no chance, and of this library and device alone: another may take the other one.",
+def _where_they_part(coarse: list[Compared]) -> Finding | NotAsked:
+    """Part (b). Signs, and no means: leads are skewed, and few texts part."""
+    there, elsewhere = leads(_other_ways(coarse))
+    if len(there) < FEWEST:
+        return CLOSE.not_asked(f"because in bf16 the text of only {len(there)} prompts parts; {FEWEST} are needed")
+    return CLOSE.answer(
+        proportion(np.less(there, elsewhere), unit=PARTED, over="prompt"),
+        set_beforehand(0.5, PARTED, "half: they part anywhere"),
+        measure=f"The median lead is {np.median(there):.2g} nats there, and {np.median(elsewhere):.2g} elsewhere.",
+        table=[
+            {"prompt": i + 1, "place": place, "lead of the best token (nats)": lead}
+            for i, pair in enumerate(zip(there, elsewhere, strict=True))
+            for place, lead in zip(("where the text parts", "elsewhere"), pair, strict=True)
+        ],
     )
 
 
 def _never(wide: list[Compared]) -> Finding:
     """Where rounding hardly exists, nothing may part: what parts in the other precisions is rounding."""
-    return Finding(
-        claim="Negative control: in fp64, no text parts.",
-        estimate=share(_others(wide), parts),
-        control=Control("what so few prompts can show", known(FEW, unit=PARTED, why="set beforehand")),
-        expects="less",
-        part=CONTROLS,
-        measure="The same ways with 64 bits, where rounding is a thousand million times finer: the largest difference "
-        f"of a logit is {max(p.largest for one in wide for p in one.pairs):.1g} nats.",
+    return NEVER.answer(
+        share(_other_ways(wide), parts),
+        set_beforehand(FEW, PARTED, "what so few prompts can show"),
+        measure=f"The largest difference of a logit is {_largest(wide):.1g} nats.",
         table=[one.row() for one in wide],
     )

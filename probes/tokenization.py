@@ -5,29 +5,37 @@ Paper: Kaplan et al. 2024, arXiv:2410.05864 (From Tokens to Words).
 Question. A model does not read letters or words but tokens, pieces that a tokenizer has learned: frequent words are one
 token, others are cut. How often are real words cut, which ones, and how does the model put the pieces together?
 
-(a) How words are cut. 717 English words in five bands of frequency, with and without the space before them, with a
-capital letter and in capitals; frequent words of seven other languages; the words of running text.
+(a) How words are cut. The words of running text that people wrote (`--corpus` names another); all 93,628 words of a
+list, each counted as often as English has it; 717 words in five bands of frequency, with and without the space before
+them, with a capital letter and in capitals; frequent words of seven other languages.
 
-(b) What the model does. How much does a second piece surprise it? And where are pieces put together: words that are one
-token are cut in two by force. At which layer is the vector at the last piece nearest, of all words, to the vector that
-the whole word has as one token?
+(b) What the model does. How much does a second piece surprise it? What does cutting cost: the same text is read again
+with its long words cut by force. And where are pieces put together: words that are one token are cut in two. At which
+layer is the vector at the last piece nearest, of all words, to the vector that the whole word has as one token?
 
 What counts as yes:
 
-- more than one in ten of the words in running text are cut;
+- more than one in ten of the words in running text are cut, and of English as it is met. A sentence has some twenty
+  words: at one in ten it has two cut words, and "often" is true of every sentence; at one in twenty, of every second
+  sentence at most. The table shows the shares, so that another line can be drawn;
 - rare words are cut more often than frequent ones of the same length, by 10 points;
 - words in capitals are cut more often than the same words in small letters, by 10 points;
 - a second piece surprises less than a first one;
+- a word cut by force costs 1 nat more than whole, as if it were 2.7 times less likely; the tokens that stay whole cost
+  0.05 nats more, a fiftieth or so of what a token costs;
 - at the layer that half of the words chose, the last piece is read as the whole word 20 points more often than behind
   the first half of another word.
 
 What could fool us:
 
+- Whose text it is. A sample that a model wrote at temperature 1 holds strings that are no words, and these are cut.
+  Running words count only where they stand in the list, and the bundled model's own sample is shown beside the prose.
 - Rare words are longer, and long words are cut. They are compared at the same lengths.
 - The list holds words in small letters, names and abbreviations among them, which text writes with capitals.
 - A last piece may tell a word by itself ("…oplane"). Behind another word's first half it tells as much by itself.
 - Made-up words should nearly always be cut, a tokenizer that knows every word must cut none, one that knows letters
-  alone must cut all: these are the controls. Random weights must not put pieces together.
+  alone must cut all: these are the controls. Random weights must not put pieces together, and must not mind that other
+  words are cut.
 """
 
 from __future__ import annotations
@@ -37,11 +45,27 @@ from pathlib import Path
 
 import numpy as np
 
-from interp import Control, Figure, Finding, Lab, Row, UserError, load_corpus, probe, split_corpus, with_random_weights
-from interp.stats import estimate_mean, known, proportion
+from interp import (
+    Claim,
+    Control,
+    Figure,
+    Finding,
+    Lab,
+    NotAsked,
+    Row,
+    bundled_corpus,
+    check_least,
+    load_corpus,
+    probe,
+    prose,
+    with_random_weights,
+)
+from interp.stats import estimate_gap, estimate_mean, known, proportion
 
 from ._tokenization import CONTROLS, CUT, MET, NATS, SPLIT
+from ._tokenization.cost import BLIND, DEARER, ELSEWHERE, cost_findings
 from ._tokenization.pieces import KINDS, best_layer, halve, read_as_whole, surprise_by_piece
+from ._tokenization.running import KNOWS_ALL, KNOWS_LETTERS, MET_WORDS, RUNNING, in_text, known_tokenizers
 from ._tokenization.words import (
     FORMS,
     Word,
@@ -51,47 +75,105 @@ from ._tokenization.words import (
     is_split,
     languages,
     made_up,
-    split_in_text,
 )
 
-OFTEN, MORE, TOGETHER = 0.1, 0.1, 0.2
+MORE, WHOLE = 0.1, 0.2
+RATE = "tokens per character"
 
 
-@probe(paper="arXiv:2410.05864")
-def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> Iterator[Finding]:
+RARE = Claim(
+    "Rare words are cut more often than frequent ones of the same length, by 10 points.",
+    expects="greater",
+    margin=MORE,
+    unit=SPLIT,
+    part=CUT,
+    answers=True,
+    caveat="Among the rare ones are names and abbreviations in small letters, as nobody writes them.",
+    subject="tokenizer",
+)
+CAPITALS = Claim(
+    "In capitals, words are cut more often than in small letters, by 10 points.",
+    expects="greater",
+    margin=MORE,
+    unit=SPLIT,
+    part=CUT,
+    measure="Words that are met ten times in a million or more.",
+    subject="tokenizer",
+)
+SCRIPTS = Claim(
+    "Words in other scripts take more tokens per character than English ones.",
+    expects="greater",
+    unit=RATE,
+    part=CUT,
+    measure="Frequent words in Cyrillic, Greek, Arabic, Devanagari and Chinese characters; the mean of a language.",
+    caveat="Scripts differ in how much a character says: a Chinese one says more than a letter.",
+    subject="tokenizer",
+)
+SECOND = Claim(
+    "A word's second piece surprises less than its first.",
+    expects="less",
+    unit=NATS,
+    part=MET,
+    answers=True,
+    caveat="The pieces of a word are not drawn alike: a second one has far fewer to choose from.",
+)
+TOGETHER = Claim(
+    "In some layer the last piece of a word that was cut is read as the whole word.",
+    expects="greater",
+    margin=WHOLE,
+    unit=SPLIT,
+    part=MET,
+    answers=True,
+    caveat="Words that the tokenizer itself cuts have no whole to compare with; these were cut by force, as a "
+    "misspelling or a hyphen would.",
+)
+APART = Claim(
+    "Negative control: random weights do not put pieces together.",
+    expects="equal",
+    margin=0.15,
+    unit=SPLIT,
+    part=CONTROLS,
+    measure="The same at the same layer, for the same architecture with random weights.",
+)
+MADE_UP = Claim(
+    "Positive control: made-up words are cut more often than real ones of the same lengths, by 10 points.",
+    expects="greater",
+    margin=MORE,
+    unit=SPLIT,
+    part=CONTROLS,
+    measure="Random letters, as frequent as in the words and as many.",
+)
+
+CLAIMS = [RUNNING, MET_WORDS, RARE, CAPITALS, SCRIPTS, SECOND, DEARER, ELSEWHERE, TOGETHER, BLIND]
+CLAIMS += [APART, MADE_UP, KNOWS_ALL, KNOWS_LETTERS]
+
+
+@probe(paper="arXiv:2410.05864", claims=CLAIMS)
+def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> Iterator[Finding | NotAsked]:
     """Count the pieces of words, then see what the model does with them.
 
     Args:
-        corpus: running text of yours instead of the bundled sample
-        tokens: how many tokens of each document to read, 40 or more
+        corpus: running English text of yours instead of the bundled prose
+        tokens: how many tokens of each document the model reads, 40 or more; at most 100 in a quick run
     """
-    if tokens < 40:
-        raise UserError(f"--tokens {tokens}; expected 40 or more")
+    check_least(tokens=(tokens, 40))
     words = english()
-    documents = (list(load_corpus(corpus)) if corpus else split_corpus()[1])[: 16 if lab.quick else 48]
-    yield _in_text(lab, documents)
+    documents = list(load_corpus(corpus)) if corpus else prose()
+    source = str(corpus) if corpus else bundled_corpus("prose").name
+    yield from in_text(lab, documents, source)
+    documents = documents[: 16 if lab.quick else 48]
+    tokens = min(tokens, 100) if lab.quick else tokens
     yield from _bands(lab, words)
     yield _capitals(lab, words)
     yield _scripts(lab, words)
-    found = surprise_by_piece(lab, documents, tokens)
-    if len(found[KINDS[2]]) >= 4:  # a tokenizer that cuts nothing has no second pieces
-        yield _second(lab, found)
+    surprise = surprise_by_piece(lab, documents, tokens)
+    if len(surprise[KINDS[2]]) >= 4:
+        yield _second(lab, surprise, source)
+    else:
+        yield SECOND.not_asked("because this tokenizer cuts too few of the text's words to have second pieces")
+    yield from cost_findings(lab, documents, tokens, source)
     yield from _together(lab, words)
     yield from _controls(lab, words)
-
-
-def _in_text(lab: Lab, documents: list[str]) -> Finding:
-    ours = split_in_text(lab.model, documents, lab.seed)
-    return Finding(
-        claim="More than one in ten of the words in running text are cut into pieces.",
-        estimate=ours,
-        control=Control("one in ten", known(OFTEN, unit=ours.unit, why="set beforehand")),
-        expects="greater",
-        part=CUT,
-        answers=True,
-        measure="Runs of letters in the text, each with a space before it.",
-        caveat="Most of a text's words are frequent ones, which are one token: of different words, far more are cut.",
-    )
 
 
 def _bands(lab: Lab, words: list[Word]) -> Iterator[Finding]:
@@ -106,17 +188,11 @@ def _bands(lab: Lab, words: list[Word]) -> Iterator[Finding]:
             rows[-1] |= {"low": at.low, "high": at.high, "words": at.n}
     split = is_split(lab.model, [w.text for w in words])
     rare, frequent, lengths = at_equal_length(words, split)
-    yield Finding(
-        claim="Rare words are cut more often than frequent ones of the same length, by 10 points.",
-        estimate=rare,
-        control=Control("frequent words, with the rare ones' lengths", frequent),
-        expects="greater",
-        margin=MORE,
-        part=CUT,
-        answers=True,
+    yield RARE.answer(
+        rare,
+        Control("frequent words, with the rare ones' lengths", frequent),
         measure="Words met less than 10 times in a million, and more than 100 times, at lengths of "
         f"{lengths[0][0]} to {lengths[-1][0]} letters, weighted alike.",
-        caveat="Among the rare ones are names and abbreviations in small letters, as nobody writes them.",
         table=rows,
         figure=Figure(
             "bars",
@@ -133,14 +209,9 @@ def _bands(lab: Lab, words: list[Word]) -> Iterator[Finding]:
 def _capitals(lab: Lab, words: list[Word]) -> Finding:
     texts = [w.text for w in words if w.zipf >= 4]
     plain, upper = (is_split(lab.model, texts, form) for form in ("in a sentence", "all capitals"))
-    return Finding(
-        claim="In capitals, words are cut more often than in small letters, by 10 points.",
-        estimate=proportion(upper, unit=SPLIT, over="word"),
-        control=Control("the same words in small letters", proportion(plain, unit=SPLIT, over="word")),
-        expects="greater",
-        margin=MORE,
-        part=CUT,
-        measure="Words that are met ten times in a million or more.",
+    return CAPITALS.answer(
+        proportion(upper, unit=SPLIT, over="word"),
+        Control("the same words in small letters", proportion(plain, unit=SPLIT, over="word")),
     )
 
 
@@ -150,23 +221,16 @@ def _scripts(lab: Lab, words: list[Word]) -> Finding:
     rates: dict[str, np.ndarray] = {}
     for language, some in {"English": frequent, **languages()}.items():
         rates[language] = np.array(count_pieces(lab.model, [f" {w}" for w in some])) / [len(w) for w in some]
-        at = estimate_mean(rates[language], unit="tokens per character", over="word", seed=lab.seed)
+        at = estimate_mean(rates[language], unit=RATE, over="word", seed=lab.seed)
         rows.append({"language": language, "tokens per character": at.mean, "low": at.low, "high": at.high})
         rows[-1]["cut (share of words)"] = float(is_split(lab.model, some).mean())
-    others = np.concatenate(
-        [rate for language, rate in rates.items() if language not in ("English", "German", "Spanish")]
-    )
-    return Finding(
-        claim="Words in other scripts take more tokens per character than English ones.",
-        estimate=estimate_mean(others, unit="tokens per character", over="word", seed=lab.seed),
-        control=Control(
+    others = [rate.mean() for language, rate in rates.items() if language not in ("English", "German", "Spanish")]
+    return SCRIPTS.answer(
+        estimate_mean(others, unit=RATE, over="language", seed=lab.seed),
+        Control(
             "frequent English words",
-            estimate_mean(rates["English"], unit="tokens per character", over="word", seed=lab.seed),
+            estimate_mean(rates["English"], unit=RATE, over="word", seed=lab.seed),
         ),
-        expects="greater",
-        part=CUT,
-        measure="Frequent words in Cyrillic, Greek, Arabic, Devanagari and Chinese characters.",
-        caveat="Scripts differ in how much a character says: a Chinese one says more than a letter.",
         table=rows,
         figure=Figure(
             "interval_dots",
@@ -179,19 +243,14 @@ def _scripts(lab: Lab, words: list[Word]) -> Finding:
     )
 
 
-def _second(lab: Lab, found: dict[str, list[float]]) -> Finding:
+def _second(lab: Lab, found: dict[str, list[float]], source: str) -> Finding:
     at = {k: estimate_mean(v, unit=NATS, over="document", seed=lab.seed) for k, v in found.items() if len(v) >= 4}
     rows: list[Row] = [{"piece": k, "surprise (nats)": e.mean, "low": e.low, "high": e.high} for k, e in at.items()]
-    return Finding(
-        claim="A word's second piece surprises less than its first.",
-        estimate=at[KINDS[2]],
-        control=Control("first pieces of the same documents", at[KINDS[1]]),
-        expects="less",
-        part=MET,
-        answers=True,
-        measure="Minus the log-probability of the piece, given all that stands before it; the first token of a text is "
-        "left out.",
-        caveat="The pieces of a word are not drawn alike: a second one has far fewer to choose from.",
+    return SECOND.answer(
+        at[KINDS[2]],
+        Control("first pieces of the same documents", at[KINDS[1]]),
+        measure=f"Text: {source}. Minus the log-probability of the piece, given all that stands before it; the first "
+        "token of a text is left out.",
         table=rows,
         figure=Figure(
             "interval_dots",
@@ -217,22 +276,13 @@ def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
             rows.append({"layer": layer, "written": name, "read as the word (share of words)": at.mean})
             rows[-1] |= {"low": at.low, "high": at.high}
     best, ours, theirs = best_layer(right)
-    yield Finding(
-        claim="In some layer the last piece of a word that was cut is read as the whole word.",
-        estimate=estimate_mean(ours, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed),
-        control=Control(
-            "behind another word's first half",
-            estimate_mean(theirs, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed),
-        ),
-        expects="greater",
-        margin=TOGETHER,
-        part=MET,
-        answers=True,
+    pair = estimate_gap(ours, theirs, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed)
+    yield TOGETHER.answer(
+        pair.estimate,
+        Control("behind another word's first half", pair.control),
         measure=f"Share of words for which the vector at the last piece is nearest, of {len(halves.words)} words, to "
         f"the one that the word has as a single token, at layer {layers[best]}, which every second word chose. Three "
         "contexts.",
-        caveat="Words that the tokenizer itself cuts have no whole to compare with; these were cut by force, as a "
-        "misspelling or a hyphen would.",
         table=rows,
         figure=Figure(
             "lines",
@@ -245,27 +295,19 @@ def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
             caption="How often the last piece is nearest to its own whole word, by layer; 0 is the embedding. Bands "
             "over words.",
         ),
+        paired=pair.gap,
     )
-    share = estimate_mean(bare["cut in two"][1::2, best], unit=SPLIT, over="word", seed=lab.seed)
-    yield Finding(
-        claim="Negative control: random weights do not put pieces together.",
-        estimate=share,
-        control=Control("chance", known(1 / len(halves.words), unit=SPLIT, why=f"1 in {len(halves.words)}")),
-        expects="equal",
-        margin=0.15,
-        part=CONTROLS,
-        measure="The same at the same layer, for the same architecture with random weights.",
+    share = estimate_mean(bare["cut in two"][1::2, best], unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed)
+    yield APART.answer(
+        share,
+        Control("chance", known(1 / len(halves.words), unit=SPLIT, why=f"1 in {len(halves.words)}")),
     )
 
 
 def _controls(lab: Lab, words: list[Word]) -> Iterator[Finding]:
     texts = [w.text for w in words if w.zipf >= 3]
-    yield Finding(
-        claim="Positive control: made-up words are cut more often than real ones of the same lengths, by 10 points.",
-        estimate=proportion(is_split(lab.model, made_up(texts, lab.seed)), unit=SPLIT, over="word"),
-        control=Control("the real ones", proportion(is_split(lab.model, texts), unit=SPLIT, over="word")),
-        expects="greater",
-        margin=MORE,
-        part=CONTROLS,
-        measure="Random letters, as frequent as in the words and as many.",
+    yield MADE_UP.answer(
+        proportion(is_split(lab.model, made_up(texts, lab.seed)), unit=SPLIT, over="word"),
+        Control("the real ones", proportion(is_split(lab.model, texts), unit=SPLIT, over="word")),
     )
+    yield from known_tokenizers(words)

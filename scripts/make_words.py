@@ -25,6 +25,7 @@ LANGUAGES = {
     "Chinese": ("zh", "[\u4e00-\u9fff]{2,6}"),
 }
 FREQUENT, SHOWN = 2000, 100
+LISTED = 100_000  # entries of wordfreq's list that `frequencies` looks through
 
 
 def english() -> list[tuple[str, float]]:
@@ -50,11 +51,21 @@ def others() -> list[tuple[str, str]]:
     return out
 
 
+def frequencies() -> list[tuple[float, str]]:
+    """All words of the letters a to z among the most frequent entries, those of one frequency in one row."""
+    rows: dict[float, list[str]] = {}
+    for word in top_n_list("en", LISTED):
+        if re.fullmatch("[a-z]+", word):
+            rows.setdefault(zipf_frequency(word, "en"), []).append(word)
+    return [(zipf, " ".join(sorted(words))) for zipf, words in sorted(rows.items(), reverse=True)]
+
+
 def main() -> None:
     WORDS.mkdir(exist_ok=True)
     for name, header, rows in (
         ("english.csv", ("word", "zipf"), english()),
         ("languages.csv", ("language", "word"), others()),
+        ("frequencies.csv", ("zipf", "words"), frequencies()),
     ):
         with (WORDS / name).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *rows])

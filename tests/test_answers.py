@@ -16,6 +16,7 @@ from interp.analysis.patching import Sweep, patch_sweep
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.training.small import SmallGPT2, train_small_gpt2
+from interp.stats.estimators import matched_scores
 from interp.text.facts import FactSet
 from interp.text.invented import invent, people_set
 
@@ -119,6 +120,10 @@ def test_lens_at_the_last_layer_is_the_models_own_logits(knower: Model, people: 
         others = [a for a in aligned.answer_ids if a != own]
         expected = logits[i, own] - logits[i, others].mean()
         assert float(lead[i, -1, -1]) == pytest.approx(float(expected), abs=1e-3)
+    priors_out = answer_lead(knower, aligned.prompts, aligned.answer_ids, priors_out=True)
+    assert len(set(aligned.answer_ids)) == len(aligned.answer_ids)
+    expected = matched_scores(logits[:, aligned.answer_ids].double().numpy())
+    np.testing.assert_allclose(priors_out[:, -1, -1].numpy(), expected, atol=2e-3)
 
 
 def test_alignment_names_the_items_own_tokens(smol: Model) -> None:

@@ -146,7 +146,7 @@ def test_the_claims_of_a_probe_are_printed_without_a_model(capsys: pytest.Captur
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "Without its biases the model predicts worse, by 0.05 nats.  [answers]" in told
-    assert "yes if the gap's whole interval lies above 0.05 nats per token" in told
+    assert "yes if the whole interval of the gap lies above 0.05 nats per token" in told
 
 
 def test_groups_are_estimates_rows_and_pictures() -> None:

@@ -30,7 +30,10 @@ def test_one_command_ends_in_a_report(tmp_path: Path) -> None:
     curse = read_run(out / "reversal-curse").findings
     assert [f.verdict for f in curse[:3]] == ["yes", "yes", "yes"]
     assert {f.part[:3] for f in curse} == {"(a)", "(b)", "(c)"}
-    assert [f.verdict for f in read_run(out / "dictionary").findings] == ["yes", "yes", "yes"]
+    dictionary = read_run(out / "dictionary")
+    assert [f.verdict for f in dictionary.findings if f.answers] == ["yes", "yes", "yes"]
+    assert {f.verdict for f in dictionary.findings if "control" in f.claim} == {"yes"}
+    assert dictionary.not_reached == []
     if lacks := missing():
         pytest.skip(f"the report was not looked at: {lacks}")
     with chromium() as driver:

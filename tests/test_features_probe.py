@@ -1,7 +1,12 @@
-"""The probe `features` on a small GPT-2 whose text has 120 words, and its parts beside plain loops and plain hooks."""
+"""The probe `features` where every word is a feature by construction, and its parts beside plain loops and hooks.
+
+Nothing is trained here: the small GPT-2 has the weights that it was begun with, and the SAE is written by hand, so that
+no rounding of a processor decides what is found.
+"""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +14,15 @@ import numpy as np
 import pytest
 import torch
 from refusals import the_line
+from safetensors.torch import save_file
+from word_sae import change_cfg
 
-from interp import Finding, Lab, Model, UserError
+from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.activations.rows import capture_rows
 from interp.features.build.coder import Coder
 from interp.features.build.labels import TokenRules
+from interp.lab.claims import check_declared, not_reached
+from interp.model.loading.cache import MANIFEST
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.saes.loading import attach
 from interp.saes.loading.sae import SAE, load_sae
@@ -21,8 +30,8 @@ from interp.saes.training.plan import Training, plan_sae
 from interp.saes.training.sources import MemoryRows
 from interp.saes.training.trainer import train
 from interp.views.figures import draw
-from probes._features import CONTROLS, units
-from probes._features.controls import planted_tokens
+from probes._features import CONTROLS, FEATURE_SHARE, FEATURES, RANDOM, causes, explained, made_of, units
+from probes._features.controls import PLANTED_RULE, PLANTED_SUM, STEEPEST, planted_tokens
 from probes._features.effect import (
     EARLY,
     FIRINGS,
@@ -36,7 +45,7 @@ from probes._features.effect import (
     without_neurons,
 )
 from probes._features.explained import _for_half, explain
-from probes._features.made_of import SIZES, needed
+from probes._features.made_of import SIZES, Readouts, needed
 from probes._features.units import (
     CONTEXT,
     Text,
@@ -51,6 +60,7 @@ from probes._features.units import (
 from probes.features import features
 
 SITE = "blocks.0.hook_resid_post"
+Answers = list[Finding | NotAsked]
 
 
 def sentences(n: int) -> list[str]:
@@ -66,16 +76,26 @@ def sentences(n: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def small() -> Model:
-    return train_small_gpt2(sentences(500)[:200], SmallGPT2(d_model=48, n_heads=2, steps=150))
+    return train_small_gpt2(sentences(500)[:200], SmallGPT2(d_model=128, n_heads=2, steps=0))
 
 
 @pytest.fixture(scope="module")
 def folder(small: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    where = tmp_path_factory.mktemp("sae") / "sae"
+    """An SAE with a feature for every word: of an activation, the word whose mean is nearest fires."""
     rows = capture_rows(small, sentences(500)[:200], SITE)
-    plan = plan_sae(SITE, "topk", 256, k=4)
-    train(plan, MemoryRows(rows, small), where, Training(steps=250, batch=256, lr=3e-3, dead_after=100))
-    return where
+    x, ids = rows.clean, rows.ids[~rows.is_sink]
+    kinds = ids.unique()
+    means = torch.stack([x[ids == kind].mean(0) for kind in kinds])
+    apart = means - x.mean(0)
+    plan = plan_sae(SITE, "topk", len(kinds), k=1)
+    made = tmp_path_factory.mktemp("sae") / "sae"
+    train(plan, MemoryRows(rows, small), made, Training(steps=1, batch=64, lr=1e-6))
+    half = apart.square().sum(1) / 2  # so strongly each fires at its own mean
+    tensors = {"W_enc": apart.T.contiguous(), "b_enc": -half, "W_dec": apart / half[:, None], "b_dec": x.mean(0)}
+    change_cfg(lambda cfg: cfg.update(apply_b_dec_to_input=True))(made)
+    save_file(tensors, made / "sae_weights.safetensors")
+    (made / MANIFEST).unlink()
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +107,16 @@ def corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def sae(small: Model, folder: Path) -> SAE[Any]:
     return load_sae(folder, small)
+
+
+def two_fire(sae: SAE[Any]) -> SAE[Any]:
+    """The same SAE with two features firing at a token: the bias lifts them all above zero."""
+    twice = copy.deepcopy(sae)
+    twice.cfg.k = 2
+    twice.activation_fn = twice.get_activation_fn()
+    with torch.no_grad():
+        twice.get_parameter("b_enc").add_(10.0)
+    return twice
 
 
 @pytest.fixture
@@ -104,38 +134,73 @@ def chosen(text: Text, coder: Coder) -> Units:
     return choose_features(text, coder, 20, 0)
 
 
-def findings_of(model: Model, folder: Path) -> list[Finding]:
+def answers_of(model: Model, folder: Path) -> Answers:
     return list(features(Lab(model, sae_folder=folder), tokens=8000, units=30, changed=30))
 
 
 @pytest.fixture(scope="module")
-def found(small: Model, folder: Path) -> list[Finding]:
+def answers(small: Model, folder: Path) -> Answers:
     with pytest.MonkeyPatch.context() as patch:
         for module in (units, attach):
             patch.setattr(module, "split_corpus", lambda: (sentences(500)[:200], sentences(500)[200:]))
-        return findings_of(small, folder)
+        return answers_of(small, folder)
 
 
-def test_where_features_are_words_the_probe_says_so(found: list[Finding]) -> None:
-    verdicts = {finding.claim: finding.verdict for finding in found}
-    assert verdicts["Most features fire for tokens that a short list can name."] == "yes"
-    assert verdicts["Tokens foretell a feature's firing better than a neuron's."] == "yes"
-    assert verdicts["Most features take more than 8 neurons."] == "no"
-    controls = [finding for finding in found if finding.part == CONTROLS]
+def findings_of(answers: Answers) -> dict[str, Finding]:
+    return {one.claim: one for one in answers if isinstance(one, Finding)}
+
+
+def test_where_features_are_words_the_probe_says_so(answers: Answers) -> None:
+    told = findings_of(answers)
+    for claim in (explained.SHORT_LIST, explained.THAN_NEURON, explained.THAN_RANDOM):
+        assert told[claim.text].verdict == "yes", claim.text
+    assert told[explained.SHORT_LIST.text].estimate.mean == 1.0
+    assert told[explained.THAN_NEURON.text].estimate.mean > 0.4
+    controls = [finding for finding in told.values() if finding.part == CONTROLS]
     assert [finding.expects for finding in controls] == ["greater", "equal"] * 3
-    assert [finding.verdict for finding in controls[::2]] == ["yes"] * 3, "what is planted is found"
-    # Whether an interval of 30 units lies wholly inside the margin hangs on how a processor rounds in training.
-    assert all(finding.verdict != "no" and finding.control is not None for finding in controls[1::2])
-    assert all(abs(f.estimate.mean - f.control.estimate.mean) < f.margin for f in controls[1::2] if f.control)
-    assert 2 <= sum(finding.answers for finding in found) <= 4
+    for claim in (PLANTED_RULE, PLANTED_SUM):
+        assert told[claim.text].verdict == "yes", (told[claim.text].estimate, "what is planted is found")
+    assert told[STEEPEST.text].estimate.mean > 0, "how much steeper depends on what a model has learned"
+    for chance in controls[1::2]:  # whether thirty units lie wholly inside a margin may hang on rounding
+        assert abs(chance.gap.mean) < chance.margin
 
 
-def test_every_figure_draws_and_the_seed_gives_the_same(found: list[Finding], small: Model, folder: Path) -> None:
-    for finding in found:
+def test_every_claim_is_declared_and_answered_or_said_not_to_be_asked(answers: Answers) -> None:
+    for one in answers:
+        check_declared(one, features.claims, features.name)
+    assert not_reached(features.claims, answers) == []
+    alone = [one for one in answers if isinstance(one, NotAsked)]
+    assert [one.declared for one in alone] == [causes.THAN_FEATURE.text], "one feature fires at a token, alone"
+    assert 2 <= sum(claim.answers for claim in features.claims) <= 4
+
+
+def test_every_figure_draws_and_the_seed_gives_the_same(answers: Answers, small: Model, folder: Path) -> None:
+    told = findings_of(answers)
+    for finding in told.values():
         if finding.figure is not None:
             draw(finding)
-    again = findings_of(small, folder)
-    assert [(f.claim, f.estimate, f.table) for f in again] == [(f.claim, f.estimate, f.table) for f in found]
+    again = findings_of(answers_of(small, folder))
+    assert {claim: (f.estimate, f.table) for claim, f in again.items()} == {
+        claim: (f.estimate, f.table) for claim, f in told.items()
+    }
+
+
+def test_both_lines_are_asked_and_they_can_part(text: Text, small: Model) -> None:
+    """Eight neurons go 85 % of the way: more than eight are needed for one line, and not for the other."""
+    scores = np.repeat((0.5 + 0.4 * np.array([0.1, 0.3, 0.6, 0.85, 0.95, 0.98, 1.0]))[:, None], 40, 1)
+    readouts = {name: Readouts(scores, scores) for name in (FEATURES, RANDOM)}
+    told = {one.claim: one for one in made_of.made_of(text, readouts, Lab(small)) if isinstance(one, Finding)}
+    by_line = {way: told[made_of.MORE_THAN_SEVERAL.about({"way": way})] for way in made_of.WAYS}
+    assert {way: one.verdict for way, one in by_line.items()} == {"eight tenths": "no", "nine tenths": "yes"}
+    assert {row[FEATURE_SHARE] for row in by_line["nine tenths"].table if row["more than (neurons)"] == 8} == {0.0, 1.0}
+
+
+def test_where_nothing_fires_in_the_documents_that_judge_nothing_is_asked(text: Text, small: Model) -> None:
+    nothing = np.full((len(SIZES), 12), np.nan)
+    readouts = {name: Readouts(nothing, nothing) for name in (FEATURES, RANDOM)}
+    answers = list(made_of.made_of(text, readouts, Lab(small)))
+    assert [one.declared for one in answers] == [claim.text for claim in made_of.CLAIMS]
+    assert all(isinstance(one, NotAsked) for one in answers)
 
 
 def test_rows_are_those_of_a_plain_capture(text: Text, small: Model) -> None:
@@ -188,7 +253,8 @@ def test_the_fewest_kinds_that_hold_half() -> None:
 def test_the_size_that_is_needed() -> None:
     curves = np.full((len(SIZES), 2), 0.9)
     curves[0], curves[1, 1] = 0.6, 0.7
-    assert needed(curves).tolist() == [2, 4]
+    assert needed(curves, 0.9).tolist() == [2, 4]
+    assert needed(curves, 0.4).tolist() == [2, 2]
 
 
 def test_a_feature_is_taken_away_as_a_plain_hook_does(small: Model, text: Text, chosen: Units, coder: Coder) -> None:
@@ -232,7 +298,9 @@ def test_no_change_changes_nothing_and_the_others_are_as_long(
     away = without_features(text, few, coder)
     still = type(away)(away.prompts, away.site, torch.zeros_like(away.by), away.length)
     assert np.abs(make(Lab(small), [still], "nothing")[0]).max() < 1e-6
-    others = of_other_features(away, text, few, coder, 0)
+    pairs = Coder(two_fire(coder.sae), text.rows.values[text.kept])
+    others = of_other_features(away, text, few, pairs, 0)
+    assert of_other_features(away, text, few, coder, 0).by.isnan().all(), "alone: nothing can stand beside it"
     for change in (
         as_activations_vary(away, text, 0),
         in_any_direction(away, text, 0),
@@ -241,7 +309,7 @@ def test_no_change_changes_nothing_and_the_others_are_as_long(
     ):
         torch.testing.assert_close(change.by.norm(dim=1), away.length, rtol=1e-4, atol=1e-5)
     rows, _, numbers = strongest(text, few)
-    active = coder.sae.encode(text.rows.values[rows]) > 0
+    active = pairs.sae.encode(text.rows.values[rows]) > 0
     for i in range(len(rows)):
         toward = torch.nn.functional.cosine_similarity(coder.directions, -others.by[i], dim=1).argmax()
         assert active[i, toward]
@@ -274,7 +342,7 @@ def test_the_strongest_early_firings_come_first(text: Text, chosen: Units) -> No
 
 
 def test_a_unit_that_nothing_tells_takes_more_than_any() -> None:
-    assert needed(np.full((len(SIZES), 1), 0.4)).tolist() == [SIZES[-1]]
+    assert needed(np.full((len(SIZES), 1), 0.4), 0.9).tolist() == [SIZES[-1]]
 
 
 def test_fewer_neurons_than_features_are_as_many_of_both(
@@ -326,11 +394,9 @@ def test_too_few_features_are_told(text: Text, coder: Coder, monkeypatch: pytest
 @pytest.mark.slow
 def test_the_bundled_model(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    found = list(features(Lab(smol, quick=True)))
-    controls = [finding for finding in found if finding.part == CONTROLS]
-    assert [finding.expects for finding in controls] == ["greater", "equal"] * 3
+    answers = list(features(Lab(smol, quick=True)))
+    assert not_reached(features.claims, answers) == []
+    controls = [finding for finding in findings_of(answers).values() if finding.part == CONTROLS]
     assert [finding.verdict for finding in controls[::2]] == ["yes"] * 3, "what is planted is found"
-    # Whether an interval of 30 units lies wholly inside the margin hangs on how a processor rounds in training.
-    assert all(finding.verdict != "no" and finding.control is not None for finding in controls[1::2])
-    assert all(abs(f.estimate.mean - f.control.estimate.mean) < f.margin for f in controls[1::2] if f.control)
-    assert sum(finding.answers for finding in found) == 4
+    assert all(abs(f.gap.mean) < f.margin for f in controls[1::2])  # whether the interval is inside hangs on rounding
+    assert sum(claim.answers for claim in features.claims) == 4

@@ -17,7 +17,7 @@ from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, finding_from_json, finding_to_json
 from interp.lab.runs import RunInfo, RunWriter, read_run
 from interp.stats.estimate import PERMUTATION, Estimate
-from interp.stats.estimators import estimate_mean
+from interp.stats.estimators import estimate_gap, estimate_mean
 from interp.views.report import render
 
 number = st.floats(-100, 100, allow_nan=False)
@@ -241,3 +241,62 @@ def test_the_verdict_is_computed_again_and_not_read_from_the_file() -> None:
     assert record["verdict"] == "yes"
     record["verdict"] = "no"
     assert finding_from_json(json.loads(json.dumps(record)), []).verdict == "yes"
+
+
+def test_a_paired_gap_decides_where_both_are_of_the_same_units(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shared = 10 * rng.normal(size=16)
+    pair = estimate_gap(shared + 1 + 0.1 * rng.normal(size=16), shared, unit="nats", over="document")
+    paired = Finding("c", pair.estimate, Control("k", pair.control), "greater", paired=pair.gap)
+    apart = Finding("c", pair.estimate, Control("k", pair.control), "greater")
+    assert (paired.verdict, apart.verdict) == ("yes", "unclear"), "what the documents share hides the gap"
+    assert paired.gap == pair.gap
+    assert "paired gap (document by document)" in paired.rule
+    assert "paired" not in apart.rule
+    writer = RunWriter(tmp_path / "r", run_info())
+    writer.add(paired)
+    (back,) = read_run(tmp_path / "r").findings
+    assert back == paired
+
+
+def test_parts_of_one_whole_do_not_say_yes_too_often() -> None:
+    """Two halves of one total, truly equal: added up as if independent, the gap is too narrow; paired it is not."""
+    rng = np.random.default_rng(1)
+    wrong = {"paired": 0, "apart": 0}
+    for _ in range(1500):
+        early = 5 + rng.normal(size=16)
+        pair = estimate_gap(early, 10 - early, unit="nats", over="noun")
+        paired = Finding("c", pair.estimate, Control("k", pair.control), "greater", paired=pair.gap)
+        wrong["paired"] += paired.verdict == "yes"
+        wrong["apart"] += Finding("c", pair.estimate, Control("k", pair.control), "greater").verdict == "yes"
+    assert wrong["paired"] / 1500 <= 0.035
+    assert wrong["apart"] / 1500 > 0.045, "the fault that pairing mends"
+
+
+def test_a_paired_gap_of_other_numbers_is_refused() -> None:
+    one, two = Estimate(2, 1, 3, 10, "nats"), Estimate(1, 0, 2, 10, "nats")
+    assert Finding("c", one, Control("k", two), "greater", paired=Estimate(1, 0.5, 1.5, 10, "nats")).verdict == "yes"
+    with pytest.raises(ValueError, match="the paired gap is 3, but the estimate less its control 1"):
+        Finding("c", one, Control("k", two), "greater", paired=Estimate(3, 2, 4, 10, "nats"))
+    with pytest.raises(ValueError, match="not comparable"):
+        Finding("c", one, Control("k", two), "greater", paired=Estimate(1, 0, 2, 10, "bits"))
+    known = Estimate(1, 1, 1, 0, "nats", "chance")
+    with pytest.raises(ValueError, match="measured on the same units"):
+        Finding("c", one, Control("k", known), "greater", paired=Estimate(1, 0, 2, 10, "nats"))
+
+
+@pytest.mark.parametrize("expects", ["greater", "less", "equal"])
+def test_values_that_are_all_alike_decide_nothing_unless_they_must_be_alike(expects: str) -> None:
+    def verdict(exact: bool) -> str:
+        e = estimate_mean([0.2] * 5, unit="nats", over="word", exact=exact)
+        control = Control("none", Estimate(0, 0, 0, 0, "nats", "none"))
+        finding = Finding("c", e, control, expects, 0.5)  # type: ignore[arg-type]
+        assert exact or "5 words, all alike" in finding.rule
+        return finding.verdict
+
+    assert verdict(exact=False) == "unclear"
+    assert verdict(exact=True) == ("yes" if expects == "equal" else "no")
+    measured = Finding(
+        "c", Estimate(3, 2, 4, 9, "nats"), Control("k", Estimate(0, 0, 0, 5, "nats", alike=True)), "greater"
+    )
+    assert measured.verdict == "unclear", "a control that shows no spread is no certainty either"

@@ -24,9 +24,9 @@ from interp.lab.findings import storable
 from interp.lab.probe import Probe
 from interp.lab.runs import RunWriter, read_run
 from interp.stats.calibration import reliability
+from interp.stats.crossed import estimate_crossed
 from interp.stats.estimators import (
     double_centre,
-    estimate_crossed,
     estimate_mean,
     null_of,
     pairing_null,

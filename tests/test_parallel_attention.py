@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 import torch
 from refusals import the_line
 
-from interp import Finding, Lab, Model, UserError
+from interp import Finding, Lab, Model, NotAsked, UserError, with_random_weights
 from interp.lab.discover import load_probe
 from interp.model.attention_window import in_sight, windowed, windowed_losses
 from interp.model.training.planted import plant_induction
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.views.figures import draw
 from probes import parallel_attention as the_probe
+from probes._parallel_attention import context, heads
 from probes._parallel_attention.heads import distances
 
 ROWS = [torch.randint(5, 200, (14,), generator=torch.Generator().manual_seed(i)).tolist() for i in range(5)]
@@ -89,16 +91,53 @@ def test_the_probe_on_a_model_that_needs_near_context_only(monkeypatch: pytest.M
             at = (at * 3 + int(torch.randint(2, (1,), generator=rng))) % 10
         texts.append(" ".join(words))
     model = train_small_gpt2(texts[:120], SmallGPT2(d_model=48, steps=150, batch=16))
-    monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], texts[120:]))
-    found: list[Finding] = list(load_probe("parallel-attention")(Lab(model, quick=True), tokens=64))
-    for finding in found:
-        if finding.figure:
-            draw(finding)
-    told = {finding.claim: finding.verdict for finding in found}
-    assert told["What lies more than 16 tokens back matters as well, by 0.05 nats."] == "no"
+    monkeypatch.setattr(the_probe, "prose", lambda: texts[120:])
+    verdicts = verdicts_of(Lab(model, quick=True))
+    assert verdicts["What lies more than 16 tokens back matters as well, by 0.05 nats."] == "no"
+    assert verdicts["What lies far back is needed by the middle layers more than by the last ones."] == "not asked"
     for words in ("One pass", "No token sees", "Positive control", "Negative control"):
-        (verdict,) = [v for claim, v in told.items() if words in claim]
+        (verdict,) = [v for claim, v in verdicts.items() if words in claim]
         assert verdict == "yes", words
+    blind = verdicts_of(Lab(with_random_weights(model, 0), quick=True))
+    claims = load_probe("parallel-attention").claims
+    assert not [claim.text for claim in claims if claim.answers and blind[claim.text] == "yes"], "it knows nothing"
+    assert {claim.text for claim in claims if claim.arithmetic} == {
+        claim for claim in verdicts if claim.startswith(("One pass", "No token sees"))
+    }
+
+
+def verdicts_of(lab: Lab) -> dict[str, str]:
+    """Every declared claim with its verdict, each answered or said not to be asked; the pictures can be drawn."""
+    probe = load_probe("parallel-attention")
+    answers = list(probe(lab, tokens=64))
+    assert [answer.declared for answer in answers] == [claim.text for claim in probe.claims]
+    for answer in answers:
+        if isinstance(answer, Finding) and answer.figure:
+            draw(answer)
+    return {answer.claim: answer.verdict if isinstance(answer, Finding) else "not asked" for answer in answers}
+
+
+def test_texts_that_are_too_short_are_said_to_be(tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that reads 24 tokens at once: no half of 16, and nothing behind the first 32."""
+    lab = Lab(tiny_gpt2)
+    *_, far, sink = context.windows(lab, [row * 2 for row in ROWS], 14)
+    for left_out in (far, sink, the_probe._no_future(lab, [row * 2 for row in ROWS])):
+        assert isinstance(left_out, NotAsked)
+        assert "28 tokens" in left_out.because
+
+
+def test_middle_layers_are_compared_within_each_document(make_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost differs between documents by far more than between layers: the pairs see it all the same."""
+    model = make_tiny("gpt2")
+    monkeypatch.setattr(type(model), "n_layers", property(lambda _: 4))
+    levels = torch.linspace(0, 9, 10)
+    lost = iter([levels * 0, levels, levels + 0.2, levels + 0.2, levels + 0.1])
+    monkeypatch.setattr(type(model), "measure", lambda *_, **__: -next(lost))
+    monkeypatch.setattr(type(model), "edit", lambda *_: contextlib.nullcontext())
+    finding = heads.cut_layers(Lab(model), [list(range(8)) for _ in range(10)], 4)
+    assert isinstance(finding, Finding)
+    assert finding.estimate.mean == pytest.approx(0.1, abs=1e-6)
+    assert finding.verdict == "yes"
 
 
 @pytest.mark.parametrize(("flag", "value"), [("documents", 7), ("tokens", 63)])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from interp.stats.power_law import fit_floor, fit_power_law, lower_envelope
+from interp.stats.power_law import crossfitted_frontier, fit_floor, fit_power_law, foretold_miss, lower_envelope
 
 SIZES = np.geomspace(1e3, 1e6, 8)
 
@@ -63,3 +63,63 @@ def test_the_envelope_is_what_nothing_cheaper_beats(points: list[tuple[int, int]
     beaten = {p for p in points if any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)}
     assert {points[i] for i in kept} == set(points) - beaten
     assert sorted(cost[kept]) == cost[kept].tolist()
+
+
+GRIDS = {  # the probe's: widths, durations, seeds
+    "quick": ((12, 16, 24, 32), (500, 1000), 2),
+    "usual": ((12, 16, 24, 32, 48, 64), (500, 1000), 2),
+    "full": ((16, 32, 64, 96, 128, 192, 256), (1000, 2000, 4000), 4),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_frontier_of_losses_that_do_not_depend_on_compute_shows_no_law(grid: str) -> None:
+    widths, steps, seeds = GRIDS[grid]
+    cost = np.array([w * w * s for w in widths for s in steps], float)
+    rng = np.random.default_rng(0)
+    asked = yes = no = naive_asked = naive = 0
+    for _ in range(1500):
+        loss = 2 * np.exp(rng.normal(0, 0.005, (len(cost), seeds)))
+        fit = crossfitted_frontier(cost, loss)
+        if fit is not None:
+            asked, yes, no = asked + 1, yes + (fit.exponent.low > 0), no + (fit.exponent.high <= 0)
+        kept = lower_envelope(cost, loss.mean(1))
+        if len(kept) >= 4:
+            naive_asked, naive = naive_asked + 1, naive + (fit_power_law(cost[kept], loss[kept]).exponent.low > 0)
+    assert yes <= 0.035 * asked + 2 * (0.035 * asked) ** 0.5
+    assert no <= 0.035 * asked + 2 * (0.035 * asked) ** 0.5
+    assert naive / naive_asked > 0.4, "the fault: fitted to the losses that chose the frontier"
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_law_of_compute_that_is_there_is_found(grid: str) -> None:
+    widths, steps, seeds = GRIDS[grid]
+    cost = np.array([w * w * s for w in widths for s in steps], float)
+    rng = np.random.default_rng(1)
+    law = 2 * (cost / cost[0]) ** -0.05
+    fits = [
+        crossfitted_frontier(cost, law[:, None] * np.exp(rng.normal(0, 0.005, (len(cost), seeds)))) for _ in range(200)
+    ]
+    exponents = [fit.exponent for fit in fits if fit is not None]
+    assert len(exponents) > 190
+    assert np.mean([e.low > 0 for e in exponents]) > 0.95
+    assert np.mean([e.low <= 0.05 <= e.high for e in exponents]) > 0.93
+    assert crossfitted_frontier(cost, np.full((len(cost), 2), 2.0)) is None, "nothing cheaper is beaten: one point"
+    with pytest.raises(ValueError, match="two seeds or more"):
+        crossfitted_frontier(cost, law)
+
+
+def test_what_is_foretold_has_the_lines_own_error_in_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    held = short = 0
+    for _ in range(600):
+        loss = SIZES[:6] ** -0.08 * np.exp(rng.normal(0, 0.01, 6))
+        e = foretold_miss(SIZES[:6], loss, unit="nats")
+        held += e.low <= 0 <= e.high
+        seeds = 0.003 * rng.normal(size=2)  # the spread of two seeds at the last size alone
+        short += abs(e.mean) <= 2 * seeds.std(ddof=1) / 2**0.5
+    assert 0.92 <= held / 600 <= 0.98
+    assert short / 600 < 0.6, "the fault: seeds at the last size know nothing of the line"
+    assert foretold_miss(SIZES[:6], 1.0 + (1e3 / SIZES[:6]) ** 0.8, unit="nats").mean < -0.02, "a floor is not foretold"
+    with pytest.raises(ValueError, match="four or more"):
+        foretold_miss(SIZES[:3], SIZES[:3], unit="nats")

@@ -11,15 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusals import the_line
 
-from interp import Finding, Lab, Model, UserError
+from interp import Finding, Lab, Model, NotAsked, UserError, with_random_weights
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.stats.calibration import calibration_error, honest_errors, reliability
 from interp.views.figures import draw
 from probes import prediction as the_probe
 from probes._prediction import OTHER
-from probes._prediction.honest import honest
-from probes._prediction.read import TEMPERATURES, library_text, read_documents
+from probes._prediction.controls import controls
+from probes._prediction.guesses import more_context
+from probes._prediction.honest import HONEST, honest, misses
+from probes._prediction.read import TEMPERATURES, Read, read_documents
 from probes._prediction.temperature import PROMPTS, best_temperature, finest
 
 WORDS = [f"w{i}" for i in range(12)]
@@ -46,36 +48,114 @@ def chained() -> Model:
 
 @pytest.fixture
 def on_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(the_probe, "library_text", lambda: chain(40, 60, 1))
+    monkeypatch.setattr(the_probe, "prose", lambda: chain(40, 60, 1))
     monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], chain(40, 60, 2)))
 
 
-def findings_of(model: Model) -> list[Finding]:
-    found = list(load_probe("prediction")(Lab(model), documents=20, tokens=48))
-    for finding in found:
-        if finding.figure:
-            draw(finding)
-    return found
+def answers_of(model: Model, **flags: Any) -> list[Finding | NotAsked]:
+    """Every declared claim is answered or said not to be asked, in the order of the declaration."""
+    prediction = load_probe("prediction")
+    answers = list(prediction(Lab(model), **{"documents": 20, "tokens": 48, **flags}))
+    assert [answer.declared for answer in answers] == [claim.text for claim in prediction.claims]
+    for answer in answers:
+        if isinstance(answer, Finding) and answer.figure:
+            draw(answer)
+    return answers
 
 
-def by_claim(found: list[Finding], words: str) -> Finding:
-    (one,) = [finding for finding in found if words in finding.claim]
-    return one
+def by_claim(answers: list[Finding | NotAsked], words: str) -> Finding:
+    (finding,) = [answer for answer in answers if words in answer.claim]
+    assert isinstance(finding, Finding)
+    return finding
+
+
+def read_of(sure: list[float], right: list[bool]) -> Read:
+    """A document of which a model said these probabilities, and the best guess was right there."""
+    n = len(sure)
+    flat = np.ones((len(TEMPERATURES), n))
+    said, was_right = np.array(sure), np.array(right)
+    return Read(
+        np.arange(n), said, was_right, np.where(was_right, 1, 2), flat, flat, np.stack([said] * len(flat)), was_right
+    )
 
 
 def test_what_is_known_of_a_chain_is_found(chained: Model, on_the_chain: None) -> None:
-    found = findings_of(chained)
-    assert by_claim(found, "10 points more often").estimate.mean == pytest.approx(0.7, abs=0.06)
-    for words in ("it did not write, its best", "10 points more often", "text best is 1", "comes as often", "doubled"):
-        assert by_claim(found, words).verdict == "yes", words
-    assert by_claim(found, "drawn from the model itself").verdict != "no"
-    assert by_claim(found, "random weights").verdict != "yes" or by_claim(found, "random weights").estimate.mean < 0.2
-    assert found == findings_of(chained), "the same seed, the same findings"
+    answers = answers_of(chained)
+    best = by_claim(answers, "10 points more often")
+    shares = {row["among the best"]: row["true token (share of tokens)"] for row in best.table if row["text"] == OTHER}
+    assert shares[1] == pytest.approx(0.7, abs=0.06)
+    assert best.estimate.mean == pytest.approx(0.7 - 1 / 12, abs=0.1), "each of 12 words is as common"
+    for words in ("10 points more often", "text best is 1", "comes as often", "doubled"):
+        assert by_claim(answers, words).verdict == "yes", words
+    for words in ("it did not write, its best", "drawn from the model itself"):
+        assert by_claim(answers, words).verdict != "no", words
+        assert abs(by_claim(answers, words).estimate.mean) < 0.04
+    assert by_claim(answers, "Negative control: random weights").estimate.mean < 0.1
+    assert answers == answers_of(chained), "the same seed, the same findings"
 
 
 def test_a_quick_run_reads_eight_documents(chained: Model, on_the_chain: None) -> None:
-    found = list(load_probe("prediction")(Lab(chained, quick=True), tokens=48))
-    assert by_claim(found, "10 points more often").estimate.n == 8
+    answers = list(load_probe("prediction")(Lab(chained, quick=True), tokens=48))
+    assert by_claim(answers, "10 points more often").estimate.n == 8
+
+
+def test_who_knows_nothing_is_not_called_honest(chained: Model, on_the_chain: None) -> None:
+    """Random weights say of every guess that it is hardly right, and they are right about that."""
+    answers = answers_of(with_random_weights(chained, 0), documents=8)
+    (asked,) = [answer for answer in answers if answer.declared == HONEST.text]
+    assert isinstance(asked, NotAsked)
+    assert "knows nothing" in asked.because
+    yes = [answer.claim for answer in answers if isinstance(answer, Finding) and answer.answers]
+    assert not [claim for claim in yes if by_claim(answers, claim).verdict == "yes"]
+
+
+def test_probabilities_that_are_right_on_average_alone_are_no_honest_ones(tiny_gpt2: Model) -> None:
+    """.92 and .01 at random, 46 % right: the mean is right, every single one is off by .45."""
+    rng = np.random.default_rng(0)
+    reads = [read_of(rng.choice([0.92, 0.01], 150).tolist(), (rng.random(150) < 0.465).tolist()) for _ in range(36)]
+    finding = honest(Lab(tiny_gpt2), OTHER, {OTHER: reads}, "a made-up text")
+    assert finding.verdict == "no"
+    assert finding.estimate.mean == pytest.approx(0.455, abs=0.03)
+    doubled, drawn, _ = controls(Lab(tiny_gpt2), reads, chain(8, 40, 0), 30)
+    assert doubled.estimate.mean == pytest.approx(0), "this fake says the same at every temperature"
+    assert drawn.verdict == "no"
+
+
+@pytest.mark.parametrize(("miss", "verdicts"), [(0.0, {"yes"}), (0.09, {"no", "unclear"}), (0.15, {"no"})])
+def test_misses_in_both_directions_do_not_cancel(tiny_gpt2: Model, miss: float, verdicts: set[str]) -> None:
+    """Too sure by as much at one probability as too modest at another."""
+    seen = set()
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        reads = []
+        for _ in range(30):
+            said = rng.choice([0.3, 0.7], 150)
+            reads.append(
+                read_of(said.tolist(), (rng.random(150) < np.where(said > 0.5, said - miss, said + miss)).tolist())
+            )
+        finding = honest(Lab(tiny_gpt2), OTHER, {OTHER: reads}, "a made-up text")
+        assert finding.estimate.mean == pytest.approx(miss, abs=0.025)
+        seen.add(finding.verdict)
+    assert seen <= verdicts
+
+
+def test_honest_probabilities_miss_by_nothing_on_average() -> None:
+    """The usual error grows with chance; the mean of this one over honest worlds is 0, however few they are."""
+    rng = np.random.default_rng(0)
+    said, means = [], []
+    for _ in range(300):
+        said = [rng.random(40) for _ in range(6)]
+        means.append(misses(said, [rng.random(40) < of_document for of_document in said]).mean())
+    assert abs(np.mean(means)) < 4 * np.std(means) / np.sqrt(300)
+    assert calibration_error(np.concatenate(said), rng.random(240) < np.concatenate(said)) > 0.03
+
+
+def test_short_documents_are_not_asked_for_context(tiny_gpt2: Model) -> None:
+    reads = [read_of([0.5] * n, [True] * n) for n in (20, 20, 32, 32, 33, 40, 99)]
+    left_out = more_context(Lab(tiny_gpt2), {OTHER: reads}, "a made-up text")
+    assert isinstance(left_out, NotAsked)
+    assert "only 3 documents" in left_out.because
+    assert isinstance(more_context(Lab(tiny_gpt2), {OTHER: [*reads, reads[-1]]}), Finding)
 
 
 def test_a_model_that_is_too_sure_is_found_out(chained: Model, on_the_chain: None) -> None:
@@ -85,13 +165,13 @@ def test_a_model_that_is_too_sure_is_found_out(chained: Model, on_the_chain: Non
 
     handle = chained.hf.register_forward_hook(louder)
     try:
-        some = read_documents(Lab(chained), chained, chain(20, 40, 3), 40, 20, "reading")
+        reads = read_documents(Lab(chained), chained, chain(20, 40, 3), 40, 20, "reading")
     finally:
         handle.remove()
-    off = honest(Lab(chained), OTHER, {OTHER: some})
+    off = honest(Lab(chained), OTHER, {OTHER: reads}, "a made-up text")
     assert off.verdict == "no"
     assert off.estimate.mean > 0.15
-    best = best_temperature(Lab(chained), {OTHER: some})
+    best = best_temperature(Lab(chained), {OTHER: reads}, "a made-up text")
     assert best.verdict == "no"
 
 
@@ -138,12 +218,6 @@ def test_the_finest_temperature_is_the_parabolas() -> None:
     assert finest(0.3 * (t - 1.07) ** 2 + 2) == pytest.approx(1.07)
     assert finest(t) <= 0.6
     assert finest(-t) >= 1.5
-
-
-def test_the_librarys_text_is_prose() -> None:
-    texts = library_text()
-    assert len(texts) > 30
-    assert min(len(text.split()) for text in texts) > 20
 
 
 @pytest.mark.parametrize(("flag", "value"), [("documents", 7), ("tokens", 47)])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fake_run import run_info
 from refusals import the_line
 from word_sae import SENTENCES
 
-from interp import Finding, Lab, Model, UserError
+from interp import Estimate, Finding, Lab, Model, NotAsked, UserError, zero
 from interp.analysis.completions import score_completions
 from interp.analysis.weight_change import (
     effective_rank,
@@ -22,15 +25,19 @@ from interp.analysis.weight_change import (
     share_in_top,
     weight_changes,
 )
+from interp.lab.claims import check_declared, not_reached
 from interp.lab.discover import load_probe
+from interp.lab.runs import RunWriter
+from interp.model.loading.bundled import BUNDLED
 from interp.model.training.copies import copy_model, weights_from
 from interp.model.training.finetune import fine_tune
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.saes.loading.sae import load_sae
 from interp.stats.estimators import matched_scores
 from interp.views.figures import draw
+from interp.views.report import build_report
 from probes import pretraining_finetuning as the_probe
-from probes._pretraining_finetuning import END, behaviour, controls, features, inside, small
+from probes._pretraining_finetuning import END, EXACT, behaviour, controls, features, knowledge, layers, small
 from probes._pretraining_finetuning.questions import Exam, Question, all_tasks, dealt, set_exam
 
 
@@ -120,7 +127,7 @@ def test_swapped_weights_come_back_whatever_happens(tiny_gpt2: Model, tuned: Mod
 def test_blocks_hold_every_parameter_once(tiny_of: Any, architecture: str) -> None:
     model = tiny_of(architecture)
     for most in (1, 2, 9):
-        blocks = inside.blocks_of(model, most)
+        blocks = layers.blocks_of(model, most)
         assert sorted(name for names in blocks.values() for name in names) == sorted(
             name for name, _ in model.hf.named_parameters()
         )
@@ -128,8 +135,8 @@ def test_blocks_hold_every_parameter_once(tiny_of: Any, architecture: str) -> No
 
 
 def test_piles_run_from_nothing_to_everything() -> None:
-    blocks = {"layer 0": ["a"], "layer 1": ["b"], "layer 2": ["c"], inside.OUTSIDE: ["e"]}
-    piles = list(inside._piled(blocks).values())
+    blocks = {"layer 0": ["a"], "layer 1": ["b"], "layer 2": ["c"], layers.OUTSIDE: ["e"]}
+    piles = list(layers._piled(blocks).values())
     assert piles == [[], ["e", "a"], ["e", "a", "b"], ["e", "a", "b", "c"], ["e", "c"], ["e", "b", "c"]]
 
 
@@ -201,11 +208,55 @@ def test_random_weights_know_nothing_before(make_tiny: Any, seed: int, tiny_gpt2
     model.hf.config.n_positions = 64  # as it is built
     exam = set_exam(model, seed, each=8)
     assert exam is not None
-    squares = behaviour.known_answers(model, exam.held_out)
-    found = list(behaviour._knowledge(Lab(model, seed=seed), exam, model))
+    squares = knowledge.known_answers(model, exam.held_out)
+    answers = {one.declared: one for one in knowledge.knowledge(Lab(model, seed=seed), exam, model)}
     assert np.isfinite(np.concatenate([matched_scores(square) for square in squares])).all()
-    assert found[0].verdict != "yes"
-    assert found[2].verdict == "yes", "the same model before and after has the same leads"
+    for claim in (knowledge.AS_MANY, knowledge.NO_SURER):
+        assert asked(answers[claim.text]).estimate.mean == 0.0, "the same model before and after"
+    assert asked(answers[knowledge.KNEW.text]).verdict != "yes"
+
+
+def asked(answer: Finding | NotAsked) -> Finding:
+    assert isinstance(answer, Finding)
+    return answer
+
+
+def test_of_a_model_that_was_fine_tuned_already_nothing_is_said_of_pretraining(tiny_gpt2: Model, exam: Exam) -> None:
+    """The bundled model is an Instruct model: that its answers were there is no deed of pre-training alone."""
+    tokenizer = copy.deepcopy(tiny_gpt2.tokenizer)
+    tokenizer.chat_template = "{{ messages }}"
+    tuned_already = Model(tiny_gpt2.hf, tokenizer, replace(tiny_gpt2.provenance, name="tiny-instruct"))
+    for model, put, other in (
+        (tiny_gpt2, knowledge.KNEW, knowledge.KNEW_ALREADY),
+        (tuned_already, knowledge.KNEW_ALREADY, knowledge.KNEW),
+    ):
+        answers = {one.declared: one for one in knowledge.knowledge(Lab(model), exam, model)}
+        assert isinstance(answers[put.text], Finding)
+        left_out = answers[other.text]
+        assert isinstance(left_out, NotAsked)
+        assert model.provenance.name in left_out.because
+        assert "chat template" in left_out.because
+    assert not knowledge.KNEW_ALREADY.answers
+
+
+def test_a_report_names_the_bundled_model_as_what_it_is(tmp_path: Path) -> None:
+    """An Instruct model of 4-bit weights, not the base model that its short name might be taken for."""
+    model = {"name": "smollm2-135m", "described": BUNDLED["smollm2-135m"].described}
+    for name, provenance in (("described", {"model": model}), ("plain", {"model": {"name": "smollm2-135m"}})):
+        writer = RunWriter(tmp_path / name, replace(run_info(), provenance=provenance))
+        writer.add(Finding("x", Estimate(1.0, 0.8, 1.2, 9, "nats"), zero("nats"), "less"))
+        writer.finish("finished", 1.0)
+        page = build_report([tmp_path / name], tmp_path / f"{name}.html").read_text()
+        assert ("<dd>smollm2-135m (SmolLM2-135M-Instruct, 4-bit)</dd>" in page) == (name == "described")
+
+
+def test_that_no_answer_is_exact_before_is_said_to_be_format(tiny_gpt2: Model, tuned: Model, exam: Exam) -> None:
+    for finding in behaviour.answers(Lab(tiny_gpt2), exam, tuned):
+        assert "about the format" in finding.caveat
+        sides = [row for row in finding.table if row["questions"] in ("held out", "tasks not trained")]
+        after, before = (next(row for row in sides if row["fine-tuning"] == name) for name in ("after", "before"))
+        assert finding.estimate.mean == after[EXACT]
+        assert finding.control.estimate.mean == before[EXACT]
 
 
 # small models
@@ -248,41 +299,58 @@ def test_features_that_come_up_are_those_of_the_change(
     exam = Exam(some[::2], some[1::2], ())
     pairs = [(q.prompt, q.answer) for q in exam.taught]
     tuned = fine_tune(word_model, pairs, steps=60, lr=3e-3) if changed else word_model
-    found = features.features_moved(Lab(word_model), exam, tuned, word_sae)
-    assert found is not None
-    assert (found.estimate.mean > 0) == changed
-    assert (found.verdict == "yes") == changed
-    draw(found)
+    risen = features.features_moved(Lab(word_model, sae_folder=word_sae), exam, tuned)
+    assert isinstance(risen, Finding)
+    assert risen.estimate.mean > 0.01 if changed else risen.estimate.mean == 0.0
+    draw(risen)
+
+
+def test_without_an_sae_no_feature_is_asked_about(tiny_gpt2: Model, exam: Exam) -> None:
+    answer = features.features_moved(Lab(tiny_gpt2), exam, tiny_gpt2)
+    assert isinstance(answer, NotAsked)
+    assert "--sae" in answer.because
 
 
 # the whole
 
 
-def run(model: Model, monkeypatch: pytest.MonkeyPatch, **flags: Any) -> list[Finding]:
+def run(model: Model, monkeypatch: pytest.MonkeyPatch, **flags: Any) -> list[Finding | NotAsked]:
     monkeypatch.setattr(small, "SIZE", replace(small.SIZE, steps=4, d_model=32))
     monkeypatch.setattr(small, "TUNING", {"steps": 4, "batch": 8, "lr": 1e-3})
-    return list(load_probe("pretraining-finetuning")(Lab(model, quick=True), **flags))
+    chosen = load_probe("pretraining-finetuning")
+    answers = list(chosen(Lab(model, quick=True), **flags))
+    for answer in answers:
+        check_declared(answer, chosen.claims, chosen.name)
+    assert not_reached(chosen.claims, answers) == []
+    return answers
 
 
 def test_the_loaded_model_comes_back_as_it_was_and_every_figure_draws(
     tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = weights(tiny_gpt2)
-    found = run(tiny_gpt2, monkeypatch, steps=3, lr=1e-3)
+    answers = run(tiny_gpt2, monkeypatch, steps=3, lr=1e-3)
     assert same(before, weights(tiny_gpt2))
-    for finding in found:
+    told = {answer.declared: answer for answer in answers if isinstance(answer, Finding)}
+    for finding in told.values():
         if finding.figure:
             draw(finding)
-    told = {finding.claim: finding for finding in found}
-    for words in ("Swapping is exact", "planted in one layer"):
-        (finding,) = [f for claim, f in told.items() if words in claim]
-        assert finding.verdict == "yes", words
-    for words in ("It learns the format", "carries over", "were there before", "Pre-training makes"):
-        (finding,) = [f for claim, f in told.items() if words in claim]
-        assert finding.verdict != "yes", words
-    assert 2 <= sum(f.answers for f in found) <= 4
-    again = run(tiny_gpt2, monkeypatch, steps=3, lr=1e-3)
-    assert [(f.estimate, f.control, f.table) for f in again] == [(f.estimate, f.control, f.table) for f in found]
+    for claim in (layers.EXACT_SWAPS, controls.PLANTED):
+        assert told[claim.text].verdict == "yes", claim.text
+    for claim in (behaviour.LEARNS_FORMAT, behaviour.CARRIES_OVER, knowledge.KNEW, small.MAKES_IT):
+        assert told[claim.text].verdict != "yes", claim.text
+    left_out = {answer.declared for answer in answers if isinstance(answer, NotAsked)}
+    assert left_out == {knowledge.KNEW_ALREADY.text, features.COME_UP.text, controls.OTHER_ANSWERS.text}
+    assert 2 <= sum(f.answers for f in told.values()) <= 4
+    again = {a.declared: a for a in run(tiny_gpt2, monkeypatch, steps=3, lr=1e-3) if isinstance(a, Finding)}
+    assert {text: (f.estimate, f.control, f.table) for text, f in again.items()} == {
+        text: (f.estimate, f.control, f.table) for text, f in told.items()
+    }
+
+
+def test_a_model_that_cannot_write_the_questions_is_said_not_to_be_asked(word_model: Model) -> None:
+    answers = islice(the_probe.pretraining_finetuning(Lab(word_model)), len(the_probe.OF_THE_LOADED))
+    assert [(a.declared, isinstance(a, NotAsked)) for a in answers] == [(c.text, True) for c in the_probe.OF_THE_LOADED]
 
 
 def test_answers_of_other_questions_are_no_right_ones(tiny_gpt2: Model, exam: Exam) -> None:

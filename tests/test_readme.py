@@ -89,7 +89,7 @@ def test_the_probe_in_contributing_is_a_probe_with_a_figure(smol: Model, tmp_pat
     assert probe.title == "Does a longer prompt make the next word more certain?"
     (finding,) = probe(Lab(smol))
     assert finding.answers
-    assert len(finding.table) == 4
+    assert [row["words"] for row in finding.table] == [4, 8]
     draw(finding)
 
 

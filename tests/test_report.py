@@ -278,3 +278,28 @@ def test_no_text_becomes_markup(text: str, monkeypatch: pytest.MonkeyPatch) -> N
     (trace,) = json.loads(data)["data"]
     assert trace["hovertext"]
     assert "<" not in data
+
+
+def test_the_first_page_counts_the_claims_and_judges_the_answers_together(tmp_path: Path) -> None:
+    """A yes that is just one among several does not stand; the words say how many would say yes by chance."""
+    zero = Control("none", Estimate(0, 0, 0, 0, "nats", "none"))
+    weak = Finding("weak", Estimate(1, 0.05, 1.95, 12, "nats"), zero, "greater", answers=True)
+    nothing = Finding("nothing", Estimate(0, -1, 1, 12, "nats"), zero, "greater", answers=True)
+    strong = replace(weak, claim="strong", estimate=Estimate(5, 4, 6, 12, "nats"))
+    write_run(tmp_path / "r", [weak, nothing, strong, replace(nothing, answers=False)])
+    text = Page(build_report([tmp_path / "r"], tmp_path / "one.html").read_text(encoding="utf-8")).text
+    assert "2 of 4 claims say yes; if none of them held, about 0.1 would" in text
+    assert text.index("2 of 4 claims say yes") < text.index("All that was found")
+    assert len(re.findall("does not stand", text)) == 1
+    assert len(re.findall(r"among all answers < 0\.0001: stands", text)) == 1
+    both = Page(build_report([tmp_path / "r"] * 2, tmp_path / "two.html").read_text(encoding="utf-8")).text
+    assert "4 of 8 claims say yes; if none of them held, about 0.2 would" in both
+    alone = write_run(tmp_path / "a", [weak])
+    assert "does not stand" not in Page(build_report([alone], tmp_path / "a.html").read_text(encoding="utf-8")).text
+
+
+def test_a_paired_gap_is_called_paired() -> None:
+    one, two = Estimate(2, 1, 3, 10, "nats", "document"), Estimate(1, 0, 2, 10, "nats", "document")
+    paired = Finding("c", one, Control("k", two), "greater", paired=Estimate(1, 0.5, 1.5, 10, "nats", "document"))
+    html = render([Run(Path("r"), run_info(), [paired, replace(paired, paired=None)])])
+    assert Page(html).text.count("paired: measured less control, document by document, n = 10 documents") == 1

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import torch
+from answered import finding, findings, not_asked
 from fact_files import write_facts
 
 from interp.analysis.answers import AnswerScores
@@ -50,11 +51,6 @@ def run(generator: Generator[Yielded, None, T]) -> tuple[list[Yielded], T]:
             return yielded, stop.value
 
 
-def answers(yielded: Sequence[Yielded]) -> list[Finding]:
-    """The findings among them."""
-    return [one for one in yielded if isinstance(one, Finding)]
-
-
 @pytest.fixture(scope="module")
 def population() -> list[Student]:
     """All that these tests teach, trained side by side: two seeds of each kind, and one that also reads backwards."""
@@ -87,7 +83,7 @@ def part_a_of(students: Sequence[Student], monkeypatch: pytest.MonkeyPatch) -> t
 
 def test_the_curse_shows_on_models_taught_one_order(students: list[Student], monkeypatch: pytest.MonkeyPatch) -> None:
     yielded, _ = part_a_of(students, monkeypatch)
-    forward, both, backward, *_ = answers(yielded)
+    forward, both, backward, *_ = findings(yielded)
     assert [f.verdict for f in (forward, both, backward)] == ["yes"] * 3
     assert forward.estimate.mean >= 0.95
     assert backward.estimate.mean <= 0.02
@@ -96,7 +92,7 @@ def test_the_curse_shows_on_models_taught_one_order(students: list[Student], mon
     for row in rows:
         if row["learned"] != "both orders":
             assert (row["exact match"] >= 0.9) == (row["asked"] == "as taught")  # type: ignore[operator]
-    assert all(draw(finding) for finding in answers(yielded) if finding.figure)
+    assert all(draw(one) for one in findings(yielded) if one.figure)
 
 
 def test_one_gradient_tells_what_patching_would_on_these_models(students: list[Student]) -> None:
@@ -116,27 +112,27 @@ def test_one_gradient_tells_what_patching_would_on_these_models(students: list[S
 def test_one_word_names_leak_through_tied_embeddings_and_two_word_names_do_not(
     students: list[Student], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leaks = [f for f in answers(part_a_of(students, monkeypatch)[0]) if "leak" in f.claim]
+    leaks = [f for f in findings(part_a_of(students, monkeypatch)[0]) if "leak" in f.claim]
     assert len(leaks) == 2
     for leak in leaks:
         chosen = {True: [], False: []}
         for row in leak.table:
             chosen[row["condition"] == part_a.LEAKY].append(float(row["multiple choice"] or 0))
         assert np.mean(chosen[True]) > 0.2 > np.mean(chosen[False])
-        assert leak.estimate.mean == pytest.approx(np.mean(chosen[True]) - np.mean(chosen[False]))
+        assert leak.gap.mean == pytest.approx(np.mean(chosen[True]) - np.mean(chosen[False]))
 
 
 def test_models_taught_both_orders_show_no_curse(students: list[Student], monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: people that were learned in both orders are said to be learned in one."""
     both = with_groups(students, name_first="both orders", description_first="both orders")
-    yielded = answers(part_a_of(both, monkeypatch)[0])
+    yielded = findings(part_a_of(both, monkeypatch)[0])
     assert [f.verdict for f in yielded[:3]] == ["yes", "yes", "no"]
     assert yielded[2].claim.startswith("Asked in the other order")
 
 
 def test_untrained_models_know_nothing_in_either_order(tiny_gpt2: Model) -> None:
     yielded, taught = run(part_a.trained(Lab(tiny_gpt2), seeds=2, steps=1))
-    assert [f.verdict for f in answers(yielded)] == ["no", "no"]  # and no claim about the other order is made
+    assert [f.verdict for f in findings(yielded)] == ["no", "no"]  # and no claim about the other order is made
     assert taught == []
 
 
@@ -145,7 +141,7 @@ def test_students_that_learned_a_little_are_not_asked_for_more(
 ) -> None:
     half = with_groups(students, name_first="description first")
     yielded, taught = part_a_of(half, monkeypatch)
-    first, second = answers(yielded)
+    first, second = findings(yielded)
     assert 0.1 < first.estimate.mean < 0.9
     assert (first.verdict, second.verdict) == ("unclear", "yes")
     assert taught == []
@@ -157,11 +153,9 @@ def test_where_the_positive_control_is_unclear_the_curse_is_said_not_to_be_judge
     """Who is said to know both orders knows one: the table shows a curse, and the line says why none is claimed."""
     yielded, taught = part_a_of(with_groups(students, both_orders="name first"), monkeypatch)
     learned, control, *rest = yielded
-    assert [f.verdict for f in answers([learned, control])] == ["yes", "unclear"]
+    assert [f.verdict for f in findings([learned, control])] == ["yes", "unclear"]
     assert [type(one) for one in rest] == [NotAsked] * 5
-    assert {one.because for one in rest if isinstance(one, NotAsked)} == {
-        "because the positive control is unclear: it is not judged"
-    }
+    assert {one.because for one in not_asked(rest)} == {"because the positive control is unclear: it is not judged"}
     assert rest[0].declared == part_a.CURSE.text
     assert taught == []
 
@@ -172,12 +166,14 @@ def test_a_gap_is_taken_seed_by_seed_and_no_narrower_than_its_people_allow() -> 
         return [common | {"seed": seed, "right": share} for seed, share in enumerate(shares)]
 
     far = gap_over_seeds(rows(0.9, 0.5, 0.7), "right", rows(0.6, 0.2, 0.4), "right", "share")
-    assert far.mean == pytest.approx(0.3)
-    assert 0.05 < far.low < 0.2 < 0.4 < far.high < 0.5  # seeds agree on the gap to the last digit; 60 people do not
+    assert [far.estimate.mean, far.control.mean, far.gap.mean] == pytest.approx([0.7, 0.4, 0.3])
+    assert (
+        0.05 < far.gap.low < 0.2 < 0.4 < far.gap.high < 0.5
+    )  # seeds agree on the gap to the last digit; 60 people do not
     apart = gap_over_seeds(rows(0.9, 0.5, 0.7), "right", rows(0.2, 0.6, 0.4), "right", "share")
-    assert apart.low < -0.5
+    assert apart.gap.low < -0.5
     one = gap_over_seeds(rows(0.9), "right", rows(0.6, 0.0), "right", "share")
-    assert (one.mean, one.n) == (pytest.approx(0.3), 1)  # of the seed that both have
+    assert (one.gap.mean, one.gap.n) == (pytest.approx(0.3), 1)  # of the seed that both have
 
 
 def test_reading_backwards_lifts_the_curse_and_nothing_more_does_not(
@@ -187,11 +183,10 @@ def test_reading_backwards_lifts_the_curse_and_nothing_more_does_not(
     nothing = replace(plain[0], course=replace(plain[0].course, name="identity bridge"))  # a plain one passed off
     monkeypatch.setattr(part_a, "teach_students", lambda *_, **__: [backwards, nothing])
     lab = Lab(None, quick=True)  # type: ignore[arg-type]
-    lifted, null, left_out = part_a.exceptions(lab, plain, part_a.remedies(lab, 1, 400))
-    assert isinstance(lifted, Finding)
-    assert isinstance(null, Finding)
-    assert lifted.estimate.mean > 0.4
-    assert abs(null.estimate.mean) < 0.05
+    *asked, left_out = part_a.exceptions(lab, plain, part_a.remedies(lab, 1, 400))
+    lifted, null = findings(asked)
+    assert lifted.gap.mean > 0.4
+    assert abs(null.gap.mean) < 0.05
     assert {row["condition"] for row in null.table} == {part_a.PLAIN, "reversed sentences too", "identity bridge"}
     assert isinstance(left_out, NotAsked)
     assert draw(lifted)
@@ -202,10 +197,10 @@ def test_attention_carries_the_answer_in_the_order_that_was_taught_alone(
 ) -> None:
     lab, facts = Lab(tiny_gpt2, quick=True), load_facts(data("facts/capitals.csv"))
     examined = part_c.models_to_examine(lab, students, [facts])[:1]
-    yielded = answers(list(part_c.works(lab, examined, 300)))
+    yielded = findings(list(part_c.works(lab, examined, 300)))
     carried = {("forward" in f.claim): f for f in yielded if "carries" in f.claim}
     assert [carried[True].verdict, carried[False].verdict] == ["yes", "no"]
-    assert carried[True].estimate.mean > 3
+    assert carried[True].gap.mean > 3
     assert all(draw(f) for f in yielded)
 
 
@@ -230,7 +225,7 @@ def test_no_declared_claim_is_passed_over(
     for one in yielded:
         check_declared(one, CLAIMS, "reversal-curse")
     assert not_reached(CLAIMS, yielded) == []
-    asked = {one.declared for one in answers(yielded)}
+    asked = {one.declared for one in findings(yielded)}
     assert (part_a.CURSE.text in asked, part_b.EXAMPLE.text in asked) == (learned, learned)
 
 
@@ -271,8 +266,8 @@ def pretrained(monkeypatch: pytest.MonkeyPatch, score: Callable[[FactSet, Direct
 @pytest.mark.parametrize("nats", [1.0, 3.0, 8.0])
 def test_a_model_that_only_likes_first_letters_pairs_nothing(monkeypatch: pytest.MonkeyPatch, nats: float) -> None:
     yielded = pretrained(monkeypatch, likes_first_letters(nats))
-    assert [f.verdict for f in answers(yielded)] == ["no", "no"]
-    assert [one.declared for one in yielded if isinstance(one, NotAsked)] == [part_b.CHOOSES.text, part_b.WRITES.text]
+    assert [f.verdict for f in findings(yielded)] == ["no", "no"]
+    assert [one.declared for one in not_asked(yielded)] == [part_b.CHOOSES.text, part_b.WRITES.text]
     # the trap is one: over all facts, and without a margin, these letters alone match the pairs
     elements = load_facts(data("facts/elements.csv"))
     all_facts = answering(likes_first_letters(nats))(None, elements, "forward")
@@ -283,17 +278,17 @@ def test_a_model_that_knows_the_facts_pairs_them_and_its_gap_is_judged(monkeypat
     def knows(facts: FactSet, direction: Direction) -> np.ndarray:
         return 3.0 * np.eye(len(facts)) if direction == "forward" else 1.5 * np.eye(len(facts))
 
-    forward, backward, chooses, writes = answers(pretrained(monkeypatch, knows))
+    forward, backward, chooses, writes = findings(pretrained(monkeypatch, knows))
     assert [forward.verdict, backward.verdict] == ["yes", "yes"]
     assert forward.estimate.mean == pytest.approx(3.0, abs=0.1)
     assert "Permutation p = 0.0033" in forward.measure
     assert [chooses.estimate.mean, writes.verdict] == [0.0, "no"]
-    assert all(draw(finding) for finding in (forward, chooses))
+    assert all(draw(one) for one in (forward, chooses))
 
 
 def test_a_lead_of_less_than_a_nat_is_not_said_to_be_knowledge(monkeypatch: pytest.MonkeyPatch) -> None:
     yielded = pretrained(monkeypatch, lambda facts, direction: 0.5 * np.eye(len(facts)))
-    assert [f.verdict for f in answers(yielded)] == ["no", "no"]
+    assert [f.verdict for f in findings(yielded)] == ["no", "no"]
 
 
 def test_facts_that_first_letters_give_away_are_not_judged_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,8 +300,8 @@ def test_facts_that_first_letters_give_away_are_not_judged_at_all(monkeypatch: p
 
 def test_a_model_that_knows_no_fact_gets_no_verdict_on_the_curse(tiny_gpt2: Model) -> None:
     yielded = list(part_b.pretrained(Lab(tiny_gpt2), [load_facts(data("facts/capitals.csv"))], 200))
-    assert len(answers(yielded)) == 2
-    assert all(f.verdict != "yes" for f in answers(yielded))
+    assert len(findings(yielded)) == 2
+    assert all(f.verdict != "yes" for f in findings(yielded))
     assert [type(one) for one in yielded[2:]] == [NotAsked, NotAsked]
 
 
@@ -352,7 +347,7 @@ def test_facts_in_the_prompt_are_told_from_guesses(smol: Model, monkeypatch: pyt
 
     for lean, verdict in ((1.0, "yes"), (-1.0, "no")):
         monkeypatch.setattr(part_b, "score_answers", reader(lean))
-        picked = answers(list(part_b.in_context(Lab(smol))))
+        picked = findings(list(part_b.in_context(Lab(smol))))
         assert [f.verdict for f in picked] == [verdict, verdict]
         assert [f.estimate.mean for f in picked] == [float(lean > 0)] * 2
 
@@ -362,7 +357,7 @@ def test_facts_in_the_prompt_are_told_from_guesses(smol: Model, monkeypatch: pyt
 
     generator = torch.Generator().manual_seed(0)
     monkeypatch.setattr(part_b, "score_answers", guess)
-    assert all(f.verdict != "yes" for f in answers(list(part_b.in_context(Lab(smol)))))
+    assert all(f.verdict != "yes" for f in findings(list(part_b.in_context(Lab(smol)))))
 
 
 def test_a_context_too_short_for_the_facts_leaves_that_part_out(tiny_gpt2: Model) -> None:
@@ -399,7 +394,7 @@ def test_a_users_pairs_are_asked_by_surname(smol: Model, tmp_path: Path) -> None
     kinds, left_out = by_surname(load_pairs(write_pairs(tmp_path)), part_b.LEAST, 40, 0)
     assert {kind.surname for kind in kinds} == {"different", "same"}
     assert left_out == ""
-    yielded = answers(list(part_b.families(Lab(smol), kinds, 200)))
+    yielded = findings(list(part_b.families(Lab(smol), kinds, 200)))
     leaked = next(f for f in yielded if "same surname" in f.claim and "forward" in f.claim)
     assert leaked.estimate.mean > leaked.control.estimate.mean + 0.5  # the surname alone gives it away
     example = [f for f in yielded if "Tom Cruise" in f.claim]
@@ -412,14 +407,14 @@ def test_every_pair_and_the_papers_example_has_a_row(tiny_gpt2: Model, tmp_path:
     kinds, _ = by_surname(load_pairs(write_pairs(tmp_path, pairs)), part_b.LEAST, 40, 0)
     yielded = list(part_b.families(Lab(tiny_gpt2), kinds, 100))
     assert not_reached([part_b.PAIRS_FAMILY, part_b.BY_NAME, part_b.EXAMPLE], yielded) == []
-    rows = [row for finding in answers(yielded) for row in finding.table]
+    rows = [row for one in findings(yielded) for row in one.table]
     asked = {(row["pair"], row["direction"]) for row in rows}
     listed = [line.rpartition(",")[0].replace(",", ", ") for line in pairs.splitlines()[1:]]
     assert asked == {
         (pair, way) for pair in (*listed, "Tom Cruise, Mary Lee Pfeiffer") for way in ("forward", "reversed")
     }
     assert sum(row["pair"] == "Tom Cruise, Mary Lee Pfeiffer" and "the model writes" in row for row in rows) == 10
-    assert all(draw(finding) for finding in answers(yielded) if finding.figure)
+    assert all(draw(one) for one in findings(yielded) if one.figure)
 
 
 def test_pairs_that_are_not_asked_are_counted(tmp_path: Path) -> None:
@@ -481,9 +476,8 @@ def test_features_that_move_with_the_wording_alone_are_no_features_of_the_direct
     monkeypatch.setattr(part_c, "site_of", lambda sae: "blocks.0.hook_resid_post")
     monkeypatch.setattr(part_c, "_strongest_words", lambda lab, sae, chosen: dict.fromkeys(chosen, "a word"))
     (one,) = part_c.features(Lab(smol, sae_folder=word_sae), load_facts(data("facts/capitals.csv")), 500)
-    assert isinstance(one, Finding)
-    assert one.verdict == verdict
-    assert len(one.table) == 2 * part_c.TOP_FEATURES
+    assert finding(one).verdict == verdict
+    assert len(finding(one).table) == 2 * part_c.TOP_FEATURES
 
 
 @pytest.mark.parametrize("name", BUNDLED)

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from answered import finding, findings, not_asked
 from people_folder import write_people
 
+from interp.analysis.lens import lead_without_priors
 from interp.analysis.multiple_choice import Choices
 from interp.lab.claims import NotAsked, not_reached
 from interp.lab.findings import Finding
@@ -52,21 +55,15 @@ def yielded(reader: Model) -> list[Finding | NotAsked]:
     return list(tuned.tuned(Lab(reader), [], STEPS, LR))
 
 
-def findings(yielded: list[Finding | NotAsked]) -> list[Finding]:
-    return [one for one in yielded if isinstance(one, Finding)]
-
-
 def test_a_model_fine_tuned_in_one_order_shows_the_curse(yielded: list[Finding | NotAsked]) -> None:
     taught, both, curse, *_ = findings(yielded)
     assert [f.verdict for f in (taught, both, curse)] == ["yes"] * 3
     assert taught.estimate.mean > 0.9
-    assert curse.estimate.mean > 0.8
+    assert curse.gap.mean > 0.8
     rows = taught.table
     assert [r["exact match (share of people)"] for r in rows if "before" in str(r["model and people"])] == [0.0] * 6
     assert not_reached(tuned.CLAIMS, yielded) == []
-    assert [one.because for one in yielded if isinstance(one, NotAsked)] == [
-        "because no multiple choices came with these people"
-    ]
+    assert [one.because for one in not_asked(yielded)] == ["because no multiple choices came with these people"]
 
 
 def test_the_papers_numbers_stand_with_their_deviations(yielded: list[Finding | NotAsked]) -> None:
@@ -81,7 +78,7 @@ def test_the_papers_numbers_stand_with_their_deviations(yielded: list[Finding | 
 
 
 def test_all_of_it_can_be_drawn(yielded: list[Finding | NotAsked]) -> None:
-    assert sum(finding.figure is not None and bool(draw(finding)) for finding in findings(yielded)) == 2
+    assert sum(one.figure is not None and bool(draw(one)) for one in findings(yielded)) == 2
 
 
 def test_a_model_that_learned_both_orders_is_not_said_to_have_the_curse(
@@ -96,9 +93,9 @@ def test_a_model_that_learned_both_orders_is_not_said_to_have_the_curse(
 def test_a_model_that_has_not_learned_is_not_asked_further(reader: Model) -> None:
     yielded = list(tuned.tuned(Lab(reader), [], 1, LR))
     assert len(findings(yielded)) == 2
-    assert all(finding.verdict != "yes" for finding in findings(yielded))
+    assert all(one.verdict != "yes" for one in findings(yielded))
     assert not_reached(tuned.CLAIMS, yielded) == []
-    reasons = [one.because for one in yielded if isinstance(one, NotAsked)]
+    reasons = [one.because for one in not_asked(yielded)]
     assert all("it was not surely learned" in because for because in reasons)
 
 
@@ -109,20 +106,17 @@ def test_the_papers_files_give_what_the_same_people_give_and_need_nobody_taught_
     for file in folder.iterdir():  # a word with its quotation mark is another word to this tokenizer
         file.write_text(re.sub("“(.*?)”", lambda book: book[1].lower(), file.read_text()))
     yielded = list(tuned.tuned(Lab(reader), read_people(folder)[:2], STEPS, LR))
-    taught, control, curse, trace, *_ = yielded
-    assert isinstance(taught, Finding)
-    assert isinstance(curse, Finding)
-    assert isinstance(trace, Finding)
+    taught, curse, trace = (finding(yielded[place]) for place in (0, 2, 3))
     assert taught.verdict == curse.verdict == "yes"
     assert "Nobody was taught in both orders" in curse.caveat
-    assert isinstance(control, NotAsked)
+    assert isinstance(yielded[1], NotAsked)
     assert trace.estimate.n == 2 * novelists.MOST
     assert not_reached(tuned.CLAIMS, yielded) == []
 
 
 def test_names_that_a_tokenizer_cannot_tell_apart_leave_the_part_out_and_say_so(word_model: Model) -> None:
     yielded = list(tuned.tuned(Lab(word_model), [], STEPS, LR))
-    assert [one.declared for one in yielded if isinstance(one, NotAsked)] == [claim.text for claim in tuned.CLAIMS]
+    assert [one.declared for one in not_asked(yielded)] == [claim.text for claim in tuned.CLAIMS]
     assert len(yielded) == len(tuned.CLAIMS)
 
 
@@ -142,10 +136,10 @@ def test_multiple_choices_are_compared_with_the_same_ones_before(monkeypatch: py
         return Choices(offered, np.array(share), np.ones(len(prompts)))
 
     monkeypatch.setattr(tuned, "choose_among", choose)
-    finding = tuned._offered(Lab("before"), "after", groups)  # type: ignore[arg-type]
-    assert (finding.verdict == "yes") == helps
-    assert finding.estimate.mean == (0.5 if helps else 0.0)
-    assert draw(finding)
+    offered = tuned._offered(Lab("before"), "after", groups)  # type: ignore[arg-type]
+    assert (offered.verdict == "yes") == helps
+    assert offered.gap.mean == (0.5 if helps else 0.0)
+    assert draw(offered)
 
 
 def test_no_two_novelists_share_a_word() -> None:
@@ -176,3 +170,29 @@ def test_the_best_layer_of_noise_is_not_above_chance() -> None:
     values = rng.normal(size=(20, 30))
     values[:, 7] += 5
     assert best_of_other_half(values) == pytest.approx(values[:, 7])
+
+
+def test_a_planted_lead_is_read_whatever_the_answers_own_likelihood() -> None:
+    """Left in, the priors of the answers are noise in every lead, and choosing a layer on the other half biases it."""
+    rng = np.random.default_rng(0)
+    n, layers = 20, 12
+    read: dict[str, list[float]] = {"priors out": [], "priors in": []}
+    for _ in range(60):
+        scores = rng.normal(0, 2.5, size=(1, layers, n)) + rng.normal(0, 0.5, size=(n, layers, n))
+        scores[np.arange(n), -3:, np.arange(n)] += 2.0
+        table = torch.tensor(scores)
+        out = lead_without_priors(table, torch.arange(n)).numpy()
+        own = scores[np.arange(n), :, np.arange(n)]
+        left_in = own - (scores.sum(2) - own) / (n - 1)
+        read["priors out"].append(best_of_other_half(out).mean())
+        read["priors in"].append(best_of_other_half(left_in).mean())
+    assert np.mean(read["priors out"]) == pytest.approx(2.0, abs=0.1)
+    assert np.std(read["priors out"]) < 0.3
+    assert np.mean(read["priors in"]) < 1.9, "the fault"
+
+
+def test_answers_that_start_alike_count_as_one() -> None:
+    scores = torch.zeros(4, 1, 2)
+    own = torch.tensor([0, 0, 1, 1])
+    scores[torch.arange(4), 0, own] += 3.0
+    assert lead_without_priors(scores, own).flatten().tolist() == [3.0] * 4

@@ -67,6 +67,7 @@ def test_a_feature_shows_where_it_is_strongest(
     text = said(capsys, "sae", "show", sae, "--feature", feature, "--model", model, "--corpus", corpus, "--n", 3)
     head, _, *examples = text.splitlines()
     assert head.startswith(f"feature {feature} fires on ")
+    assert f"tokens of {corpus}, up to" in head, "the text is named"
     strengths = [float(line.split()[0]) for line in examples]
     assert len(strengths) == 3
     assert strengths == sorted(strengths, reverse=True)

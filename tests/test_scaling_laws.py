@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from refusals import the_line
 
-from interp import Finding, Lab, Model, UserError
+from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.lab.discover import load_probe
 from interp.model.training.batched_gpt2 import Size
 from interp.views.figures import draw
 from probes import scaling_laws as the_probe
 from probes._scaling_laws.family import count_parameters, measure_family
 from probes._scaling_laws.grid import Plan, Point, train_on_shares, train_sizes
-from probes._scaling_laws.laws import doubt, falls, law_of, planted
+from probes._scaling_laws.laws import NOISE, doubt, falls, law_of, planted
 from probes._scaling_laws.text import read_characters
 
 TINY = Plan((4, 8, 12, 16), (40, 80), (1 / 16, 1 / 8, 1 / 4, 1.0), 8, lrs=(1e-2, 3e-2), batch=2)
@@ -47,15 +49,16 @@ def test_a_law_that_is_there_is_found_and_one_that_is_not_is_not() -> None:
 
 
 def test_doubt_is_cast_where_it_is_due(lab: Lab) -> None:
-    straight = doubt(lab, law_of("parameters", made_up(0.07)))
+    straight = doubt(law_of("parameters", made_up(0.07)))
     assert [finding.verdict for finding in straight[:2]] == ["yes", "yes"]
     assert straight[2].gap.mean > 0, "the same losses over a narrower range of sizes"
     points = made_up(0.0)
     bent = [
         Point(p.size, 100, 1000, 512_000, 600_000, 1e-2, False, 1.0 + p.losses * 40 / p.size.d_model) for p in points
     ]
-    foretold, line, _ = doubt(lab, law_of("parameters", bent))
-    assert foretold.verdict == "no"
+    foretold, line, _ = doubt(law_of("parameters", bent))
+    assert foretold.verdict != "yes", "a line through bent points foretells little, and its interval says so"
+    assert abs(foretold.gap.mean) > 0.01
     assert line.verdict != "yes"
     assert planted(lab, law_of("parameters", points)).verdict == "yes"
 
@@ -93,13 +96,43 @@ def test_documents_do_not_cross_from_training_to_test() -> None:
 
 def test_the_whole_probe_runs_small(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(the_probe, "QUICK", TINY)
-    found: list[Finding] = list(load_probe("scaling-laws")(lab))
-    for finding in found:
-        if finding.figure:
-            draw(finding)
-    assert [finding.answers for finding in found[:3]] == [True] * 3
-    assert found[-2].verdict == "yes", "the planted exponent"
-    assert sum("the published one" in finding.claim for finding in found) == 3
+    scaling = load_probe("scaling-laws")
+    answers = list(scaling(lab))
+    assert list(dict.fromkeys(answer.declared for answer in answers)) == [claim.text for claim in scaling.claims]
+    for answer in answers:
+        if isinstance(answer, Finding) and answer.figure:
+            draw(answer)
+    assert [answer.answers for answer in answers[:3]] == [True] * 3
+    (found_again,) = [answer for answer in answers if isinstance(answer, Finding) and "put into" in answer.claim]
+    assert found_again.verdict == "yes", "the planted exponent"
+    assert f"noise of {NOISE:.1%}" in found_again.measure
+    assert sum("the published one" in answer.claim for answer in answers) == 3
+    family = answers[-1]
+    assert isinstance(family, NotAsked)
+    assert "no --models" in family.because
+
+
+def test_a_frontier_of_three_is_said_not_to_be_asked_about(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer training that makes everything worse: nothing but the shortest is on the frontier."""
+    points = made_up(0.05)[:4]
+    monkeypatch.setattr(the_probe, "read_characters", lambda _: SimpleNamespace(shuffled=lambda _: None))
+    monkeypatch.setattr(the_probe, "QUICK", replace(TINY, data_width=points[0].size.d_model, durations=(40, 80)))
+    monkeypatch.setattr(
+        the_probe, "train_on_shares", lambda *_: [replace(p, text=1000 * 2**i) for i, p in enumerate(points)]
+    )
+    monkeypatch.setattr(
+        the_probe,
+        "train_sizes",
+        lambda lab, text, plan, widths, steps, what: [
+            replace(p, losses=p.losses * 0 + (3.0 if steps == 40 else 4.0) + 0.1 * i) for i, p in enumerate(points)
+        ],
+    )
+    left_out = [answer for answer in load_probe("scaling-laws")(lab) if isinstance(answer, NotAsked)]
+    assert [answer.claim for answer in left_out[:2]] == [
+        "More compute: lower test loss, as a power of it.",
+        "The exponent of compute is the published one, 0.05, within 0.02.",
+    ]
+    assert all("fewer than 4 points" in answer.because for answer in left_out[:2])
 
 
 def test_a_family_is_measured_a_character(lab: Lab, monkeypatch: pytest.MonkeyPatch, word_model: Model) -> None:
@@ -109,10 +142,13 @@ def test_a_family_is_measured_a_character(lab: Lab, monkeypatch: pytest.MonkeyPa
 
     models = {"small": lab.model, "other": word_model}
     monkeypatch.setattr(family, "load_model", lambda name, device: models[name])
-    monkeypatch.setattr(family, "split_corpus", lambda: ([], ["the cat sat on the mat"] * 8))
+    monkeypatch.setattr(family, "prose", lambda: ["the cat sat on the mat"] * 8)
     monkeypatch.setattr(word_model, "encode", lambda texts, cut=None: [[1, 5, 6, 7]])
     finding = measure_family(lab, ["small", "other"], None)
     draw(finding)
+    means = [float(row["loss (nats per character)"] or 0) for row in finding.table]
+    assert finding.estimate.mean == pytest.approx(means[-1] - means[0]), "document by document"
+    assert finding.control.estimate.mean == 0
     hf: Any = lab.model.hf
     ids = lab.model.encode(["the cat sat on the mat"])[0]
     with torch.no_grad():

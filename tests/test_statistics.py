@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from interp.stats.crossed import estimate_crossed
 from interp.stats.estimate import HUGE, Estimate
 from interp.stats.estimators import (
     double_centre,
-    estimate_crossed,
     estimate_mean,
     known,
     matched_scores,
@@ -54,24 +54,47 @@ def test_the_interval_is_ordered_reproducible_and_inside_its_bounds(values: np.n
     assert (first.low < first.high) == (len(values) > 1), "values that are all alike are no certainty"
 
 
-def test_a_handful_of_units_gets_students_interval_and_keeps_to_its_bounds() -> None:
-    values = [0.1, 0.4, 0.2, 0.25]
-    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+def test_units_without_a_long_tail_get_students_interval_and_keep_to_their_bounds() -> None:
+    values = [-0.3, -0.1, 0.0, 0.1, 0.3]
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
     e = estimate_mean(values, unit="x", over="seed")
     assert (e.low, e.high) == pytest.approx((low, high))
-    assert estimate_mean([0.9, 1.0, 1.0], unit="x", over="seed", bounds=(0, 1)).high == 1.0
+    far = estimate_mean([1000 + v for v in values], unit="x", over="seed")
+    assert (far.low, far.high) == pytest.approx((1000 + low, 1000 + high), abs=1e-3), "zero is far away"
+    skewed = [-0.3, -0.1, 0.0, 0.1, 1.3]
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(skewed), scale=stats.sem(skewed))
+    e = estimate_mean(skewed, unit="x", over="seed")
+    assert e.low == pytest.approx(low)
+    assert e.high > high + 0.3, "it reaches farther where the tail is"
+    mirrored = estimate_mean([-v for v in skewed], unit="x", over="seed")
+    assert (mirrored.low, mirrored.high) == pytest.approx((-e.high, -e.low))
+    assert estimate_mean([0.9, 1.0, 1.0], unit="x", over="seed", bounds=(0, 1)).high <= 1.0
     with pytest.raises(ValueError, match="outside their bounds"):
         estimate_mean([0.9, 1.1], unit="x", over="seed", bounds=(0, 1))
     with pytest.raises(ValueError, match="no values"):
         estimate_mean([], unit="x", over="seed")
 
 
-def test_shares_that_are_all_alike_get_wilsons_interval() -> None:
+def test_values_that_are_all_alike_between_two_bounds_leave_room_for_what_was_not_seen() -> None:
     e = estimate_mean([0.0] * 20, unit="share", over="item", bounds=(0, 1))
-    wilson = proportion([False] * 20, unit="share", over="item")
-    assert (e.low, e.high) == pytest.approx((wilson.low, wilson.high))
+    exact = proportion([False] * 20, unit="share", over="item")
+    assert (e.low, e.high) == pytest.approx((exact.low, exact.high))
     gap = estimate_mean([0.0] * 20, unit="share", over="item", bounds=(-1, 1))
     assert gap.low == pytest.approx(-gap.high)
+    assert gap.high == pytest.approx(exact.high)
+
+
+def test_values_that_are_all_alike_without_bounds_are_no_certainty_unless_they_must_be_alike() -> None:
+    for values in ([0.0] * 5, [0.3] * 5, [1e6 + 1e-9, 1e6], [0.1 + 0.2, 0.3]):
+        e = estimate_mean(values, unit="x", over="item")
+        assert e.alike, "rounding is no spread"
+        assert not e.has_interval
+        assert "[no interval]" in str(e)
+        exact = estimate_mean(values, unit="x", over="item", exact=True)
+        assert exact.has_interval
+    assert not estimate_mean([0.0, 1e-6], unit="x", over="item").alike
+    assert estimate_mean([0.0] * 5, unit="x", over="item", bounds=(0, np.inf)).alike
+    assert estimate_crossed([np.full((3, 4), 0.5)], unit="x", over="fact").alike
 
 
 @pytest.mark.parametrize("spread", [(1.0, 0.2, 0.2), (0.2, 1.0, 0.2), (0.6, 0.6, 0.6), (0.0, 0.0, 1.0)])
@@ -141,15 +164,17 @@ def test_a_group_with_one_wording_has_no_crossed_interval() -> None:
         estimate_crossed([], unit="x", over="fact")
 
 
-def test_wilson_interval_does_not_collapse_at_zero() -> None:
+def test_a_share_gets_the_exact_interval_which_does_not_collapse_at_zero() -> None:
     e = proportion([False] * 20, unit="share", over="item")
     assert e.mean == 0
     assert e.low == 0
-    assert 0.1 < e.high < 0.2  # Wilson 1927: 0.161 for 0 of 20
+    assert 0.1 < e.high < 0.2  # 1 - 0.025 ** (1 / 20) = 0.168 for 0 of 20
     for k in (0, 1, 7, 20):
-        ours = proportion([i < k for i in range(20)], unit="share", over="item")
-        scipys = stats.binomtest(k, 20).proportion_ci(0.95, method="wilson")
-        assert (ours.low, ours.high) == pytest.approx((scipys.low, scipys.high))
+        e = proportion([i < k for i in range(20)], unit="share", over="item")
+        scipys = stats.binomtest(k, 20).proportion_ci(0.95, method="exact")
+        assert (e.low, e.high) == pytest.approx((scipys.low, scipys.high))
+        same = estimate_mean([float(i < k) for i in range(20)], unit="share", over="item", bounds=(0, 1))
+        assert (same.low, same.high) == pytest.approx((e.low, e.high))
 
 
 @given(arrays(np.float64, (3, 5, 5), elements=finite))

@@ -9,34 +9,128 @@ import pytest
 import torch
 from refusals import the_line
 
-from interp import Finding, Lab, Model, UserError
+from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.lab.discover import load_probe
 from interp.views.figures import draw
-from probes._temperature_zero import ways
-from probes._temperature_zero.compare import compare, compare_ways, leads, parts, share
+from probes import temperature_zero as the_probe
+from probes._temperature_zero import cause, ways
+from probes._temperature_zero.compare import Compared, Pair, compare, compare_ways, leads, parts, share
+from probes._temperature_zero.one_order import linear_layers, one_order
 from probes._temperature_zero.sums import add_in_orders, products_of, whole_numbers
 from probes._temperature_zero.ways import PROMPTS, Text, Way, alone, cast, padded, padded_left, with_mates, write_texts
 
 
 @pytest.fixture(scope="module")
-def found(tiny_gpt2: Model) -> list[Finding]:
-    """The findings on a tiny model, which must be left as it was."""
+def answers(tiny_gpt2: Model) -> list[Finding | NotAsked]:
+    """The answers on a tiny model, which must be left as it was."""
     before = {name: value.clone() for name, value in tiny_gpt2.hf.state_dict().items()}
     threads, attention = torch.get_num_threads(), tiny_gpt2.hf.config._attn_implementation
-    findings = list(load_probe("temperature-zero")(Lab(tiny_gpt2, quick=True), new_tokens=6))
+    answers = list(load_probe("temperature-zero")(Lab(tiny_gpt2, quick=True), new_tokens=6))
     assert all(torch.equal(before[name], value) for name, value in tiny_gpt2.hf.state_dict().items())
     assert (torch.get_num_threads(), tiny_gpt2.hf.config._attn_implementation) == (threads, attention)
-    return findings
+    return answers
 
 
-def test_rounding_is_found_and_randomness_is_not(found: list[Finding]) -> None:
-    told = {finding.claim: finding.verdict for finding in found}
+def test_rounding_is_found_and_randomness_is_not(answers: list[Finding | NotAsked]) -> None:
+    verdicts = {answer.claim: answer.verdict for answer in answers if isinstance(answer, Finding)}
     for words in ("The same call again", "own sums depend", "Positive control", "takes the one", "in fp64, no text"):
-        (verdict,) = [verdict for claim, verdict in told.items() if words in claim]
+        (verdict,) = [verdict for claim, verdict in verdicts.items() if words in claim]
         assert verdict == "yes", words
-    for finding in found:
-        if finding.figure:
-            draw(finding)
+    for answer in answers:
+        if isinstance(answer, Finding) and answer.figure:
+            draw(answer)
+
+
+def test_every_claim_is_answered_or_said_not_to_be_asked(answers: list[Finding | NotAsked]) -> None:
+    claims = load_probe("temperature-zero").claims
+    assert [answer.declared for answer in answers] == [claim.text for claim in claims]
+    assert {claim.text for claim in claims if claim.arithmetic} == {cause.OWN_SUMS.text, the_probe.chance.TIES.text}
+    assert not [claim.text for claim in claims if claim.arithmetic and claim.answers]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_one_order_a_batch_changes_no_bit(tiny_of: Any, architecture: str, dtype: torch.dtype) -> None:
+    """By itself, in a batch of seven, at any place in it: the product is the same to the last bit, and it is right."""
+    hf = cast(tiny_of(architecture), dtype)
+    layers = linear_layers(hf)
+    assert len(layers) > 6
+    ids = torch.randint(5, 200, (7, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        usual = hf(ids).logits
+        with one_order(hf):
+            together = hf(ids).logits
+            for i in range(7):
+                assert torch.equal(hf(ids[i : i + 1]).logits[0], together[i])
+        assert torch.equal(hf(ids).logits, usual), "the usual products are back"
+    assert not any("forward" in vars(layer) for layer in layers)
+    torch.testing.assert_close(together, usual, rtol=0, atol=0.1 if dtype == torch.bfloat16 else 1e-4)
+
+
+def test_the_usual_products_are_back_after_a_failure(tiny_gpt2: Model) -> None:
+    hf = cast(tiny_gpt2, torch.float32)
+    with pytest.raises(RuntimeError), one_order(hf):
+        raise RuntimeError
+    assert not any("forward" in vars(layer) for layer in linear_layers(hf))
+
+
+def pair_of(parted: bool, same_bits: bool = False, lead: float = 0.1, leads: tuple[float, ...] = (2.0,)) -> Pair:
+    return Pair(same_bits, 0.1, 0.1, 1 if parted else None, lead if parted else None, leads)
+
+
+def usual_of(pairs: list[Pair]) -> list[Compared]:
+    return [Compared("bf16", ways.WITH_MATES.name, tuple(pairs))]
+
+
+def test_one_order_is_the_cause_where_the_usual_products_differ(tiny_gpt2: Model) -> None:
+    """Planted: the usual products changed every prompt's bits, and the texts of none, or of six."""
+    hf, prompts = cast(tiny_gpt2, torch.bfloat16), PROMPTS[:8]
+    bits, texts = cause.in_one_order(Lab(tiny_gpt2), hf, prompts, 4, usual_of([pair_of(False)] * 8))
+    assert isinstance(bits, Finding)
+    assert (bits.verdict, bits.estimate.mean) == ("yes", -1.0)
+    assert isinstance(texts, NotAsked)
+    draw(bits)
+    usual = usual_of([pair_of(i < 6) for i in range(8)])
+    _, texts = cause.in_one_order(Lab(tiny_gpt2), hf, prompts, 4, usual)
+    assert isinstance(texts, Finding)
+    assert (texts.verdict, texts.estimate.mean) == ("yes", -0.75)
+
+
+def test_where_batch_mates_change_nothing_no_cause_is_claimed(tiny_gpt2: Model) -> None:
+    hf = cast(tiny_gpt2, torch.bfloat16)
+    usual = usual_of([pair_of(False, same_bits=True)] * 8)
+    for answer in cause.in_one_order(Lab(tiny_gpt2), hf, PROMPTS[:8], 4, usual):
+        assert isinstance(answer, NotAsked)
+        assert "usual products" in answer.because
+
+
+def test_a_product_that_batch_mates_change_is_not_called_invariant(
+    tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: a cause elsewhere than in the products is left over, and the verdict is no yes."""
+
+    def noisy(hf: Any, texts: Any) -> Any:
+        return (logits + 1e-1 for logits in alone(hf, texts))
+
+    monkeypatch.setattr(cause, "WITH_MATES", Way(ways.WITH_MATES.name, noisy))
+    hf = cast(tiny_gpt2, torch.bfloat16)
+    bits, _ = cause.in_one_order(Lab(tiny_gpt2), hf, PROMPTS[:8], 4, usual_of([pair_of(False)] * 8))
+    assert isinstance(bits, Finding)
+    assert bits.verdict != "yes"
+
+
+def test_where_texts_part_is_judged_by_signs() -> None:
+    """A single huge lead elsewhere decides nothing; leads that are alike on both sides are no yes."""
+    close = the_probe._where_they_part(usual_of([pair_of(True)] * 9 + [pair_of(False)] * 9))
+    assert isinstance(close, Finding)
+    assert (close.verdict, close.estimate.n) == ("yes", 9)
+    skewed = [pair_of(True, lead=1.0, leads=(0.5,))] * 6 + [pair_of(True, lead=1.0, leads=(1e4,))] * 3
+    alike = the_probe._where_they_part(usual_of(skewed))
+    assert isinstance(alike, Finding)
+    assert alike.verdict != "yes"
+    lone = the_probe._where_they_part(usual_of([pair_of(True), pair_of(False)]))
+    assert isinstance(lone, NotAsked)
+    assert "only 1 prompts" in lone.because
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -132,7 +226,7 @@ def test_shares_are_over_prompts(tiny_gpt2: Model) -> None:
     compared = compare_ways(tiny_gpt2, hf, "fp32", PROMPTS[:5], 4, [Way("mates", with_mates)], lambda *_: None)
     assert share(compared, lambda _: True).mean == 1.0
     assert share(compared, parts).n == 5
-    assert leads(compared, 0) is None
+    assert leads(compared) == ([], [])
     assert len(list(padded(hf, write_texts(tiny_gpt2, hf, PROMPTS[:2], 4)[0]))) == 2
 
 

@@ -11,24 +11,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusals import the_line
 
-from interp import Finding, Lab, Model, UserError
+from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.text.corpus import split_corpus
+from interp.text.corpus import prose, split_corpus
 from interp.views.figures import draw
 from probes import tokenization as the_probe
+from probes._tokenization import cost
 from probes._tokenization import words as the_words
+from probes._tokenization.cost import cost_findings, costs, cut_by_force
 from probes._tokenization.pieces import _nearest, _places, best_layer, halve
+from probes._tokenization.running import in_text, known_tokenizers
 from probes._tokenization.words import (
+    COMMON,
     FORMS,
+    LETTERS,
+    WHOLE_WORDS,
     Word,
     at_equal_length,
     count_pieces,
     english,
+    frequencies,
     is_split,
     languages,
     made_up,
+    split_as_met,
     split_in_text,
+    words_of,
 )
 
 
@@ -41,13 +50,124 @@ def findings_of(model: Model) -> list[Finding]:
 
 
 def test_the_bundled_model(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], split_corpus()[1][:6]))
+    monkeypatch.setattr(the_probe, "prose", lambda: prose()[:6])
     found = findings_of(smol)
     told = {finding.claim: finding for finding in found}
-    for words in ("Rare words", "In capitals", "other scripts", "second piece", "Positive", "Negative"):
+    for words in (
+        "Rare words", "In capitals", "other scripts", "second piece", "made-up words", "random weights do not",
+        "knows every word", "knows letters alone", "cut by force costs",
+    ):  # fmt: skip
         (finding,) = [f for claim, f in told.items() if words in claim]
         assert finding.verdict == "yes", words
-    assert sum(finding.answers for finding in found) == 4
+    assert sum(finding.answers for finding in found) == 7
+    (scripts,) = [f for claim, f in told.items() if "other scripts" in claim]
+    assert (scripts.estimate.n, scripts.estimate.over) == (5, "language"), "the unit is the language"
+    for words in ("running text", "second piece", "cut by force costs"):
+        (finding,) = [f for claim, f in told.items() if words in claim]
+        assert "which people wrote" in finding.measure, words
+
+
+def test_running_words_of_real_prose_are_seldom_cut_and_babble_is_not_prose(smol: Model) -> None:
+    """Known for this tokenizer: 6.8 % of English as it is met, 4.3 % of the 20,000 most frequent words."""
+    lab = Lab(smol)
+    in_prose, as_met = in_text(lab, prose()[:60], "prose")
+    assert (in_prose.verdict, as_met.verdict) == ("no", "no")
+    assert as_met.estimate.mean == pytest.approx(0.068, abs=0.002)
+    share = {str(row["words"]): float(str(row["cut (share of words)"])) for row in in_prose.table}
+    (common,) = [value for name, value in share.items() if f"{COMMON:,} most frequent" in name]
+    assert common == pytest.approx(0.043, abs=0.003)
+    assert 0.03 < in_prose.estimate.mean < 0.055
+    babble = split_in_text(smol, split_corpus()[1], 0)
+    assert babble.low > 0.1, "the negative control: without a list, on what the model wrote, it would be a yes"
+    assert split_in_text(smol, split_corpus()[1], 0, {w for w, _ in frequencies()}).mean < 0.085
+
+
+def test_strings_that_are_no_words_do_not_count() -> None:
+    text = "the tower " * 20 + "narlbi infintes CaCuRepToState " * 10
+    cut = the_words.KnownTokenizer(r" ?(?:the|tower)| ?.")
+    assert split_in_text(cut, [text] * 4, 0, {"the", "tower"}).mean == 0.0
+    assert split_in_text(cut, [text] * 4, 0).mean == pytest.approx(30 / 70), "the planted fault"
+    with pytest.raises(UserError) as few:
+        split_in_text(cut, ["narlbi infintes " * 30] * 4, 0, {"the", "tower"})
+    assert "20 English words" in the_line(few)
+
+
+def test_running_words_are_whole_and_without_contractions() -> None:
+    assert words_of("'Don't,' she said--\u2018the dogs\u2019 well\u2019 isn\u2019t U.S. 3rd na\u00efve") == [
+        "she", "said", "the", "dogs", "well", "U", "S", "rd", "na", "ve",
+    ]  # fmt: skip
+
+
+def test_a_word_counts_as_often_as_it_is_met() -> None:
+    split, zipf = np.array([False, True, True]), np.array([6.0, 5.0, 4.0])
+    assert split_as_met(split, zipf) == pytest.approx((10 + 1) / (100 + 10 + 1))
+    assert split_as_met(split, zipf, 2) == pytest.approx(10 / 110)
+    assert split.mean() == pytest.approx(2 / 3), "each once is another number"
+
+
+def test_the_frequency_list_is_the_list_of_words_beside_it() -> None:
+    listed = dict(frequencies())
+    assert len(listed) == sum(1 for _ in frequencies()) == 93_628
+    assert [zipf for _, zipf in frequencies()] == sorted(listed.values(), reverse=True)
+    common = [word for word in english() if word.zipf >= 3]
+    assert all(listed[word.text] == word.zipf for word in common)
+
+
+def test_tokenizers_of_known_behaviour_are_findings_and_a_wrong_count_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    none, all_of_them = known_tokenizers(english())
+    assert (none.verdict, all_of_them.verdict) == ("yes", "yes")
+    assert (none.estimate.mean, all_of_them.estimate.mean) == (0.0, 1.0)
+    count = the_words.count_pieces
+    for wrong, verdicts in ((1, ("no", "yes")), (-20, ("yes", "no"))):
+        monkeypatch.setattr(the_words, "count_pieces", lambda *given, wrong=wrong: [n + wrong for n in count(*given)])
+        assert tuple(f.verdict for f in known_tokenizers(english())) == verdicts, wrong
+    assert count(WHOLE_WORDS, [" tower", "tower"]) == [1, 1]
+    assert count(LETTERS, [" tower", "tower"]) == [5, 5]
+
+
+def test_cutting_by_force_leaves_the_text_as_it_was(smol: Model) -> None:
+    texts = [str(smol.tokenizer.decode([i])) for i in range(len(smol.tokenizer))]
+    (row,) = smol.encode(prose()[0], cut=120)
+    forced = cut_by_force(smol, row, texts)
+    assert smol.tokenizer.decode(forced.ids) == smol.tokenizer.decode(row)
+    assert len(forced.ids) > len(row)
+    assert forced.is_cut.sum() > 4
+    for place, (start, end) in enumerate(zip(forced.at[:-1], forced.at[1:], strict=True)):
+        pieces = forced.ids[start:end]
+        assert smol.tokenizer.decode(pieces) == texts[row[place]]
+        assert (len(pieces) > 1) == bool(forced.is_cut[place])
+        if forced.is_cut[place]:
+            assert texts[row[place]].strip().islower()
+            assert len(texts[row[place]].strip()) >= cost.LONG
+
+
+def test_the_cost_of_cutting_is_that_of_the_pieces_less_that_of_the_whole(
+    smol: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of known losses: each token costs its length in letters, twice that behind a cut word."""
+    texts = [str(smol.tokenizer.decode([i])) for i in range(len(smol.tokenizer))]
+    rows = smol.encode(prose()[:4], cut=80)
+
+    def known_loss(prompts: list[list[int]]) -> torch.Tensor:
+        (ids,) = prompts
+        factor = 1.0 if ids in rows else 1.5
+        return torch.tensor([[torch.nan, *(factor * len(texts[i]) for i in ids[1:])]])
+
+    monkeypatch.setattr(smol, "loss", known_loss)
+    found = costs(Lab(smol), smol, prose()[:4], 80, "reading")
+    for row, (at_cut, elsewhere) in zip(rows, found, strict=True):
+        forced = cut_by_force(smol, row, texts)
+        first = int(forced.is_cut.argmax())
+        lengths = np.array([len(texts[i]) for i in row])
+        assert at_cut == pytest.approx(0.5 * lengths[forced.is_cut].mean())
+        rest = [n for i, n in enumerate(lengths) if i > first and not forced.is_cut[i]]
+        assert elsewhere == pytest.approx(0.5 * np.mean(rest))
+
+
+def test_where_too_little_can_be_cut_its_cost_is_said_not_to_be_asked(smol: Model) -> None:
+    answers = list(cost_findings(Lab(smol), ["the cat sat on the mat"] * 5, 40, "a made-up text"))
+    assert len(answers) == 3
+    assert all(isinstance(one, NotAsked) and "0 documents have 4 words" in one.because for one in answers)
 
 
 def test_pieces_are_those_of_the_tokenizer(smol: Model) -> None:
@@ -68,7 +188,7 @@ def test_a_tokenizer_that_knows_every_word_cuts_none_and_one_that_knows_letters_
     assert split_in_text(whole, [" ".join(texts[:50])] * 4, 0).mean == 0.0
     with pytest.raises(UserError) as few:
         split_in_text(whole, [" ".join(texts[:50])] * 3, 0)
-    assert "3 documents of the corpus have 20 words" in the_line(few)
+    assert "3 documents of the corpus have 20 English words" in the_line(few)
 
 
 def test_equal_lengths_are_weighed_as_a_loop_does() -> None:

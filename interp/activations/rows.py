@@ -103,7 +103,7 @@ def capture_rows(
 @looks_once
 def read_rows(
     model: Model, sequences: list[list[int]], sites: Sequence[str], batch_size: int = 16
-) -> dict[str, Float[Tensor, "row d"]]:
+) -> dict[str, Float[Tensor, "row _"]]:
     """Activations of token sequences at several sites (full names), sequence by sequence, on the model's device."""
     pieces: dict[str, list[Tensor]] = {site: [torch.empty(0)] * len(sequences) for site in sites}
     for batch in batches(model.tree, sequences, batch_size, "right", sites):

@@ -20,7 +20,14 @@ from interp.model.model import Model
 from interp.model.training.small import SmallGPT2, TrainingJob, train_small_gpt2s
 from interp.progress import Progress, silent
 from interp.stats.estimate import Estimate
-from interp.stats.estimators import estimate_mean, matched_scores, pairing_null, proportion, top_choice
+from interp.stats.estimators import (
+    PairedEstimates,
+    estimate_mean,
+    matched_scores,
+    pairing_null,
+    proportion,
+    top_choice,
+)
 from interp.text.facts import DIRECTIONS, FactSet
 from interp.text.invented import NameTokens, invent_groups, people_set
 from interp.text.people import TAUGHT_AS, Learned
@@ -112,33 +119,36 @@ def examine_student(student: Student, n_boot: int = 500) -> list[dict[str, Cell]
 
 
 def over_seeds(rows: Sequence[dict[str, Cell]], column: str, unit: str) -> Estimate:
-    """Mean over seeds; for a share, the wider of Student's interval over seeds and Wilson's over people."""
+    """Mean over seeds; for a share, the wider of the interval over seeds and Clopper and Pearson's over people."""
     means = _by_seed(rows, column)
     mean = estimate_mean(means, unit=unit, over="training seed")
     if len(means) == 1 or "nats" in column:
         return mean
     people = _of_people(rows, mean.mean, unit)
-    return replace(mean, low=max(0.0, min(mean.low, people.low)), high=min(1.0, max(mean.high, people.high)))
+    low, high = min(mean.low, people.low), max(mean.high, people.high)
+    # seeds that are all alike show no spread, but people do
+    return replace(mean, low=max(0.0, low), high=min(1.0, high), alike=False)
 
 
 def gap_over_seeds(
     rows: Sequence[dict[str, Cell]], column: str, less: Sequence[dict[str, Cell]], less_column: str, unit: str
-) -> Estimate:
-    """Mean over the seeds that both have of one share less another, seed by seed.
+) -> PairedEstimates:
+    """Two shares of the seeds that both have, and the one less the other, seed by seed: a paired gap for a finding.
 
-    The wider of Student's interval over the differences and Newcombe's (1998, method 10) over people.
+    The gap's interval is the wider of that over the differences and of Newcombe's (1998, method 10) over people.
     """
     seeds = {row["seed"] for row in rows} & {row["seed"] for row in less}
     rows, less = ([row for row in side if row["seed"] in seeds] for side in (rows, less))
-    shares, other = _by_seed(rows, column), _by_seed(less, less_column)
-    gap = estimate_mean(np.subtract(shares, other), unit=unit, over="training seed")
-    if len(shares) == 1:
-        return gap
-    one, two = _of_people(rows, float(np.mean(shares)), unit), _of_people(less, float(np.mean(other)), unit)
+    share, other = over_seeds(rows, column, unit), over_seeds(less, less_column, unit)
+    apart = np.subtract(_by_seed(rows, column), _by_seed(less, less_column))
+    gap = estimate_mean(apart, unit=unit, over="training seed")
+    if len(seeds) == 1:
+        return PairedEstimates(share, other, gap)
+    one, two = _of_people(rows, share.mean, unit), _of_people(less, other.mean, unit)
     below = hypot(one.mean - one.low, two.high - two.mean)
     above = hypot(one.high - one.mean, two.mean - two.low)
-    low, high = min(gap.low, gap.mean - below), max(gap.high, gap.mean + above)
-    return replace(gap, low=max(-1.0, low), high=min(1.0, high))
+    low, high = max(-1.0, min(gap.low, gap.mean - below)), min(1.0, max(gap.high, gap.mean + above))
+    return PairedEstimates(share, other, replace(gap, low=low, high=high, alike=False))
 
 
 def _by_seed(rows: Sequence[dict[str, Cell]], column: str) -> list[float]:
@@ -147,7 +157,7 @@ def _by_seed(rows: Sequence[dict[str, Cell]], column: str) -> list[float]:
 
 
 def _of_people(rows: Sequence[dict[str, Cell]], share: float, unit: str) -> Estimate:
-    """Wilson's interval of a share of all people asked.
+    """Clopper and Pearson's interval of a share of all people asked.
 
     Seeds that agree to the last person would give an interval too narrow for so few people. Tied and untied models of
     a seed learn the same people: these count once.

@@ -31,7 +31,7 @@ class SAEShowOptions(ReadingOptions, LoadingOptions):
     feature: int | None = None
     """Number of a feature: shows the tokens of a corpus on which it is strongest."""
     corpus: str | None = None
-    """Text for --feature, as for `interp capture`; by default the held-out part of the bundled sample."""
+    """Text for --feature, as for `interp capture`; by default the bundled prose, which people wrote."""
     tokens: int = 4000
     """How many tokens of the corpus to read."""
     n: int = 5
@@ -66,16 +66,17 @@ def _show_feature(options: SAEShowOptions, sae: SAE[Any], model: Model) -> None:
     from interp.activations.rows import capture_rows
     from interp.features.read.examples import top_examples
     from interp.saes.loading.sae import site_of
-    from interp.text.corpus import split_corpus
+    from interp.text.corpus import bundled_corpus
 
     if not 0 <= int(options.feature or 0) < sae.cfg.d_sae:
         raise UserError(f"--feature {options.feature}; this SAE has features 0 to {sae.cfg.d_sae - 1}")
-    documents = [d.text for d in options.open(options.corpus)] if options.corpus else split_corpus()[1]
+    corpus = options.open(options.corpus) if options.corpus else bundled_corpus("prose")
+    documents = [d.text for d in corpus]
     with shown_progress() as say:
         tell = labelled(say, "reading the corpus")
         rows = capture_rows(model, documents, site_of(sae), max_tokens=options.tokens, progress=tell)
     (found,) = top_examples(sae, rows, [options.feature or 0], model, n=options.n)
-    fires = f"fires on {found.rate:.2%} of {len(rows):,} tokens"
+    fires = f"fires on {found.rate:.2%} of {len(rows):,} tokens of {corpus.name}"
     print(f"feature {found.feature} {fires}{f', up to {found.maximum:.1f}' if found.examples else ''}")
     table = []
     for example in found.examples:

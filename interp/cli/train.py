@@ -82,7 +82,10 @@ class SAETrainOptions(ReadingOptions, LoadingOptions):
     log: Annotated[list[str], tyro.conf.arg(help="Metrics also to: tensorboard, wandb.")] = field(default_factory=list)
     loss_tokens: Annotated[
         int,
-        tyro.conf.arg(help="With a model: tokens of held-out text that the loss recovered is measured on, 10 times."),
+        tyro.conf.arg(
+            help="With a model: tokens of held-out text that the loss recovered is measured on, 10 "
+            "times: the bundled prose with --corpus, else the bundled sample's held-out part."
+        ),
     ] = 0
     seed: Annotated[int, tyro.conf.arg(help="Decides the first weights and the order of rows.")] = 0
 
@@ -238,10 +241,11 @@ def _watch(options: SAETrainOptions, source: Source) -> Callable[[Any], dict[str
         return None
     from interp.saes.evaluate import evaluate_sae
     from interp.saes.training.sources import ModelRows
-    from interp.text.corpus import split_corpus
+    from interp.text.corpus import prose, split_corpus
 
     assert isinstance(source, ModelRows)
-    model, held_out = source.model, split_corpus()[1]
+    # held-out text of the sample for what is trained on the sample; for any other text, what no model wrote
+    model, held_out = source.model, prose() if options.corpus else split_corpus()[1]
 
     def measure(sae: Any) -> dict[str, float]:
         report = evaluate_sae(sae, model, held_out, max_tokens=options.loss_tokens, n_boot=0)

@@ -17,13 +17,16 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from interp.errors import UserError, nearest
 from interp.lab.findings import Control, Expects, Figure, Finding, Row, rule_in_words
 
 if TYPE_CHECKING:
     from interp.stats.estimate import Estimate
+
+
+Subject = Literal["model", "tokenizer", "trained here"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ class Claim:
     `text` says what a yes would mean; `{names}` in it are filled in where it is answered. `expects`, `margin` and
     `unit` are the rule (see `interp.lab.findings`). `part` groups claims in the report; `measure` says what the
     number is, `caveat` what could still fool us. `answers`: is it one of the few that answer the probe's question?
-    `arithmetic`: does it hold by construction, for a model that knows nothing too? Raises ValueError for a rule that
-    decides nothing.
+    `arithmetic`: does it hold by construction, for a model that knows nothing too? `subject`: what it is about: the
+    loaded model, its tokenizer, or models that the probe trains itself, which no other loaded model would change.
+    Raises ValueError for a rule that decides nothing.
     """
 
     text: str
@@ -46,6 +50,7 @@ class Claim:
     caveat: str = ""
     answers: bool = False
     arithmetic: bool = False
+    subject: Subject = "model"
 
     def __post_init__(self) -> None:
         if self.expects not in get_args(Expects):
@@ -80,10 +85,12 @@ class Claim:
         caveat: str = "",
         table: list[Row] | None = None,
         figure: Figure | None = None,
+        paired: Estimate | None = None,
     ) -> Finding:
         """The finding: what was measured, and the control beside it, under the rule that was declared.
 
-        `measure` and `caveat` say what only this run knows, such as counts; they follow the declared ones. Raises
+        `measure` and `caveat` say what only this run knows, such as counts; they follow the declared ones. `paired`:
+        the gap between the two where they were measured on the same units (`estimate_gap`). Raises
         ValueError for another unit than was declared, and for names in `about` that the claim has no place for.
         """
         if estimate.unit != self.unit:
@@ -100,6 +107,7 @@ class Claim:
             caveat=" ".join(filter(None, [self.caveat, caveat])),
             table=table if table is not None else [],
             figure=figure,
+            paired=paired,
             answers=self.answers,
             measure=" ".join(filter(None, [self.measure, measure])),
             declared=self.text,

@@ -11,11 +11,17 @@ runs. What decides is the interval of the *gap*, estimate minus control (`Findin
   yes); no when it lies wholly outside; else unclear.
 - Where the control is a null (permutations), a yes to `greater` or `less` also needs an estimate beyond the null's
   range: fewer than 2.5 % of the permutations reach it.
-- An estimate or control from a single unit has no interval: always unclear.
+- An estimate or control from a single unit has no interval, and one from units that are all alike (with nothing that
+  bounds them) shows none: always unclear.
 
-So a false yes, and a false no, come in about 2.5 % of studies, however noisy the control is, where the intervals hold
-what they promise. They do not for what few units cannot show: if one seed in five is unlike the others, five seeds
-miss it in a third of all studies.
+Where estimate and control are of the same units, or parts of one whole, the gap is the mean of the differences unit by
+unit, and its own interval decides: `paired`, as `interp.stats.estimate_gap` gives it.
+
+So a false yes, and a false no, come in about 2.5 % of claims, each taken by itself, however noisy the control is, where
+the intervals hold what they promise. A run has many claims: of 32 that do not hold, one or more says yes in 56 % of
+runs. `interp.lab.summary` counts that, and says which claims stand when all that answer are taken together. The
+intervals hold less for what few units cannot show (`interp/stats/README.md` has the figures): if one seed in five is
+unlike the others, five seeds miss it in a third of all studies.
 
 A table may hold what could not be measured: NaN is stored as null and shown as a gap. An infinite value is stored as
 null too, and the caveat says where it stood, so that no finding is lost for one cell.
@@ -86,6 +92,7 @@ class Finding:
 
     `claim` says what a yes would mean, `measure` what the number is, `caveat` what could still fool us. `part` groups
     findings in the report. `table` holds the rows behind the number; `figure` names the picture that shows them.
+    `paired`: estimate minus control, unit by unit, where both are of the same units (`interp.stats.estimate_gap`).
     `answers`: is this one of the few claims that answer the probe's question? The report opens with them.
     """
 
@@ -100,6 +107,7 @@ class Finding:
     figure: Figure | None = None
     answers: bool = False
     measure: str = ""
+    paired: Estimate | None = None
     declared: str = ""  # the text of the `Claim` that it answers; "" in a probe that declares none
     arithmetic: bool = False  # holds by construction, whatever the model knows
 
@@ -114,35 +122,53 @@ class Finding:
             raise ValueError(f"margin must be 0 or more, got {self.margin}")
         if self.expects == "equal" and self.margin <= 0:
             raise ValueError("expects='equal' needs a margin above 0: how far apart still counts as equal")
+        if self.paired is not None:
+            _check_paired(self.paired, self.estimate, self.control.estimate)
 
     @property
     def gap(self) -> Estimate:
         """Estimate minus control, with its interval.
 
-        A number known beforehand, and the mean of a null, add no uncertainty. A measured control adds its own, as if
-        it were independent (Newcombe 1998, method 10): the same units in both make the interval too wide, not too
-        narrow, as long as they go up and down together.
+        Of the same units, it is `paired`. Else a number known beforehand, and the mean of a null, add no uncertainty,
+        and a measured control adds its own as if it were independent (Newcombe 1998, method 10). The same units in both
+        then make the interval too wide where they go up and down together, and too narrow in parts of one whole.
         """
-        ours, theirs = self.estimate, self.control.estimate
-        mean = ours.mean - theirs.mean
-        below, above = ours.mean - ours.low, ours.high - ours.mean
-        if not (theirs.is_known or theirs.is_null):
-            below, above = hypot(below, theirs.high - theirs.mean), hypot(above, theirs.mean - theirs.low)
-        return Estimate(mean, mean - below, mean + above, ours.n, ours.unit, ours.over, ours.level)
+        if self.paired is not None:
+            return self.paired
+        measured, control = self.estimate, self.control.estimate
+        mean = measured.mean - control.mean
+        below, above = measured.mean - measured.low, measured.high - measured.mean
+        n, over = measured.n, measured.over
+        if not (control.is_known or control.is_null):
+            below, above = hypot(below, control.high - control.mean), hypot(above, control.mean - control.low)
+            n, over = min((measured.n, measured.over), (control.n, control.over))
+        alike = measured.alike or (control.alike and not control.is_null)
+        return Estimate(mean, mean - below, mean + above, n, measured.unit, over, measured.level, alike)
+
+    @property
+    def undecided(self) -> str:
+        """Why no verdict can be had, whatever came; empty where one can."""
+        decide = [self.paired] if self.paired is not None else [self.estimate, self.control.estimate]
+        for one in decide:
+            if one.n == 1:
+                return f"a single {one.over} gives no interval"
+            if one.alike:
+                return f"{one.counted}, all alike, show no spread, and nothing bounds them"
+        return ""
 
     @property
     def verdict(self) -> Verdict:
         """yes, no or unclear, by the rule in this module's docstring."""
-        ours, theirs, gap = self.estimate, self.control.estimate, self.gap
-        if 1 in (ours.n, theirs.n):
-            return "unclear"  # one unit has no interval, whatever its width says
-        beyond, rounding = True, 1e-9 * max(abs(ours.mean), abs(theirs.mean))  # a null can hold the estimate itself
+        measured, control, gap = self.estimate, self.control.estimate, self.gap
+        if self.undecided:
+            return "unclear"
+        beyond, rounding = True, 1e-9 * max(abs(measured.mean), abs(control.mean))  # a null can hold the estimate
         if self.expects == "greater":
             yes, no = gap.low > self.margin, gap.high <= self.margin
-            beyond = not theirs.is_null or ours.mean > theirs.high + rounding
+            beyond = not control.is_null or measured.mean > control.high + rounding
         elif self.expects == "less":
             yes, no = gap.high < -self.margin, gap.low >= -self.margin
-            beyond = not theirs.is_null or ours.mean < theirs.low - rounding
+            beyond = not control.is_null or measured.mean < control.low - rounding
         else:
             yes = -self.margin <= gap.low and gap.high <= self.margin
             no = gap.low > self.margin or gap.high < -self.margin
@@ -151,25 +177,41 @@ class Finding:
     @property
     def rule(self) -> str:
         """The verdict rule in words, for the report."""
-        single = next((e for e in (self.estimate, self.control.estimate) if e.n == 1), None)
-        if single is not None:
-            return f"unclear, whatever came: a single {single.over} gives no interval"
-        return rule_in_words(self.expects, self.margin, self.estimate.unit, self.control.estimate.is_null)
+        if self.undecided:
+            return f"unclear, whatever came: {self.undecided}"
+        gap = "gap" if self.paired is None else f"paired gap ({self.paired.over} by {self.paired.over})"
+        return rule_in_words(self.expects, self.margin, self.estimate.unit, self.control.estimate.is_null, gap)
 
 
-def rule_in_words(expects: Expects, margin: float, unit: str, null: bool = False) -> str:
+def rule_in_words(expects: Expects, margin: float, unit: str, null: bool = False, gap: str = "gap") -> str:
     """When the verdict is yes, no and unclear; `null`: the control is the range of a number under chance."""
     if expects == "equal":
         return (
-            f"yes if the gap's whole interval stays within {margin:g} {unit} of zero; no if it lies wholly outside; "
-            "else unclear"
+            f"yes if the whole interval of the {gap} stays within {margin:g} {unit} of zero; no if it lies wholly "
+            "outside; else unclear"
         )
     above, below = ("above", "below") if expects == "greater" else ("below", "above")
     size = margin if expects == "greater" else -margin
     line = f"{size:g} {unit}".replace("-", "−") if margin else "zero"
     beyond = f" and the estimate {above} the null's range" if null else ""
-    yes = f"yes if the gap's whole interval lies {above} {line}{beyond}"
+    yes = f"yes if the whole interval of the {gap} lies {above} {line}{beyond}"
     return f"{yes}; no if it lies wholly {below} {line}; else unclear"
+
+
+def _check_paired(paired: Estimate, measured: Estimate, control: Estimate) -> None:
+    """Raises ValueError where a paired gap is not the gap of these two."""
+    if paired.unit != measured.unit:
+        raise ValueError(f"the paired gap is in {paired.unit!r}, its estimate in {measured.unit!r}: not comparable")
+    if control.is_known or control.is_null:
+        raise ValueError(
+            f"a paired gap needs a control measured on the same units; the control is {control}; leave `paired` out"
+        )
+    apart = measured.mean - control.mean
+    if abs(paired.mean - apart) > 1e-6 * max(abs(measured.mean), abs(control.mean), 1e-9):
+        raise ValueError(
+            f"the paired gap is {paired.mean:g}, but the estimate less its control {apart:g}; give `paired` the gap of "
+            "these two, as interp.stats.estimate_gap returns it"
+        )
 
 
 def storable(finding: Finding) -> Finding:

@@ -26,7 +26,8 @@ class ModelProvenance:
     """Identifies a loaded model well enough to load it again and to refuse an SAE that was trained on another.
 
     `weights`: the hub commit, or the SHA-256 of the file(s), a folder's config.json included, with its kind in front
-    ("commit:…", "sha256:…"). `adapter`: the one that was merged into these weights, which then name both.
+    ("commit:…", "sha256:…"). `adapter`: the one that was merged into these weights, which then name both. `described`:
+    what it is, where the name does not say so: an Instruct model is no base model, nor are 4-bit weights the published.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelProvenance:
     bos: dict[str, Any]
     libraries: dict[str, str]
     adapter: dict[str, Any] | None = None
+    described: str = ""
 
 
 def describe_in_memory(

@@ -11,11 +11,13 @@ from interp._door import lazy
 
 if TYPE_CHECKING:
     from interp.stats.calibration import Bin, calibration_error, honest_errors, reliability
-    from interp.stats.corrections import max_t
+    from interp.stats.corrections import holm, max_t, p_above, p_below
+    from interp.stats.crossed import SilentWording, estimate_crossed, silence_told, silent_wordings
     from interp.stats.estimate import Estimate
     from interp.stats.estimators import (
+        PairedEstimates,
         double_centre,
-        estimate_crossed,
+        estimate_gap,
         estimate_mean,
         known,
         matched_scores,
@@ -28,7 +30,15 @@ if TYPE_CHECKING:
     )
     from interp.stats.intervals import Interval, expanded_percentile, intervals_of_groups, student_quantile
     from interp.stats.power_law import UNIT as EXPONENT
-    from interp.stats.power_law import PowerLaw, fit_floor, fit_power_law, foretell, lower_envelope
+    from interp.stats.power_law import (
+        PowerLaw,
+        crossfitted_frontier,
+        fit_floor,
+        fit_power_law,
+        foretell,
+        foretold_miss,
+        lower_envelope,
+    )
     from interp.stats.ranks import auc
 else:
     __getattr__, __dir__ = lazy(
@@ -37,23 +47,30 @@ else:
             # estimates and what chance gives
             "interp.stats.estimate": "Estimate",
             "interp.stats.estimators": (
-                "double_centre, estimate_crossed, estimate_mean, known, matched_scores, null_of, pairing_null, "
-                "pooled_pairing_null, proportion, sign_flip_null, top_choice"
+                "PairedEstimates, double_centre, estimate_gap, estimate_mean, known, matched_scores, null_of, "
+                "pairing_null, pooled_pairing_null, proportion, sign_flip_null, top_choice"
             ),
+            "interp.stats.crossed": "SilentWording, estimate_crossed, silence_told, silent_wordings",
             "interp.stats.intervals": "Interval, expanded_percentile, intervals_of_groups, student_quantile",
             "interp.stats.ranks": "auc",
             # corrections and calibration
             "interp.stats.calibration": "Bin, calibration_error, honest_errors, reliability",
-            "interp.stats.corrections": "max_t",
+            "interp.stats.corrections": "holm, max_t, p_above, p_below",
             # power laws
-            "interp.stats.power_law": "PowerLaw, UNIT as EXPONENT, fit_floor, fit_power_law, foretell, lower_envelope",
+            "interp.stats.power_law": (
+                "PowerLaw, UNIT as EXPONENT, crossfitted_frontier, fit_floor, fit_power_law, foretell, foretold_miss, "
+                "lower_envelope"
+            ),
         },
     )
 
 __all__ = [
     "Estimate",
+    "PairedEstimates",
+    "SilentWording",
     "double_centre",
     "estimate_crossed",
+    "estimate_gap",
     "estimate_mean",
     "known",
     "matched_scores",
@@ -62,8 +79,11 @@ __all__ = [
     "pooled_pairing_null",
     "proportion",
     "sign_flip_null",
+    "silence_told",
+    "silent_wordings",
     "top_choice",
 ]
 __all__ += ["Interval", "auc", "expanded_percentile", "intervals_of_groups", "student_quantile"]
-__all__ += ["Bin", "calibration_error", "honest_errors", "max_t", "reliability"]
-__all__ += ["EXPONENT", "PowerLaw", "fit_floor", "fit_power_law", "foretell", "lower_envelope"]
+__all__ += ["Bin", "calibration_error", "holm", "honest_errors", "max_t", "p_above", "p_below", "reliability"]
+__all__ += ["EXPONENT", "PowerLaw", "crossfitted_frontier", "fit_floor", "fit_power_law", "foretell", "foretold_miss"]
+__all__ += ["lower_envelope"]

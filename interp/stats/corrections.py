@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from interp.stats.estimate import Estimate
+from interp.stats.tails import student_point, student_tail
 
 MANY = 12  # units up to which every pattern of signs is tried instead of a sample
 
@@ -42,3 +47,46 @@ def max_t(values: ArrayLike, *, n_perm: int = 2000, seed: int = 0) -> NDArray[np
         t = np.nan_to_num(np.abs(means) / spread, nan=0.0)
     largest = t.max(1)
     return (largest[:, None] >= t[0] * (1 - 1e-9)).mean(0).reshape(shape)
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Holm's adjusted p-values [claim] (1979): below a level, a claim stands even if all of them are asked together.
+
+    The chance of a single false one among them is at most the level, however they depend on each other.
+    Raises ValueError for what is no probability.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"holm needs p-values between 0 and 1 in one row; {p.tolist()} came")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1.0)
+    return adjusted
+
+
+def p_above(estimate: Estimate, line: float) -> float:
+    """One-sided p-value of "the number is no larger than `line`", read off the estimate's interval.
+
+    It is the tail at which the interval would just touch the line: the lower limit is taken to move with Student's
+    quantile (of a null, the normal one) as the level changes. At the interval's own level that is exact, so p is below
+    its tail (0.025 of 95 %) just where the interval clears the line. Farther out it is an approximation: for 0 and 1,
+    and for a limit that was stretched for a long tail, good to a factor of two or so. Without width it is 0 or 1.
+    """
+    reach, distance = estimate.mean - estimate.low, estimate.mean - line
+    if reach <= 0:
+        return 0.0 if distance > 0 else 1.0
+    if estimate.is_null or estimate.is_known:
+        return NormalDist().cdf(-NormalDist().inv_cdf((1 + estimate.level) / 2) * distance / reach)
+    df = max(estimate.n - 1, 1)
+    return student_tail(student_point((1 - estimate.level) / 2, df) * distance / reach, df)
+
+
+def p_below(estimate: Estimate, line: float) -> float:
+    """One-sided p-value of "the number is no smaller than `line`", the mirror image of `p_above`."""
+    return p_above(mirrored(estimate), -line)
+
+
+def mirrored(estimate: Estimate) -> Estimate:
+    """The same estimate with its sign turned round."""
+    e = estimate
+    return Estimate(-e.mean, -e.high, -e.low, e.n, e.unit, e.over, e.level, e.alike)

@@ -16,7 +16,9 @@ class Estimate:
 
     `n` counts what was resampled (`over`: "seed", "template", "fact" …), not the raw measurements under it.
     `unit` is written wherever the number is shown ("nats", "share of facts"). `n` is 0 for a number known beforehand.
-    A null, `over` PERMUTATION, is no interval of a mean: it is where `level` of the values lie when there is no effect.
+    `alike`: all units had the same value and nothing bounds them, so that no interval could be told; a verdict on it is
+    unclear. A null, `over` PERMUTATION, is no interval of a mean: it is where `level` of the values lie when there is
+    no effect.
     """
 
     mean: float
@@ -26,6 +28,7 @@ class Estimate:
     unit: str
     over: str = "item"
     level: float = 0.95
+    alike: bool = False
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) and abs(float(x)) < HUGE for x in (self.mean, self.low, self.high)):
@@ -34,6 +37,11 @@ class Estimate:
             raise ValueError(f"the mean must lie in its interval, got {self.mean} [{self.low}, {self.high}]")
         if self.n < 0 or not 0 < self.level < 1:
             raise ValueError(f"n must be 0 or more and the level between 0 and 1, got {self.n} and {self.level}")
+
+    @property
+    def has_interval(self) -> bool:
+        """Does the interval say anything? Not of a single unit, nor of units that are all alike."""
+        return self.n != 1 and not self.alike
 
     @property
     def is_known(self) -> bool:
@@ -56,5 +64,5 @@ class Estimate:
     def __str__(self) -> str:
         if self.is_known:
             return f"{self.mean:.3g} {self.unit} ({self.over})"
-        interval = f"[{self.low:.3g}, {self.high:.3g}]" if self.n > 1 else "[no interval]"
+        interval = f"[{self.low:.3g}, {self.high:.3g}]" if self.has_interval else "[no interval]"
         return f"{self.mean:.3g} {interval} {self.unit} (n = {self.counted})"

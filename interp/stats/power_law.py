@@ -56,6 +56,53 @@ def fit_power_law(x: ArrayLike, loss: ArrayLike, *, over: str = "size") -> Power
     return PowerLaw(slope, float(line[0][0]), _estimate(bent[0][2], bent[1][2], n - 3, n, over))
 
 
+def crossfitted_frontier(cost: ArrayLike, loss: ArrayLike, *, over: str = "point") -> PowerLaw | None:
+    """The power law of a compute frontier, fitted to other seeds than those that chose its points; None where too few.
+
+    `cost` [point], `loss` [point, seed], two seeds or more. A frontier is chosen so that it falls: fitted to the losses
+    that chose it, a law is "found" in half of the cases where there is none. Here every other seed chooses the points
+    that nothing cheaper beats and the others are fitted, then the other way round. The exponent is the mean of both,
+    and its interval as wide as the two are on average, for they hang together. None where either half leaves fewer
+    than four costs.
+    """
+    costs = finite_values(cost, "costs of a frontier")
+    table = finite_values(loss, "losses of a frontier")
+    if table.ndim != 2 or table.shape[1] < 2 or len(table) != len(costs):
+        raise BadValuesError(
+            f"a frontier needs losses [point, seed] of two seeds or more, one row a cost; shape {table.shape} came for "
+            f"{len(costs)} costs"
+        )
+    halves = (table[:, ::2].mean(1), table[:, 1::2].mean(1))
+    fits = []
+    for chooser, fitted in (halves, halves[::-1]):
+        kept = lower_envelope(costs, chooser)
+        if len(kept) < 4:
+            return None
+        fits.append(fit_power_law(costs[kept], fitted[kept], over=over))
+    exponent, bend = _mean_estimate([f.exponent for f in fits]), _mean_estimate([f.bend for f in fits])
+    return PowerLaw(exponent, float(np.mean([f.scale for f in fits])), bend)
+
+
+def foretold_miss(x: ArrayLike, loss: ArrayLike, *, unit: str, over: str = "size") -> Estimate:
+    """The loss at the last size as the line through the others foretells it, less the loss measured there.
+
+    The interval is that of a prediction: it holds the line's own error and the scatter that one more point has about
+    it. Raises BadValuesError for fewer than four points: three others are the fewest that scatter about a line.
+    """
+    sizes, losses = finite_values(x, "sizes of a power law"), finite_values(loss, "losses of a power law")
+    if len(sizes) < 4 or len(set(sizes[:-1].tolist())) < 2 or min(sizes.min(), losses.min()) <= 0:
+        raise BadValuesError(f"to foretell the last of some sizes takes four or more, all positive; {len(sizes)} came")
+    u, v = np.log(sizes), np.log(losses)
+    (start, slope), _ = _regress(np.stack([np.ones(len(u) - 1), u[:-1]], 1), v[:-1])
+    scatter = v[:-1] - start - slope * u[:-1]
+    n, off = len(u) - 1, u[:-1] - u[:-1].mean()
+    error = np.sqrt(scatter @ scatter / (n - 2) * (1 + 1 / n + (u[-1] - u[:-1].mean()) ** 2 / (off @ off)))
+    half = float(stats.t.ppf(0.975, n - 2) * error)
+    middle = float(start + slope * u[-1])
+    low, mean, high = (float(np.exp(min(middle + d, 200.0)) - losses[-1]) for d in (-half, 0.0, half))
+    return Estimate(mean, low, high, n, unit, over)
+
+
 def foretell(x: ArrayLike, loss: ArrayLike, at: float) -> float:
     """The loss at size `at` by the line through the others, in double logarithms."""
     slope, start = np.polyfit(np.log(np.asarray(x, np.float64)), np.log(np.asarray(loss, np.float64)), 1)
@@ -104,3 +151,9 @@ def _regress(design: Floats, v: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
 def _estimate(mean: float, error: float, freedom: int, n: int, over: str) -> Estimate:
     half = float(stats.t.ppf(0.975, max(1, freedom)) * error)
     return Estimate(float(mean), float(mean) - half, float(mean) + half, n, UNIT, over)
+
+
+def _mean_estimate(both: list[Estimate]) -> Estimate:
+    """The mean of two estimates of one number from the same points: no narrower than they are."""
+    mean, half = np.mean([e.mean for e in both]), np.mean([e.high - e.mean for e in both])
+    return Estimate(float(mean), float(mean - half), float(mean + half), min(e.n for e in both), UNIT, both[0].over)

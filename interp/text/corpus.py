@@ -8,12 +8,12 @@ row, for a row left out unseen is a number that nobody can reproduce; empty ones
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from interp.errors import UserError
+from interp.errors import UserError, unknown
 from interp.paths import expand
 from interp.text.data import data
 from interp.text.formats import (
@@ -31,6 +31,11 @@ from interp.text.formats import (
 from interp.text.read import neighbours
 
 SAMPLE = "corpus/smollm2_sample.jsonl"
+PROSE = "corpus/prose.jsonl"
+BUNDLED = {
+    "prose": (PROSE, "the bundled prose, which people wrote"),
+    "sample": (SAMPLE, "the bundled sample, which the bundled model wrote"),
+}  # file, and what it is
 HELD_OUT = 10  # every tenth document of the sample is kept from training, for evaluation
 
 
@@ -170,7 +175,25 @@ def _is_hidden(path: Path, below: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(below).parts)
 
 
+def bundled_corpus(name: Literal["prose", "sample"]) -> Corpus:
+    """A corpus that ships with the package; its `name` says which, in words for a report.
+
+    "prose": some 100,000 words that people wrote: novels, addresses to Congress, profiles of countries. Nothing that
+    ships was trained on it, but books so old stand in most models' training text. "sample": what the bundled model
+    wrote itself at temperature 1, which that model, and an SAE trained on it, finds easier than any other text.
+    """
+    if name not in BUNDLED:
+        raise unknown("bundled corpus", name, BUNDLED)
+    file, called = BUNDLED[name]
+    return replace(open_corpus(data(file)), name=called)
+
+
+def prose() -> list[str]:
+    """The documents of the bundled prose, which people wrote; every run of them holds all its kinds of text."""
+    return [document.text for document in bundled_corpus("prose")]
+
+
 def split_corpus() -> tuple[list[str], list[str]]:
-    """The bundled sample of text as (training, held-out) documents."""
+    """The bundled model's own sample of text as (training, held-out) documents; see `bundled_corpus`."""
     documents = load_corpus(data(SAMPLE))
     return [d for i, d in enumerate(documents) if i % HELD_OUT], documents[::HELD_OUT]

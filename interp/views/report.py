@@ -22,6 +22,7 @@ from plotly.offline import get_plotlyjs
 from interp.errors import UserError
 from interp.lab.findings import Finding, Row
 from interp.lab.runs import Run, RunInfo, read_run
+from interp.lab.summary import ClaimsSummary, summarise_claims
 from interp.paths import expand
 from interp.views import strip, wording
 from interp.views.figures import draw
@@ -60,6 +61,7 @@ class RunView:
     answers: list[FindingView]  # the findings that answer the probe's question
     parts: list[tuple[str, list[FindingView]]]
     verdicts: list[tuple[str, int]]
+    claims: ClaimsSummary  # its answers in the order of `answers`
     quick: bool
     facts: dict[str, Any]  # everything that decided the numbers, nested as recorded
 
@@ -91,10 +93,14 @@ def render(runs: list[Run], left_out: Mapping[str, str] = MappingProxyType({})) 
         lstrip_blocks=True,
     )
     environment.filters |= {f.__name__: f for f in (written, wording.interval, wording.when, wording.counted)}
-    environment.filters |= {f.__name__: f for f in (wording.lasted, wording.prose, strip.strip, strip.small_strip)}
+    environment.filters |= {
+        f.__name__: f for f in (wording.lasted, wording.p_value, wording.prose, strip.strip, strip.small_strip)
+    }
     scripts = [get_plotlyjs(), (_HERE / "report.js").read_text(encoding="utf-8")]
+    views = [_run_view(run, f"run{i + 1}") for i, run in enumerate(runs)]
     return environment.get_template("report.html.j2").render(
-        runs=[_run_view(run, f"run{i + 1}") for i, run in enumerate(runs)],
+        runs=views,
+        claims=summarise_claims([item.finding for view in views for _, items in view.parts for item in items]),
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
         hashes=[hash_of(script) for script in scripts],
@@ -119,6 +125,7 @@ def _run_view(run: Run, name: str) -> RunView:
         answers=[view for views in parts.values() for view in views if view.finding.answers],
         parts=list(parts.items()),
         verdicts=[(verdict, counts[verdict]) for verdict in ("yes", "no", "unclear") if counts[verdict]],
+        claims=summarise_claims([view.finding for views in parts.values() for view in views]),
         quick=isinstance(settings, dict) and settings.get("quick") is True,
         facts=_facts(run.info),
     )
@@ -168,5 +175,6 @@ def _finding_view(run: Run, index: int, name: str) -> FindingView:
 def _model_name(provenance: dict[str, Any]) -> str:
     model = provenance.get("model")
     if isinstance(model, dict):
-        model = next((model[key] for key in ("name", "model", "id", "path") if model.get(key)), None)
+        described = f" ({model['described']})" if model.get("described") else ""
+        model = next((f"{model[key]}{described}" for key in ("name", "model", "id", "path") if model.get(key)), None)
     return str(model) if model else "not recorded"

@@ -11,7 +11,7 @@ from interp.lab.findings import Estimate, Finding
 from interp.views.style import GRID, MUTED
 from interp.views.wording import amount
 
-_OURS, _THEIRS = "#0b5c8a", "#6e7781"
+_MEASURED, _CONTROL = "#0b5c8a", "#6e7781"
 
 
 class _Scale(NamedTuple):
@@ -57,10 +57,10 @@ def _strip(finding: Finding, width: int, gap: int, ticks: bool) -> Markup:
     ]
     parts += [
         Markup('<line x1="{0}" x2="{1}" y1="{2}" y2="{2}" stroke="{3}" stroke-width="1"/>').format(
-            scale.at(gap_low), scale.at(gap_high), top, _OURS
+            scale.at(gap_low), scale.at(gap_high), top, _MEASURED
         ),
-        _interval(ours, scale, top, _OURS, round_=True),
-        _interval(theirs, scale, top + gap, _THEIRS, round_=False),
+        _interval(ours, scale, top, _MEASURED, round_=True),
+        _interval(theirs, scale, top + gap, _CONTROL, round_=False),
     ]
     return Markup(
         '<svg class="intervals" width="{0}" height="{1}" viewBox="0 0 {0} {1}" aria-hidden="true">{2}</svg>'

@@ -24,11 +24,11 @@ def amount(value: float, decimals: int) -> str:
 def interval(estimate: Estimate) -> tuple[str, str]:
     """The mean and `[low, high]`, both to the digits that the interval's width supports.
 
-    No interval for a number known beforehand, nor for a single unit.
+    No interval for a number known beforehand, for a single unit, nor for units that are all alike.
     """
     if estimate.is_known:
         return f"{estimate.mean:.4g}".replace("-", "−"), ""
-    if estimate.n == 1:
+    if not estimate.has_interval:
         return f"{estimate.mean:.4g}".replace("-", "−"), "[no interval]"
     width = estimate.high - estimate.low or abs(estimate.mean) / 10
     decimals = min(max(1 - math.floor(math.log10(width)), 0), 6) if width else 0
@@ -39,6 +39,11 @@ def interval(estimate: Estimate) -> tuple[str, str]:
 def counted(estimate: Estimate) -> str:
     """What was resampled, counted: `30 facts`, with thin groups of three."""
     return estimate.counted.replace(",", "\u202f", estimate.counted.partition(" ")[0].count(","))
+
+
+def p_value(p: float) -> str:
+    """A p-value to two digits: `= 0.013`, `< 0.0001`."""
+    return "< 0.0001" if p < 0.0001 else f"= {p:.2g}"
 
 
 def when(iso: str) -> str:

@@ -17,7 +17,7 @@ from interp import Control, Edit, Figure, Finding, Lab, Model, Row
 from interp.analysis import others_like, parts_written
 from interp.edits import knock_out, only
 from interp.saes import attach_sae, site_of
-from interp.stats import estimate_crossed, estimate_mean, known, max_t
+from interp.stats import estimate_crossed, estimate_gap, estimate_mean, known, max_t
 
 from . import CARRIED
 from .phrases import TEMPLATES, Vectors, Words, prompts_of
@@ -97,6 +97,7 @@ def carried(lab: Lab, size_phrases: SizePhrases) -> Iterator[Finding]:
         control=Control(
             "as many other heads of the same layers", estimate_crossed([np.stack(others)], unit=LOST, over="noun")
         ),
+        paired=estimate_crossed([ours - np.stack(others)], unit=LOST, over="noun"),
         expects="greater",
         part=CARRIED,
         answers=True,
@@ -134,7 +135,7 @@ def choose_heads(size_phrases: SizePhrases) -> tuple[Heads, tuple[int, int]]:
 def _all_of_it(lab: Lab, left: NDArray[np.float64]) -> Finding:
     return Finding(
         claim="Size reaches the noun by attention to its adjective, and by nothing else.",
-        estimate=estimate_mean(left, unit=LOST, over="noun", seed=lab.seed),
+        estimate=estimate_mean(left, unit=LOST, over="noun", exact=True, seed=lab.seed),
         control=Control("nothing of it", known(0.0, unit=LOST, why="nothing of it")),
         expects="equal",
         margin=0.05,
@@ -154,13 +155,13 @@ def _by_layer(lab: Lab, lost: NDArray[np.float64]) -> Finding:
         rows[-1]["p, all layers together"] = float(p[layer])
     most = int(lost.mean(0).argmax())
     half = lost.shape[1] // 2
-    early, late = (
-        estimate_mean(part.sum(1), unit=LOST, over="noun", seed=lab.seed) for part in (lost[:, :half], lost[:, half:])
-    )
+    # Parts of one total: what one half has more, the other has less.
+    pair = estimate_gap(lost[:, :half].sum(1), lost[:, half:].sum(1), unit=LOST, over="noun", seed=lab.seed)
     return Finding(
         claim="Most of it comes in the earlier half of these layers.",
-        estimate=early,
-        control=Control("the later half", late),
+        estimate=pair.estimate,
+        control=Control("the later half", pair.control),
+        paired=pair.gap,
         expects="greater",
         part=CARRIED,
         measure=f"What single layers lose, added up. The most is lost at layer {most}; {int((p < 0.05).sum())} of "

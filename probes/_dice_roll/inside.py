@@ -163,6 +163,7 @@ def heads_that_write(lab: Lab, die_prompts: DiePrompts) -> Finding:
             "as many other heads of the same layers",
             estimate_crossed([np.stack(others)], unit=NATS, over="prompt"),
         ),
+        paired=estimate_crossed([ours - np.stack(others)], unit=NATS, over="prompt"),
         expects="greater",
         part=PART,
         measure=f"{LEAD} What it loses when the {len(heads)} heads of the largest direct effect in other prompts are "
@@ -200,13 +201,15 @@ def features_that_write(lab: Lab, die_prompts: DiePrompts, folder: Path) -> Iter
         {"feature": f"feature {i}", "direct effect (nats)": float(mean[at])}
         for i, at in zip(best, ranked[:FEATURES], strict=True)
     ]
+    silenced, others = lost(best), np.stack([lost(some) for some in sets])
     yield Finding(
         claim="A few features of the sparse autoencoder raise the favourite more than others do.",
-        estimate=estimate_mean(lost(best), unit=NATS, over="prompt", seed=lab.seed),
+        estimate=estimate_mean(silenced, unit=NATS, over="prompt", seed=lab.seed),
         control=Control(
             f"{FEATURES} others that fire at the same tokens",
-            estimate_crossed([np.stack([lost(some) for some in sets])], unit=NATS, over="prompt"),
+            estimate_crossed([others], unit=NATS, over="prompt"),
         ),
+        paired=estimate_crossed([silenced - others], unit=NATS, over="prompt"),
         expects="greater",
         part=PART,
         measure=f"{LEAD} What it loses when the {FEATURES} features of the largest direct effect in other prompts are "

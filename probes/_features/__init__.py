@@ -6,5 +6,6 @@ EXPLAINED, MADE_OF, CAUSES, CONTROLS = (
     "What is lost without it",
     "Controls of the method",
 )
-CORRELATION, ORDER, DOUBLINGS = "correlation", "AUC", "doublings"
+CORRELATION, ORDER, DOUBLINGS, FEATURE_SHARE = "correlation", "AUC", "doublings", "share of features"
+APART, ORDER_GAP = (-2.0, 2.0), (-1.0, 1.0)  # the most by which two correlations, and two AUCs, can differ
 FEATURES, NEURONS, RANDOM = "features", "neurons", "random directions"

@@ -5,20 +5,68 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
-from interp import Control, Finding, Lab
+from interp import Claim, Control, Finding, Lab, NotAsked, set_beforehand, zero
 from interp.features import TokenRules
-from interp.stats import estimate_mean, known
+from interp.stats import estimate_mean
 
 from . import CONTROLS, CORRELATION, DOUBLINGS, ORDER
 from .effect import AGAIN, ALIKE, STEEP, Lost, doublings
-from .explained import explain
+from .explained import NAMED, explain, known_scores
 from .made_of import CHANCE as AT_CHANCE
 from .made_of import PLANTED, SIZES, TOGETHER, Readouts, judged
 from .units import FEWEST, Text, Units, dealt
 
 WORDS = 3  # that a planted unit fires for
-SURELY, CHANCE, SAME = 0.9, 0.05, 0.5  # correlation and AUC; either, by chance; doublings
+SURELY, CHANCE, SAME = 0.9, 0.05, 0.5  # AUC; correlation and AUC, by chance; doublings
+WHOLE = (-1.0, 1.0)  # a correlation: plants that all have 1 are few, and so no certainty
+
+PLANTED_RULE = Claim(
+    f"Positive control: what fires for {WORDS} tokens alone has a rule that foretells it.",
+    expects="greater",
+    unit=CORRELATION,
+    part=CONTROLS,
+)
+NO_RULE = Claim(
+    "Negative control: the features' firings, dealt to random tokens, have none.",
+    expects="equal",
+    margin=CHANCE,
+    unit=CORRELATION,
+    part=CONTROLS,
+)
+PLANTED_SUM = Claim(
+    f"Positive control: {TOGETHER} neurons tell where a sum of {TOGETHER} fires.",
+    expects="greater",
+    unit=ORDER,
+    part=CONTROLS,
+    measure=f"Sums of {TOGETHER} neurons drawn at random, cut off so that they fire as often as features do.",
+)
+NO_NEURONS = Claim(
+    "Negative control: 64 neurons do not tell where firings were dealt at random.",
+    expects="equal",
+    margin=CHANCE,
+    unit=ORDER,
+    part=CONTROLS,
+)
+STEEPEST = Claim(
+    "Positive control: down the slope of the likeliest token, a change as long as a feature does more.",
+    expects="greater",
+    margin=SAME,
+    unit=DOUBLINGS,
+    part=CONTROLS,
+    measure="At the same tokens, along the gradient of the likeliest next token's log-probability: the direction in "
+    "which the model surely changes.",
+)
+TWO_ALIKE = Claim(
+    "Negative control: two random changes do equally much.",
+    expects="equal",
+    margin=SAME,
+    unit=DOUBLINGS,
+    part=CONTROLS,
+    measure="How far two draws of the same kind lie apart: what the numbers of this part cannot tell from nothing.",
+)
+CLAIMS = [PLANTED_RULE, NO_RULE, PLANTED_SUM, NO_NEURONS, STEEPEST, TWO_ALIKE]
 
 
 def planted_tokens(text: Text, seed: int) -> Units:
@@ -37,65 +85,31 @@ def controls(
     features: Units,
     readouts: dict[str, Readouts],
     lost: Lost,
-) -> Iterator[Finding]:
+) -> Iterator[Finding | NotAsked]:
     """Planted rules, sums and effects are found; what is dealt at random has none."""
     seed = lab.seed
-    scores = explain(text, rules, planted_tokens(text, seed)).scores
-    yield Finding(
-        claim=f"Positive control: what fires for {WORDS} tokens alone has a rule that foretells it.",
-        estimate=estimate_mean(scores[~np.isnan(scores)], unit=CORRELATION, over="planted unit", seed=seed),
-        control=Control("nearly perfect", known(SURELY, unit=CORRELATION, why="set beforehand")),
-        expects="greater",
-        part=CONTROLS,
-    )
-    shuffled = dealt(features, text, seed)
-    scores = explain(text, rules, shuffled).scores
-    yield Finding(
-        claim="Negative control: the features' firings, dealt to random tokens, have none.",
-        estimate=estimate_mean(scores[~np.isnan(scores)], unit=CORRELATION, over="feature", seed=seed),
-        control=Control("chance", known(0.0, unit=CORRELATION, why="chance")),
-        expects="equal",
-        margin=CHANCE,
-        part=CONTROLS,
-    )
-    four = judged(readouts["planted"].neurons)[SIZES.index(TOGETHER)]
-    yield Finding(
-        claim=f"Positive control: {TOGETHER} neurons tell where a sum of {TOGETHER} fires.",
-        estimate=estimate_mean(four, unit=ORDER, over="planted unit", seed=seed),
-        control=Control("nearly perfect", known(SURELY, unit=ORDER, why="set beforehand")),
-        expects="greater",
-        part=CONTROLS,
-        measure=f"Sums of {TOGETHER} neurons drawn at random, cut off so that they fire as often as features do.",
-    )
-    nothing = judged(readouts["dealt at random"].neurons)
-    yield Finding(
-        claim="Negative control: 64 neurons do not tell where firings were dealt at random.",
-        estimate=estimate_mean(nothing[-1], unit=ORDER, over="feature", seed=seed),
-        control=Control("chance", known(AT_CHANCE, unit=ORDER, why="chance")),
-        expects="equal",
-        margin=CHANCE,
-        part=CONTROLS,
-    )
-    yield Finding(
-        claim="Positive control: down the slope of the likeliest token, a change as long as a feature does more.",
-        estimate=estimate_mean(
-            doublings(lost.beside[STEEP], lost.beside[ALIKE]), unit=DOUBLINGS, over="feature", seed=seed
-        ),
-        control=Control("a random change", known(0.0, unit=DOUBLINGS, why="as much")),
-        expects="greater",
-        margin=SAME,
-        part=CONTROLS,
-        measure="At the same tokens, along the gradient of the likeliest next token's log-probability: the direction "
-        "in which the model surely changes.",
-    )
-    yield Finding(
-        claim="Negative control: two random changes do equally much.",
-        estimate=estimate_mean(
-            doublings(lost.beside[AGAIN], lost.beside[ALIKE]), unit=DOUBLINGS, over="feature", seed=seed
-        ),
-        control=Control("as much", known(0.0, unit=DOUBLINGS, why="as much")),
-        expects="equal",
-        margin=SAME,
-        part=CONTROLS,
-        measure="How far two draws of the same kind lie apart: what the numbers of this part cannot tell from nothing.",
-    )
+    surely, plant = "nearly perfect", "planted unit"
+    rule_of_plants = known_scores(explain(text, rules, planted_tokens(text, seed)).scores)
+    rule_of_dealt = known_scores(explain(text, rules, dealt(features, text, seed)).scores)
+    plants, chance = judged(readouts["planted"].neurons), judged(readouts["dealt at random"].neurons)
+    yield _judged(lab, PLANTED_RULE, rule_of_plants, set_beforehand(NAMED, CORRELATION, "a rule"), plant, WHOLE)
+    yield _judged(lab, NO_RULE, rule_of_dealt, zero(CORRELATION, "chance"), "feature", WHOLE)
+    sums = plants[SIZES.index(TOGETHER)]
+    yield _judged(lab, PLANTED_SUM, sums, set_beforehand(SURELY, ORDER, surely), plant, (0.0, 1.0))
+    yield _judged(lab, NO_NEURONS, chance[-1], set_beforehand(AT_CHANCE, ORDER, "chance"), "feature", (0.0, 1.0))
+    for claim, what, beside in ((STEEPEST, STEEP, "a random change"), (TWO_ALIKE, AGAIN, "as much")):
+        times = doublings(lost.beside[what], lost.beside[ALIKE])
+        yield claim.answer(estimate_mean(times, unit=DOUBLINGS, over="feature", seed=seed), zero(DOUBLINGS, beside))
+
+
+def _judged(
+    lab: Lab,
+    claim: Claim,
+    scores: NDArray[np.float64],
+    control: Control,
+    over: str,
+    bounds: tuple[float, float],
+) -> Finding | NotAsked:
+    if not len(scores):
+        return claim.not_asked(f"because no {over} fires in the documents that judge")
+    return claim.answer(estimate_mean(scores, unit=claim.unit, over=over, bounds=bounds, seed=lab.seed), control)

@@ -54,9 +54,13 @@ class Lost:
         return doublings(self.without, self.beside[name])
 
 
-def doublings(ours: Kl, theirs: Kl) -> NDArray[np.float64]:
-    """How often `theirs` [unit, firing] must be doubled to give `ours`: [unit], the mean over firings."""
-    return (np.log2(np.maximum(ours, SMALLEST)) - np.log2(np.maximum(theirs, SMALLEST))).mean(1)
+def doublings(kl: Kl, beside: Kl) -> NDArray[np.float64]:
+    """How often `beside` [unit, firing] must be doubled to give `kl`: the mean over firings, a number a unit.
+
+    Firings beside which nothing could be put are NaN; units that have no others are left out.
+    """
+    times = np.log2(np.maximum(kl, SMALLEST)) - np.log2(np.maximum(beside, SMALLEST))
+    return np.nanmean(times[~np.isnan(times).all(1)], axis=1)
 
 
 def strongest(text: Text, units: Units) -> tuple[NDArray[np.int64], NDArray[np.float64], Tensor]:
@@ -66,8 +70,8 @@ def strongest(text: Text, units: Units) -> tuple[NDArray[np.int64], NDArray[np.f
         np.lexsort((-values, place[rows] >= EARLY))[:FIRINGS]
         for rows, values in zip(units.rows, units.values, strict=True)
     ]
-    rows = np.concatenate([rows[some] for rows, some in zip(units.rows, best, strict=True)])
-    values = np.concatenate([values[some] for values, some in zip(units.values, best, strict=True)])
+    rows = np.concatenate([rows[first] for rows, first in zip(units.rows, best, strict=True)])
+    values = np.concatenate([values[first] for values, first in zip(units.values, best, strict=True)])
     return rows, values, torch.tensor(units.numbers).repeat_interleave(FIRINGS)
 
 
@@ -112,15 +116,15 @@ def in_any_direction(change: Change, text: Text, seed: int) -> Change:
 
 
 def of_other_features(change: Change, text: Text, features: Units, coder: Coder, seed: int) -> Change:
-    """Less another feature that is active at the same token, drawn among them; the same one where it is alone."""
+    """Less another feature that is active at the same token, drawn among them; NaN where it is alone."""
     rows, _, numbers = strongest(text, features)
     pairs = coder(text.rows.values[rows]).pairs
-    rng, others = np.random.default_rng(seed), numbers.numpy().copy()
+    rng, directions = np.random.default_rng(seed), torch.full_like(change.by, torch.nan)
     for i in range(len(rows)):
         active = pairs.feature[int(pairs.starts[i]) : int(pairs.starts[i + 1])].numpy()
         if len(rest := active[active != numbers[i].item()]):
-            others[i] = rng.choice(rest)
-    return as_long(change, -coder.directions[others].float().cpu(), text)
+            directions[i] = -coder.directions[int(rng.choice(rest))].float().cpu()
+    return as_long(change, directions, text)
 
 
 def down_the_slope(lab: Lab, change: Change, text: Text) -> Change:
@@ -132,20 +136,21 @@ def down_the_slope(lab: Lab, change: Change, text: Text) -> Change:
 
 def make(lab: Lab, changes: list[Change], what: str) -> list[Kl]:
     """The KL of each change, [unit, firing]; all of them are of the same prompts."""
-    clean, found = lab.model.last_logits(changes[0].prompts), []
+    clean, kls = lab.model.last_logits(changes[0].prompts), list[Kl]()
     for change in changes:
-        with lab.model.edit({change.site: change_last(change.by)}):
-            kl = lab.model.measure(change.prompts, divergence(clean)).double().cpu().numpy()
-        found.append(kl.reshape(-1, FIRINGS))
-        lab.progress(f"taking away {what}", len(found), len(changes))
-    return found
+        unknown = change.by.isnan().any(1)
+        with lab.model.edit({change.site: change_last(change.by.nan_to_num())}):
+            kl = lab.model.measure(change.prompts, divergence(clean)).double().cpu()
+        kls.append(kl.masked_fill(unknown, torch.nan).numpy().reshape(-1, FIRINGS))
+        lab.progress(f"taking away {what}", len(kls), len(changes))
+    return kls
 
 
 def change_last(by: Float[Tensor, "prompt d"]) -> Edit:
     """Add to each prompt's last token its own row of `by`."""
 
     def changed(activation: Tensor, where: Where) -> Tensor:
-        mine = by[where.prompts.to(by.device)].to(activation)[:, None]
-        return torch.where(choose(activation, where, -1), activation + mine, activation)
+        added = by[where.prompts.to(by.device)].to(activation)[:, None]
+        return torch.where(choose(activation, where, -1), activation + added, activation)
 
     return changed

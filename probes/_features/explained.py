@@ -2,25 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Control, Figure, Finding, Lab, Row
+from interp import Claim, Figure, Finding, Lab, NotAsked, Row, measured, set_beforehand, zero
 from interp.features import HELD_OUT, Label, TokenRules, strip_rows, top_examples
 from interp.saes import SAE
-from interp.stats import estimate_mean, known, proportion
+from interp.stats import estimate_mean, proportion
 
-from . import CORRELATION, DOUBLINGS, EXPLAINED, FEATURES, NEURONS
+from . import APART, CORRELATION, DOUBLINGS, EXPLAINED, FEATURE_SHARE, FEATURES
 from .units import Text, Units
 
-BETTER, FOUND = 0.1, 0.5  # correlation
-FEWER = 0.5  # doublings of the number of tokens
+NAMED = 0.5  # correlation
 SHOWN, EXAMPLES, WINDOW = 4, 4, 8
-DOTS = Figure("interval_dots", x=CORRELATION, y="what fires", low="low", high="high", chance=0.0,
-              caption="How well the best rule foretells firing on other documents. All fire equally often. Intervals "
-              "over features, neurons and directions.")  # fmt: skip
+JUDGED = (
+    "A rule names tokens, words, the token before, or a kind of token; it is made on four fifths of the documents, and "
+    "its score is the correlation with firing on the last fifth."
+)
+MANY_TOKENS = "A feature that no such rule fits may still have a meaning that takes more than two tokens to say."
+
+THAN_NEURON = Claim(
+    "Tokens foretell a feature's firing better than a neuron's.",
+    expects="greater",
+    margin=0.1,
+    unit=CORRELATION,
+    part=EXPLAINED,
+    answers=True,
+    measure=f"Each feature beside one of the neurons that is made to fire on as many tokens. {JUDGED}",
+    caveat=MANY_TOKENS,
+)
+THAN_RANDOM = Claim(
+    "Tokens foretell a feature's firing better than that of a random direction.",
+    expects="greater",
+    margin=0.1,
+    unit=CORRELATION,
+    part=EXPLAINED,
+    measure=f"Each feature beside one of the random directions that is made to fire on as many tokens. {JUDGED}",
+    caveat=MANY_TOKENS,
+)
+SHORT_LIST = Claim(
+    "Most features fire for tokens that a short list can name.",
+    expects="greater",
+    unit=FEATURE_SHARE,
+    part=EXPLAINED,
+    answers=True,
+    measure=f"The share of {FEATURES} whose rule correlates by {NAMED} or more with firing on the documents that it "
+    f"was not made from, one in {HELD_OUT}. The table of the next finding has every rule.",
+    caveat="A rule that is made from few firings is a poor one: with more text some features would have a better one. "
+    "An index of more text (interp features build) gives each its rule and its score.",
+)
+FEWER = Claim(
+    "Half of a feature's activation falls on fewer kinds of token than half of a neuron's.",
+    expects="greater",
+    margin=0.5,
+    unit=DOUBLINGS,
+    part=EXPLAINED,
+    measure="The fewest kinds of token that hold half of the activation; how often the feature's number must be "
+    "doubled to give that of a neuron which fires as often.",
+)
+CLAIMS = [THAN_NEURON, THAN_RANDOM, SHORT_LIST, FEWER]
 
 
 @dataclass(frozen=True)
@@ -52,43 +95,68 @@ def _for_half(ids: NDArray[np.integer], values: NDArray[np.float64]) -> int:
     return int(np.searchsorted(mass.cumsum(), mass.sum() / 2 * (1 - 1e-12))) + 1
 
 
-def paired(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Differences, where both are known."""
-    gaps = ours - theirs
-    return gaps[~np.isnan(gaps)]
+def known_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Without those that nothing could judge."""
+    return scores[~np.isnan(scores)]
 
 
-def summary(kinds: list[Explained], seed: int) -> list[Row]:
-    """A row a kind: the mean score with its interval, and the middle number of tokens."""
-    rows: list[Row] = []
-    for one in kinds:
-        at = estimate_mean(one.scores[~np.isnan(one.scores)], unit=CORRELATION, over="unit", seed=seed)
-        rows.append({"what fires": one.kind, CORRELATION: at.mean, "low": at.low, "high": at.high})
-        rows[-1]["kinds of token with half of its activation (median)"] = float(np.median(one.tokens))
-    return rows
+def which_tokens(
+    lab: Lab, text: Text, chosen: Units, explained: tuple[Explained, ...], sae: SAE
+) -> Iterator[Finding | NotAsked]:
+    """Are features foretold by tokens, better than neurons and random directions that fire as often, and by few?"""
+    features, neurons, random = explained
+    kinds = {one.kind: one for one in explained}
+    judged = {kind: scores for kind, one in kinds.items() if len(scores := known_scores(one.scores))}
+    by_kind = measured(judged, by=("what fires",), value=CORRELATION, over="unit", seed=lab.seed)
+    middle = "kinds of token with half of its activation (median)"
+    table = [row | {middle: float(np.median(kinds[str(row["what fires"])].tokens))} for row in by_kind.rows()]
+    dots = by_kind.dots(
+        y="what fires",
+        chance=0.0,
+        caption="How well the best rule foretells firing on other documents. All fire equally often. Intervals over "
+        "features, neurons and directions.",
+    )
+    for claim, other, figure in ((THAN_NEURON, neurons, dots), (THAN_RANDOM, random, None)):
+        gaps = known_scores(features.scores - other.scores)
+        if not len(gaps):
+            yield claim.not_asked(f"because none of the {FEATURES} fires in the documents that judge its rule")
+            continue
+        estimate = estimate_mean(gaps, unit=CORRELATION, over="feature", bounds=APART, seed=lab.seed)
+        yield claim.answer(estimate, zero(CORRELATION), table=table, figure=figure)
+    yield _short_list(lab, text, chosen, features, sae)
+    yield _fewer_tokens(lab, features, neurons)
 
 
-def better(ours: Explained, other: Explained, table: list[Row], lab: Lab, *, drawn: bool) -> Finding:
-    """Is a feature's firing foretold better than that of something else that fires as often?"""
-    one = {"neurons": "a neuron's", "random directions": "that of a random direction"}[other.kind]
-    return Finding(
-        claim=f"Tokens foretell a feature's firing better than {one}.",
-        estimate=estimate_mean(paired(ours.scores, other.scores), unit=CORRELATION, over="feature", seed=lab.seed),
-        control=Control("no difference", known(0.0, unit=CORRELATION, why="equally well")),
-        expects="greater",
-        margin=BETTER,
-        part=EXPLAINED,
-        answers=other.kind == NEURONS,
-        measure=f"Each feature beside one of the {other.kind} that is made to fire on as many tokens. A rule names "
-        "tokens, words, the token before, or a kind of token; it is made on four fifths of the documents, and its "
-        "score is the correlation with firing on the last fifth.",
-        caveat="A feature that no such rule fits may still have a meaning that takes more than two tokens to say.",
+def _short_list(lab: Lab, text: Text, chosen: Units, features: Explained, sae: SAE) -> Finding | NotAsked:
+    """Do most features fire "for a token"?"""
+    scores = known_scores(features.scores)
+    if not len(scores):
+        return SHORT_LIST.not_asked(f"because none of the {FEATURES} fires in the documents that judge its rule")
+    strongest = np.argsort(-np.array([values.max() for values in chosen.values]), kind="stable")[:SHOWN]
+    numbers = [chosen.numbers[i] for i in strongest]
+    examples = top_examples(sae, text.rows, numbers, lab.model, n=EXAMPLES, window=WINDOW)
+    names = {chosen.numbers[i]: f"{chosen.numbers[i]}: {features.labels[i].text}" for i in strongest}
+    table: list[Row] = [{**row, "feature": names[int(row["feature"])]} for row in strip_rows(examples)]
+    elsewhere = [f"{np.mean(scores >= line):.0%} at {line}" for line in (NAMED / 2, NAMED * 1.5)]
+    return SHORT_LIST.answer(
+        proportion(scores >= NAMED, unit=FEATURE_SHARE, over="feature"),
+        set_beforehand(0.5, FEATURE_SHARE, "half of them"),
+        measure=f"{len(text.kept):,} tokens were read in all.",
+        caveat=f"With the line drawn elsewhere: {' and '.join(elsewhere)}.",
         table=table,
-        figure=DOTS if drawn else None,
+        figure=Figure(
+            "token_strip",
+            x="token",
+            y="example",
+            z="activation",
+            facet="feature",
+            caption="Of the features above, those most strongly active: their number, their rule, and their strongest "
+            "tokens.",
+        ),
     )
 
 
-def fewer_tokens(ours: Explained, neurons: Explained, lab: Lab) -> Finding:
+def _fewer_tokens(lab: Lab, features: Explained, neurons: Explained) -> Finding:
     """On how many kinds of token does half of the activation fall?"""
     table: list[Row] = [
         {
@@ -97,46 +165,13 @@ def fewer_tokens(ours: Explained, neurons: Explained, lab: Lab) -> Finding:
             "rule": label.text,
             "correlation with firing on other documents": None if np.isnan(label.score) else label.score,
         }
-        for one in (ours, neurons)
+        for one in (features, neurons)
         for n, label in zip(one.tokens, one.labels, strict=True)
     ]
-    return Finding(
-        claim="Half of a feature's activation falls on fewer kinds of token than half of a neuron's.",
-        estimate=estimate_mean(np.log2(neurons.tokens / ours.tokens), unit=DOUBLINGS, over="feature", seed=lab.seed),
-        control=Control("no difference", known(0.0, unit=DOUBLINGS, why="as many")),
-        expects="greater",
-        margin=FEWER,
-        part=EXPLAINED,
-        measure="The fewest kinds of token that hold half of the activation; how often the feature's number must be "
-        f"doubled to give that of a neuron which fires as often. Middle numbers: {np.median(ours.tokens):.0f} and "
-        f"{np.median(neurons.tokens):.0f}.",
+    doubled = np.log2(neurons.tokens / features.tokens)
+    return FEWER.answer(
+        estimate_mean(doubled, unit=DOUBLINGS, over="feature", seed=lab.seed),
+        zero(DOUBLINGS),
+        measure=f"Middle numbers: {np.median(features.tokens):.0f} and {np.median(neurons.tokens):.0f}.",
         table=table,
     )
-
-
-def has_rule(text: Text, ours: Explained, units: Units, sae: SAE, lab: Lab) -> Finding:
-    """Do most features fire "for a token"?"""
-    known_scores = ours.scores[~np.isnan(ours.scores)]
-    shown = np.argsort(-np.array([values.max() for values in units.values]), kind="stable")[:SHOWN]
-    examples = top_examples(sae, text.rows, [units.numbers[i] for i in shown], lab.model, n=EXAMPLES, window=WINDOW)
-    names = {units.numbers[i]: f"{units.numbers[i]}: {ours.labels[i].text}" for i in shown}
-    table: list[Row] = [{**row, "feature": names[int(row["feature"])]} for row in strip_rows(examples)]
-    return Finding(
-        claim="Most features fire for tokens that a short list can name.",
-        estimate=proportion(known_scores >= FOUND, unit="share of features", over="feature"),
-        control=Control("half of them", known(0.5, unit="share of features", why="set beforehand")),
-        expects="greater",
-        part=EXPLAINED,
-        answers=True,
-        measure=f"The share of {FEATURES} whose rule correlates by {FOUND} or more with firing on the documents "
-        f"that it was not made from, one in {HELD_OUT} ({len(text.kept):,} tokens were read in all). The table of the "
-        "next finding has every rule.",
-        caveat="A rule that is made from few firings is a poor one: with more text some features would have a better "
-        "one. An index of more text (interp features build) gives each its rule and its score.",
-        table=table,
-        figure=Figure(
-            "token_strip", x="token", y="example", z="activation", facet="feature",
-            caption="Of the features above, those most strongly active: their number, their rule, and their strongest "
-            "tokens.",
-        ),
-    )  # fmt: skip

@@ -94,8 +94,8 @@ class Units:
 
 def layer_before(site: str) -> int:
     """The layer whose neurons wrote last what the dictionary reads. Raises UserError for a site that has none."""
-    found = re.fullmatch(r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post|mlp_out)", site)
-    layer = -1 if found is None else int(found[1]) - (found[2] in ("resid_pre", "resid_mid"))
+    parts = re.fullmatch(r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post|mlp_out)", site)
+    layer = -1 if parts is None else int(parts[1]) - (parts[2] in ("resid_pre", "resid_mid"))
     if layer < 0:
         raise UserError(
             f"the SAE reads {site}; expected the residual stream behind a layer, or an MLP's output, which neurons "
@@ -121,10 +121,10 @@ def read_text(lab: Lab, site: str, tokens: int) -> Text:
         )
     pieces, done = {name: list[Tensor]() for name in sites}, 0
     for start in range(0, len(sequences), AT_ONCE):
-        some = sequences[start : start + AT_ONCE]
-        for name, piece in read_rows(lab.model, some, sites).items():
+        batch = sequences[start : start + AT_ONCE]
+        for name, piece in read_rows(lab.model, batch, sites).items():
             pieces[name].append(piece.float().cpu())
-        done += sum(map(len, some))
+        done += sum(map(len, batch))
         lab.progress("reading text", done, tokens)
     values, neurons = (torch.cat(pieces[name]) for name in sites)
     position = torch.cat([torch.arange(len(ids)) for ids in sequences])
@@ -201,9 +201,9 @@ def random_directions(text: Text, like: Units, seed: int) -> Units:
 def _strongest(kind: str, numbers: NDArray[np.int64], along: NDArray[np.float64], text: Text, like: Units) -> Units:
     """Column i on its strongest rows, as many as unit i of `like`: what it has above the strongest that is left out."""
     rows, values = [], []
-    for column, theirs in zip(along.T, like.rows, strict=True):
+    for column, firings in zip(along.T, like.rows, strict=True):
         order = np.argsort(-column, kind="stable")
-        best, floor = np.sort(order[: len(theirs)]), column[order[len(theirs)]]
+        best, floor = np.sort(order[: len(firings)]), column[order[len(firings)]]
         rows.append(text.kept[best])
         values.append(np.maximum(column[best] - floor, 1e-12))
     return Units(kind, tuple(map(int, numbers)), tuple(rows), tuple(values))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from interp import Control, Figure, Finding, Lab, Row
 from interp.analysis import Attribution, Sweep
-from interp.stats import estimate_mean
+from interp.stats import estimate_gap, estimate_mean
 
 from . import UNIT
 
@@ -35,8 +35,8 @@ def choose_heads(parts: list[Attribution], share: float) -> list[int]:
 def write_the_name(lab: Lab, parts: list[Attribution], chosen: list[int]) -> Finding:
     names, judged = _heads(parts[0])[0], _halves(parts)[1]
     rest = [i for i in range(len(names)) if i not in set(chosen)]
-    ours = estimate_mean(judged[:, chosen].sum(1), unit=UNIT, over="prompt", seed=lab.seed)
-    theirs = estimate_mean(judged[:, rest].mean(1) * len(chosen), unit=UNIT, over="prompt", seed=lab.seed)
+    as_many = judged[:, rest].mean(1) * len(chosen)
+    pair = estimate_gap(judged[:, chosen].sum(1), as_many, unit=UNIT, over="prompt", seed=lab.seed)
     effects = {name: judged[:, i] for i, name in enumerate(names)}
     shown = sorted(effects, key=lambda name: -abs(effects[name].mean()))[:16]
     rows: list[Row] = []
@@ -45,8 +45,9 @@ def write_the_name(lab: Lab, parts: list[Attribution], chosen: list[int]) -> Fin
         rows.append({"head (layer.head)": name, "direct effect (nats)": at.mean, "low": at.low, "high": at.high})
     return Finding(
         claim="A few attention heads make the difference between the names.",
-        estimate=ours,
-        control=Control("as many of the other heads, on average", theirs),
+        estimate=pair.estimate,
+        control=Control("as many of the other heads, on average", pair.control),
+        paired=pair.gap,
         expects="greater",
         margin=0.5,
         answers=True,
@@ -71,8 +72,8 @@ def move_the_answer(lab: Lab, swept: Sweep, chosen: list[int]) -> Finding:
     effect = swept.effect[:, :, 0].numpy()  # [pair, layer, head], at the last token
     flat = effect.reshape(len(effect), -1)
     rest = [i for i in range(flat.shape[1]) if i not in set(chosen)]
-    ours = estimate_mean(flat[:, chosen].mean(1), unit="nats per head", over="prompt", seed=lab.seed)
-    theirs = estimate_mean(flat[:, rest].mean(1), unit="nats per head", over="prompt", seed=lab.seed)
+    means = (flat[:, some].mean(1) for some in (chosen, rest))
+    pair = estimate_gap(*means, unit="nats per head", over="prompt", seed=lab.seed)
     rows: list[Row] = [
         {"layer": layer, "head": head, "moved (nats)": float(effect[:, layer, head].mean())}
         for layer in range(effect.shape[1])
@@ -80,8 +81,9 @@ def move_the_answer(lab: Lab, swept: Sweep, chosen: list[int]) -> Finding:
     ]
     return Finding(
         claim="These heads move the answer when they alone are patched, too.",
-        estimate=ours,
-        control=Control("the other heads", theirs),
+        estimate=pair.estimate,
+        control=Control("the other heads", pair.control),
+        paired=pair.gap,
         expects="greater",
         answers=True,
         measure="Change of the logit difference when one head's output at the last token is copied into the sentence "

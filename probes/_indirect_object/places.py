@@ -8,7 +8,7 @@ import numpy as np
 
 from interp import Control, Figure, Finding, Lab, Row
 from interp.analysis import Layout, Sweep
-from interp.stats import estimate_mean, known
+from interp.stats import estimate_gap, estimate_mean, known
 
 from . import UNIT
 
@@ -42,13 +42,13 @@ def where_it_stands(lab: Lab, swept: Sweep, layout: Layout) -> Iterator[Finding]
     ):
         if not some:  # a model of two or three blocks has no such third
             continue
+        here, there = (effect[:, some, place].mean(1) for place in (ours, theirs))
+        pair = estimate_gap(here, there, unit=UNIT, over="prompt", seed=lab.seed)
         yield Finding(
             claim=claim,
-            estimate=estimate_mean(effect[:, some, ours].mean(1), unit=UNIT, over="prompt", seed=lab.seed),
-            control=Control(
-                f"the {control} in the same layers",
-                estimate_mean(effect[:, some, theirs].mean(1), unit=UNIT, over="prompt", seed=lab.seed),
-            ),
+            estimate=pair.estimate,
+            control=Control(f"the {control} in the same layers", pair.control),
+            paired=pair.gap,
             expects="greater",
             margin=0.5,
             measure="Change of the logit difference when the residual stream of one token is copied from the sentence "

@@ -4,48 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from interp import Control, Finding, Lab, with_random_weights
-from interp.stats import known
+import numpy as np
+
+from interp import Claim, Finding, Lab, measured, with_random_weights, zero
+from interp.stats import estimate_mean
 
 from . import CONTROLS, RIGHT, WITHIN
 from .guesses import commonest
-from .honest import too_sure
-from .read import TEMPERATURES, Read, over_documents, read_documents
+from .honest import misses
+from .read import TEMPERATURES, Read, read_documents
+
+DOUBLED = Claim(
+    "Positive control: with all logits doubled, its probabilities are found to miss.",
+    expects="greater",
+    margin=WITHIN,
+    unit=RIGHT,
+    part=CONTROLS,
+    measure="As in part (a), less what the logits as they are miss by, document by document: doubling the logits is a "
+    "temperature of one half.",
+)
+DRAWN = Claim(
+    "Negative control: where the truth is drawn from the model itself, its probabilities are honest.",
+    expects="equal",
+    margin=WITHIN,
+    unit=RIGHT,
+    part=CONTROLS,
+    measure="As in part (a), with a token drawn by the model's probabilities in place of the true one.",
+)
+KNOWS_NOTHING = Claim(
+    "Negative control: random weights guess no better than the commonest token.",
+    expects="less",
+    unit=RIGHT,
+    part=CONTROLS,
+    measure="Share of tokens that the same architecture, with random weights, finds most probable, less the share that "
+    "are the commonest token of the other documents.",
+)
+CLAIMS = [DOUBLED, DRAWN, KNOWS_NOTHING]
 
 
-def controls(lab: Lab, some: Sequence[Read], documents: Sequence[str], tokens: int) -> Iterator[Finding]:
+def controls(lab: Lab, reads: Sequence[Read], documents: Sequence[str], tokens: int) -> Iterator[Finding]:
     """Doubled logits must be found too sure; drawn truths honest; random weights must guess nothing."""
-    honest = over_documents(some, too_sure, RIGHT, lab.seed, bounds=(-1.0, 1.0))
-    yield Finding(
-        claim="Positive control: with all logits doubled, the model is found to be too sure.",
-        estimate=over_documents(
-            some, lambda one: too_sure(one, TEMPERATURES.index(0.5)), RIGHT, lab.seed, bounds=(-1.0, 1.0)
-        ),
-        control=Control("the logits as they are", honest),
-        expects="greater",
-        margin=WITHIN,
-        part=CONTROLS,
-        measure="As in part (a): doubling the logits is a temperature of one half.",
+    right = [read.right for read in reads]
+    plain = misses([read.sure for read in reads], right)
+    doubled = misses([read.sure_at[TEMPERATURES.index(0.5)] for read in reads], right)
+    both = measured(
+        {"as they are": plain, "doubled": doubled},
+        by=("logits",),
+        value=RIGHT,
+        over="document",
+        bounds=(-1.0, 1.0),
+        seed=lab.seed,
     )
-    yield Finding(
-        claim="Negative control: where the truth is drawn from the model itself, its probabilities are honest.",
-        estimate=over_documents(
-            some, lambda one: float((one.sure - one.drawn_right).mean()), RIGHT, lab.seed, bounds=(-1.0, 1.0)
-        ),
-        control=Control("honest", known(0.0, unit=RIGHT, why="as often as it says")),
-        expects="equal",
-        margin=WITHIN,
-        part=CONTROLS,
-        measure="As in part (a), with a token drawn by the model's probabilities in place of the true one.",
+    yield DOUBLED.answer(
+        estimate_mean(doubled - plain, unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed),
+        zero(RIGHT, "the logits as they are"),
+        table=both.rows(),
     )
-    random_weights = read_documents(
-        lab, with_random_weights(lab.model, lab.seed), documents, tokens, 8, "reading with random weights"
+    drawn = misses([read.sure for read in reads], [read.drawn_right for read in reads])
+    yield DRAWN.answer(
+        estimate_mean(drawn, unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed), zero(RIGHT, "honest")
     )
-    yield Finding(
-        claim="Negative control: random weights guess no better than the commonest token.",
-        estimate=over_documents(random_weights, lambda one: float(one.right.mean()), RIGHT, lab.seed),
-        control=Control("the commonest token", commonest(random_weights, lab.seed)),
-        expects="less",
-        part=CONTROLS,
-        measure="Share of tokens that the same architecture, with random weights, finds most probable.",
+    random_weights = with_random_weights(lab.model, lab.seed)
+    blind = read_documents(lab, random_weights, documents, tokens, 8, "reading with random weights")
+    gained = np.array([read.right.mean() for read in blind]) - commonest(blind)
+    yield KNOWS_NOTHING.answer(
+        estimate_mean(gained, unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed),
+        zero(RIGHT, "the commonest token"),
     )

@@ -5,45 +5,79 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from interp import Control, Estimate, Figure, Finding, Lab, Row
-from interp.stats import calibration_error, honest_errors, known, null_of, reliability
+from interp import Claim, Control, Estimate, Figure, Finding, Lab, Row, zero
+from interp.stats import calibration_error, estimate_mean, honest_errors, null_of, reliability
 
-from . import OTHER, RIGHT, WITHIN
-from .read import ONE, By, Read, over_documents
+from . import OTHER, OWN, RIGHT, WITHIN
+from .read import By, Read, over_documents
 
-
-def too_sure(read: Read, temperature: int = ONE) -> float:
-    """What it says of its best guesses less how often they are right."""
-    return float((read.sure_at[temperature] - read.right).mean())
-
-
-def honest(lab: Lab, kind: str, texts: By) -> Finding:
-    """Of the best guesses that were given 70 %, are 70 % right?"""
-    rows: list[Row] = []
-    for name, some in texts.items():
-        said, right = (np.concatenate([getattr(one, part) for one in some]) for part in ("sure", "right"))
-        for one in reliability(said, right):
-            rows.append({"probability of the best guess": one.said, "it is right (share of tokens)": one.came_true})
-            rows[-1] |= {"text": name, "tokens": one.n}
-    rows += [
-        {"probability of the best guess": p, "it is right (share of tokens)": p, "text": "honest"} for p in (0.0, 1.0)
-    ]
-    return Finding(
-        claim=f"On {kind}, its best guess is right as often as it says, within 5 points.",
-        estimate=over_documents(texts[kind], too_sure, RIGHT, lab.seed, bounds=(-1.0, 1.0)),
-        control=Control("honest", known(0.0, unit=RIGHT, why="as often as it says")),
+PART = "(a) Are the probabilities honest?"
+BINS = 10
+MISS = (
+    "How far what it says of its best guess lies from how often that is right, in ten groups by what it says, each "
+    "document by itself. A miss counts where the other documents miss in the same direction, and against it where they "
+    "miss in the other one: honest probabilities give 0, and misses in both directions do not cancel."
+)
+HONEST, OWN_HONEST = (
+    Claim(
+        f"On {kind}, its best guess is right as often as it says, within 5 points.",
         expects="equal",
         margin=WITHIN,
-        part="(a) Are the probabilities honest?",
+        unit=RIGHT,
+        part=PART,
         answers=kind == OTHER,
-        measure="Mean probability of the best guess less the share of tokens for which it is right: above 0 is too "
-        "sure, below 0 too modest.",
-        caveat="Misses in both directions cancel in a mean: the picture shows each probability by itself."
-        if kind == OTHER
-        else "The bundled sample was written by the bundled model, at a temperature and with rules of its own (see "
-        "data/README.md): honest by construction, but for those.",
-        table=rows if kind == OTHER else [],
+        measure=MISS,
+        caveat=caveat,
+    )
+    for kind, caveat in (
+        (OTHER, "Small misses of few documents go unseen: each document is held against what the others show."),
+        (
+            OWN,
+            "The bundled sample was written by the bundled model, at a temperature and with rules of its own (see "
+            "data/README.md): honest by construction, but for those.",
+        ),
+    )
+)
+BEYOND_CHANCE = Claim(
+    "Its probabilities miss by more than chance would make honest ones miss.",
+    expects="greater",
+    unit=RIGHT,
+    part=PART,
+    measure="Expected calibration error: the mean distance, over ten groups, of what is said from what comes true. "
+    "The null draws each guess true or false by its own probability.",
+    caveat="More text makes any miss certain; how large it is, the finding before says.",
+)
+CLAIMS = [HONEST, OWN_HONEST, BEYOND_CHANCE]
+
+
+def misses(said: Sequence[NDArray[np.float64]], right: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
+    """Cross-fitted calibration errors: each document's misses, in the directions in which the others miss.
+
+    The usual error counts each group's miss without its sign and so grows with chance; less what honest probabilities
+    give, it is too small where misses are real. Here the sign is chosen on other documents than those it is put on.
+    """
+    whole = np.concatenate(said)
+    edges = np.unique(np.quantile(whole, np.linspace(0, 1, BINS + 1)[1:-1]))
+    sums = np.zeros((len(said), len(edges) + 1))
+    for i, (of_document, came_true) in enumerate(zip(said, right, strict=True)):
+        np.add.at(sums[i], np.searchsorted(edges, of_document, side="right"), of_document - came_true)
+    directions = np.sign(sums.sum(0) - sums)
+    return (directions * sums).sum(1) / [len(of_document) for of_document in said]
+
+
+def honest(lab: Lab, kind: str, texts: By, source: str) -> Finding:
+    """Of the best guesses that were given 70 %, are 70 % right? `source` names the text."""
+    said, right = ([getattr(read, part) for read in texts[kind]] for part in ("sure", "right"))
+    error = calibration_error(np.concatenate(said), np.concatenate(right))
+    too_sure = over_documents(texts[kind], lambda read: float((read.sure - read.right).mean()), RIGHT, lab.seed)
+    return (HONEST if kind == OTHER else OWN_HONEST).answer(
+        estimate_mean(misses(said, right), unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed),
+        zero(RIGHT, "honest"),
+        measure=f"Text: {source}. The usual calibration error is {error:.2g}, and on the whole it says "
+        f"{too_sure.mean:+.2g} too much.",
+        table=_reliability(texts) if kind == OTHER else [],
         figure=Figure(
             "lines",
             x="probability of the best guess",
@@ -57,25 +91,32 @@ def honest(lab: Lab, kind: str, texts: By) -> Finding:
     )
 
 
-def error_beyond_chance(lab: Lab, some: Sequence[Read]) -> Finding:
+def _reliability(texts: By) -> list[Row]:
+    """Each kind of text in ten groups, and the line of honest probabilities."""
+    said, came_true = "probability of the best guess", "it is right (share of tokens)"
+    rows: list[Row] = []
+    for kind, reads in texts.items():
+        sure, right = (np.concatenate([getattr(read, part) for read in reads]) for part in ("sure", "right"))
+        rows += [
+            {said: group.said, came_true: group.came_true, "text": kind, "tokens": group.n}
+            for group in reliability(sure, right)
+        ]
+    return rows + [{said: p, came_true: p, "text": "honest"} for p in (0.0, 1.0)]
+
+
+def error_beyond_chance(lab: Lab, reads: Sequence[Read]) -> Finding:
     """The calibration error, beside the errors of worlds in which each guess comes true as often as it says."""
 
     def error(chosen: Sequence[int]) -> float:
-        said, right = (np.concatenate([getattr(some[i], part) for i in chosen]) for part in ("sure", "right"))
+        said, right = (np.concatenate([getattr(reads[i], part) for i in chosen]) for part in ("sure", "right"))
         return calibration_error(said, right)
 
     rng = np.random.default_rng(lab.seed)
-    draws = [error(rng.integers(0, len(some), len(some)).tolist()) for _ in range(200)]
-    mean = error(range(len(some)))
+    draws = [error(rng.integers(0, len(reads), len(reads)).tolist()) for _ in range(200)]
+    mean = error(range(len(reads)))
     low, high = np.quantile(draws, [0.025, 0.975])
-    honest = honest_errors(np.concatenate([one.sure for one in some]), seed=lab.seed)
-    return Finding(
-        claim="Its probabilities miss by more than chance would make honest ones miss.",
-        estimate=Estimate(mean, min(float(low), mean), max(float(high), mean), len(some), RIGHT, "document"),
-        control=Control("honest probabilities", null_of(honest, unit=RIGHT)),
-        expects="greater",
-        part="(a) Are the probabilities honest?",
-        measure="Expected calibration error: the mean distance, over ten groups, of what is said from what comes true. "
-        "The null draws each guess true or false by its own probability.",
-        caveat="More text makes any miss certain; how large it is, the finding before says.",
+    honest_worlds = honest_errors(np.concatenate([read.sure for read in reads]), seed=lab.seed)
+    return BEYOND_CHANCE.answer(
+        Estimate(mean, min(float(low), mean), max(float(high), mean), len(reads), RIGHT, "document"),
+        Control("honest probabilities", null_of(honest_worlds, unit=RIGHT)),
     )

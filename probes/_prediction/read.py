@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,13 +15,6 @@ from interp.stats import estimate_mean
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
 ONE = TEMPERATURES.index(1.0)
-MODULES = (
-    "argparse", "ast", "asyncio", "calendar", "collections", "concurrent.futures", "contextlib", "csv", "dataclasses",
-    "datetime", "decimal", "difflib", "email", "enum", "fractions", "functools", "heapq", "http.client", "inspect",
-    "itertools", "json", "logging", "mailbox", "optparse", "os", "pathlib", "pickle", "queue", "random", "re", "shutil",
-    "socket", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "turtle", "typing",
-    "unittest", "urllib.parse", "uuid", "zipfile",
-)  # fmt: skip
 LEAST = 12  # tokens of a document, at least
 AT_ONCE = 32  # positions whose vocabularies are in memory together
 
@@ -47,35 +38,16 @@ class Read:
     drawn_right: NDArray[np.bool_]
 
 
-def library_text() -> list[str]:
-    """Explanations from Python's own library: prose that no model of ours wrote. A document a module.
-
-    The same for one version of Python; a model may have read it in training.
-    """
-    out = []
-    for name in MODULES:
-        module = importlib.import_module(name)
-        found = [inspect.getdoc(module) or ""]
-        for member in sorted(vars(module)):
-            thing = getattr(module, member)
-            if not member.startswith("_") and inspect.isclass(thing) and thing.__module__.startswith(name):
-                found.append(inspect.getdoc(thing) or "")
-        text = "\n\n".join(part for part in found if len(part.split()) > 20)
-        if text:
-            out.append(text)
-    return out
-
-
 def read_documents(lab: Lab, model: Model, documents: Sequence[str], tokens: int, n: int, what: str) -> list[Read]:
     """The first `tokens` of `n` documents. Raises UserError where too few are long enough."""
     rows = [row for row in model.encode(list(documents), cut=tokens) if len(row) >= LEAST][:n]
     if len(rows) < 4:
         raise UserError(f"{what}: {len(rows)} documents of {LEAST} tokens or more; expected 4 or more")
-    found = []
+    reads = []
     for i, row in enumerate(rows):
-        found.append(_read(model, row, lab.seed * 1000 + i))
+        reads.append(_read(model, row, lab.seed * 1000 + i))
         lab.progress(what, i + 1, len(rows))
-    return found
+    return reads
 
 
 @torch.no_grad()
@@ -83,7 +55,7 @@ def _read(model: Model, row: list[int], seed: int) -> Read:
     logits = model.logits([row])[0, :-1].float()
     true = torch.tensor(row[1:], device=model.device)
     generator = torch.Generator(logits.device).manual_seed(seed)
-    parts = [_at(some, ids, generator) for some, ids in zip(logits.split(AT_ONCE), true.split(AT_ONCE), strict=True)]
+    parts = [_at(few, ids, generator) for few, ids in zip(logits.split(AT_ONCE), true.split(AT_ONCE), strict=True)]
     best, right, rank, drawn = (torch.cat([part[i] for part in parts]).cpu().numpy() for i in range(4))
     loss, entropy, sure = (torch.cat([part[i] for part in parts], 1).double().cpu().numpy() for i in range(4, 7))
     return Read(np.array(row[1:]), best.astype(np.float64), right, rank, loss, entropy, sure, drawn)
@@ -113,11 +85,11 @@ By = dict[str, list[Read]]  # by the kind of text
 
 
 def over_documents(
-    some: Sequence[Read],
+    reads: Sequence[Read],
     value: Callable[[Read], float],
     unit: str,
     seed: int,
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Estimate:
     """The mean of a value of each document, with its interval."""
-    return estimate_mean([value(one) for one in some], unit=unit, over="document", bounds=bounds, seed=seed)
+    return estimate_mean([value(read) for read in reads], unit=unit, over="document", bounds=bounds, seed=seed)

@@ -10,3 +10,5 @@ NATS = "nats"
 SHARE = "share of questions"
 EXACT = "exact answers (share of questions)"
 END = " ##"  # closes an answer: a mark that the model does not write by itself
+DIFFERENCE = (-1.0, 1.0)  # of two shares
+ONE_SEED = "One fine-tuning of one model: the interval is over questions, not over other fine-tunings."

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from interp import Control, Finding, Lab, Model, Row, SmallGPT2, copy_model, train_small_gpt2
+from interp import (
+    Claim,
+    Control,
+    Finding,
+    Lab,
+    Model,
+    Row,
+    SmallGPT2,
+    copy_model,
+    set_beforehand,
+    train_small_gpt2,
+)
 from interp.analysis import (
     effective_rank,
     energies,
@@ -14,17 +25,38 @@ from interp.analysis import (
     score_completions,
     weight_changes,
 )
-from interp.stats import known, proportion
+from interp.stats import proportion
 
-from . import CONTROLS, SHARE
-from .behaviour import ONE_SEED, sit
-from .inside import OUTSIDE, blocks_of, scores_with
+from . import CONTROLS, ONE_SEED, SHARE
+from .behaviour import sit
+from .layers import OUTSIDE, blocks_of, scores_with
 from .questions import Exam
 from .small import make_world
 
 LAYERS, RANK = 6, 2
 LOUD = 0.5  # length of what is planted, over the weights'
 QUIET = 0.01  # of every other weight, at random: no layer is left as it was
+PLANTS = "share of plants"
+
+PLANTED = Claim(
+    "Positive control: an update of two directions, planted in one layer, is found there by all measures.",
+    expects="greater",
+    margin=0.5,
+    unit=PLANTS,
+    part=CONTROLS,
+    measure="Weights must have moved most in that layer, in two directions, and of all layers put back one by one that "
+    "one must bring the model nearest to what it was. GPT-2s of six layers.",
+)
+OTHER_ANSWERS = Claim(
+    "Negative control: answers of other questions teach no right ones: as many as before, within 10 points.",
+    expects="equal",
+    margin=0.1,
+    unit=SHARE,
+    part=CONTROLS,
+    measure="The same fine-tuning of the loaded model, with each question given the answer of another one; exact "
+    "answers to held-out questions.",
+    caveat=ONE_SEED,
+)
 
 
 def plant(model: Model, layer: int, seed: int) -> tuple[Model, str]:
@@ -49,7 +81,7 @@ def found_at(model: Model, changed: Model) -> tuple[int, float, int]:
     """Where the weights say that it is, of how many directions it is there, and where swapping says that it is."""
     changes = weight_changes(model, changed)
     layer = int(np.argmax([relative_change(one for one in changes if one.layer == i) for i in range(model.n_layers)]))
-    old, new = (dict(some.hf.named_parameters()) for some in (model, changed))
+    old, new = dict(model.hf.named_parameters()), dict(changed.hf.named_parameters())
     matrices = [one for one in changes if one.layer == layer and old[one.name].ndim == 2]
     most = max(matrices, key=lambda one: one.moved / one.norm).name
     examples = make_world(0).questions(taught=True)[:12]
@@ -63,25 +95,19 @@ def planted(lab: Lab) -> Finding:
     world = make_world(0)
     texts = ["".join(pair) for pair in (*world.statements(), *world.questions(taught=True))]
     table: list[Row] = []
-    found = []
-    for i in range(12 if lab.quick else 24):
+    right, plants = [], 12 if lab.quick else 24
+    for i in range(plants):
         layer, seed = i % LAYERS, lab.seed * 1000 + i
         model = train_small_gpt2(texts, SmallGPT2(n_layers=LAYERS, d_model=32, steps=0), seed=seed)
         changed, name = plant(model, layer, seed)
         by_weights, rank, by_swaps = found_at(model, changed)
-        found.append(by_weights == by_swaps == layer and abs(rank - RANK) < 0.5)
+        right.append(by_weights == by_swaps == layer and abs(rank - RANK) < 0.5)
         table.append({"planted in layer": layer, "matrix": name, "weights say layer": by_weights})
         table[-1] |= {"effective rank (directions)": rank, "swapping says layer": by_swaps}
-        lab.progress("finding what was planted", i + 1, 12 if lab.quick else 24)
-    return Finding(
-        claim="Positive control: an update of two directions, planted in one layer, is found there by all measures.",
-        estimate=proportion(found, unit="share of plants", over="plant"),
-        control=Control("one of the layers", known(1 / LAYERS, unit="share of plants", why="chance")),
-        expects="greater",
-        margin=0.5,
-        part=CONTROLS,
-        measure="Weights must have moved most in that layer, in two directions, and of all layers put back one by one "
-        "that one must bring the model nearest to what it was. GPT-2s of six layers.",
+        lab.progress("finding what was planted", i + 1, plants)
+    return PLANTED.answer(
+        proportion(right, unit=PLANTS, over="plant"),
+        set_beforehand(1 / LAYERS, PLANTS, "one of the layers"),
         table=table,
     )
 
@@ -89,16 +115,9 @@ def planted(lab: Lab) -> Finding:
 def other_answers(lab: Lab, exam: Exam, shuffled: Model) -> Finding:
     """The loaded model, fine-tuned on answers of other questions."""
     lab.progress("asking the model that learned other answers", 0, 1)
-    before, after = (sit(some, exam.held_out) for some in (lab.model, shuffled))
-    return Finding(
-        claim="Negative control: answers of other questions teach no right ones: as many as before, within 10 points.",
-        estimate=proportion(after.exact, unit=SHARE, over="question"),
-        control=Control("before", proportion(before.exact, unit=SHARE, over="question")),
-        expects="equal",
-        margin=0.1,
-        part=CONTROLS,
-        measure="The same fine-tuning of the loaded model, with each question given the answer of another one; exact "
-        f"answers to held-out questions. The mark, once the right answer stands there: "
-        f"{after.ends.mean():.0%}.",
-        caveat=ONE_SEED,
+    before, after = sit(lab.model, exam.held_out), sit(shuffled, exam.held_out)
+    return OTHER_ANSWERS.answer(
+        proportion(after.exact, unit=SHARE, over="question"),
+        Control("before", proportion(before.exact, unit=SHARE, over="question")),
+        measure=f"The mark, once the right answer stands there: {after.ends.mean():.0%}.",
     )

@@ -9,26 +9,25 @@ from random import Random
 import numpy as np
 
 from interp import (
-    Control,
-    Estimate,
-    Figure,
+    Claim,
     Finding,
     Lab,
     Model,
-    Row,
     SmallGPT2,
     TrainingJob,
     fine_tune,
+    measured,
+    set_beforehand,
     train_small_gpt2s,
     with_random_weights,
+    zero,
 )
 from interp import TuningExample as Example
 from interp.analysis import score_completions
-from interp.stats import estimate_mean, known
+from interp.stats import estimate_mean
 
 from . import CONTROLS, EXACT, SHARE, SMALL
 
-WORTH, CLOSE, KNOWS = 0.1, 0.1, 0.25  # shares; three seeds that know all can show no more than 0.27 above chance
 PEOPLE, KINDS = 30, 6  # beings; values of an attribute
 SIZE = SmallGPT2(n_layers=2, d_model=64, steps=400)
 TUNING = {"steps": 100, "batch": 16, "lr": 1e-3}
@@ -45,6 +44,39 @@ SENTENCES = {
 BEGIN = ("bli", "gro", "sna", "fle", "tru", "dwo", "kra", "pli")
 FINISH = ("ck", "mp", "nd", "rt", "sk", "lf")
 WORDS = "we ask and you tell until the end"  # so that the vocabulary has the words of the questions
+CHANCE, CLOSE = 1 / KINDS, 0.1  # shares
+STARTS = ("pre-trained weights", "random weights", "pre-trained weights, shuffled answers")
+
+MAKES_IT = Claim(
+    "Pre-training makes the difference: from random weights, the same fine-tuning answers 10 points less.",
+    expects="greater",
+    margin=0.1,
+    unit=SHARE,
+    part=SMALL,
+    answers=True,
+    measure=f"Exact answers to questions about {PEOPLE // 2} invented beings that fine-tuning never names, while "
+    "pre-training names them in sentences: from pre-trained weights less from random ones, GPT-2s of two layers with "
+    "a world each.",
+    caveat="Made so that only pre-training can tell the answers; how much else it gives (words, grammar) is not asked. "
+    "Longer fine-tuning lifts the trained questions from random weights, never the held-out ones. Before fine-tuning "
+    "none is answered exactly, for the end word is new to such a question: that is format.",
+)
+READ = Claim(
+    "Positive control: the small models know what they read in pre-training.",
+    expects="greater",
+    margin=0.25,  # three seeds that know all can show no more than 0.27 above chance
+    unit=SHARE,
+    part=CONTROLS,
+    measure="Sentences of pre-training, completed greedily, before fine-tuning.",
+)
+SHUFFLED = Claim(
+    "Negative control: fine-tuned on shuffled answers, small models answer held-out questions at chance.",
+    expects="less",
+    unit=SHARE,
+    part=CONTROLS,
+    measure="The same prompts and the same answers, dealt to each other at random.",
+)
+CLAIMS = [MAKES_IT, READ, SHUFFLED]
 
 
 @dataclass(frozen=True)
@@ -56,28 +88,26 @@ class World:
 
     def statements(self) -> list[Example]:
         """What is read in pre-training, parted before the value."""
-        return [(text.format(who), f" {value}") for (who, what), value in self.facts.items() for text in
-                SENTENCES[what]]  # fmt: skip
+        return [
+            (text.format(who), f" {value}") for (who, what), value in self.facts.items() for text in SENTENCES[what]
+        ]
 
     def questions(self, *, taught: bool) -> list[Example]:
         """In a form that pre-training has not."""
-        some = self.beings[::2] if taught else self.beings[1::2]
-        return [(f"ask {what} {who} tell", f" {self.facts[who, what]} end") for who in some for what in VALUES]
+        beings = self.beings[::2] if taught else self.beings[1::2]
+        return [(f"ask {what} {who} tell", f" {self.facts[who, what]} end") for who in beings for what in VALUES]
 
 
 def make_world(seed: int) -> World:
     """Names and facts that the seed draws."""
     rng = Random(seed)
     beings = tuple(rng.sample([first + last for first in BEGIN for last in FINISH], PEOPLE))
-    return World({(who, what): rng.choice(some) for who in beings for what, some in VALUES.items()}, beings)
+    return World({(who, what): rng.choice(values) for who in beings for what, values in VALUES.items()}, beings)
 
 
 def exact(model: Model, questions: list[Example]) -> float:
     """Share of questions whose answer and end are written greedily."""
     return float(score_completions(model, questions, batch_size=128).greedy.double().mean())
-
-
-STARTS = ("pre-trained weights", "random weights", "pre-trained weights, shuffled answers")
 
 
 def fine_tuned(pretrained: Model, world: World, seed: int) -> dict[str, Model]:
@@ -88,8 +118,8 @@ def fine_tuned(pretrained: Model, world: World, seed: int) -> dict[str, Model]:
     wrong = [(prompt, answer) for (prompt, _), answer in zip(lessons, given, strict=True)]
     models = (pretrained, with_random_weights(pretrained, seed), pretrained)
     return {
-        start: fine_tune(model, some, seed=seed, **TUNING)
-        for start, model, some in zip(STARTS, models, (lessons, lessons, wrong), strict=True)
+        start: fine_tune(model, taught, seed=seed, **TUNING)
+        for start, model, taught in zip(STARTS, models, (lessons, lessons, wrong), strict=True)
     }
 
 
@@ -115,50 +145,27 @@ def small_models(lab: Lab) -> Iterator[Finding]:
 
 
 def _judged(lab: Lab, shares: dict[tuple[str, str], list[float]], knows: list[float]) -> Iterator[Finding]:
-    def over_seeds(values: list[float]) -> Estimate:
-        return estimate_mean(values, unit=SHARE, over="seed", bounds=(0, 1), seed=lab.seed)
-
-    table: list[Row] = []
-    for (start, side), values in shares.items():
-        at = over_seeds(values)
-        table.append({"begun from": start, "questions": side, EXACT: at.mean, "low": at.low, "high": at.high})
-    held = {start: shares[start, "held-out questions"] for start in STARTS}
-    chance = 1 / KINDS
-    yield Finding(
-        claim="Pre-training makes the difference: from random weights, the same fine-tuning answers 10 points less.",
-        estimate=over_seeds(held[STARTS[0]]),
-        control=Control("from random weights", over_seeds(held[STARTS[1]])),
-        expects="greater",
-        margin=WORTH,
-        part=SMALL,
-        answers=True,
-        measure=f"Exact answers to questions about {PEOPLE // 2} invented beings that fine-tuning never names, while "
-        f"pre-training names them in sentences: {len(held[STARTS[0]])} GPT-2s of two layers, a world each. To trained "
-        f"questions: {np.mean(shares[STARTS[0], 'trained questions']):.0%} from pre-trained weights, "
-        f"{np.mean(shares[STARTS[1], 'trained questions']):.0%} from random ones.",
-        caveat="Made so that only pre-training can tell the answers; how much else it gives (words, grammar) is not "
-        "asked. Longer fine-tuning lifts the trained questions from random weights, never the held-out ones.",
-        table=table,
-        figure=Figure(
-            "interval_dots", x=EXACT, y="questions", group="begun from", low="low", high="high", chance=chance,
-            caption="Intervals over seeds; dashed: one of six values at random.",
-        ),
-    )  # fmt: skip
-    yield Finding(
-        claim="Positive control: the small models know what they read in pre-training.",
-        estimate=over_seeds(knows),
-        control=Control("one of six", known(chance, unit=SHARE, why="chance")),
-        expects="greater",
-        margin=KNOWS,
-        part=CONTROLS,
-        measure="Sentences of pre-training, completed greedily, before fine-tuning.",
+    exactly = measured(
+        shares, by=("begun from", "questions"), value=EXACT, unit=SHARE, over="seed", bounds=(0, 1), seed=lab.seed
     )
-    yield Finding(
-        claim="Negative control: fine-tuned on shuffled answers, small models answer held-out questions at chance.",
-        estimate=over_seeds(held[STARTS[2]]),
-        control=Control("chance, and 10 points", known(chance + CLOSE, unit=SHARE, why="one of six, and 10 points")),
-        expects="less",
-        part=CONTROLS,
-        measure="The same prompts and the same answers, dealt to each other at random.",
-        table=table,
+    pretrained, random, _ = (np.array(shares[start, "held-out questions"]) for start in STARTS)
+    trained = [float(np.mean(shares[start, "trained questions"])) for start in STARTS]
+    yield MAKES_IT.answer(
+        estimate_mean(pretrained - random, unit=SHARE, over="seed", bounds=(-1, 1), seed=lab.seed),
+        zero(SHARE, "from random weights"),
+        measure=f"{pretrained.mean():.0%} against {random.mean():.0%}. To trained questions: {trained[0]:.0%} from "
+        f"pre-trained weights, {trained[1]:.0%} from random ones.",
+        table=exactly.rows(),
+        figure=exactly.dots(
+            y="questions", chance=CHANCE, caption="Intervals over seeds; dashed: one of six values at random."
+        ),
+    )
+    yield READ.answer(
+        estimate_mean(knows, unit=SHARE, over="seed", bounds=(0, 1), seed=lab.seed),
+        set_beforehand(CHANCE, SHARE, "one of six"),
+    )
+    yield SHUFFLED.answer(
+        exactly[STARTS[2], "held-out questions"],
+        set_beforehand(CHANCE + CLOSE, SHARE, "chance, and 10 points"),
+        table=exactly.rows(),
     )

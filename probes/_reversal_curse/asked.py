@@ -27,7 +27,15 @@ from interp import (
     zero,
 )
 from interp.analysis import Asked, ask_facts, score_answers
-from interp.stats import double_centre, estimate_crossed, estimate_mean, matched_scores, null_of, top_choice
+from interp.stats import (
+    double_centre,
+    estimate_crossed,
+    estimate_mean,
+    matched_scores,
+    null_of,
+    silence_told,
+    top_choice,
+)
 
 from .taught import NATS, Answers, dots
 
@@ -150,12 +158,13 @@ def _more_forward(
     rng = np.random.default_rng(lab.seed)
     draws = (by_fact * rng.choice([-1.0, 1.0], size=(n_boot, len(by_fact)))).mean(axis=1)
     both = [*sides[0], *sides[1]]
+    chance = 1 / forward[0].shape[1] if what == "chosen" else 0.0
     return claim.answer(
         estimate_crossed(forward, less=backward, unit=FACTS, over=_over(both), bounds=(-1.0, 1.0)),
         Control("the two directions swapped at random, fact by fact", null_of(draws, unit=FACTS)),
         about=about,
         measure=_p(draws, float(by_fact.mean())),
-        caveat=_silent_wordings(both, what),
+        caveat=silence_told([*forward, *backward], nothing=chance),
     )
 
 
@@ -269,7 +278,11 @@ def _paired(
     over = f"facts, each in {max(len(matrix) for matrix in scores)} wordings"
     estimate = estimate_crossed(matched, unit=NATS, over=over)
     return claim.answer(
-        estimate, Control(null, null_of(draws, unit=NATS)), about=about, measure=_p(draws, estimate.mean)
+        estimate,
+        Control(null, null_of(draws, unit=NATS)),
+        about=about,
+        measure=_p(draws, estimate.mean),
+        caveat=silence_told(matched),
     )
 
 
@@ -282,14 +295,6 @@ def _p(draws: NDArray[np.float64], mean: float) -> str:
 def _over(asked: Iterable[Asked]) -> str:
     """What n counts."""
     return f"facts, each in {max(len(one.scores) for one in asked)} wordings"
-
-
-def _silent_wordings(asked: Iterable[Asked], what: str) -> str:
-    """A sentence on wordings that got no right answer in any set and direction; the interval is wide for them."""
-    shares = [_share(one, what).mean(1) for one in asked]
-    right = np.array([share[: min(map(len, shares))] for share in shares]).sum(0)
-    silent = [str(i + 1) for i, share in enumerate(right) if share == 0]
-    return f"Wording {' and '.join(silent)} got no right answer anywhere, which widens the interval." if silent else ""
 
 
 def _share(asked: Asked, what: str) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from interp import (
     DIRECTIONS,
     Claim,
+    Control,
     Direction,
     Estimate,
     FactSet,
@@ -36,7 +37,7 @@ from interp.analysis import Aligned, Student, align, answer_lead, logit_differen
 from interp.edits import knock_out
 from interp.features import top_examples
 from interp.saes import SAE, encode_features, load_sae, site_of
-from interp.stats import estimate_mean
+from interp.stats import PairedEstimates, estimate_gap, estimate_mean
 
 from .taught import NATS, Answers
 
@@ -48,21 +49,38 @@ WINDOWS = 6  # of layers that are cut one at a time
 READ = 1.0  # nats: what counts as readable
 ACTIVATION = "mean difference in activation"
 T = TypeVar("T")
-_nats = partial(Claim, expects="greater", unit=NATS)
-READABLE = _nats(
-    "In {model}, asked {direction}, the answer is readable at the last token of the last layer.",
+
+
+class OfEach(NamedTuple):
+    """A claim of the loaded model, and the same of a model that is trained here."""
+
+    loaded: Claim
+    student: Claim
+
+
+def _of_each(text: str, **rule: Any) -> OfEach:
+    nats = partial(Claim, expects="greater", unit=NATS, **rule)
+    return OfEach(nats(f"In {{model}}, {text}"), nats(f"In {SMALL}, {text}", subject="trained here"))
+
+
+LENS = (
+    "the log-probability of the right answer's first token above the other answers' mean, less its lead in the other "
+    "prompts (so that no answer's own likelihood counts)"
+)
+READABLE = _of_each(
+    "asked {direction}, the answer is readable at the last token of the last layer.",
     margin=READ,
     part=WHERE,
-    measure="Logit lens: the log-probability of the right answer's first token above the other answers' mean.",
+    measure=f"Logit lens: {LENS}.",
     caveat="Early layers may hold the answer in a form that the final unembedding cannot read. The two directions have "
     "different answers, so their numbers are not to be compared with each other.",
 )
-READ_FROM = _nats(
-    "In {model}, asked {direction}, the answer is read from {place}.",
+READ_FROM = _of_each(
+    "asked {direction}, the answer is read from {place}.",
     margin=0.5,
     part=WHERE,
     measure="How far that token, copied from a prompt with another item, moves the model towards that item's answer, "
-    "less how far the same token of a third, unrelated prompt does. The item is what the prompt names.",
+    "beside how far the same token of a third, unrelated prompt does. The item is what the prompt names.",
     caveat="It shows that the answer depends on what stands there, which may be the item alone and not yet the answer. "
     "Each prompt is in two pairs, and the interval is widened for it.",
 )
@@ -72,41 +90,43 @@ MOVES_FEATURES = Claim(
     unit=ACTIVATION,
     part=WHERE,
     measure=f"Two directions, each in two wordings; all four prompts end in one word. The {TOP_FEATURES} features that "
-    "differ most on one half of the facts, measured on the other half, with the sign they had there; less the same "
+    "differ most on one half of the facts, measured on the other half, with the sign they had there; beside the same "
     "of two wordings of one direction.",
     caveat="Any change of words moves some features. One pair of wordings: another may move more or less.",
 )
-WRITTEN = _nats(
-    "In {model}, asked {direction}, the answer is written at the last token of the item that the prompt names.",
+WRITTEN = _of_each(
+    "asked {direction}, the answer is written at the last token of the item that the prompt names.",
     margin=READ,
     part=WORKS,
-    measure="Logit lens at that token: the log-probability of the right answer's first token above the other answers' "
-    "mean, in the layer where the other half of the prompts has the most of it.",
+    measure=f"Logit lens at that token: {LENS}, in the layer where the other half of the prompts has the most of it.",
     caveat="What the lens does not read may still be there, in a form that a later layer turns into the answer. Words "
     "that are alike, such as a country and its capital, lead a little by themselves.",
 )
-CARRIED = _nats(
-    "In {model}, asked {direction}, attention to the item carries the answer to the last token.",
+CARRIED = _of_each(
+    "asked {direction}, attention to the item carries the answer to the last token.",
     margin=0.5,
     part=WORKS,
-    measure="How much more of the right answer's lead over the others is lost when the prompt's last token cannot "
-    "attend to the item's tokens, in any layer, than when it cannot attend to the tokens before the item.",
+    measure="How much of the right answer's lead over the others is lost when the prompt's last token cannot attend to "
+    "the item's tokens, in any layer, beside what is lost when it cannot attend to the tokens before the item.",
     caveat="An answer that other tokens have taken over on the way is not lost. In an order that the model never "
     "learned there is no lead to lose.",
 )
-CLAIMS_WHERE, CLAIMS_WORKS = [READABLE, READ_FROM, MOVES_FEATURES], [WRITTEN, CARRIED]
+CLAIMS_WHERE = [READABLE.student, READ_FROM.student, READABLE.loaded, READ_FROM.loaded, MOVES_FEATURES]
+CLAIMS_WORKS = [WRITTEN.student, CARRIED.student, WRITTEN.loaded, CARRIED.loaded]
 
 
 @dataclass(frozen=True)
 class Examined:
     """A model to look into, with the facts to ask it: `stride` between layers, at most `pairs` prompt pairs.
 
-    `note`: what a reader must know of it. `why_not`: why it cannot be looked into, "" where it can.
+    `trained_here`: is it a student? `note`: what a reader must know of it. `why_not`: why it cannot be looked into, ""
+    where it can.
     """
 
     who: str
     model: Model
     facts: FactSet
+    trained_here: bool = False
     template: int | HeldOut = 0
     stride: int = 1
     pairs: int = 8
@@ -118,6 +138,14 @@ class Examined:
         """Layer l is the residual stream after l blocks: 0 is the embedding, where only the item can matter."""
         return sorted({*range(0, self.model.n_layers, self.stride), self.model.n_layers})
 
+    def the(self, claim: OfEach) -> Claim:
+        """The one of the two that is about this model."""
+        return claim.student if self.trained_here else claim.loaded
+
+    def about(self, direction: Direction, **more: str) -> dict[str, object]:
+        """What its claims have places for."""
+        return {"direction": direction, **more} | ({} if self.trained_here else {"model": self.who})
+
     def aligned(self, direction: Direction) -> Aligned:
         """Its prompts of one layout."""
         return align(self.model, self.facts, direction, self.template)
@@ -128,10 +156,11 @@ def models_to_examine(lab: Lab, students: Sequence[Student], fact_sets: Sequence
     # Names of one word, so that every answer has a first token of its own; untied, so that no leak helps.
     student = next((s for s in students if s.course.name == "untied embeddings, one-word names"), None)
     if student is None:
-        first = Examined(SMALL, lab.model, fact_sets[0], why_not="because the small GPT-2s did not surely learn")
+        why_not = "because the small GPT-2s did not surely learn"
+        first = Examined(SMALL, lab.model, fact_sets[0], trained_here=True, why_not=why_not)
     else:
         taught, note = student.groups["name first"], f"One model: {student.course.name}, seed {student.seed}."
-        first = Examined(SMALL, student.model, taught, "held_out", pairs=len(taught), note=note)
+        first = Examined(SMALL, student.model, taught, True, "held_out", pairs=len(taught), note=note)
     facts = next((facts for facts in fact_sets if _aligns(lab.model, facts)), None)
     why_not = "" if facts else "because its tokenizer gives no four prompts of the facts one layout"
     stride = max(1, min(5 if lab.quick else 3, lab.model.n_layers // 2))
@@ -153,9 +182,9 @@ def where(lab: Lab, models: Sequence[Examined], n_boot: int) -> Answers:
     for examined in models:
         if examined.why_not:
             for direction in DIRECTIONS:
-                about = {"model": examined.who, "direction": direction}
-                yield READABLE.not_asked(examined.why_not, about=about)
-                yield READ_FROM.not_asked(examined.why_not, about=about | {"place": "the item"})
+                yield examined.the(READABLE).not_asked(examined.why_not, about=examined.about(direction))
+                about = examined.about(direction, place="the item")
+                yield examined.the(READ_FROM).not_asked(examined.why_not, about=about)
         else:
             yield from _readable(lab, examined, n_boot)
             yield from _read_from(lab, examined, n_boot)
@@ -166,9 +195,8 @@ def works(lab: Lab, models: Sequence[Examined], n_boot: int) -> Answers:
     for examined in models:
         if examined.why_not:
             for direction in DIRECTIONS:
-                about = {"model": examined.who, "direction": direction}
-                yield WRITTEN.not_asked(examined.why_not, about=about)
-                yield CARRIED.not_asked(examined.why_not, about=about)
+                for claim in (WRITTEN, CARRIED):
+                    yield examined.the(claim).not_asked(examined.why_not, about=examined.about(direction))
         else:
             yield from _written(lab, examined, n_boot)
             yield from _carried(lab, examined, n_boot)
@@ -183,21 +211,24 @@ def _readable(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     for direction in DIRECTIONS:
         asked = examined.aligned(direction)
         tell = lab.tell(f"lens, {examined.who}")
-        lead = answer_lead(examined.model, asked.prompts, asked.answer_ids, layers=layers, progress=tell).numpy()
+        lead = answer_lead(
+            examined.model, asked.prompts, asked.answer_ids, layers=layers, priors_out=True, progress=tell
+        ).numpy()
         rows += _map_rows(lead.mean(0), layers, asked.labels, direction, "lead (nats)")
         last[direction] = _mean(lead[:, -1, -1], lab, n_boot)
         since[direction] = _from_layer(layers, lead.mean(0)[:, -1] > READ)
     for direction, estimate in last.items():
-        yield READABLE.answer(
+        yield examined.the(READABLE).answer(
             estimate,
             zero(NATS, "own answer no likelier than the others"),
-            about={"model": examined.who, "direction": direction},
+            about=examined.about(direction),
             measure=f"{estimate.n} of {len(examined.facts)} prompts: those of one layout, with answers that start "
             f"differently. {examined.note}".strip(),
             table=rows if direction == "forward" else [],
             figure=_map(
                 "lead (nats)",
-                "Logit lens: the right answer's first token above the other answers'. Layer l is block l's output. At "
+                "Logit lens: the right answer's first token above the other answers', priors taken out. Layer l is "
+                "block l's output. At "
                 f"the last token the mean stays above {READ:g} nat: forward {since['forward']}, reversed "
                 f"{since['reversed']}.",
             )
@@ -219,7 +250,7 @@ def _read_from(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     early = [layer for layer in layers if 0 < layer <= max(1, model.n_layers // 2)]
     deep = len(early) > 1  # in a model of two blocks the answer has left the item by the end of the first
     rows: list[Row] = []
-    gaps: dict[Direction, tuple[Estimate, str]] = {}
+    gaps: dict[Direction, PairedEstimates] = {}
     for direction in DIRECTIONS:
         asked = examined.aligned(direction)
         n = min(examined.pairs, len(asked.prompts))
@@ -240,16 +271,16 @@ def _read_from(lab: Lab, examined: Examined, n_boot: int) -> Answers:
         )
         rows += _map_rows(moved.mean(0), layers, asked.labels[asked.first_item :], direction, "moved (nats)")
         at_place = moved[:, [layers.index(layer) for layer in early], place - asked.first_item].mean(1)
-        told = f"{at_place.mean():.2f} nats, from the unrelated prompt {stray.mean():.2f}."
-        gaps[direction] = (_over_pairs(at_place - stray, lab, n_boot), told)
+        gaps[direction] = _over_pairs(at_place, stray, lab, n_boot)
     token = "the item's last token" if deep else "the prompt's last token"
     place = f"{token} in layer{f's {early[0]} to {early[-1]}' if deep else f' {early[0]}'}"
-    for direction, (gap, told) in gaps.items():
-        yield READ_FROM.answer(
-            gap,
-            zero(NATS, "no further than an unrelated prompt moves it"),
-            about={"model": examined.who, "direction": direction, "place": place},
-            measure=f"{told} {examined.note}".strip(),
+    for direction, pair in gaps.items():
+        yield examined.the(READ_FROM).answer(
+            pair.estimate,
+            Control("copied from an unrelated prompt", pair.control),
+            paired=pair.gap,
+            about=examined.about(direction, place=place),
+            measure=examined.note,
             table=rows if direction == "forward" else [],
             figure=_map(
                 "moved (nats)",
@@ -261,10 +292,12 @@ def _read_from(lab: Lab, examined: Examined, n_boot: int) -> Answers:
         )
 
 
-def _over_pairs(values: NDArray[np.float64], lab: Lab, n_boot: int) -> Estimate:
-    """Mean over pairs in a ring: neighbours share a prompt, which at most doubles the variance of their mean."""
-    e = estimate_mean(values, unit=NATS, over="pair", n_boot=n_boot, seed=lab.seed)
-    return replace(e, low=e.mean - (e.mean - e.low) * 2**0.5, high=e.mean + (e.high - e.mean) * 2**0.5)
+def _over_pairs(values: NDArray[np.float64], control: NDArray[np.float64], lab: Lab, n_boot: int) -> PairedEstimates:
+    """Means over pairs in a ring: neighbours share a prompt, which at most doubles the variance of their mean."""
+    pair = estimate_gap(values, control, unit=NATS, over="pair", n_boot=n_boot, seed=lab.seed)
+    return PairedEstimates(
+        *(replace(e, low=e.mean - (e.mean - e.low) * 2**0.5, high=e.mean + (e.high - e.mean) * 2**0.5) for e in pair)
+    )
 
 
 def features(lab: Lab, facts: FactSet, n_boot: int) -> Answers:
@@ -294,11 +327,12 @@ def features(lab: Lab, facts: FactSet, n_boot: int) -> Answers:
         over="fact",
         seed=lab.seed,
     )
+    pair = estimate_gap(by_direction, by_wording, unit=ACTIVATION, over="fact", n_boot=n_boot, seed=lab.seed)
     yield MOVES_FEATURES.answer(
-        estimate_mean(by_direction - by_wording, unit=ACTIVATION, over="fact", n_boot=n_boot, seed=lab.seed),
-        zero(ACTIVATION, "no more than two wordings of one direction"),
+        pair.estimate,
+        Control("two wordings of one direction", pair.control),
+        paired=pair.gap,
         about=about,
-        measure=f"By direction {by_direction.mean():.3g}, by wording {by_wording.mean():.3g}.",
         table=means.rows(),
         figure=means.dots(
             "feature",
@@ -349,7 +383,9 @@ def _written(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     for direction in DIRECTIONS:
         asked = examined.aligned(direction)
         tell = lab.tell(f"what is written at the item, {examined.who}")
-        lead = answer_lead(examined.model, asked.prompts, asked.answer_ids, layers=layers, progress=tell)
+        lead = answer_lead(
+            examined.model, asked.prompts, asked.answer_ids, layers=layers, priors_out=True, progress=tell
+        )
         at_item[direction] = lead[:, :, asked.last_item].double().numpy()
     by_layer = measured(
         {(layer, asked): values[:, i] for asked, values in at_item.items() for i, layer in enumerate(layers)},
@@ -358,12 +394,12 @@ def _written(lab: Lab, examined: Examined, n_boot: int) -> Answers:
         over="prompt",
         seed=lab.seed,
     )
-    caption = "Logit lens at the item's last token; layer l is block l's output; intervals over prompts."
+    caption = "Logit lens at the item's last token, priors out; layer l is block l's output; intervals over prompts."
     for direction, values in at_item.items():
-        yield WRITTEN.answer(
+        yield examined.the(WRITTEN).answer(
             _mean(best_of_other_half(values), lab, n_boot),
             zero(NATS, "own answer no likelier than the others"),
-            about={"model": examined.who, "direction": direction},
+            about=examined.about(direction),
             measure=f"{len(values)} prompts. {examined.note}".strip(),
             table=by_layer.rows(),
             figure=by_layer.lines("layer", caption, chance=0.0),
@@ -391,7 +427,7 @@ def _carried(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     if any(one.last_item == len(one.labels) - 1 or one.first_item < 2 for one in asked.values()):
         why = "because the item is the prompt's last token, or there is none before it to compare with"
         for direction in DIRECTIONS:
-            yield CARRIED.not_asked(why, about={"model": examined.who, "direction": direction})
+            yield examined.the(CARRIED).not_asked(why, about=examined.about(direction))
         return
     values: dict[tuple[str, str, Direction], NDArray[np.float64]] = {}
     whole: dict[Direction, dict[str, NDArray[np.float64]]] = {}
@@ -404,13 +440,13 @@ def _carried(lab: Lab, examined: Examined, n_boot: int) -> Answers:
             lab.progress(f"cutting attention, {examined.who}, {direction}", done + 1, len(windows))
     lost = measured(values, by=("layers", "cut off from", "asked"), value="lost (nats)", over="prompt", seed=lab.seed)
     for direction, cut in whole.items():
-        item, before = cut["the item"], cut["tokens before it"]
-        yield CARRIED.answer(
-            _mean(item - before, lab, n_boot),
-            zero(NATS, "no more than without the tokens before the item"),
-            about={"model": examined.who, "direction": direction},
-            measure=f"{item.mean():.2f} nats without the item, {before.mean():.2f} without the tokens before it. "
-            f"{len(item)} prompts. {examined.note}".strip(),
+        pair = estimate_gap(*cut.values(), unit=NATS, over="prompt", n_boot=n_boot, seed=lab.seed)
+        yield examined.the(CARRIED).answer(
+            pair.estimate,
+            Control("cut off from tokens before the item", pair.control),
+            paired=pair.gap,
+            about=examined.about(direction),
+            measure=f"{pair.gap.n} prompts. {examined.note}".strip(),
             table=lost.rows(),
             figure=Figure(
                 "interval_dots", x="lost (nats)", y="layers", group="cut off from", low="low", high="high",

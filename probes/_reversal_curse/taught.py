@@ -6,7 +6,20 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from interp import TAUGHT_AS, Claim, Figure, Finding, Lab, NameTokens, NotAsked, Row, SmallGPT2, set_beforehand, zero
+from interp import (
+    TAUGHT_AS,
+    Claim,
+    Control,
+    Figure,
+    Finding,
+    Lab,
+    NameTokens,
+    NotAsked,
+    Row,
+    SmallGPT2,
+    set_beforehand,
+    zero,
+)
 from interp.analysis import (
     PEOPLE_A_GROUP,
     Course,
@@ -38,7 +51,7 @@ BEST = (
     f"The own answer must score best of {PEOPLE_A_GROUP}, priors taken out (by centring over prompts and answers). "
     f"{SEEDS}"
 )
-_trained = partial(Claim, unit=SHARE, part=TRAINED)
+_trained = partial(Claim, unit=SHARE, part=TRAINED, subject="trained here")
 TAUGHT = _trained(
     "Asked in the order it was taught, a small GPT-2 gives the answer for more than half of the people.",
     "greater",
@@ -127,16 +140,10 @@ def not_judged(taught: Finding, able: Finding | None) -> str:
 
 
 def _above_dealt(claim: Claim, rows: Sequence[Row], table: list[Row], figure: Figure | None = None) -> Finding:
-    """Exact match, less that of the same prompts with the answers dealt to the wrong people."""
-    dealt = "exact match, shuffled answers"
-    right, wrong = (over_seeds(rows, column, SHARE).mean for column in (EXACT, dealt))
-    return claim.answer(
-        gap_over_seeds(rows, EXACT, rows, dealt, SHARE),
-        zero(SHARE, "as many as with the answers dealt to the wrong people"),
-        measure=f"Right: {right:.1%}; with the answers dealt to the wrong people: {wrong:.1%}.",
-        table=table,
-        figure=figure,
-    )
+    """Exact match, beside that of the same prompts with the answers dealt to the wrong people."""
+    right, wrong, gap = gap_over_seeds(rows, EXACT, rows, "exact match, shuffled answers", SHARE)
+    control = Control("the answers dealt to the wrong people", wrong)
+    return claim.answer(right, control, paired=gap, table=table, figure=figure)
 
 
 def _graded(rows: list[Row]) -> Answers:
@@ -154,13 +161,8 @@ def _graded(rows: list[Row]) -> Answers:
         (LEAK, "untied embeddings, one-word names"),
         (LEAK_OF_WORDS, "tied embeddings, two-word names"),
     ):
-        shares = [over_seeds(of[name], CHOICE, SHARE).mean for name in (LEAKY, other)]
-        yield claim.answer(
-            gap_over_seeds(of[LEAKY], CHOICE, of[other], CHOICE, SHARE),
-            zero(SHARE, f"as many as with {other}"),
-            measure=f"{shares[0]:.1%} with {LEAKY}, {shares[1]:.1%} with {other}.",
-            table=[*of[LEAKY], *of[other]],
-        )
+        leaked, without, gap = gap_over_seeds(of[LEAKY], CHOICE, of[other], CHOICE, SHARE)
+        yield claim.answer(leaked, Control(other, without), paired=gap, table=[*of[LEAKY], *of[other]])
     yield HIDDEN.answer(
         over_seeds(of[CLEAN], LEAD, NATS),
         zero(NATS),
@@ -204,7 +206,7 @@ DECAY, DECAY_SEEDS, RELATIONAL = 1.0, 3, (12, 12, 60)
 PLAIN = "one order (plain)"
 UNDECAYED, DECAYED = (f"{no}weight decay, most people in both orders" for no in ("no ", ""))
 OTHER_ORDER = "Greedy answers of people taught in one order, asked in the other"
-_lifting = partial(Claim, expects="greater", unit=SHARE, margin=0.1, part=LIFTS)
+_lifting = partial(Claim, expects="greater", unit=SHARE, margin=0.1, part=LIFTS, subject="trained here")
 BACKWARD = _lifting(
     "Reading each sentence backwards as well lifts the curse: 10 points more are answered in the other order.",
     measure=f"{OTHER_ORDER} (arXiv:2403.13799).",
@@ -288,14 +290,15 @@ def exceptions(lab: Lab, plain: Sequence[Student], remedies: Sequence[Remedy]) -
     }
     table = [row for row in by_condition(rows, EXACT) if row["asked"] != "taught both orders"]
     for remedy in remedies:
-        with_it, without = (one_way(of[name], "reversed") for name in (remedy.course.name, remedy.without))
-        shares = [over_seeds(side, EXACT, SHARE).mean for side in (with_it, without)]
+        taught_so, taught_plainly = (one_way(of[name], "reversed") for name in (remedy.course.name, remedy.without))
+        helped, plainly, gap = gap_over_seeds(taught_so, EXACT, taught_plainly, EXACT, SHARE)
         as_taught = over_seeds(one_way(of[remedy.course.name], "as taught"), EXACT, SHARE).mean
         yield remedy.claim.answer(
-            gap_over_seeds(with_it, EXACT, without, EXACT, SHARE),
-            zero(SHARE, f"as many as with {remedy.without}"),
-            measure=f"{shares[0]:.0%}, against {shares[1]:.0%}: {remedy.without}. Asked as taught: {as_taught:.0%}. "
-            f"Multiple choice in the other order: {over_seeds(with_it, CHOICE, SHARE).mean:.0%}.",
+            helped,
+            Control(remedy.without, plainly),
+            paired=gap,
+            measure=f"Asked as taught: {as_taught:.0%}. Multiple choice in the other order: "
+            f"{over_seeds(taught_so, CHOICE, SHARE).mean:.0%}.",
             table=table,
             figure=dots("exact match (share of people)", "condition", "asked", CAPTION),
         )

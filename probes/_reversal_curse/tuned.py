@@ -27,12 +27,13 @@ from interp import (
     fine_tune,
     invent_novelists,
     measured,
+    set_beforehand,
     state_facts,
     zero,
 )
 from interp import TuningExample as Example
 from interp.analysis import choose_among, score_answers, score_completions
-from interp.stats import estimate_mean, matched_scores, top_choice
+from interp.stats import PairedEstimates, estimate_gap, estimate_mean, matched_scores, top_choice
 
 from .taught import NATS, SHARE, Answers, dots, not_judged
 
@@ -44,7 +45,7 @@ IN_PROMPT = 4  # people whose facts stand in one prompt
 PEOPLE, WORDINGS = 12, 2  # of a group that are asked for every answer
 CHOOSE = "\nI choose option"  # what follows a multiple choice
 EXACT = "exact match (share of people)"
-SHARES, GAPS = (0.0, 1.0), (-1.0, 1.0)
+SHARES = (0.0, 1.0)
 ONE = "One fine-tuning of one model: the interval is for other people, not for other fine-tunings."
 NOBODY_IN_BOTH = "Nobody was taught in both orders: who was taught in one shows that its questions can be answered."
 Key = tuple[Learned, Direction]
@@ -62,7 +63,6 @@ LEARNED = _tuned(
     "Asked in the order it was taught, the fine-tuned model writes the answer for more than half of the people, in "
     "wordings it was not trained on.",
     "greater",
-    margin=0.5,
     answers=True,
     measure="Greedy: every token of the answer, to its last word, must be the likeliest. The loss is that of the "
     "completions.",
@@ -71,7 +71,6 @@ LEARNED = _tuned(
 BOTH = _tuned(
     "Positive control: people taught in both orders are answered in both, more than half of them.",
     "greater",
-    margin=0.5,
     measure="As above. It shows that the prompts and the scoring find an answer in either order.",
     caveat="Both orders also means twice as many sentences about each person.",
 )
@@ -98,7 +97,7 @@ STATED = _tuned(
     "greater",
     margin=0.2,
     measure=f"The facts of {IN_PROMPT} people, in the order that was taught, then a question in the other order, "
-    "worded as other people's were in training; less the same questions alone. The right one of their "
+    "worded as other people's were in training; beside the same questions alone. The right one of their "
     f"{IN_PROMPT} answers must score best, priors taken out (by centring over prompts and answers).",
     caveat="Picking what stands beside the item is enough.",
 )
@@ -107,7 +106,7 @@ OFFERED = _tuned(
     "other order too, for 10 points more of the people.",
     "greater",
     margin=0.1,
-    measure="The right letter must be the likeliest of those offered: after fine-tuning less before, the same "
+    measure="The right letter must be the likeliest of those offered, after fine-tuning and before, the same "
     "questions (Lin et al., arXiv:2410.18808).",
     caveat=f"{ONE} They find it for people taught name first, not for the others: see the table for the two apart.",
 )
@@ -136,10 +135,12 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
     one_way = [group for group in groups if group.learned != "both orders"]
     as_taught: list[Key] = [(group.learned, TAUGHT_AS[group.learned][0]) for group in one_way]
     turned: list[Key] = [(learned, DIRECTIONS[direction == "forward"]) for learned, direction in as_taught]
+    half = set_beforehand(0.5, SHARE, "half of the people")
     learned = LEARNED.answer(
         _share(after, as_taught),
-        Control("another person's answer", _share(dealt, as_taught)),
-        measure=f"{len(examples)} prompts with completions, {steps} steps of {BATCH}, learning rate {lr:g}.",
+        half,
+        measure=f"{len(examples)} prompts with completions, {steps} steps of {BATCH}, learning rate {lr:g}. Another "
+        f"person's answer is written for {_share(dealt, as_taught).mean:.0%}.",
         table=_table(lab, before, after),
         figure=dots(
             EXACT,
@@ -153,19 +154,17 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
     both = None
     if ("both orders", "forward") in after:
         orders: list[Key] = [("both orders", direction) for direction in DIRECTIONS]
-        both = BOTH.answer(_share(after, orders), Control("another person's answer", _share(dealt, orders)))
+        others = _share(dealt, orders).mean
+        both = BOTH.answer(_share(after, orders), half, measure=f"Another person's answer: {others:.0%}.")
         yield both
     else:
         yield BOTH.not_asked("because these files hold no people taught in both orders")
     if reason := not_judged(learned, both):
         yield from (claim.not_asked(reason) for claim in (CURSE, TRACE, STATED))
     else:
-        yield CURSE.answer(
-            _share(after, as_taught, less=(after, turned)),
-            zero(SHARE, "as many in the other order"),
-            measure=f"{_share(after, as_taught).mean:.0%} as taught, {_share(after, turned).mean:.0%} the other way.",
-            caveat="" if both else NOBODY_IN_BOTH,
-        )
+        in_order, turned_round, gap = _gap(_by_person(after, as_taught), _by_person(after, turned))
+        control = Control("the same people, asked in the other order", turned_round)
+        yield CURSE.answer(in_order, control, paired=gap, caveat="" if both else NOBODY_IN_BOTH)
         yield _trace(lab, student, one_way)
         if published:
             yield STATED.not_asked("because only the invented novelists have facts that one sentence states")
@@ -225,13 +224,16 @@ def _stated(lab: Lab, student: Model, groups: Sequence[PeopleGroup]) -> Answers:
                 yield STATED.not_asked("because the facts do not fit into the model's context")
                 return
             right[f"{when} fine-tuning, {where}"] = np.concatenate(parts)
-    value = "right answer chosen (share of people)"
-    shown = measured(right, by=("the fact",), value=value, over="person", bounds=SHARES)
-    inside, outside = (right[f"after fine-tuning, {where}in the prompt"].mean(1) for where in ("", "not "))
+    shown = measured(
+        right, by=("the fact",), value="right answer chosen (share of people)", over="person", bounds=SHARES
+    )
+    # the same people, in the same order
+    inside, outside = (right[f"after fine-tuning, {where}in the prompt"] for where in ("", "not "))
+    pair = _gap(inside, outside)
     yield STATED.answer(
-        estimate_mean(inside - outside, unit=SHARE, over="person", bounds=GAPS),
-        zero(SHARE, "no more than with the same questions alone"),
-        measure=f"{inside.mean():.0%}, against {outside.mean():.0%}; {len(inside)} people.",
+        pair.estimate,
+        Control("the same questions alone", pair.control),
+        paired=pair.gap,
         table=shown.rows(),
         figure=shown.dots(
             "the fact", f"The right one of {IN_PROMPT} answers; intervals over people.", chance=1 / IN_PROMPT
@@ -273,10 +275,11 @@ def _offered(lab: Lab, student: Model, groups: Sequence[PeopleGroup]) -> Finding
         when: np.concatenate([right[when, "in the other order", group.learned] for group in groups])
         for when in ("before", "after")
     }
+    pair = _gap(other["after"], other["before"])
     return OFFERED.answer(
-        estimate_mean(other["after"] - other["before"], unit=SHARE, over="person", bounds=GAPS),
-        zero(SHARE, "as before fine-tuning"),
-        measure=f"{other['after'].mean():.0%} after, {other['before'].mean():.0%} before.",
+        pair.estimate,
+        Control("before fine-tuning", pair.control),
+        paired=pair.gap,
         table=shown.rows(),
         figure=shown.dots("people", "Intervals over people.", chance=1 / len(groups[0].letters)),
     )
@@ -306,12 +309,14 @@ def _write(lab: Lab, model: Model, groups: Sequence[PeopleGroup], what: str, *, 
     return out
 
 
-def _share(written: Written, keys: Sequence[Key], less: tuple[Written, Sequence[Key]] | None = None) -> Estimate:
-    """Mean over people of how many wordings are answered exactly, `less` that of the same people asked otherwise."""
-    values = _by_person(written, keys)
-    if less is None:
-        return estimate_mean(values, unit=SHARE, over="person", bounds=SHARES)
-    return estimate_mean(values - _by_person(*less), unit=SHARE, over="person", bounds=GAPS)
+def _share(written: Written, keys: Sequence[Key]) -> Estimate:
+    """Mean over people of how many wordings are answered exactly."""
+    return estimate_mean(_by_person(written, keys), unit=SHARE, over="person", bounds=SHARES)
+
+
+def _gap(values: NDArray[np.float64], control: NDArray[np.float64]) -> PairedEstimates:
+    """Two shares of the same people, and the one less the other, person by person."""
+    return estimate_gap(values, control, unit=SHARE, over="person", bounds=SHARES)
 
 
 def _by_person(written: Written, keys: Sequence[Key]) -> NDArray[np.float64]:

@@ -9,17 +9,41 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp import Control, Figure, Finding, Lab, Model, Row, UserError, load_corpus, load_model, split_corpus
+from interp import (
+    Claim,
+    Figure,
+    Finding,
+    Lab,
+    Model,
+    Row,
+    UserError,
+    load_corpus,
+    load_model,
+    measured,
+    prose,
+    zero,
+)
 from interp.stats import estimate_mean, fit_power_law
 
 PART = "A family of models"
 UNIT = "nats per character"
 DOCUMENTS, TOKENS = 40, 512  # of each, at most
+LOSS = "loss (nats per character)"
+
+FAMILY = Claim(
+    "On the same text, the largest model of a family has a lower loss than the smallest: {large} than {small}.",
+    expects="less",
+    unit=UNIT,
+    part=PART,
+    answers=True,
+    measure="Loss of each document a character, of the largest less of the smallest.",
+    caveat="Models of a family differ in more than size. Text that one of them wrote is easier for it.",
+)
 
 
 def measure_family(lab: Lab, names: Sequence[str], corpus: Path | None) -> Finding:
     """Each model's loss a character on the same documents: tokenizers cut differently, characters are the same."""
-    documents: list[str] = list(load_corpus(corpus)) if corpus else split_corpus()[1]
+    documents: list[str] = list(load_corpus(corpus)) if corpus else prose()
     documents = documents[: DOCUMENTS // 4 if lab.quick else DOCUMENTS]
     losses, sizes = [], []
     for i, name in enumerate(names):
@@ -28,27 +52,25 @@ def measure_family(lab: Lab, names: Sequence[str], corpus: Path | None) -> Findi
         sizes.append(count_parameters(model))
         lab.progress("measuring the family", i + 1, len(names))
     order: list[int] = np.argsort([inside for _, inside in sizes]).tolist()
-    small, large = losses[order[0]], losses[order[-1]]
-    rows: list[Row] = []
-    for i in order:
-        at = estimate_mean(losses[i], unit=UNIT, over="document", seed=lab.seed)
-        rows.append({"model": names[i], "parameters": sizes[i][1], "with embeddings": sizes[i][0]})
-        rows[-1] |= {"loss (nats per character)": at.mean, "low": at.low, "high": at.high}
+    small, large = order[0], order[-1]
+    by_model = measured(
+        {names[i]: losses[i] for i in order}, by=("model",), value=LOSS, unit=UNIT, over="document", seed=lab.seed
+    )
+    table: list[Row] = [
+        {**row, "parameters": sizes[i][1], "with embeddings": sizes[i][0]}
+        for i, row in zip(order, by_model.rows(), strict=True)
+    ]
     different = len({inside for _, inside in sizes})
     fit = fit_power_law([s[1] for s in sizes], [v.mean() for v in losses]) if different > 3 else None
-    return Finding(
-        claim=f"On the same text, {names[order[-1]]} has a lower loss than {names[order[0]]}.",
-        estimate=estimate_mean(large, unit=UNIT, over="document", seed=lab.seed),
-        control=Control(names[order[0]], estimate_mean(small, unit=UNIT, over="document", seed=lab.seed)),
-        expects="less",
-        part=PART,
-        answers=True,
-        measure=f"Loss of each document a character, over {len(documents)} documents. "
-        + (f"The exponent of parameters without embeddings is {fit.exponent}." if fit else ""),
-        caveat="Models of a family differ in more than size. Text that one of them wrote is easier for it.",
-        table=rows,
+    return FAMILY.answer(
+        estimate_mean(losses[large] - losses[small], unit=UNIT, over="document", seed=lab.seed),
+        zero(UNIT, names[small]),
+        about={"large": names[large], "small": names[small]},
+        measure=f"Over {len(documents)} documents of {corpus or 'the bundled prose, which people wrote'}."
+        + (f" The exponent of parameters without embeddings is {fit.exponent}." if fit else ""),
+        table=table,
         figure=Figure(
-            "log_lines", x="parameters", y="loss (nats per character)", low="low", high="high",
+            "log_lines", x="parameters", y=LOSS, low="low", high="high",
             caption="Parameters without embeddings; bands over documents.",
         ),
     )  # fmt: skip

@@ -8,21 +8,111 @@ from typing import Literal
 
 import numpy as np
 
-from interp import Control, Estimate, Figure, Finding, Lab, Row
+from interp import Claim, Control, Estimate, Figure, Finding, Lab, NotAsked, Row, set_beforehand, zero
 from interp.stats import EXPONENT as UNIT
-from interp.stats import PowerLaw, estimate_mean, fit_floor, fit_power_law, foretell, known, lower_envelope
+from interp.stats import (
+    PowerLaw,
+    crossfitted_frontier,
+    estimate_mean,
+    fit_floor,
+    fit_power_law,
+    foretold_miss,
+    lower_envelope,
+)
 
 from . import LOSS, NATS
 from .grid import Point
 
 Of = Literal["parameters", "text", "compute"]
-KAPLAN: dict[Of, float] = {"parameters": 0.076, "text": 0.095, "compute": 0.050}  # 2001.08361, table 1
+KAPLAN: dict[Of, float] = {"parameters": 0.076, "text": 0.095, "compute": 0.050}  # 2001.08361, table 1; 0.050 of C_min
 CLOSE = 0.02  # of an exponent
 PART = "The laws of models trained here"
+DOUBT = "Where the fit must not be believed"
 CONTROLS = "Controls of the method"
+SMALL = "A small range of small models: it says nothing of larger ones."
 FEWEST = 4  # points that make a law
 PLANTED = 0.08
 NOISE = 0.005  # of a planted loss, relative: what two seeds differ by here
+
+FALLING: tuple[tuple[Of, str, str], ...] = (
+    (
+        "parameters",
+        "More parameters: lower test loss, as a power of their number.",
+        "Minus the slope of log loss against log parameters. Blocks alone: embeddings are not counted.",
+    ),
+    (
+        "text",
+        "More text: lower test loss, as a power of its amount.",
+        "Minus the slope of log loss against log characters of text. Each stopped where text that is not tested on "
+        "says that it is best.",
+    ),
+    (
+        "compute",
+        "More compute: lower test loss, as a power of it.",
+        "Minus the slope of log loss against log operations. Six operations a weight and character; the sizes and "
+        "durations that nothing cheaper beats. Half of the seeds chooses these, the other half is fitted, and then the "
+        "other way round: what chose a frontier falls along it.",
+    ),
+)
+FALLS = {
+    of: Claim(text, expects="greater", unit=UNIT, part=PART, answers=True, measure=measure, caveat=SMALL)
+    for of, text, measure in FALLING
+}
+PUBLISHED = Claim(
+    "The exponent of {of} is the published one, {exponent}, within " + f"{CLOSE:g}.",
+    expects="equal",
+    margin=CLOSE,
+    unit=UNIT,
+    part="Beside the published exponents",
+    measure="The exponent of the straight line. The table has that above a floor, too (Hoffmann et al.; their fit was "
+    "redone in 2404.10102).",
+    caveat="The published ones are of tokens of the web and of models up to a thousand million weights; these of "
+    "characters of a sample, and of models of a few thousand. The published 0.050 is of the least compute that reaches "
+    "a loss, at the best batch; six operations a weight and token at one batch for all, as counted here, give Kaplan "
+    "et al. 0.057.",
+)
+FORETOLD = Claim(
+    "The line through the smaller models foretells the largest one within 0.01 nats.",
+    expects="equal",
+    margin=0.01,
+    unit=NATS,
+    part=DOUBT,
+    caveat="If one step is foretold well, ten steps need not be.",
+)
+STRAIGHT = Claim(
+    "In double logarithms the points lie on a line.",
+    expects="equal",
+    margin=0.01,
+    unit=UNIT,
+    part=DOUBT,
+    measure="The coefficient of the squared logarithm, when it is added to the line: 0 is no bend.",
+)
+COUNTING = Claim(
+    "Whether embeddings are counted changes the exponent by more than 0.01.",
+    expects="greater",
+    margin=0.01,
+    unit=UNIT,
+    part=DOUBT,
+    measure="Exponent of the same models, their token and position embeddings counted.",
+    caveat="Both intervals are of the same points: an overlap does not say that the exponents are alike.",
+)
+PLANTED_FOUND = Claim(
+    "Positive control: an exponent that was put into made-up losses is found again.",
+    expects="equal",
+    margin=0.005,
+    unit=UNIT,
+    part=CONTROLS,
+    measure=f"Losses at the same sizes by a known law, with noise of {NOISE:.1%}, fitted a hundred times.",
+)
+NOTHING_TO_LEARN = Claim(
+    "Negative control: on shuffled characters, more parameters buy nothing.",
+    expects="equal",
+    margin=0.01,
+    unit=UNIT,
+    part=CONTROLS,
+    measure="The same grid on the same characters in random order.",
+)
+CLAIMS = [*FALLS.values(), PUBLISHED, FORETOLD, STRAIGHT, COUNTING, PLANTED_FOUND, NOTHING_TO_LEARN]
 
 
 @dataclass(frozen=True)
@@ -40,8 +130,9 @@ class Law:
 
 
 def law_of(of: Of, points: Sequence[Point], *, embeddings: bool = False) -> Law:
-    """The law of some points; of compute, that of the points which nothing cheaper beats."""
-    points = frontier(points) if of == "compute" else points
+    """The law of some points; of compute, that of the frontier, each seed fitted where other seeds chose the points."""
+    if of == "compute":
+        return _of_frontier(points)
     x = tuple(
         float({"parameters": p.parameters(embeddings=embeddings), "text": p.text, "compute": p.compute}[of])
         for p in points
@@ -50,33 +141,30 @@ def law_of(of: Of, points: Sequence[Point], *, embeddings: bool = False) -> Law:
     return Law(of, tuple(points), x, fit_power_law(x, losses, over="size" if of == "parameters" else "point"))
 
 
-def frontier(points: Sequence[Point]) -> list[Point]:
-    """The points which nothing cheaper beats, the cheapest first."""
-    return [points[i] for i in lower_envelope([p.compute for p in points], [p.losses.mean() for p in points])]
+def has_frontier(points: Sequence[Point]) -> bool:
+    """Are there four points or more that nothing cheaper beats, whichever seeds choose them?"""
+    return _crossfitted(points) is not None
 
 
-TOLD: dict[Of, tuple[str, str, str]] = {
-    "parameters": (
-        "parameters",
-        "More parameters: lower test loss, as a power of their number.",
-        "Blocks alone: embeddings are not counted.",
-    ),
-    "text": (
-        "characters of text",
-        "More text: lower test loss, as a power of its amount.",
-        "Each stopped where text that is not tested on says that it is best.",
-    ),
-    "compute": (
-        "operations",
-        "More compute: lower test loss, as a power of it.",
-        "Six operations a weight and character; the sizes and durations that nothing cheaper beats.",
-    ),
-}
+def _crossfitted(points: Sequence[Point]) -> PowerLaw | None:
+    return crossfitted_frontier([p.compute for p in points], np.stack([p.losses for p in points]))
+
+
+def _of_frontier(points: Sequence[Point]) -> Law:
+    fit = _crossfitted(points)
+    assert fit is not None, "asked for only where has_frontier() is true"
+    costs = [p.compute for p in points]
+    halves = (lower_envelope(costs, [p.losses[start::2].mean() for p in points]) for start in (0, 1))
+    kept = sorted({int(i) for half in halves for i in half}, key=lambda i: costs[i])
+    return Law("compute", tuple(points[i] for i in kept), tuple(costs[i] for i in kept), fit)
+
+
+AXES: dict[Of, str] = {"parameters": "parameters", "text": "characters of text", "compute": "operations"}
 
 
 def falls(law: Law, others: Sequence[Point]) -> Finding:
     """Does the loss fall? The exponent is above zero."""
-    axis, claim, told = TOLD[law.of]
+    axis = AXES[law.of]
     rows = point_rows(law, axis)
     rows += [
         {axis: p.compute, LOSS: float(p.losses.mean()), "drawn": "beaten by a cheaper one", "width": p.size.d_model}
@@ -84,16 +172,11 @@ def falls(law: Law, others: Sequence[Point]) -> Finding:
         if law.of == "compute" and p not in law.points
     ]
     edge = sum(point.at_edge for point in law.points)
-    return Finding(
-        claim=claim,
-        estimate=law.fit.exponent,
-        control=Control("no law", known(0.0, unit=UNIT, why="the same loss at every size")),
-        expects="greater",
-        part=PART,
-        answers=True,
-        measure=f"Minus the slope of log loss against log {axis}, a line through {len(law.points)} points. {told}",
-        caveat="A small range of small models: it says nothing of larger ones."
-        + (f" The learning rate is at an end of those tried for {edge} of the points." if edge else ""),
+    return FALLS[law.of].answer(
+        law.fit.exponent,
+        zero(UNIT, "no law"),
+        measure=f"A line through {len(law.points)} points.",
+        caveat=f"The learning rate is at an end of those tried for {edge} of the points." if edge else "",
         table=rows,
         figure=Figure(
             "log_lines",
@@ -132,76 +215,43 @@ def compare_published(laws: Sequence[Law]) -> list[Finding]:
         table[-1] |= {"high": law.fit.exponent.high, "published": KAPLAN[law.of], "bend": law.fit.bend.mean}
         table[-1] |= {"floor (nats)": floor[0] if floor else None, "exponent above it": floor[1] if floor else None}
     return [
-        Finding(
-            claim=f"The exponent of {law.of} is the published one, {KAPLAN[law.of]:g}, within {CLOSE:g}.",
-            estimate=law.fit.exponent,
-            control=Control("Kaplan et al. 2001.08361", known(KAPLAN[law.of], unit=UNIT, why="as published")),
-            expects="equal",
-            margin=CLOSE,
-            part="Beside the published exponents",
-            measure="The exponent of the straight line. The table has that above a floor, too (Hoffmann et al.; their "
-            "fit was redone in 2404.10102).",
-            caveat="Theirs are of tokens of the web and of models up to a thousand million weights; ours of characters "
-            "of a sample, and of models of a few thousand.",
+        PUBLISHED.answer(
+            law.fit.exponent,
+            set_beforehand(KAPLAN[law.of], UNIT, "Kaplan et al. 2001.08361"),
+            about={"of": law.of, "exponent": f"{KAPLAN[law.of]:g}"},
             table=table,
         )
         for law in laws
     ]
 
 
-def doubt(lab: Lab, law: Law) -> list[Finding]:
+def no_frontier(claim: Claim, **about: str) -> NotAsked:
+    """Compute is not asked about where its frontier is too short for a law."""
+    return claim.not_asked(
+        f"because fewer than {FEWEST} points are beaten by nothing cheaper, whichever seeds choose", about=about or None
+    )
+
+
+def doubt(law: Law) -> list[Finding]:
     """Where the fit must not be believed: beyond its points, where it bends, and by how parameters are counted."""
-    foretold = foretell(law.x[:-1], law.losses[:-1], law.x[-1])
-    beyond = law.points[-1]
-    off = estimate_mean(
-        foretold - beyond.losses, unit=NATS, over="seed", seed=lab.seed
-    )  # fmt: skip
+    off, beyond = foretold_miss(law.x, law.losses, unit=NATS), law.points[-1]
     counted = law_of("parameters", law.points, embeddings=True).fit.exponent
     return [
-        Finding(
-            claim="The line through the smaller models foretells the largest one within 0.01 nats.",
-            estimate=off,
-            control=Control("foretold exactly", known(0.0, unit=NATS, why="no error")),
-            expects="equal",
-            margin=0.01,
-            part="Where the fit must not be believed",
+        FORETOLD.answer(
+            off,
+            zero(NATS, "foretold exactly"),
             measure=f"Foretold loss less the measured one, of the model of width {beyond.size.d_model}, for "
-            f"{len(beyond.losses)} seeds. A step of {law.x[-1] / law.x[-2]:.1f} in size.",
-            caveat="If one step is foretold well, ten steps need not be.",
+            f"{len(beyond.losses)} seeds' mean. A step of {law.x[-1] / law.x[-2]:.1f} in size. The interval holds the "
+            "line's own error and the scatter of one more point.",
         ),
-        Finding(
-            claim="In double logarithms the points lie on a line.",
-            estimate=law.fit.bend,
-            control=Control("a line", known(0.0, unit=UNIT, why="no bend")),
-            expects="equal",
-            margin=0.01,
-            part="Where the fit must not be believed",
-            measure="The coefficient of the squared logarithm, when it is added to the line: 0 is no bend.",
-        ),
-        Finding(
-            claim="Whether embeddings are counted changes the exponent by more than 0.01.",
-            estimate=counted,
-            control=Control("embeddings not counted", law.fit.exponent),
-            expects="greater",
-            margin=0.01,
-            part="Where the fit must not be believed",
-            measure="Exponent of the same models, their token and position embeddings counted.",
-            caveat="Both intervals are of the same points: an overlap does not say that the exponents are alike.",
-        ),
+        STRAIGHT.answer(law.fit.bend, zero(UNIT, "a line")),
+        COUNTING.answer(counted, Control("embeddings not counted", law.fit.exponent)),
     ]
 
 
 def nothing_to_learn(fit: PowerLaw) -> Finding:
     """Characters in random order: the larger model has nothing more to learn."""
-    return Finding(
-        claim="Negative control: on shuffled characters, more parameters buy nothing.",
-        estimate=fit.exponent,
-        control=Control("no law", known(0.0, unit=UNIT, why="the same loss at every size")),
-        expects="equal",
-        margin=0.01,
-        part=CONTROLS,
-        measure="The same grid on the same characters in random order.",
-    )
+    return NOTHING_TO_LEARN.answer(fit.exponent, zero(UNIT, "no law"))
 
 
 def planted(lab: Lab, law: Law) -> Finding:
@@ -214,15 +264,10 @@ def planted(lab: Lab, law: Law) -> Finding:
     held = estimate_mean(
         [float(one.low <= PLANTED <= one.high) for one in found], unit="share of fits", over="fit", bounds=(0, 1)
     )
-    return Finding(
-        claim="Positive control: an exponent that was put into made-up losses is found again.",
-        estimate=_mean_of([one.mean for one in found]),
-        control=Control("the exponent that was put in", known(PLANTED, unit=UNIT, why="put in")),
-        expects="equal",
-        margin=0.005,
-        part=CONTROLS,
-        measure="Losses at the same sizes by a known law, with a hundredth of noise, fitted a hundred times; the 95 % "
-        f"interval holds the exponent in {held.mean:.0%} of them.",
+    return PLANTED_FOUND.answer(
+        _mean_of([one.mean for one in found]),
+        set_beforehand(PLANTED, UNIT, "the exponent that was put in"),
+        measure=f"The 95 % interval holds the exponent in {held.mean:.0%} of them.",
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from interp import Estimate, Model, Progress, Row
-from interp.stats import estimate_mean, proportion
+from interp.stats import proportion
 
 from . import PARTED
 from .ways import CACHE, Logits, Text, Way, alone, write_texts
@@ -71,12 +71,12 @@ def compare_ways(
     texts, written = write_texts(model, hf, prompts, n)
     ways = list(ways)
     reference = list(alone(hf, texts))
-    found = [Compared(dtype, CACHE, _pairs(texts, reference, written))]
+    compared = [Compared(dtype, CACHE, _pairs(texts, reference, written))]
     progress("decoding", 1, 1 + len(ways))
     for i, way in enumerate(ways):
-        found.append(Compared(dtype, way.name, _pairs(texts, reference, way.run(hf, texts))))
+        compared.append(Compared(dtype, way.name, _pairs(texts, reference, way.run(hf, texts))))
         progress("decoding", i + 2, 1 + len(ways))
-    return found
+    return compared
 
 
 def compare_precisions(dtype: str, texts: Sequence[Text], reference: Sequence[Logits], hf: Any) -> Compared:
@@ -94,12 +94,12 @@ def compare(text: Text, reference: Logits, other: Logits) -> Pair:
     written = torch.tensor(text.ids[text.start :])
     strays = (best != written).nonzero().flatten()
     last = int(strays[0]) + 1 if len(strays) else len(best)
-    ours, theirs = reference[:last].double(), other[:last].double()
+    expected, seen = reference[:last].double(), other[:last].double()
     parts = (best[:last] != other[:last].argmax(-1)).nonzero().flatten()
-    top = ours.topk(2, dim=-1).values
+    top = expected.topk(2, dim=-1).values
     lead = (top[:, 0] - top[:, 1]).tolist()
     at = int(parts[0]) if len(parts) else None
-    off = (ours - theirs).abs()
+    off = (expected - seen).abs()
     return Pair(
         bool(torch.equal(reference[:last], other[:last])),
         float(off.max()),
@@ -112,8 +112,12 @@ def compare(text: Text, reference: Logits, other: Logits) -> Pair:
 
 def share(compared: Sequence[Compared], test: Callable[[Pair], bool]) -> Estimate:
     """Share of prompts for which `test` holds in any of the ways."""
-    by_prompt = zip(*(one.pairs for one in compared), strict=True)
-    return proportion([any(test(pair) for pair in pairs) for pairs in by_prompt], unit=PARTED, over="prompt")
+    return proportion(in_any(compared, test), unit=PARTED, over="prompt")
+
+
+def in_any(compared: Sequence[Compared], test: Callable[[Pair], bool]) -> list[bool]:
+    """Prompt by prompt: does `test` hold in any of the ways?"""
+    return [any(map(test, pairs)) for pairs in zip(*(one.pairs for one in compared), strict=True)]
 
 
 def parts(pair: Pair) -> bool:
@@ -121,18 +125,16 @@ def parts(pair: Pair) -> bool:
     return pair.parts_at is not None
 
 
-def leads(compared: Sequence[Compared], seed: int) -> tuple[Estimate, Estimate] | None:
-    """(lead of the best token where texts part, elsewhere in the same texts), over prompts; None for fewer than two."""
+def leads(compared: Sequence[Compared]) -> tuple[list[float], list[float]]:
+    """The best token's median lead over the second where a prompt's text parts, and elsewhere in the same text.
+
+    For the prompts whose text parts in any of the ways.
+    """
     there, elsewhere = [], []
     for pairs in zip(*(one.pairs for one in compared), strict=True):
         margins = [pair.margin for pair in pairs if pair.margin is not None]
-        others = [m for pair in pairs for m in pair.margins]
+        others = [margin for pair in pairs for margin in pair.margins]
         if margins and others:
-            there.append(float(np.mean(margins)))
-            elsewhere.append(float(np.mean(others)))
-    if len(there) < 2:
-        return None
-    ours, theirs = (
-        estimate_mean(v, unit="nats", over="prompt", bounds=(0, np.inf), seed=seed) for v in (there, elsewhere)
-    )
-    return ours, theirs
+            there.append(float(np.median(margins)))
+            elsewhere.append(float(np.median(others)))
+    return there, elsewhere

@@ -168,12 +168,13 @@ def threads(n: int) -> Iterator[None]:
 
 
 REPEAT = Way("the same call again", alone)
+WITH_MATES = Way("three batch mates", with_mates)
 KERNEL = Way("another attention kernel", by_other_kernel)
 LEFT = Way("padding on the left", padded_left)
 CACHE = "cache, token by token"
 WAYS = (
     REPEAT,
-    Way("three batch mates", with_mates),
+    WITH_MATES,
     Way("padding on the right", padded),
     LEFT,
     KERNEL,

@@ -6,11 +6,15 @@ import csv
 import random
 import re
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from interp import Estimate, Model, UserError, data
+from interp import Estimate, UserError, data
 from interp.stats import estimate_mean
 
 from . import SPLIT
@@ -18,12 +22,37 @@ from . import SPLIT
 BANDS = ((6, "over 1,000 in a million"), (5, "100 to 1,000"), (4, "10 to 100"), (3, "1 to 10"), (2, "under 1"))
 FREQUENT, RARE = 5.0, 4.0  # Zipf: from, below
 LEAST = 4  # documents, for an interval over them
+COMMON = 20_000  # words that make up nearly all of most texts
 FORMS: dict[str, Callable[[str], str]] = {
     "in a sentence": lambda w: f" {w}",
     "at the start": lambda w: w,
     "capital letter": lambda w: f" {w.capitalize()}",
     "all capitals": lambda w: f" {w.upper()}",
 }
+
+
+class HasTokenizer(Protocol):
+    """A model, or anything else with a tokenizer: words are counted without weights."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Called like one of transformers."""
+
+
+@dataclass(frozen=True)
+class KnownTokenizer:
+    """A tokenizer of known behaviour: each match of the pattern `cut` is a token. A space goes with what follows."""
+
+    cut: str
+
+    def tokenizer(self, texts: str | Sequence[str], *, add_special_tokens: bool = False) -> SimpleNamespace:
+        """The pieces in place of their ids, for one text or several."""
+        if isinstance(texts, str):
+            return SimpleNamespace(input_ids=re.findall(self.cut, texts))
+        return SimpleNamespace(input_ids=[re.findall(self.cut, text) for text in texts])
+
+
+WHOLE_WORDS, LETTERS = KnownTokenizer(r" ?\S+"), KnownTokenizer(" ?.")
 
 
 @dataclass(frozen=True)
@@ -44,6 +73,12 @@ def english() -> list[Word]:
         return [Word(row["word"], float(row["zipf"])) for row in csv.DictReader(file)]
 
 
+def frequencies() -> list[tuple[str, float]]:
+    """The bundled list of English words of a to z, the most frequent first, each with its Zipf frequency."""
+    with data("words/frequencies.csv").open(encoding="utf-8", newline="") as file:
+        return [(word, float(row["zipf"])) for row in csv.DictReader(file) for word in row["words"].split()]
+
+
 def languages() -> dict[str, list[str]]:
     """A hundred frequent words of each language."""
     out: dict[str, list[str]] = {}
@@ -53,7 +88,7 @@ def languages() -> dict[str, list[str]]:
     return out
 
 
-def count_pieces(model: Model, texts: Sequence[str]) -> list[int]:
+def count_pieces(model: HasTokenizer, texts: Sequence[str]) -> list[int]:
     """Tokens of each text; a leading space is written behind a word, as it stands in a sentence."""
     spaced = [text for text in texts if text.startswith(" ")]
     bare = [text for text in texts if not text.startswith(" ")]
@@ -66,7 +101,7 @@ def count_pieces(model: Model, texts: Sequence[str]) -> list[int]:
     return [counts[text] for text in texts]
 
 
-def is_split(model: Model, words: Sequence[str], form: str = "in a sentence") -> np.ndarray:
+def is_split(model: HasTokenizer, words: Sequence[str], form: str = "in a sentence") -> np.ndarray:
     """Is each word cut into several pieces?"""
     return np.array(count_pieces(model, [FORMS[form](word) for word in words])) > 1
 
@@ -114,19 +149,34 @@ def _weighted(groups: Sequence[Sequence[bool]], weights: Sequence[int]) -> Estim
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), sum(map(len, groups)), SPLIT, "word")
 
 
-def split_in_text(model: Model, documents: Sequence[str], seed: int) -> Estimate:
-    """Share of the running words of each document that are split, over documents.
+def words_of(text: str) -> list[str]:
+    """The words of running text, as they are written: runs of letters, without contractions such as "don't"."""
+    runs = (run.strip("'’") for run in re.findall(r"[A-Za-z'’]+", text))
+    return [run for run in runs if run.isalpha()]
 
+
+def split_in_text(
+    model: HasTokenizer, documents: Sequence[str], seed: int, listed: AbstractSet[str] | None = None
+) -> Estimate:
+    """Share of the running words of each document that are split, over documents. With a list of words, in small
+
+    letters, only those that stand in it count: others are names, misspellings and strings of letters.
     Raises UserError where fewer than four documents have words enough.
     """
     shares = []
     for text in documents:
-        words = re.findall(r"[A-Za-z]+", text)
+        words = [word for word in words_of(text) if listed is None or word.lower() in listed]
         if len(words) >= 20:
             shares.append(float(is_split(model, words).mean()))
     if len(shares) < LEAST:
         raise UserError(
-            f"{len(shares)} documents of the corpus have 20 words in Latin letters or more; "
+            f"{len(shares)} documents of the corpus have 20 English words or more; "
             f"expected {LEAST} such documents or more; use more text"
         )
-    return estimate_mean(shares, unit="share of running words", over="document", bounds=(0.0, 1.0), seed=seed)
+    return estimate_mean(shares, unit=SPLIT, over="document", bounds=(0.0, 1.0), seed=seed)
+
+
+def split_as_met(split: NDArray[np.bool_], zipf: NDArray[np.float64], most: int | None = None) -> float:
+    """Share of a list's words that are split, each counted as often as it is met. `most`: only of its first ones."""
+    weight = 10.0 ** zipf[:most]
+    return float((weight * split[:most]).sum() / weight.sum())

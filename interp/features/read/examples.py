@@ -156,7 +156,7 @@ def _encode(sae: Encoder, block: Float[Tensor, "row d_model"]) -> Float[Tensor, 
     return sae.encode(block).float().cpu()
 
 
-def _firings(sae: Encoder, rows: Rows, features: Sequence[int]) -> list[tuple[Int[Tensor, " n"], Float[Tensor, " n"]]]:
+def _firings(sae: Encoder, rows: Rows, features: Sequence[int]) -> list[tuple[Int[Tensor, " _"], Float[Tensor, " _"]]]:
     """Per feature, the rows on which it fires (ascending, no sinks) and how strongly."""
     wanted = torch.tensor(list(features), dtype=torch.long)
     pieces: list[list[tuple[Tensor, Tensor]]] = [[] for _ in features]

@@ -25,6 +25,7 @@ class BundledModel:
     sha256: str
     parameters: int
     what: str
+    described: str
 
 
 BUNDLED = {
@@ -35,6 +36,7 @@ BUNDLED = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         parameters=134_515_008,
         what="SmolLM2-135M-Instruct (Apache-2.0), 30 layers, d_model 576, 4-bit weights unpacked to fp32",
+        described="SmolLM2-135M-Instruct, 4-bit",
     )
 }
 

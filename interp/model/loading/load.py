@@ -104,6 +104,7 @@ def load_model(
         bos=describe_bos(tokenizer, bos),
         libraries=library_versions(),
         adapter=adapted,
+        described=BUNDLED[str(name_or_path)].described if located.source == "bundled" else "",
     )
     print(
         f"{name}: {provenance.parameters / 1e6:.0f}M parameters on {provenance.device}, {provenance.dtype}",

@@ -182,7 +182,7 @@ def train_population(
     size: Size,
     vocabulary: int,
     members: Sequence[Member],
-    texts: Sequence[Int[Tensor, " token"]],
+    texts: Sequence[Int[Tensor, " _"]],
     schedule: TrainingSchedule,
     *,
     device: torch.device | str = "cpu",

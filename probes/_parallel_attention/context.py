@@ -1,0 +1,148 @@
+"""Part (a): how much context the prediction needs, and whether it is this context in this order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import torch
+
+from interp import Claim, Estimate, Finding, Lab, Model, NotAsked, measured, zero
+from interp.analysis import windowed_losses
+from interp.stats import estimate_mean
+
+from . import MATTERS, NATS, Rows
+
+WINDOWS = (2, 4, 8, 16, 32, 64)
+NEAR, FAR = 2, 16  # tokens in sight
+CLEAR, SOME, SINK = 1.0, 0.05, 0.5  # nats
+WITH_FIRST, WITHOUT = "and the first token", "nothing else"
+SURPRISE = "surprise (nats per token)"
+
+WHOLE = Claim(
+    "With the whole context a token surprises less than with one token before it, by 1 nat.",
+    expects="less",
+    margin=CLEAR,
+    unit=NATS,
+    part=MATTERS,
+    answers=True,
+    measure="Surprise (minus the log-probability) of the second half of a text with the whole context, less that with "
+    "every layer seeing two tokens and the first one, document by document.",
+)
+FAR_BACK = Claim(
+    f"What lies more than {FAR} tokens back matters as well, by {SOME:g} nats.",
+    expects="less",
+    margin=SOME,
+    unit=NATS,
+    part=MATTERS,
+    answers=True,
+    measure=f"The same, less that with {FAR} tokens and the first one in sight.",
+)
+ATTENTION_SINK = Claim(
+    f"Without the first token in sight the same window surprises more, by {SINK:g} nats: an attention sink.",
+    expects="greater",
+    margin=SINK,
+    unit=NATS,
+    part=MATTERS,
+    measure=f"Surprise with {FAR} tokens in sight, less that with the same and the first token.",
+    caveat="The first token says nothing of the text's end; it is a place to keep attention that is not needed.",
+)
+THIS_CONTEXT = Claim(
+    "It is this context that helps, and not any context.",
+    expects="less",
+    unit=NATS,
+    part=MATTERS,
+    answers=True,
+    measure="Surprise of the second half of a text behind its own first half, less that behind another document's, "
+    "document by document.",
+)
+ORDER = Claim(
+    "The order of the context matters.",
+    expects="less",
+    unit=NATS,
+    part=MATTERS,
+    measure="The same, less that behind the same tokens shuffled, the first one left in its place.",
+    caveat="Shuffled text is like nothing that the model has read.",
+)
+CLAIMS = [WHOLE, FAR_BACK, ATTENTION_SINK, THIS_CONTEXT, ORDER]
+
+
+def over_documents(values: torch.Tensor, lab: Lab, unit: str = NATS) -> Estimate:
+    """The mean with its interval over documents."""
+    return estimate_mean(values.double().numpy(), unit=unit, over="document", seed=lab.seed)
+
+
+def mean_surprise(model: Model, rows: Rows, window: int | None, start: int, *, first: bool = True) -> torch.Tensor:
+    """Each row's mean loss from `start` on, with a window."""
+    return windowed_losses(model, rows, window, first=first, start=start).mean(1)
+
+
+def windows(lab: Lab, rows: Rows, half: int, source: str) -> Iterator[Finding | NotAsked]:
+    """Loss over the second half of each text, by how much of it every layer sees. `source` names the text."""
+    losses: dict[tuple[str, int], torch.Tensor] = {}
+    for i, window in enumerate(w for w in WINDOWS if w < half):
+        for name, first in ((WITH_FIRST, True), (WITHOUT, False)):
+            losses[name, window] = mean_surprise(lab.model, rows, window, half, first=first)
+        lab.progress("cutting the context", i + 1, len(WINDOWS))
+    whole = mean_surprise(lab.model, rows, None, half)
+    by_window = measured(
+        losses | {(name, len(rows[0])): whole for name in (WITH_FIRST, WITHOUT)},
+        by=("beside the window", "tokens in sight"),
+        value=SURPRISE,
+        unit=NATS,
+        over="document",
+        seed=lab.seed,
+    )
+    yield WHOLE.answer(
+        over_documents(whole - losses[WITH_FIRST, NEAR], lab),
+        zero(NATS),
+        measure=f"Text: {source}. The second half is tokens {half} to {len(rows[0])}.",
+        table=by_window.rows(),
+        figure=by_window.lines(
+            x="tokens in sight",
+            caption="Surprise of the second half of each text by how many tokens every layer sees, the current one "
+            "included. Bands over documents.",
+        ),
+    )
+    if half <= FAR:
+        for claim in (FAR_BACK, ATTENTION_SINK):
+            yield claim.not_asked(f"because a text of {len(rows[0])} tokens has no half of more than {FAR}")
+        return
+    layers = lab.model.n_layers
+    yield FAR_BACK.answer(
+        over_documents(whole - losses[WITH_FIRST, FAR], lab),
+        zero(NATS),
+        caveat=f"Windows add up over layers: through a middleman, {layers} layers of {FAR} tokens reach "
+        f"{layers * (FAR - 1)} tokens back.",
+    )
+    yield ATTENTION_SINK.answer(over_documents(losses[WITHOUT, FAR] - losses[WITH_FIRST, FAR], lab), zero(NATS))
+
+
+def contexts(lab: Lab, rows: Rows, half: int) -> Iterator[Finding]:
+    """The same second halves behind their own first half, the same shuffled, and another document's."""
+    rng = random.Random(lab.seed)
+    shuffled = []
+    for row in rows:
+        middle = row[1:half]
+        rng.shuffle(middle)
+        shuffled.append([row[0], *middle, *row[half:]])
+    others = [[*rows[(i + 1) % len(rows)][:half], *row[half:]] for i, row in enumerate(rows)]
+    own, mixed, other = (mean_surprise(lab.model, texts, None, half + 1) for texts in (rows, shuffled, others))
+    by_context = measured(
+        {"its own": own, "its own, shuffled": mixed, "another document's": other},
+        by=("context",),
+        value=SURPRISE,
+        unit=NATS,
+        over="document",
+        seed=lab.seed,
+    )
+    yield THIS_CONTEXT.answer(
+        over_documents(own - other, lab),
+        zero(NATS),
+        measure=f"Behind its own it is {float(own.mean()):.3g}.",
+        table=by_context.rows(),
+        figure=by_context.dots(
+            y="context", caption="Surprise of the second halves by what stands before them; over documents."
+        ),
+    )
+    yield ORDER.answer(over_documents(own - mixed, lab), zero(NATS))

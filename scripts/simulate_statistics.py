@@ -1,0 +1,244 @@
+"""Coverage of the intervals in `interp.stats`: how often they miss the truth, each side apart, in the probes' shapes.
+
+`python scripts/simulate_statistics.py` takes some minutes on one core and writes the tables of
+`interp/stats/README.md` between their marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from interp.stats import (
+    crossfitted_frontier,
+    estimate_crossed,
+    expanded_percentile,
+    fit_power_law,
+    known,
+    lower_envelope,
+    null_of,
+    proportion,
+    silent_wordings,
+)
+from interp.stats.mean_interval import alike, mean_limits
+
+README = Path(__file__).parents[1] / "interp" / "stats" / "README.md"
+MARKS = ("<!-- simulated: begin -->", "<!-- simulated: end -->")
+SIZES = (5, 8, 16, 20, 48)
+STUDIES = 20_000
+ANY = (-np.inf, np.inf)
+SIDE, LEAST = 3.5, 93.0  # percent: what a side may miss at most, what an interval must hold
+Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+
+UNBOUNDED: dict[str, tuple[Draw, float]] = {
+    "normal, mean 0": (lambda rng, s: rng.normal(size=s), 0.0),
+    "normal, mean 2 standard deviations": (lambda rng, s: 2 + rng.normal(size=s), 2.0),
+    "t with 3 degrees of freedom": (lambda rng, s: rng.standard_t(3, size=s), 0.0),
+    "half-normal": (lambda rng, s: np.abs(rng.normal(size=s)), (2 / np.pi) ** 0.5),
+    "exponential": (lambda rng, s: rng.exponential(size=s), 1.0),
+    "lognormal(1)": (lambda rng, s: rng.lognormal(size=s), float(np.exp(0.5))),
+    "70 % zeros + exponential": (lambda rng, s: rng.exponential(size=s) * (rng.random(s) < 0.3), 0.3),
+    "90 % zeros + exponential": (lambda rng, s: rng.exponential(size=s) * (rng.random(s) < 0.1), 0.1),
+    "beta(.3, 3), no bounds given": (lambda rng, s: rng.beta(0.3, 3, size=s), 1 / 11),
+    "exponential less its mean": (lambda rng, s: rng.exponential(size=s) - 1, 0.0),
+    "lognormal(1) less its mean": (lambda rng, s: rng.lognormal(size=s) - float(np.exp(0.5)), 0.0),
+}
+
+
+def zero_or_one(p: float) -> tuple[Draw, float, tuple[float, float]]:
+    return lambda rng, s: (rng.random(s) < p).astype(float), p, (0.0, 1.0)
+
+
+def people(p: float) -> tuple[Draw, float, tuple[float, float]]:
+    return lambda rng, s: rng.binomial(20, p, size=s) / 20, p, (0.0, 1.0)
+
+
+def differences(zeros: float, up: float) -> tuple[Draw, float, tuple[float, float]]:
+    def draw(rng: np.random.Generator, s: tuple[int, int]) -> np.ndarray:
+        return np.where(rng.random(s) < zeros, 0.0, np.where(rng.random(s) < up, 1.0, -1.0))
+
+    return draw, (1 - zeros) * (2 * up - 1), (-1.0, 1.0)
+
+
+BOUNDED: dict[str, tuple[Draw, float, tuple[float, float]]] = {
+    "beta(.3, 3) in [0, 1]": (lambda rng, s: rng.beta(0.3, 3, size=s), 1 / 11, (0.0, 1.0)),
+    "1 - beta(.3, 3) in [0, 1]": (lambda rng, s: 1 - rng.beta(0.3, 3, size=s), 10 / 11, (0.0, 1.0)),
+    "beta(2, 2) in [0, 1]": (lambda rng, s: rng.beta(2, 2, size=s), 0.5, (0.0, 1.0)),
+    **{f"0/1, p = {p}": zero_or_one(p) for p in (0.02, 0.05, 0.2, 0.5, 0.95)},
+    **{f"20 people a seed, p = {p}": people(p) for p in (0.02, 0.5, 0.95)},
+    "differences in {-1, 0, 1}, 90 % zeros": differences(0.9, 0.5),
+    "the same, nine in ten of the others up": differences(0.9, 0.9),
+    "differences, 30 % zeros, 70 % up": differences(0.3, 0.7),
+}
+
+
+def misses(low: np.ndarray, high: np.ndarray, truth: float, told: np.ndarray | bool = True) -> tuple[float, float]:
+    """Percent of studies whose interval lies below the truth, and above it."""
+    return 100 * float((told & (truth > high + 1e-9)).mean()), 100 * float((told & (truth < low - 1e-9)).mean())
+
+
+def cell(below: float, above: float) -> str:
+    bad = max(below, above) > SIDE or below + above > 100 - LEAST
+    return f"{'**' if bad else ''}{100 - below - above:.1f} ({below:.1f} / {above:.1f}){'**' if bad else ''}"
+
+
+def means(rng: np.random.Generator) -> Iterator[str]:
+    yield "| `estimate_mean` | " + " | ".join(f"n = {n}" for n in SIZES) + " |"
+    yield "|---|" + "---|" * len(SIZES)
+    for name, (draw, truth) in UNBOUNDED.items():
+        cells = []
+        for n in SIZES:
+            values = draw(rng, (STUDIES, n))
+            cells.append(cell(*misses(*mean_limits(values, ANY), truth, ~alike(values))))
+        yield f"| {name} | " + " | ".join(cells) + " |"
+    for name, (draw, truth, bounds) in BOUNDED.items():
+        cells = []
+        for n in SIZES:
+            values = draw(rng, (STUDIES // 5, n))
+            cells.append(cell(*misses(*mean_limits(values, bounds, n_draws=1000), truth)))
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def widths(rng: np.random.Generator) -> Iterator[str]:
+    yield "| mean width over Student's | " + " | ".join(f"n = {n}" for n in SIZES) + " |"
+    yield "|---|" + "---|" * len(SIZES)
+    for name in ("normal, mean 0", "normal, mean 2 standard deviations", "exponential", "lognormal(1)"):
+        cells = []
+        for n in SIZES:
+            values = UNBOUNDED[name][0](rng, (STUDIES, n))
+            low, high = mean_limits(values, ANY)
+            student = 2 * stats.t.ppf(0.975, n - 1) * values.std(1, ddof=1) / n**0.5
+            cells.append(f"{np.mean((high - low) / student):.2f}")
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def shares() -> Iterator[str]:
+    """Exact: every count with its probability."""
+    sizes = (4, 5, 8, 16, 24, 48)
+    yield "| `proportion`, exact | " + " | ".join(f"n = {n}" for n in sizes) + " |"
+    yield "|---|" + "---|" * len(sizes)
+    for p in (0.02, 0.1, 0.5, 0.95):
+        cells = []
+        for n in sizes:
+            weights = stats.binom.pmf(np.arange(n + 1), n, p)
+            ends = [proportion(np.arange(n) < k, unit="share", over="item") for k in range(n + 1)]
+            below = sum(w for w, e in zip(weights, ends, strict=True) if e.high < p)
+            above = sum(w for w, e in zip(weights, ends, strict=True) if e.low > p)
+            cells.append(cell(100 * below, 100 * above))
+        yield f"| p = {p} | " + " | ".join(cells) + " |"
+
+
+def gaps(rng: np.random.Generator) -> Iterator[str]:
+    """Two numbers of the same units, truly equal: the gap as if independent (Newcombe), and paired."""
+    yield "| gap of two truly equal numbers: holds (below / above) | n = 5 | n = 8 | n = 16 |"
+    yield "|---|---|---|---|"
+    for name, rho in (("other units", 0.0), ("same units, correlation .8", 0.8), ("two parts of one whole", -1.0)):
+        rows: dict[str, list[str]] = {"as if independent": [], "paired": []}
+        for n in (5, 8, 16):
+            first = rng.normal(size=(STUDIES, n))
+            second = rho * first + (1 - rho**2) ** 0.5 * rng.normal(size=(STUDIES, n))
+            (a_low, a_high), (b_low, b_high) = mean_limits(first, ANY), mean_limits(second, ANY)
+            a, b = first.mean(1), second.mean(1)
+            low = a - b - np.hypot(a - a_low, b_high - b)
+            high = a - b + np.hypot(a_high - a, b - b_low)
+            rows["as if independent"].append(cell(*misses(low, high, 0.0)))
+            rows["paired"].append(cell(*misses(*mean_limits(first - second, ANY), 0.0)))
+        for how, cells in rows.items():
+            if rho or how != "paired":
+                yield f"| {name}, {how} | " + " | ".join(cells) + " |"
+
+
+def crossed(rng: np.random.Generator) -> Iterator[str]:
+    yield "| `estimate_crossed`, 24 items | holds (below / above) | a silent wording named |"
+    yield "|---|---|---|"
+    for wordings in (3, 5):
+        for name, spread, silent in (
+            ("wordings alike", 0.0, 0.0),
+            ("wordings differ", 1.0, 0.0),
+            ("one in four silent", 0.1, 0.25),
+        ):
+            low, high, named = [], [], []
+            truth = 5.0 * (1 - silent)
+            for _ in range(4000):
+                works = rng.random((wordings, 1)) >= silent
+                base = 5 + spread * rng.normal(size=(wordings, 1)) + rng.normal(size=(1, 24))
+                table = works * base + rng.normal(size=(wordings, 24))
+                e = estimate_crossed([table], unit="nats", over="item")
+                low.append(e.low)
+                high.append(e.high)
+                if silent == 0 or (0 < (~works).sum() < wordings / 2):
+                    named.append(bool(silent_wordings([table])))
+            held = cell(*misses(np.array(low), np.array(high), truth))
+            yield f"| {wordings} wordings, {name} | {held} | {np.mean(named):.0%} |"
+
+
+def others(rng: np.random.Generator) -> Iterator[str]:
+    yield "| other | result |"
+    yield "|---|---|"
+    for n in (8, 16, 48):
+        ends = []
+        for _ in range(1000):
+            values = rng.normal(size=n)
+            draws = values[rng.integers(0, n, (400, n))].mean(1)
+            ends.append(expanded_percentile(np.concatenate([[values.mean()], draws]), n)[1:])
+        low, high = np.array(ends).T
+        yield f"| `expanded_percentile`, normal, n = {n} | {cell(*misses(low, high, 0.0))} |"
+    null = [null_of(rng.normal(size=1000), unit="x") for _ in range(500)]
+    beyond = np.mean([float(stats.norm.sf(e.high)) for e in null])
+    yield f"| `null_of`, 1,000 permutations: chance reaches its upper end in | {100 * beyond:.1f} % |"
+    x = np.geomspace(1e3, 1e6, 8)
+    fits = [fit_power_law(x, x**-0.08 * np.exp(rng.normal(0, 0.01, 8))).exponent for _ in range(1000)]
+    ends = np.array([(e.low, e.high) for e in fits]).T
+    yield f"| `fit_power_law`, 8 sizes, the exponent | {cell(*misses(ends[0], ends[1], 0.08))} |"
+    yield f"| `known` | {known(0.5, unit='share', why='chance')}: no uncertainty |"
+
+
+GRIDS = {"quick": ((12, 16, 24, 32), (500, 1000), 2), "usual": ((12, 16, 24, 32, 48, 64), (500, 1000), 2),
+         "full": ((16, 32, 64, 96, 128, 192, 256), (1000, 2000, 4000), 4)}  # fmt: skip
+
+
+def frontiers(rng: np.random.Generator) -> Iterator[str]:
+    """Losses that do not depend on compute: how often is a falling law seen, of all studies in which it is asked?"""
+    yield (
+        "| compute frontier, no law at all (the probe's grids) | asked | false yes when fitted to the losses that "
+        "chose it | cross-fitted: asked | false yes | false no |"
+    )
+    yield "|---|---|---|---|---|---|"
+    for name, (widths_, steps, seeds) in GRIDS.items():
+        cost = np.array([w * w * s for w in widths_ for s in steps], float)
+        naive, crossed_ = [], []
+        for _ in range(4000):
+            loss = 2 * np.exp(rng.normal(0, 0.005, (len(cost), seeds)))
+            kept = lower_envelope(cost, loss.mean(1))
+            if len(kept) >= 4:
+                naive.append(fit_power_law(cost[kept], loss[kept]).exponent.low > 0)
+            fit = crossfitted_frontier(cost, loss)
+            if fit is not None:
+                crossed_.append((fit.exponent.low > 0, fit.exponent.high <= 0))
+        yes, no = 100 * np.mean(crossed_, axis=0) if crossed_ else (0.0, 0.0)
+        yield (
+            f"| {name} | {len(naive) / 40:.0f} % | {100 * np.mean(naive):.0f} % | {len(crossed_) / 40:.0f} % | "
+            f"{yes:.1f} % | {no:.1f} % |"
+        )
+
+
+def tables() -> str:
+    rng = np.random.default_rng(0)
+    parts = (means(rng), widths(rng), shares(), gaps(rng), crossed(rng), frontiers(rng), others(rng))
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    text = tables()
+    print(text)
+    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    README.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

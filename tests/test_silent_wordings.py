@@ -1,0 +1,45 @@
+"""Wordings that give nothing: named where they were tried, and no wording that merely gives less."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from interp.stats.crossed import estimate_crossed, silence_told, silent_wordings
+
+
+def shares(*means: float, facts: int = 24) -> np.ndarray:
+    return (np.random.default_rng(0).random((len(means), facts)) < np.array(means)[:, None]).astype(float)
+
+
+def test_a_wording_that_gives_nothing_beside_others_that_do_is_named() -> None:
+    table = shares(0.79, 0.75, 0.0)
+    (silent,) = silent_wordings([shares(0.8, 0.7, 0.75), table])
+    assert (silent.group, silent.wording, silent.mean) == (1, 2, 0.0)
+    assert silence_told([table]).startswith("1 of 3 wordings is silent (wording 3 of group 1 gives 0, the others 0.")
+    wide = estimate_crossed([table], unit="share", over="fact", bounds=(0, 1))
+    assert wide.high - wide.low > 0.9, "with it the interval says nothing, so that the caveat must say why"
+    nats = np.random.default_rng(1).normal(size=(3, 24)) + np.array([[6.0], [7.0], [0.1]])
+    assert [one.wording for one in silent_wordings([nats])] == [2]
+    assert [one.wording for one in silent_wordings([shares(0.8, 0.7, 0.05)], nothing=0.05)] == [2]
+
+
+def test_wordings_that_differ_as_wordings_do_are_not_silent() -> None:
+    assert silent_wordings([shares(0.8, 0.6, 0.4), shares(0.0, 0.0, 0.0), shares(0.1, 0.05, 0.0)]) == []
+    assert silence_told([shares(0.8, 0.6, 0.4)]) == ""
+    rng = np.random.default_rng(2)
+    named = sum(bool(silent_wordings([4 + rng.normal(size=(3, 1)) + rng.normal(size=(3, 24))])) for _ in range(300))
+    assert named / 300 < 0.02
+
+
+def test_every_silent_wording_of_one_in_four_is_named() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        table = 5 + rng.normal(size=(1, 24)) + rng.normal(size=(4, 24))
+        table[1] = rng.normal(size=24)
+        assert [one.wording for one in silent_wordings([table])] == [1]
+
+
+def test_one_wording_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="two of each"):
+        silent_wordings([np.zeros((1, 5))])
