@@ -15,6 +15,7 @@ import pytest
 import torch
 from answered import finding, findings, not_asked
 from fact_files import write_facts
+from know_nothing import know_nothing
 
 from interp.analysis.answers import AnswerScores
 from interp.analysis.facts import Asked, align
@@ -176,6 +177,46 @@ def test_a_gap_is_taken_seed_by_seed_and_no_narrower_than_its_people_allow() -> 
     assert (one.gap.mean, one.gap.n) == (pytest.approx(0.3), 1)  # of the seed that both have
 
 
+def test_seeds_that_agree_in_all_are_judged_by_their_people() -> None:
+    """Without their people, equal values show no spread, and every claim of a perfect model would be unclear."""
+    common = {"learned": "name first", "direction": "forward", "words of a name": 1, "people": 20}
+    rows = [common | {"seed": seed, "right": 1.0, "dealt": 0.0} for seed in range(3)]
+    gap = gap_over_seeds(rows, "right", rows, "dealt", "share")
+    assert not any(one.alike for one in gap)
+    assert 0.85 < gap.gap.low < gap.gap.high == 1.0
+    assert 0.9 < gap.estimate.low < 1.0
+
+
+def test_claims_about_students_are_told_from_those_about_the_loaded_model() -> None:
+    assert {claim.subject for claim in (*part_a.CLAIMS, *part_a.REMEDIES)} == {"trained here"}
+    assert {claim.subject for claim in part_b.CLAIMS} == {"model"}
+    inside = [*part_c.CLAIMS_WHERE, *part_c.CLAIMS_WORKS]
+    for claim in inside:
+        assert (claim.subject == "trained here") == ("trained here" in claim.text) == ("{model}" not in claim.text) or (
+            claim is part_c.MOVES_FEATURES
+        )
+    assert len({claim.text for claim in CLAIMS}) == len(CLAIMS)
+
+
+def test_no_answers_own_likelihood_is_read_as_a_lead(
+    tiny_gpt2: Model, students: list[Student], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 nats are planted under favourites of 3 nats, which halves of the prompts do not share."""
+    rng = np.random.default_rng(0)
+
+    def lead(model: Model, prompts: list[str], ids: list[int], *, layers: list[int], **how: object) -> torch.Tensor:
+        values = rng.normal(2.0, 0.1, (len(prompts), len(layers), len(model.encode(prompts[0])[0])))
+        favourites = rng.normal(0, 3, (len(prompts), len(layers), 1))
+        return torch.tensor(values if how.get("priors_out") else values + favourites)
+
+    monkeypatch.setattr(part_c, "answer_lead", lead)
+    lab = Lab(tiny_gpt2, quick=True)
+    examined = part_c.models_to_examine(lab, students, [load_facts(data("facts/capitals.csv"))])[0]
+    read = [*part_c._readable(lab, examined, 300), *part_c._written(lab, examined, 300)]
+    assert [one.verdict for one in findings(read)] == ["yes"] * 4
+    assert [one.estimate.mean for one in findings(read)] == pytest.approx([2.0] * 4, abs=0.1)
+
+
 def test_reading_backwards_lifts_the_curse_and_nothing_more_does_not(
     population: list[Student], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +313,13 @@ def test_a_model_that_only_likes_first_letters_pairs_nothing(monkeypatch: pytest
     elements = load_facts(data("facts/elements.csv"))
     all_facts = answering(likes_first_letters(nats))(None, elements, "forward")
     assert all_facts.matched.mean() > 0.3 * nats
+
+
+def test_a_model_of_weights_that_copies_first_letters_or_words_pairs_nothing(smol: Model) -> None:
+    for kind in ("first_letter", "token_copier"):
+        lab = Lab(know_nothing(kind, smol), quick=True)
+        yielded = list(part_b.pretrained(lab, [load_facts(data("facts/elements.csv"))], 200))
+        assert [one.verdict for one in findings(yielded) if one.verdict == "yes"] == [], kind
 
 
 def test_a_model_that_knows_the_facts_pairs_them_and_its_gap_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,7 +142,7 @@ class Examined:
         """The one of the two that is about this model."""
         return claim.student if self.trained_here else claim.loaded
 
-    def about(self, direction: Direction, **more: str) -> dict[str, object]:
+    def about(self, direction: Direction, **more: str) -> dict[str, str]:
         """What its claims have places for."""
         return {"direction": direction, **more} | ({} if self.trained_here else {"model": self.who})
 
