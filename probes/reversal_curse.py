@@ -24,7 +24,7 @@ item that the prompt names carry it? (The loaded model is left out where its tok
 one layout.)
 
 (d) Fine-tuned. A copy of the loaded model learns invented novelists and their books, as in the paper's first
-experiment: some by name first, some by book first, some in both orders. Its table has the paper's figures beside ours;
+experiment: some by name first, some by book first, some in both orders. Its table has the paper's figures, too;
 --paper-data takes the paper's own people. Does it turn a fact round that stands in its prompt?
 
 (e) What is said to lift the curse: sentences read backwards as well (arXiv:2403.13799), sentences that say of each
@@ -44,9 +44,9 @@ What could fool us:
   lifts the reversed answer in a multiple choice. So names of one own word and of two shared words, tied and untied
   matrices, are told apart.
 - One wording. The same fact under another template can change more than under another direction: the trained models
-  are asked in a wording they never read, the loaded model in three.
-- Priors. " Paris" is likelier than " Reykjavik" after almost anything. Scores are centred over prompts and answers, and
-  the null deals the answers to the prompts at random.
+  are asked in a wording they never read, the loaded model in five.
+- Priors. " Paris" is likelier than " Reykjavik" after almost anything. Scores are centred over prompts and answers, in
+  each layer too where the lens reads them, and the null deals the answers to the prompts at random.
 - Spelling. Most symbols begin with their element's first letter; shared letters alone pick the right one of 24 in
   about half of the cases. What the model knows is judged on facts whose two sides have no words that begin alike, and
   by a margin of a nat: endings and the sound of a language move an answer by tenths.
