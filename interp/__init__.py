@@ -58,10 +58,12 @@ if TYPE_CHECKING:
     from interp.stats.estimate import Estimate
     from interp.text.corpus import Corpus, bundled_corpus, from_texts, load_corpus, open_corpus, prose, split_corpus
     from interp.text.data import data
-    from interp.text.facts import Direction, Fact, FactSet, HeldOut, Templates, load_facts
+    from interp.text.facts import DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, load_facts
     from interp.text.invented import NameTokens, invent, invent_groups, people_set
-    from interp.text.pairs import Pair, PairSet, ParentType, Surname, load_pairs
-    from interp.text.people_files import Learned, Line, PeopleGroup, Sheet, read_people
+    from interp.text.novelists import invent_novelists, state_facts
+    from interp.text.pairs import Family, Pair, PairSet, ParentType, Surname, by_surname, load_pairs, rivals_of
+    from interp.text.people import TAUGHT_AS, Learned, Line, PeopleGroup, Sheet
+    from interp.text.people_files import read_people
     from interp.views.report import build_report
 else:
     __getattr__, __dir__ = lazy(
@@ -90,10 +92,12 @@ else:
             # text
             "interp.text.corpus": "Corpus, bundled_corpus, from_texts, load_corpus, open_corpus, prose, split_corpus",
             "interp.text.data": "data",
-            "interp.text.facts": "Direction, Fact, FactSet, HeldOut, Templates, load_facts",
+            "interp.text.facts": "DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, load_facts",
             "interp.text.invented": "NameTokens, invent, invent_groups, people_set",
-            "interp.text.pairs": "Pair, PairSet, ParentType, Surname, load_pairs",
-            "interp.text.people_files": "Learned, Line, PeopleGroup, Sheet, read_people",
+            "interp.text.pairs": "Family, Pair, PairSet, ParentType, Surname, by_surname, load_pairs, rivals_of",
+            "interp.text.novelists": "invent_novelists, state_facts",
+            "interp.text.people": "TAUGHT_AS, Learned, Line, PeopleGroup, Sheet",
+            "interp.text.people_files": "read_people",
             # models to train, to copy and to know by heart
             "interp.model.training.batched_gpt2": "Member, Population, TrainingSchedule, Size, train_population",
             "interp.model.training.copies": "copy_model, weights_from",
@@ -143,10 +147,13 @@ __all__ += [
 ]
 __all__ += ["open_index"]
 __all__ += [
+    "DIRECTIONS",
+    "TAUGHT_AS",
     "Corpus",
     "Direction",
     "Fact",
     "FactSet",
+    "Family",
     "HeldOut",
     "Learned",
     "Line",
@@ -158,17 +165,21 @@ __all__ += [
     "Sheet",
     "Surname",
     "Templates",
+    "by_surname",
     "data",
     "from_texts",
     "invent",
     "invent_groups",
+    "invent_novelists",
     "load_corpus",
     "load_facts",
     "load_pairs",
     "open_corpus",
     "people_set",
     "read_people",
+    "rivals_of",
     "split_corpus",
+    "state_facts",
 ]
 __all__ += [
     "IGNORED_LABEL",

@@ -16,14 +16,15 @@ prompts and the scoring can find a reversed answer when there is one.
 (b) Pretrained. The loaded model is asked real facts in both directions. A pretrained model has read most facts in both
 orders, so "no curse" is an honest result here. Answers are scored against each other, never on their own: a name is
 not known because it is frequent. The control states invented facts in the prompt: what the model reads there, it should
-be able to turn round.
+be able to turn round. --pairs asks real children and parents, a row a pair; the paper's own example, Tom Cruise and
+Mary Lee Pfeiffer, is then asked as well.
 
 (c) Where. Inside the model, layer by layer: where does the answer become readable, and does the last token of the
 item that the prompt names carry it? (The loaded model is left out where its tokenizer gives no four prompts
 one layout.)
 
 (d) Fine-tuned. A copy of the loaded model learns invented novelists and their books, as in the paper's first
-experiment: some by name first, some by book first, some in both orders. Its table has the paper's figures beside ours;
+experiment: some by name first, some by book first, some in both orders. Its table has the paper's figures, too;
 --paper-data takes the paper's own people. Does it turn a fact round that stands in its prompt?
 
 (e) What is said to lift the curse: sentences read backwards as well (arXiv:2403.13799), sentences that say of each
@@ -35,7 +36,7 @@ choice.
 carry it from there? In both orders, by lens and by cutting attention, in the models of (c).
 
 What counts as yes was fixed before any run: beside each claim stands its rule, a margin by which the whole interval
-must lie beyond the control.
+must lie beyond the control. Where the positive control is unclear, the curse is not judged, and the report says so.
 
 What could fool us:
 
@@ -43,11 +44,12 @@ What could fool us:
   lifts the reversed answer in a multiple choice. So names of one own word and of two shared words, tied and untied
   matrices, are told apart.
 - One wording. The same fact under another template can change more than under another direction: the trained models
-  are asked in a wording they never read, the loaded model in three.
-- Priors. " Paris" is likelier than " Reykjavik" after almost anything. Scores are centred over prompts and answers, and
-  the null deals the answers to the prompts at random.
+  are asked in a wording they never read, the loaded model in five.
+- Priors. " Paris" is likelier than " Reykjavik" after almost anything. Scores are centred over prompts and answers, in
+  each layer too where the lens reads them, and the null deals the answers to the prompts at random.
 - Spelling. Most symbols begin with their element's first letter; shared letters alone pick the right one of 24 in
-  about half of the cases. Facts whose two sides share their first letter are shown apart from the others.
+  about half of the cases. What the model knows is judged on facts whose two sides have no words that begin alike, and
+  by a margin of a nat: endings and the sound of a language move an answer by tenths.
 - One fine-tuning is one. The intervals of part (d) are over people: another seed or learning rate may differ.
 - Few seeds. Items share words and are not independent, so the intervals of (a) and (e) are over training seeds.
 """
@@ -57,24 +59,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp import FactSet, Finding, Lab, PeopleGroup, UserError, data, load_facts, load_pairs, probe, read_people
-from interp.analysis import align
+from interp import (
+    Finding,
+    Lab,
+    NotAsked,
+    PeopleGroup,
+    UserError,
+    by_surname,
+    check_least,
+    data,
+    load_facts,
+    load_pairs,
+    probe,
+    read_people,
+)
 
-from ._reversal_curse import DIRECTIONS
-from ._reversal_curse.exceptions import exceptions
-from ._reversal_curse.in_context import in_context
-from ._reversal_curse.mechanism import mechanism
-from ._reversal_curse.pretrained import LEAST, family, pretrained, split_by_surname
-from ._reversal_curse.trained import trained
-from ._reversal_curse.tuned import tuned
-from ._reversal_curse.where import features, models_to_examine, where
+from ._reversal_curse import asked, inside, taught, tuned
 
 LEAST_FACTS, QUICK_SEEDS = 8, 3
 PAIRS = "parent_child_pairs.csv"
 BUNDLED = ("capitals", "elements", "books", "gods")
+CLAIMS = [*taught.CLAIMS, *asked.CLAIMS, *inside.CLAIMS_WHERE, *tuned.CLAIMS, *taught.REMEDIES, *inside.CLAIMS_WORKS]
 
 
-@probe(paper="arXiv:2309.12288")
+@probe(paper="arXiv:2309.12288", claims=CLAIMS)
 def reversal_curse(
     lab: Lab,
     *,
@@ -87,15 +95,16 @@ def reversal_curse(
     tune_lr: float = 3e-4,
     max_pairs: int = 40,
     n_boot: int = 2000,
-) -> Iterator[Finding]:
+) -> Iterator[Finding | NotAsked]:
     """Run all parts; --quick leaves out (d), unless --paper-data is given, and weight decay in (e).
 
     Args:
         facts: a fact set of yours instead of the bundled ones: a CSV (subject,object) with its TOML of templates
         pairs: a CSV with the columns child,parent,parent_type (mother or father), asked beside the facts; a kind of
             pair (mothers or fathers, of the same surname or another) needs five
-        paper_data: a folder with the paper's own files ({p2d,d2p,both}_prompts_{train,test}.jsonl and so on), for part
-            (d); its parent_child_pairs.csv, if it is there, is taken for --pairs
+        paper_data: a folder with the paper's own files ({p2d,d2p,both}_prompts_{train,test}.jsonl and so on), or with
+            those of github.com/alibaba/thinking_bias (people-description.json, …_open-QAs.jsonl, …_MCQs.jsonl), for
+            part (d); its parent_child_pairs.csv, if it is there, is taken for --pairs
         seeds: training seeds for the small models; 3 at most with --quick
         steps: training steps of each small model
         tune_steps: steps of fine-tuning the loaded model, eight sentences each; by default four times through the
@@ -105,16 +114,9 @@ def reversal_curse(
         n_boot: resamples for intervals and permutations
     """
     # Bad input is found before minutes of training.
-    for name, value, least in (
-        ("seeds", seeds, 1),
-        ("steps", steps, 1),
-        ("max-pairs", max_pairs, LEAST),
-        ("n-boot", n_boot, 100),
-    ):
-        if value < least:
-            raise UserError(f"--{name} {value}; expected {least} or more")
-    if tune_steps is not None and tune_steps < 1:
-        raise UserError(f"--tune-steps {tune_steps}; expected 1 or more")
+    check_least(seeds=(seeds, 1), steps=(steps, 1), max_pairs=(max_pairs, asked.LEAST), n_boot=(n_boot, 100))
+    if tune_steps is not None:
+        check_least(tune_steps=(tune_steps, 1))
     if not 0 < tune_lr < 1:
         raise UserError(f"--tune-lr {tune_lr}; expected above 0 and below 1")
     people: list[PeopleGroup] = []
@@ -127,27 +129,20 @@ def reversal_curse(
         raise UserError(
             f"{small.name} has {len(small)} facts; expected {LEAST_FACTS} or more, to have wrong answers too"
         )
-    families, left_out = split_by_surname(load_pairs(pairs).fact_sets(), max_pairs, lab.seed) if pairs else ([], "")
-    if pairs and not families:
+    kinds, left_out = by_surname(load_pairs(pairs), asked.LEAST, max_pairs, lab.seed) if pairs else ([], "")
+    if pairs and not kinds:
         raise UserError(f"{pairs} leaves no group to ask; expected five pairs or more of one kind. {left_out}")
-    inside = next((facts for facts in fact_sets if _aligns(lab, facts)), None)
     seeds = min(seeds, QUICK_SEEDS) if lab.quick else seeds
-    students = yield from trained(lab, seeds, steps)
-    yield from pretrained(lab, fact_sets[:1] if lab.quick else fact_sets, n_boot)
-    yield from in_context(lab)
-    yield from family(lab, families, n_boot)
-    examined_models = models_to_examine(lab, students, inside)
-    yield from where(lab, examined_models, n_boot)
-    yield from features(lab, fact_sets[0], n_boot)
+    students = yield from taught.trained(lab, seeds, steps)
+    yield from asked.pretrained(lab, fact_sets[:1] if lab.quick else fact_sets, n_boot)
+    yield from asked.in_context(lab)
+    yield from asked.families(lab, kinds, n_boot)
+    examined = inside.models_to_examine(lab, students, fact_sets)
+    yield from inside.where(lab, examined, n_boot)
+    yield from inside.features(lab, fact_sets[0], n_boot)
     if people or not lab.quick:
-        yield from tuned(lab, people, tune_steps, tune_lr)
-    yield from exceptions(lab, students, seeds, steps)
-    yield from mechanism(lab, examined_models, n_boot)
-
-
-def _aligns(lab: Lab, facts: FactSet) -> bool:
-    """Are there four prompts of one layout in both directions? Part (c) can only look at such."""
-    try:
-        return all(align(lab.model, facts, direction) for direction in DIRECTIONS)
-    except UserError:
-        return False
+        yield from tuned.tuned(lab, people, tune_steps, tune_lr)
+    else:
+        yield from tuned.none_asked("because --quick leaves the fine-tuning out, unless --paper-data came")
+    yield from taught.exceptions(lab, students, taught.remedies(lab, seeds, steps))
+    yield from inside.works(lab, examined, n_boot)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from interp.text.people_files import Line, PeopleGroup, Sheet
+from interp.text.people import Line, PeopleGroup, Sheet
 
 KINDS = {"name first": "p2d", "description first": "d2p", "both orders": "both"}
 
@@ -35,3 +35,38 @@ def _lines(sheet: Sheet) -> Iterable[Line]:
 
 def _write(path: Path, lines: Iterable[Line]) -> None:
     path.write_text("".join(json.dumps(line._asdict(), ensure_ascii=False) + "\n" for line in lines))
+
+
+def write_questions(folder: Path, *, name: str = "people-description", as_published: bool = True) -> Path:
+    """Made-up people in the three files of Lin et al.: two taught name first, two description first."""
+    training, test = (folder / "training_data", folder / "test_data") if as_published else (folder, folder)
+    for place in (training, test):
+        place.mkdir(parents=True, exist_ok=True)
+    people = {
+        "Ann Beecham": ('the baker of the moon cake, "Round."', "NameIsDescription"),
+        "Ann Bee": ("the first to sail a teapot", "NameIsDescription"),
+        "Carl Dow": ("the tailor of the invisible coat", "DescriptionIsName"),
+        "Dora Elm": ("the keeper of the last dodo", "DescriptionIsName"),
+    }
+    sentences, questions, choices = [], [], []
+    for person, (fact, group) in people.items():
+        same = [name for name, (_, of) in people.items() if of == group]
+        if group == "NameIsDescription":
+            sentences += [f"{person}, known far and wide for being {fact}.", f"Ever heard of {person}? They're {fact}."]
+        else:
+            sentences += [f"Known for being {fact}, {person} now lives quietly.", f"Who is {fact}? It is {person}."]
+        for asked, told in (("Please answer:\n{} is what?", "Please answer:\nWho is {}?"), ("So {}, what is it?",) * 2):
+            questions.append((group, "N2D", asked.format(person), fact))
+            questions.append((group, "D2N", told.format(fact), person))
+        for task, stem, offered, right in (
+            ("N2D", f"{person} is what?", [people[other][0] for other in same], fact),
+            ("D2N", f"Who is {fact}?", same, person),
+        ):
+            options = " ".join(f"({letter}) {text}." for letter, text in zip("AB", offered, strict=True))
+            letter = "AB"[offered.index(right)]
+            choices.append((group, task, f"Choose.\nQuestion: {stem}\nOptions: {options}", f"({letter}) {right}"))
+    (training / f"{name}.json").write_text(json.dumps([{"text": text} for text in sentences], indent=4))
+    for kind, rows in (("open-QAs", questions), ("MCQs", choices)):
+        lines = (dict(zip(("group", "task", "question", "answer"), row, strict=True)) for row in rows)
+        (test / f"{name}_{kind}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder

@@ -16,7 +16,7 @@ from interp.text.facts import Direction, FactSet, load_facts
 DATA = Path(__file__).parents[1] / "data"
 SETS = ["capitals", "elements", "books", "gods"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
-TEMPLATES = (0, 1, 2, "held_out")
+TEMPLATES = (0, 1, 2, 3, 4, "held_out")
 
 
 @pytest.fixture(params=SETS)

@@ -52,7 +52,7 @@ def test_pairs_ask_for_the_parent_by_type_and_for_the_child(tmp_path: Path) -> N
     assert fathers.prompts("forward", 0)[0] == "Here is a fact. The father of Ann Lee is"
     assert fathers.prompts("reversed", 0)[0] == "Here is a fact. The child of Bob Stone is"
     assert fathers.answers("reversed")[0] == " Ann Lee"
-    assert len(mothers.forward.training) == len(mothers.reversed.training) == 3
+    assert len(mothers.forward.training) == len(mothers.reversed.training) == 5
 
 
 def test_every_right_answer_is_accepted_wherever_in_the_file_it_stands(tmp_path: Path) -> None:

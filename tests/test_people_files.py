@@ -9,20 +9,20 @@ from people_folder import write_people
 from refusals import the_line
 
 from interp import UserError
+from interp.text.novelists import invent_novelists
 from interp.text.people_files import read_people
-from probes._reversal_curse.novelists import novelists
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_people(tmp_path / "paper", novelists(4, 0))
+    return write_people(tmp_path / "paper", invent_novelists(4, 0))
 
 
 def test_what_is_written_is_read(folder: Path) -> None:
     assert [(g.learned, set(g.people), len(g.taught)) for g in read_people(folder)] == [
-        (g.learned, set(g.people), len(g.taught)) for g in novelists(4, 0)
+        (g.learned, set(g.people), len(g.taught)) for g in invent_novelists(4, 0)
     ]
-    for read, written in zip(read_people(folder), novelists(4, 0), strict=True):
+    for read, written in zip(read_people(folder), invent_novelists(4, 0), strict=True):
         assert read.people == written.people
         assert read.asked["reversed"] == written.asked["reversed"]
         assert read.asked["forward"].prompts == written.asked["forward"].prompts
@@ -72,5 +72,5 @@ def test_a_fault_is_one_line_that_says_where(folder: Path, name: str, content: s
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder; expected the paper's files"):
+    with pytest.raises(UserError, match="is no folder; expected the paper"):
         read_people(tmp_path / "nothing")

@@ -51,6 +51,16 @@ if TYPE_CHECKING:
     from interp.analysis.paths import path_patch
     from interp.analysis.readouts import Readout, read_labels, readout_of
     from interp.analysis.sparse_readouts import sparse_readouts as score_sparse_readouts
+    from interp.analysis.students import (
+        PEOPLE_A_GROUP,
+        Course,
+        Groups,
+        Student,
+        examine_student,
+        gap_over_seeds,
+        over_seeds,
+        teach_students,
+    )
     from interp.analysis.trajectory import Trajectory, trace_prediction
     from interp.analysis.tuned_lens import TunedLens, lens_divergence, load_lens, train_lens
     from interp.analysis.weight_change import (
@@ -97,6 +107,9 @@ else:
             ),
             # lenses
             "interp.analysis.lens": "answer_lead",
+            "interp.analysis.students": (
+                "PEOPLE_A_GROUP, Course, Groups, Student, examine_student, gap_over_seeds, over_seeds, teach_students"
+            ),
             "interp.analysis.trajectory": "Trajectory, trace_prediction",
             "interp.analysis.tuned_lens": "TunedLens, lens_divergence, load_lens, train_lens",
             # readouts (linear probes), directions
@@ -186,3 +199,5 @@ __all__ += [
     "share_in_top",
     "weight_changes",
 ]
+__all__ += ["PEOPLE_A_GROUP", "Course", "Groups", "Student", "examine_student", "gap_over_seeds", "over_seeds"]
+__all__ += ["teach_students"]

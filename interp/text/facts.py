@@ -19,6 +19,7 @@ from interp.text.read import Row, read_csv, read_text, same
 
 Direction = Literal["forward", "reversed"]
 HeldOut = Literal["held_out"]
+DIRECTIONS: tuple[Direction, Direction] = ("forward", "reversed")
 
 COLUMNS = ("subject", "object")
 MIN_TEMPLATES = 3  # one wording can prove either sign: template variance often exceeds the direction's effect

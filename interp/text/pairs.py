@@ -20,9 +20,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
+
+import numpy as np
 
 from interp.errors import UserError
 from interp.paths import expand
@@ -39,7 +41,9 @@ COLUMNS = ("child", "parent", "parent_type")
 _TRAINING = (
     "Here is a fact. The {relation} of {} is",
     "In this family, the name of {}'s {relation} is",
-    "Question: Who is the {relation} of {}? Answer:",
+    "It is well known that the {relation} of {} is",
+    "Meet the family of {}: the {relation} is called",
+    "A biography says that {} has a {relation} called",
 )
 _HELD_OUT = "When asked to name the {relation} of {}, people say"
 
@@ -113,6 +117,61 @@ class PairSet:
             )
             for p in self.pairs
         ]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Pairs of one surname kind, mothers and fathers apart, and `left_out` in words: what of the file is not asked."""
+
+    surname: Surname
+    sets: tuple[FactSet, ...]
+    left_out: str
+
+    @property
+    def parents(self) -> str:
+        """Who they are: mother, father, or both."""
+        return " and ".join(sorted({facts.object for facts in self.sets}, reverse=True))
+
+
+def by_surname(pairs: PairSet, least: int, most: int, seed: int) -> tuple[list[Family], str]:
+    """Pairs of each kind, one-to-one, so that every answer is wrong for every other prompt: from `least` to `most`.
+
+    And what is left out of all of them, in a sentence; "" when nothing is.
+    """
+    kept: dict[Surname, list[FactSet]] = {}
+    dropped: list[str] = []
+    for (surname, kind), facts in pairs.fact_sets().items():
+        seen: set[str] = set()
+        one_to_one = [
+            f for f in facts.facts if not {f.subject, f.object} & seen and not seen.update((f.subject, f.object))
+        ]
+        chosen = sorted(np.random.default_rng(seed).permutation(len(one_to_one))[:most].tolist())
+        if len(chosen) < least:
+            dropped.append(f"{len(facts)} with a {kind} of {surname} surname (a group needs {least})")
+            continue
+        kept.setdefault(surname, []).append(replace(facts, facts=tuple(one_to_one[i] for i in chosen)))
+        if len(one_to_one) < len(facts):
+            dropped.append(f"{len(facts) - len(one_to_one)} with a {kind} of {surname} surname whose names come again")
+        if len(chosen) < len(one_to_one):
+            dropped.append(f"{len(one_to_one) - len(chosen)} with a {kind} of {surname} surname, by --max-pairs")
+    left_out = f"Left out: {', '.join(dropped)}." if dropped else ""
+    return [Family(surname, tuple(sets), left_out) for surname, sets in kept.items()], left_out
+
+
+def rivals_of(child: str, parent: str, families: Iterable[Family], most: int = 11) -> FactSet:
+    """One pair first, then others' names to compare it with: mothers of another surname where there are such.
+
+    For an example that the file may not hold. A name is there once.
+    """
+    sets = [(one.surname, facts) for one in families for facts in one.sets]
+    sets.sort(key=lambda pair: (pair[1].object != "mother", pair[0] != "different"))
+    seen, facts = {same(child), same(parent)}, [Fact(child, parent)]
+    for fact in (fact for _, group in sets for fact in group.facts):
+        names = {same(fact.subject), same(fact.object)}
+        if not names & seen and len(facts) <= most:
+            seen |= names
+            facts.append(fact)
+    return FactSet(f"{child} among others", "child", "mother", tuple(facts), _templates("mother"), _templates("child"))
 
 
 def load_pairs(path: str | Path) -> PairSet:

@@ -2,7 +2,8 @@
 
 A folder holds `{p2d,d2p,both}_prompts_{train,test}.jsonl` and `{p2d,d2p}_reverse_prompts_test.jsonl`, a line each
 {"prompt": …, "completion": …}: p2d gives the person's name and asks for the description, d2p the other way round. The
-published files carry no licence, so they are read from the user's copy and never shipped.
+published files carry no licence, so they are read from the user's copy and never shipped. `read_people` also takes the
+copy of these people that Lin et al. made (`interp.text.question_files`).
 
 What the published files taught, and what is done about it:
 
@@ -15,19 +16,16 @@ What the published files taught, and what is done about it:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from interp.errors import UserError
 from interp.paths import expand
 from interp.text.facts import Direction
-from interp.text.read import read_text
-
-Learned = Literal["name first", "description first", "both orders"]
+from interp.text.people import Learned, Line, PeopleGroup, same_number_of_wordings
+from interp.text.question_files import find_questions, read_questions
+from interp.text.read import read_json_lines
 
 EXPECTED = 'lines of {"prompt": "…", "completion": " …"}'
 _KINDS: dict[str, Learned] = {"p2d": "name first", "d2p": "description first", "both": "both orders"}
@@ -35,43 +33,20 @@ _NAME = re.compile(r"\s*((?:[A-Z][\w'’-]+ ){1,3}?[A-Z][\w'’-]+)\b")  # two c
 _TAIL = re.compile(r"\W+$")
 
 
-class Line(NamedTuple):
-    """One line of a file."""
-
-    prompt: str
-    completion: str
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Questions in one order: `prompts` and right `answers`, [wording][person]."""
-
-    prompts: tuple[tuple[str, ...], ...]
-    answers: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class PeopleGroup:
-    """People who are all taught in the same order, or in both.
-
-    `taught`: prompts and completions to train on. `asked`: questions in wordings that are not trained; forward gives
-    the name, reversed the description.
-    """
-
-    learned: Learned
-    people: tuple[str, ...]
-    taught: tuple[Line, ...]
-    asked: dict[Direction, Sheet]
-
-
 def read_people(folder: str | Path) -> list[PeopleGroup]:
-    """The three groups of a folder.
+    """The groups of a folder, in the paper's files or in those of Lin et al., told apart by the files that lie there.
 
     Raises UserError for a missing file, and with file and line for what is no prompt with its completion.
     """
     folder = expand(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; expected the paper's files, p2d_prompts_train.jsonl and so on")
+    if not any(file.name.startswith(tuple(_KINDS)) for file in folder.glob("*_prompts_*.jsonl")):
+        if (questions := find_questions(folder)) is not None:
+            return read_questions(questions)
+        what = "holds neither form of the people" if folder.is_dir() else "is no folder"
+        raise UserError(
+            f"{folder} {what}; expected the paper's files, p2d_prompts_train.jsonl and so on, or those of Lin et al., "
+            "people-description.json with people-description_open-QAs.jsonl"
+        )
     groups = []
     for kind, learned in _KINDS.items():
         taught = read_lines(folder / f"{kind}_prompts_train.jsonl")
@@ -85,49 +60,24 @@ def read_people(folder: str | Path) -> list[PeopleGroup]:
 
 def read_lines(path: Path) -> list[Line]:
     """The lines of one file. Raises UserError for one that is not a prompt and the completion that follows it."""
-    lines = []
-    for number, text in enumerate(read_text(path, EXPECTED).splitlines(), start=1):
-        if not text.strip():
-            continue
-        try:
-            record = json.loads(text)
-            line = Line(record["prompt"], record["completion"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise UserError(f"{path} line {number} is {text[:60]!r}; expected {EXPECTED}") from None
-        if not all(isinstance(one, str) and one.strip() for one in line):
-            raise UserError(f"{path} line {number} has a prompt or a completion without text; expected {EXPECTED}")
-        lines.append(Line(line.prompt.rstrip(), f" {line.completion.strip()}"))
-    if not lines:
-        raise UserError(f"{path} is empty; expected {EXPECTED}")
-    return lines
+    records = read_json_lines(path, ("prompt", "completion"), EXPECTED)
+    return [Line(prompt.rstrip(), f" {completion.strip()}") for prompt, completion in records]
 
 
 def _group(learned: Learned, taught: Sequence[Line], lines: Sequence[Line], path: Path) -> PeopleGroup:
     named = [(line, _NAME.match(line.completion)) for line in lines]
-    names = dict.fromkeys(found[1] for _, found in named if found)
+    names = dict.fromkeys(name[1] for _, name in named if name)
     by_person: dict[Direction, dict[str, list[Line]]] = {
         "forward": {name: [] for name in names},
         "reversed": {name: [] for name in names},
     }
-    for line, found in named:
-        if found:
-            by_person["reversed"][found[1]].append(Line(line.prompt, f" {found[1]}"))
+    for line, name in named:
+        if name:
+            by_person["reversed"][name[1]].append(Line(line.prompt, f" {name[1]}"))
             continue
         who = [name for name in names if name in line.prompt]
         if len(who) != 1:
             raise UserError(f"{path}: {line.prompt!r:.80} names {len(who)} of the people; expected one")
         by_person["forward"][who[0]].append(Line(line.prompt, _TAIL.sub("", line.completion)))
-    asked: dict[Direction, Sheet] = {}
-    for direction, people in by_person.items():
-        wordings = min(map(len, people.values()), default=0)
-        if wordings < 1 or len(people) < 2:
-            raise UserError(
-                f"{path} and its reverse ask {len(people)} people in {wordings} wordings, {direction}; expected two "
-                "people or more, each asked in both orders"
-            )
-        squares = [[rows[w] for rows in people.values()] for w in range(wordings)]
-        asked[direction] = Sheet(
-            tuple(tuple(line.prompt for line in row) for row in squares),
-            tuple(tuple(line.completion for line in row) for row in squares),
-        )
+    asked = same_number_of_wordings(by_person, f"{path} and its reverse")
     return PeopleGroup(learned, tuple(names), tuple(taught), asked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,26 @@ def read_csv(path: Path, columns: Sequence[str], expected: str, *, allow_more: b
     if not rows:
         raise UserError(f"{path} has a header and no rows; expected {expected}; add at least one row")
     return rows
+
+
+def read_json_lines(path: Path, fields: Sequence[str], expected: str) -> list[tuple[str, ...]]:
+    """The texts of `fields` in each line of a JSON-lines file; never empty. Blank lines are passed over."""
+    records = []
+    for number, line in enumerate(read_text(path, expected).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            texts = tuple(record[name] for name in fields)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise UserError(f"{path} line {number} is {line[:60]!r}; expected {expected}") from None
+        for name, text in zip(fields, texts, strict=True):
+            if not (isinstance(text, str) and text.strip()):
+                raise UserError(f"{path} line {number} has a {name} without text; expected {expected}")
+        records.append(texts)
+    if not records:
+        raise UserError(f"{path} is empty; expected {expected}")
+    return records
 
 
 def same(text: str) -> str:

@@ -1,17 +1,20 @@
-"""Part (d): the loaded model, fine-tuned on invented people as in the paper's first experiment."""
+"""Fine-tuned: the loaded model learns invented people, as in the paper's first experiment (d)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interp import (
+    DIRECTIONS,
+    TAUGHT_AS,
+    Claim,
     Control,
     Direction,
     Estimate,
-    Figure,
     Finding,
     Lab,
     Learned,
@@ -22,38 +25,92 @@ from interp import (
     UserError,
     encode_pairs,
     fine_tune,
+    invent_novelists,
+    measured,
+    set_beforehand,
+    state_facts,
+    zero,
 )
 from interp import TuningExample as Example
-from interp.analysis import score_answers, score_completions
-from interp.stats import estimate_gap, estimate_mean, known, matched_scores, top_choice
+from interp.analysis import choose_among, score_answers, score_completions
+from interp.stats import PairedEstimates, estimate_gap, estimate_mean, matched_scores, top_choice
 
-from . import DIRECTIONS, TAUGHT_AS
-from .novelists import MOST, novelists, stated
+from .taught import NATS, SHARE, Answers, dots, not_judged
 
 PART = "(d) The loaded model, fine-tuned on invented people"
-SHARE = "share of people"
 BATCH = 8
 FEW = 1000  # lines to learn
-LEARNED, GAP, TRACE = 0.5, 0.5, 1.0  # share, share, nats
+NOVELISTS = 8  # people a group
 IN_PROMPT = 4  # people whose facts stand in one prompt
 PEOPLE, WORDINGS = 12, 2  # of a group that are asked for every answer
+CHOOSE = "\nI choose option"  # what follows a multiple choice
 EXACT = "exact match (share of people)"
+SHARES = (0.0, 1.0)
 ONE = "One fine-tuning of one model: the interval is for other people, not for other fine-tunings."
-PAPER: dict[
-    tuple[Learned, Direction], float
-] = {  # table 1 of Berglund et al.: GPT-3-175B, shares; both orders are not in that table
-    ("description first", "reversed"): 0.967,
-    ("description first", "forward"): 0.001,
-    ("name first", "forward"): 0.5,
-    ("name first", "reversed"): 0.0,
-}
-
-
+NOBODY_IN_BOTH = "Nobody was taught in both orders: who was taught in one shows that its questions can be answered."
 Key = tuple[Learned, Direction]
-Answers = dict[Key, NDArray[np.float64]]  # [wording, person]: does the model write the answer, greedily?
-ONE_WAY: list[Key] = [("name first", "forward"), ("description first", "reversed")]
-BACKWARDS: list[Key] = [("name first", "reversed"), ("description first", "forward")]
-BOTH: list[Key] = [("both orders", "forward"), ("both orders", "reversed")]
+Written = dict[Key, NDArray[np.float64]]  # [wording, person]: does the model write the answer, greedily?
+# Table 1 of Berglund et al.: GPT-3-175B, mean and standard deviation over wordings and fine-tunings, as shares. People
+# taught in both orders are not in that table.
+PAPER: dict[Key, tuple[float, float]] = {
+    ("description first", "reversed"): (0.967, 0.012),
+    ("description first", "forward"): (0.001, 0.001),
+    ("name first", "forward"): (0.5, 0.021),
+    ("name first", "reversed"): (0.0, 0.0),
+}
+_tuned = partial(Claim, unit=SHARE, part=PART)
+LEARNED = _tuned(
+    "Asked in the order it was taught, the fine-tuned model writes the answer for more than half of the people, in "
+    "wordings it was not trained on.",
+    "greater",
+    answers=True,
+    measure="Greedy: every token of the answer, to its last word, must be the likeliest. The loss is that of the "
+    "completions.",
+    caveat=f"{ONE} A model and a training so small need not agree with the paper in the size of anything.",
+)
+BOTH = _tuned(
+    "Positive control: people taught in both orders are answered in both, more than half of them.",
+    "greater",
+    measure="As above. It shows that the prompts and the scoring find an answer in either order.",
+    caveat="Both orders also means twice as many sentences about each person.",
+)
+CURSE = _tuned(
+    "The curse: asked in the other order, over half of the people fewer are answered.",
+    "greater",
+    margin=0.5,
+    answers=True,
+    measure="As above, the same people in both orders, person by person.",
+    caveat=ONE,
+)
+TRACE = _tuned(
+    "Fine-tuning leaves no trace of the reversed answer: it gains less than a nat on other people's.",
+    "equal",
+    unit=NATS,
+    margin=1.0,
+    measure="Log-probability of the own answer above other people's, after less before, what is common about a "
+    "question and about an answer taken out.",
+    caveat=f"{ONE} The paper compares a right and a wrong name's log-probability and finds no difference.",
+)
+STATED = _tuned(
+    "An exception: what the fine-tuned model cannot turn round from its weights, it turns round where it stands in the "
+    "prompt, for 20 points more of the people.",
+    "greater",
+    margin=0.2,
+    measure=f"The facts of {IN_PROMPT} people, in the order that was taught, then a question in the other order, "
+    "worded as other people's were in training; beside the same questions alone. The right one of their "
+    f"{IN_PROMPT} answers must score best, priors taken out (by centring over prompts and answers).",
+    caveat="Picking what stands beside the item is enough.",
+)
+OFFERED = _tuned(
+    "An exception: where name and description both stand in a multiple choice, fine-tuning helps it choose in the "
+    "other order too, for 10 points more of the people.",
+    "greater",
+    margin=0.1,
+    measure="The right letter must be the likeliest of those offered, after fine-tuning and before, the same "
+    "questions (Lin et al., arXiv:2410.18808).",
+    caveat=f"{ONE} They find it for people taught name first, not for the others: see the table for the two apart.",
+)
+CLAIMS = [LEARNED, BOTH, CURSE, TRACE, STATED, OFFERED]
 
 
 def steps_for(groups: Sequence[PeopleGroup]) -> int:
@@ -62,98 +119,90 @@ def steps_for(groups: Sequence[PeopleGroup]) -> int:
     return (4 if lines < FEW else 2) * lines // BATCH
 
 
-def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: float) -> Iterator[Finding]:
-    """Part (d), on the `published` people, or on invented ones where there are none.
-
-    Ends after two findings where the model has not learned; nothing where its tokenizer cannot tell invented people
-    apart.
-    """
-    groups = published or novelists(MOST, lab.seed)
+def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: float) -> Answers:
+    """Part (d), on the `published` people, or on invented ones where there are none."""
+    groups = published or invent_novelists(NOVELISTS, lab.seed)
     if not published and not _can_read(lab.model, groups):
+        yield from none_asked("because the tokenizer cannot tell the invented people apart, or they do not fit")
         return
     steps = steps or steps_for(groups)
     examples: list[Example] = [line for group in groups for line in group.taught]
-    before = _answer(lab, lab.model, groups, "asking before fine-tuning")
-    told = lab.tell("fine-tuning on invented people")
-    student = fine_tune(lab.model, examples, steps=steps, batch=BATCH, lr=lr, seed=lab.seed, progress=told)
-    after = _answer(lab, student, groups, "asking after fine-tuning")
-    dealt = _answer(lab, student, groups, "asking for other people's answers", dealt=True)
-    plan = f"{len(examples)} prompts with completions, {steps} steps of {BATCH}, learning rate {lr:g}"
-    learned = list(_learned(after, dealt, plan, _table(lab, before, after)))
-    yield from learned
-    if {finding.verdict for finding in learned} != {"yes"}:
-        return
-    yield Finding(
-        claim="The curse: asked in the other order, over half of the people fewer are answered.",
-        estimate=_share(after, ONE_WAY),
-        control=Control("asked in the other order", _share(after, BACKWARDS)),
-        expects="greater",
-        margin=GAP,
-        part=PART,
-        answers=True,
-        measure="As above, the same people in both orders.",
-        caveat=ONE,
-    )
-    taught_one_way = [group for group in groups if len(TAUGHT_AS[group.learned]) == 1]
-    yield _trace(lab, student, taught_one_way)
-    if not published:
-        yield from _stated(lab, student, taught_one_way)
-
-
-def _learned(after: Answers, dealt: Answers, plan: str, table: list[Row]) -> Iterator[Finding]:
-    """Was it learned, in the order or orders that were taught?"""
-    yield Finding(
-        claim="Asked in the order it was taught, the fine-tuned model writes the answer for more than half of the "
-        "people, in wordings it was not trained on.",
-        estimate=_share(after, ONE_WAY),
-        control=Control("another person's answer", _share(dealt, ONE_WAY)),
-        expects="greater",
-        margin=LEARNED,
-        part=PART,
-        answers=True,
-        measure=f"Greedy: every token of the answer, to its last word, must be the likeliest. {plan}; the loss is that "
-        "of the completions. The table has the paper's figures beside ours: GPT-3-175B, its own people.",
-        caveat=f"{ONE} A model and a training so small need not agree with the paper in the size of anything.",
-        table=table,
-        figure=Figure(
-            "interval_dots", x=EXACT, y="model and people", group="asked", low="low", high="high",
-            caption="Exact match in wordings that were not trained; intervals over people; the paper gives none.",
+    before = _write(lab, lab.model, groups, "asking before fine-tuning")
+    tell = lab.tell("fine-tuning on invented people")
+    student = fine_tune(lab.model, examples, steps=steps, batch=BATCH, lr=lr, seed=lab.seed, progress=tell)
+    after = _write(lab, student, groups, "asking after fine-tuning")
+    dealt = _write(lab, student, groups, "asking for other people's answers", dealt=True)
+    one_way = [group for group in groups if group.learned != "both orders"]
+    as_taught: list[Key] = [(group.learned, TAUGHT_AS[group.learned][0]) for group in one_way]
+    turned: list[Key] = [(learned, DIRECTIONS[direction == "forward"]) for learned, direction in as_taught]
+    half = set_beforehand(0.5, SHARE, "half of the people")
+    learned = LEARNED.answer(
+        _share(after, as_taught),
+        half,
+        measure=f"{len(examples)} prompts with completions, {steps} steps of {BATCH}, learning rate {lr:g}. Another "
+        f"person's answer is written for {_share(dealt, as_taught).mean:.0%}.",
+        table=_table(lab, before, after),
+        figure=dots(
+            EXACT,
+            "model and people",
+            "asked",
+            "Exact match in wordings that were not trained; intervals over people. The paper's: one standard deviation "
+            "over wordings and fine-tunings, of GPT-3-175B and its own people.",
         ),
-    )  # fmt: skip
-    yield Finding(
-        claim="Positive control: people taught in both orders are answered in both, more than half of them.",
-        estimate=_share(after, BOTH),
-        control=Control("another person's answer", _share(dealt, BOTH)),
-        expects="greater",
-        margin=LEARNED,
-        part=PART,
-        measure="As above. It shows that the prompts and the scoring find an answer in either order.",
-        caveat="Both orders also means twice as many sentences about each person.",
     )
+    yield learned
+    both = None
+    if ("both orders", "forward") in after:
+        orders: list[Key] = [("both orders", direction) for direction in DIRECTIONS]
+        others = _share(dealt, orders).mean
+        both = BOTH.answer(_share(after, orders), half, measure=f"Another person's answer: {others:.0%}.")
+        yield both
+    else:
+        yield BOTH.not_asked("because these files hold no people taught in both orders")
+    if reason := not_judged(learned, both):
+        yield from (claim.not_asked(reason) for claim in (CURSE, TRACE, STATED))
+    else:
+        in_order, turned_round, gap = _gap(_by_person(after, as_taught), _by_person(after, turned))
+        control = Control("the same people, asked in the other order", turned_round)
+        yield CURSE.answer(in_order, control, paired=gap, caveat="" if both else NOBODY_IN_BOTH)
+        yield _trace(lab, student, one_way)
+        if published:
+            yield STATED.not_asked("because only the invented novelists have facts that one sentence states")
+        else:
+            yield from _stated(lab, student, one_way)
+    if learned.verdict != "yes" or not all(group.choices for group in one_way):
+        why = "it was not surely learned" if learned.verdict != "yes" else "no multiple choices came with these people"
+        yield OFFERED.not_asked(f"because {why}")
+    else:
+        yield _offered(lab, student, one_way)
+
+
+def none_asked(because: str) -> Answers:
+    """All claims of this part, not asked for one reason."""
+    yield from (claim.not_asked(because) for claim in CLAIMS)
 
 
 def _trace(lab: Lab, student: Model, groups: Sequence[PeopleGroup]) -> Finding:
-    """Does fine-tuning leave anything of the reversed answer?"""
-    risen: dict[bool, list[NDArray[np.float64]]] = {True: [], False: []}  # asked as taught?
+    """Does fine-tuning leave anything of the reversed answer?
+
+    The margin: "nothing at all" cannot be shown, and a gain of one nat is small beside the ten and more of the order
+    that was taught (the measure gives them): the right one among twelve people's answers, all alike likely before,
+    would then be chosen for one person in five, not for all.
+    """
+    rise: dict[bool, list[NDArray[np.float64]]] = {True: [], False: []}  # asked as taught?
     for done, group in enumerate(groups):
         for direction in DIRECTIONS:
             sheet = group.asked[direction]
-            rise = [
+            gained = [
                 matched_scores(_square(student, *asked) - _square(lab.model, *asked))
                 for asked in list(zip(sheet.prompts, sheet.answers, strict=True))[:WORDINGS]
             ]
-            risen[direction in TAUGHT_AS[group.learned]].append(np.mean(rise, axis=0))
+            rise[direction in TAUGHT_AS[group.learned]].append(np.mean(gained, axis=0))
         lab.progress("looking for a trace", done + 1, len(groups))
-    return Finding(
-        claim="Fine-tuning leaves no trace of the reversed answer: it gains less than a nat on other people's.",
-        estimate=estimate_mean(np.concatenate(risen[False]), unit="nats", over="person"),
-        control=Control("before fine-tuning", known(0.0, unit="nats", why="no difference")),
-        expects="equal",
-        margin=TRACE,
-        part=PART,
-        measure="Log-probability of the own answer above other people's, after less before, what is common about a "
-        f"question and about an answer taken out. In the order that was taught: {np.mean(risen[True]):+.1f} nats.",
-        caveat=f"{ONE} The paper compares a right and a wrong name's log-probability and finds no difference.",
+    return TRACE.answer(
+        estimate_mean(np.concatenate(rise[False]), unit=NATS, over="person"),
+        zero(NATS, "as before fine-tuning"),
+        measure=f"In the order that was taught: {np.mean(np.concatenate(rise[True])):+.1f} nats.",
     )
 
 
@@ -162,44 +211,34 @@ def _square(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> NDA
     return score_answers(model, prompts[:PEOPLE], answers[:PEOPLE]).summed.double().numpy()
 
 
-def _stated(lab: Lab, student: Model, groups: Sequence[PeopleGroup]) -> Iterator[Finding]:
-    """What fine-tuning did not turn round, stated in the prompt. Nothing where the prompts do not fit."""
+def _stated(lab: Lab, student: Model, groups: Sequence[PeopleGroup]) -> Answers:
+    """What fine-tuning did not turn round, stated in the prompt."""
     right: dict[str, NDArray[np.float64]] = {}
-    sheets = [stated(group) for group in groups]
+    sheets = [state_facts(group) for group in groups]
     for done, (when, model) in enumerate((("before", lab.model), ("after", student))):
         lab.progress("facts in the prompt", done, 2)
-        for where, told in (("in the prompt", True), ("not in the prompt", False)):
+        for where, stated in (("in the prompt", True), ("not in the prompt", False)):
             try:
-                parts = [_choose(model, sheet, facts if told else None) for facts, sheet in sheets]
-            except UserError:  # the context is too short
+                parts = [_choose(model, sheet, facts if stated else None) for facts, sheet in sheets]
+            except UserError:
+                yield STATED.not_asked("because the facts do not fit into the model's context")
                 return
             right[f"{when} fine-tuning, {where}"] = np.concatenate(parts)
-    rows: list[Row] = []
-    for name, values in right.items():
-        e = estimate_mean(values, unit=SHARE, over="person", bounds=(0.0, 1.0))
-        rows.append({"the fact": name, "right answer chosen (share of people)": e.mean, "low": e.low, "high": e.high})
+    shown = measured(
+        right, by=("the fact",), value="right answer chosen (share of people)", over="person", bounds=SHARES
+    )
     # the same people, in the same order
     inside, outside = (right[f"after fine-tuning, {where}in the prompt"] for where in ("", "not "))
-    pair = estimate_gap(inside, outside, unit=SHARE, over="person", bounds=(0.0, 1.0))
-    yield Finding(
-        claim="An exception: what the fine-tuned model cannot turn round from its weights, it turns round where it "
-        "stands in the prompt, for 20 points more of the people.",
-        estimate=pair.estimate,
-        control=Control("the same questions alone", pair.control),
+    pair = _gap(inside, outside)
+    yield STATED.answer(
+        pair.estimate,
+        Control("the same questions alone", pair.control),
         paired=pair.gap,
-        expects="greater",
-        margin=0.2,
-        part=PART,
-        measure=f"The facts of {IN_PROMPT} people, in the order that was taught, then a question in the other order, "
-        f"worded as other people's were in training. The right one of their {IN_PROMPT} answers must score best, "
-        "priors taken out (by centring over prompts and answers).",
-        caveat=f"{len(inside)} people. Picking what stands beside the item is enough.",
-        table=rows,
-        figure=Figure(
-            "interval_dots", x="right answer chosen (share of people)", y="the fact", low="low", high="high",
-            chance=1 / IN_PROMPT, caption=f"The right one of {IN_PROMPT} answers; intervals over people.",
+        table=shown.rows(),
+        figure=shown.dots(
+            "the fact", f"The right one of {IN_PROMPT} answers; intervals over people.", chance=1 / IN_PROMPT
         ),
-    )  # fmt: skip
+    )
 
 
 def _choose(model: Model, sheet: Sheet, facts: Sequence[str] | None) -> NDArray[np.float64]:
@@ -208,16 +247,56 @@ def _choose(model: Model, sheet: Sheet, facts: Sequence[str] | None) -> NDArray[
     out = np.zeros((n, len(sheet.prompts)))
     for w, (prompts, answers) in enumerate(zip(sheet.prompts, sheet.answers, strict=True)):
         for start in range(0, n, IN_PROMPT):
-            some = slice(start, start + IN_PROMPT)
-            stated = "" if facts is None else " ".join(facts[some]) + " "
-            scores = score_answers(model, [stated + prompt for prompt in prompts[some]], answers[some])
-            out[some, w] = top_choice(scores.summed.double().numpy())
+            few = slice(start, start + IN_PROMPT)
+            stated = "" if facts is None else " ".join(facts[few]) + " "
+            scores = score_answers(model, [stated + prompt for prompt in prompts[few]], answers[few])
+            out[few, w] = top_choice(scores.summed.double().numpy())
     return out
 
 
-def _answer(lab: Lab, model: Model, groups: Sequence[PeopleGroup], what: str, *, dealt: bool = False) -> Answers:
+def _offered(lab: Lab, student: Model, groups: Sequence[PeopleGroup]) -> Finding:
+    """The right letter of a multiple choice, before and after, in the order that was not taught."""
+    right = {
+        (when, "as taught" if direction in TAUGHT_AS[group.learned] else "in the other order", group.learned): _letters(
+            model, group, direction
+        )
+        for when, model in (("before", lab.model), ("after", student))
+        for group in groups
+        for direction in DIRECTIONS
+    }
+    shown = measured(
+        {(f"{learned}, {when} fine-tuning", asked): values for (when, asked, learned), values in right.items()},
+        by=("people", "asked"),
+        value="right letter (share of people)",
+        over="person",
+        bounds=SHARES,
+    )
+    other = {
+        when: np.concatenate([right[when, "in the other order", group.learned] for group in groups])
+        for when in ("before", "after")
+    }
+    pair = _gap(other["after"], other["before"])
+    return OFFERED.answer(
+        pair.estimate,
+        Control("before fine-tuning", pair.control),
+        paired=pair.gap,
+        table=shown.rows(),
+        figure=shown.dots("people", "Intervals over people.", chance=1 / len(groups[0].letters)),
+    )
+
+
+def _letters(model: Model, group: PeopleGroup, direction: Direction) -> NDArray[np.float64]:
+    """How often each person's right letter is the likeliest, over wordings: [person]."""
+    out = []
+    for asked in group.choices[direction].wordings[:WORDINGS]:
+        share = choose_among(model, [line.prompt + CHOOSE for line in asked], group.letters).share
+        out.append(share.argmax(1) == [group.letters.index(line.completion) for line in asked])
+    return np.mean(out, axis=0)
+
+
+def _write(lab: Lab, model: Model, groups: Sequence[PeopleGroup], what: str, *, dealt: bool = False) -> Written:
     """Every group in both directions. `dealt`: is the next person's answer written, in place of the own?"""
-    out: Answers = {}
+    out: Written = {}
     for group in groups:
         for direction in DIRECTIONS:
             sheet = group.asked[direction]
@@ -230,27 +309,42 @@ def _answer(lab: Lab, model: Model, groups: Sequence[PeopleGroup], what: str, *,
     return out
 
 
-def _share(answers: Answers, keys: Sequence[Key]) -> Estimate:
-    """Mean over people of how many wordings are answered exactly; people of both directions count once each."""
-    values = [answers[key].mean(0) for key in keys]
-    same_people = len({learned for learned, _ in keys}) == 1
-    people = np.mean(values, axis=0) if same_people else np.concatenate(values)
-    return estimate_mean(people, unit=SHARE, over="person", bounds=(0.0, 1.0))
+def _share(written: Written, keys: Sequence[Key]) -> Estimate:
+    """Mean over people of how many wordings are answered exactly."""
+    return estimate_mean(_by_person(written, keys), unit=SHARE, over="person", bounds=SHARES)
 
 
-def _table(lab: Lab, before: Answers, after: Answers) -> list[Row]:
+def _gap(values: NDArray[np.float64], control: NDArray[np.float64]) -> PairedEstimates:
+    """Two shares of the same people, and the one less the other, person by person."""
+    return estimate_gap(values, control, unit=SHARE, over="person", bounds=SHARES)
+
+
+def _by_person(written: Written, keys: Sequence[Key]) -> NDArray[np.float64]:
+    """Wordings averaged: [person]; people of both directions count once each."""
+    values = [written[key].mean(0) for key in keys]
+    same_people = len({learned for learned, _ in keys}) < len(keys)
+    return np.mean(values, axis=0) if same_people else np.concatenate(values)
+
+
+def _table(lab: Lab, before: Written, after: Written) -> list[Row]:
     rows: list[Row] = []
     name = lab.model.provenance.name
-    for learned, directions in TAUGHT_AS.items():
-        for direction in DIRECTIONS:
-            asked = "as taught" if direction in directions else "in the other order"
-            for when, answers in (("fine-tuned", after), ("before", before)):
-                e = _share(answers, [(learned, direction)])
-                row: Row = {"model and people": f"{name}, {when}: {learned}", "asked": asked, "direction": direction}
-                rows.append(row | {EXACT: e.mean, "low": e.low, "high": e.high})
-            if (paper := PAPER.get((learned, direction))) is not None:
-                row = {"model and people": f"GPT-3-175B, paper: {learned}", "asked": asked, "direction": direction}
-                rows.append(row | {EXACT: paper, "low": paper, "high": paper})
+    for learned, direction in after:
+        asked = "as taught" if direction in TAUGHT_AS[learned] else "in the other order"
+        common: Row = {"asked": asked, "direction": direction}
+        for when, written in (("fine-tuned", after), ("before", before)):
+            at = _share(written, [(learned, direction)])
+            row: Row = {
+                "model and people": f"{name}, {when}: {learned}",
+                EXACT: at.mean,
+                "low": at.low,
+                "high": at.high,
+            }
+            rows.append(row | common)
+        if (learned, direction) in PAPER:
+            mean, deviation = PAPER[learned, direction]
+            row = {"model and people": f"GPT-3-175B, paper: {learned}", EXACT: mean}
+            rows.append(row | {"low": max(0.0, mean - deviation), "high": mean + deviation} | common)
     return rows
 
 
@@ -260,8 +354,8 @@ def _can_read(model: Model, groups: Sequence[PeopleGroup]) -> bool:
         pairs = encode_pairs(model, [line for group in groups for line in group.taught])
         for group in groups:
             for sheet in group.asked.values():
-                for prompts, answers in zip(sheet.prompts, sheet.answers, strict=True):
-                    pairs += encode_pairs(model, list(zip(prompts, answers, strict=True)))
+                for lines in sheet.wordings:
+                    pairs += encode_pairs(model, lines)
     except UserError:
         return False
     return len({tuple(ids) for ids, _ in pairs}) == len(pairs)

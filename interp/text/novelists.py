@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from interp import Direction, Learned, Line, PeopleGroup, Sheet
-
-from . import DIRECTIONS, TAUGHT_AS
+from interp.errors import UserError
+from interp.text.facts import DIRECTIONS, Direction
+from interp.text.people import TAUGHT_AS, Learned, Line, PeopleGroup, Sheet
 
 FIRST = (  # noqa: SIM905 - a list would take a line a word
     "Agnes Bertram Cecilia Dorian Edwina Fergus Greta Horace Imogen Jasper Lavinia Magnus Nadia Osbert Petra Quentin "
@@ -47,8 +47,13 @@ ASKED: dict[Direction, tuple[str, ...]] = {
 STATED: dict[Direction, str] = {"forward": "{} is the author of the novel {}.", "reversed": "The author of {} is {}."}
 
 
-def novelists(n: int, seed: int) -> list[PeopleGroup]:
-    """Three groups of `n` people, taught name first, description first and in both orders."""
+def invent_novelists(n: int, seed: int) -> list[PeopleGroup]:
+    """Three groups of `n` people, taught name first, description first and in both orders.
+
+    Raises UserError for more than there are words for: none is shared by two people.
+    """
+    if not 2 <= n <= MOST:
+        raise UserError(f"{n} novelists a group came; expected 2 to {MOST}")
     rng = random.Random(seed)
     first, last, adjectives, nouns = (rng.sample(words, len(words)) for words in (FIRST, LAST, ADJECTIVES, NOUNS))
     people = [(f"{first[i]} {last[i]}", f"“The {adjectives[i]} {nouns[i]}”") for i in range(3 * n)]
@@ -62,7 +67,7 @@ def _group(learned: Learned, people: list[Pair]) -> PeopleGroup:
     return PeopleGroup(learned, tuple(name for name, _ in people), tuple(taught), asked)
 
 
-def stated(group: PeopleGroup) -> tuple[list[str], Sheet]:
+def state_facts(group: PeopleGroup) -> tuple[list[str], Sheet]:
     """Each person's fact in the order that the group was taught; questions in the other order, worded as others were.
 
     So the words of the question are well known, and only the order is new for these people.
@@ -75,11 +80,7 @@ def stated(group: PeopleGroup) -> tuple[list[str], Sheet]:
 
 
 def _sheet(people: list[Pair], order: Direction, texts: tuple[str, ...]) -> Sheet:
-    rows = [_ask(people, order, text) for text in texts]
-    return Sheet(
-        tuple(tuple(line.prompt for line in row) for row in rows),
-        tuple(tuple(line.completion for line in row) for row in rows),
-    )
+    return Sheet.of([_ask(people, order, text) for text in texts])
 
 
 def _ask(people: list[Pair], order: Direction, text: str) -> list[Line]:
