@@ -7,7 +7,6 @@ prompt's do, words that stand in the prompt. Their weights are set by hand, so t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,10 +73,12 @@ KINDS: dict[str, Callable[[list[str]], Any]] = {
 def know_nothing(kind: str, like: Model) -> Model:
     """The model of that kind, with the tokenizer of another."""
     from interp import Model
+    from interp.model.provenance import describe_in_memory
 
     texts = [str(like.tokenizer.decode([i])) for i in range(len(like.tokenizer))]
     hf = KINDS[kind](texts).eval()
-    return Model(hf, like.tokenizer, replace(like.provenance, name=kind, architecture="GPT2LMHeadModel"))
+    # a provenance of its own: with another model's, what was made for that model (an SAE) would be taken for its
+    return Model(hf, like.tokenizer, describe_in_memory(hf, like.tokenizer, kind, "made by hand"), like.bos)
 
 
 def _gpt2(vocabulary: int, n_layer: int = 4) -> Any:

@@ -154,8 +154,9 @@ def read_senses(lab: Lab, layers: tuple[int, ...], middle: int, random_weights: 
     by_layer = measured(values, by=("layer", "model"), value=UNIT, over="word", bounds=(0, 1), seed=lab.seed)
     rng = np.random.default_rng(lab.seed)
     dealt = null_of(
-        [_told(trained[middle], rng.permutation(sense)).mean() for _ in range(n_perm)], unit=UNIT
-    )  # one deal for all words: which sentences stand in which place means nothing
+        [np.mean([left_out(word, rng.permutation(sense)) for word in trained[middle]]) for _ in range(n_perm)],
+        unit=UNIT,
+    )
     gap = estimate_gap(
         values[middle, "trained"],
         values[middle, "random weights"],
