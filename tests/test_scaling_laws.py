@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from answered import drawn, findings
 from refusals import the_line
 
 from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.lab.discover import load_probe
 from interp.model.training.batched_gpt2 import Size
+from interp.stats.joint_law import joint_law_by_chance
 from interp.views.figures import draw
 from probes import scaling_laws as the_probe
+from probes._scaling_laws import joint
 from probes._scaling_laws.family import count_parameters, measure_family
 from probes._scaling_laws.grid import Plan, Point, train_on_shares, train_sizes
+from probes._scaling_laws.joint import BEST_SIZE, CLAIMS, joint_law
 from probes._scaling_laws.laws import NOISE, doubt, falls, law_of, planted
 from probes._scaling_laws.text import read_characters
 
-TINY = Plan((4, 8, 12, 16), (40, 80), (1 / 16, 1 / 8, 1 / 4, 1.0), 8, lrs=(1e-2, 3e-2), batch=2)
+TINY = Plan((4, 8, 12, 16), (40, 80), (1 / 16, 1 / 8, 1 / 4, 1.0), 8, (10, 20), lrs=(1e-2, 3e-2), batch=2)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,54 @@ def test_doubt_is_cast_where_it_is_due(lab: Lab) -> None:
     assert abs(foretold.gap.mean) > 0.01
     assert line.verdict != "yes"
     assert planted(lab, law_of("parameters", points)).verdict == "yes"
+
+
+def made_up_grid(floor: float, a: float, b: float, *, steps: tuple[int, ...] = (125, 250, 500, 1000)) -> list[Point]:
+    """A grid that follows a joint law, with the noise of seeds."""
+    rng = np.random.default_rng(0)
+    return [
+        replace(
+            point,
+            steps=n,
+            characters=512 * n,
+            losses=(floor + (point.parameters(embeddings=False) / 2e4) ** -a + (n / 400) ** -b)
+            * np.exp(rng.normal(0, 0.003, 2)),
+        )
+        for n in steps
+        for point in made_up(0.0)
+    ]
+
+
+def test_a_joint_law_is_found_where_it_was_planted_and_its_best_size_is_held_against_both_papers(lab: Lab) -> None:
+    answers = drawn(joint_law(lab, made_up_grid(1.0, 0.4, 0.4)))
+    assert [answer.verdict for answer in answers] == ["yes", "yes", "yes", "yes", "yes", "no", "yes"]
+    assert [answer.claim for answer in answers if "power 0.5" in answer.claim]
+    by_law = {row["law"]: float(row["miss (nats per character)"] or 0) for row in answers[2].table}
+    assert by_law["parameters and data, added"] < 0.02 < by_law["parameters alone"]
+    assert answers[2].control.estimate.mean == min(miss for law, miss in by_law.items() if "alone" in str(law))
+
+
+def test_a_joint_law_is_not_found_where_nothing_falls(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted fault: losses that depend on nothing, or on parameters alone."""
+    monkeypatch.setattr(joint, "joint_law_by_chance", partial(joint_law_by_chance, n_deals=4))
+    nothing = {answer.claim: answer for answer in joint_law(lab, made_up_grid(1.0, 0.0, 0.0))}
+    assert not [answer for answer in findings(nothing.values()) if answer.verdict == "yes" and answer.answers]
+    parameters, data, *_ = findings(joint_law(lab, made_up_grid(1.0, 0.4, 0.0)))
+    assert (parameters.verdict, data.verdict != "yes") == ("yes", True)
+    rises = list(joint_law(lab, made_up_grid(1.0, 0.4, -0.4)))
+    assert findings(rises)[1].verdict == "no", "more data are worse"
+    left_out = [answer for answer in rises if isinstance(answer, NotAsked)]
+    assert [answer.declared for answer in left_out] == [BEST_SIZE.text] * 2
+    assert "no size is best" in left_out[0].because
+
+
+def test_a_joint_law_is_not_asked_for_where_text_is_read_again(lab: Lab) -> None:
+    answers = list(joint_law(lab, made_up_grid(1.0, 0.4, 0.4, steps=(500, 1000, 2000, 4000))))
+    assert all(isinstance(answer, NotAsked) for answer in answers)
+    assert list(dict.fromkeys(answer.declared for answer in answers)) == [claim.text for claim in CLAIMS]
+    because = {answer.because for answer in answers if isinstance(answer, NotAsked)}
+    (line,) = because
+    assert "there are 2; a --corpus of 2,048,000 characters" in line
 
 
 def test_compute_and_sizes_are_counted_by_hand() -> None:
@@ -106,6 +159,7 @@ def test_the_whole_probe_runs_small(lab: Lab, monkeypatch: pytest.MonkeyPatch) -
     (found_again,) = [answer for answer in answers if isinstance(answer, Finding) and "put into" in answer.claim]
     assert found_again.verdict == "yes", "the planted exponent"
     assert f"noise of {NOISE:.1%}" in found_again.measure
+    assert len(findings(answer for answer in answers if answer.part.startswith("The joint law"))) >= 5
     assert sum("the published one" in answer.claim for answer in answers) == 3
     family = answers[-1]
     assert isinstance(family, NotAsked)

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
         top_choice,
     )
     from interp.stats.intervals import Interval, expanded_percentile, intervals_of_groups, student_quantile
+    from interp.stats.joint_edge import EdgeMisses, edge_misses
+    from interp.stats.joint_law import (
+        JointEstimates,
+        JointLaw,
+        estimate_joint_law,
+        fit_joint_law,
+        joint_law_by_chance,
+    )
     from interp.stats.power_law import UNIT as EXPONENT
     from interp.stats.power_law import (
         PowerLaw,
@@ -57,6 +65,10 @@ else:
             "interp.stats.calibration": "Bin, calibration_error, honest_errors, reliability",
             "interp.stats.corrections": "holm, max_t, p_above, p_below",
             # power laws
+            "interp.stats.joint_edge": "EdgeMisses, edge_misses",
+            "interp.stats.joint_law": (
+                "JointEstimates, JointLaw, estimate_joint_law, fit_joint_law, joint_law_by_chance"
+            ),
             "interp.stats.power_law": (
                 "PowerLaw, UNIT as EXPONENT, crossfitted_frontier, fit_floor, fit_power_law, foretell, foretold_miss, "
                 "lower_envelope"
@@ -87,3 +99,5 @@ __all__ += ["Interval", "auc", "expanded_percentile", "intervals_of_groups", "st
 __all__ += ["Bin", "calibration_error", "holm", "honest_errors", "max_t", "p_above", "p_below", "reliability"]
 __all__ += ["EXPONENT", "PowerLaw", "crossfitted_frontier", "fit_floor", "fit_power_law", "foretell", "foretold_miss"]
 __all__ += ["lower_envelope"]
+__all__ += ["EdgeMisses", "JointEstimates", "JointLaw", "edge_misses", "estimate_joint_law", "fit_joint_law"]
+__all__ += ["joint_law_by_chance"]

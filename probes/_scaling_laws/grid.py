@@ -17,6 +17,7 @@ from .text import Characters
 class Plan:
     """What is trained. `widths` of the residual stream; `durations` in steps, the last one for all sizes' law.
 
+    `shorter` durations are for the joint law alone: two amounts of data decide no exponent.
     `shares` of the text, for the law of data, at `data_width`. Of the rates `lrs` each size takes the best, judged on
     text that it is not tested on.
     """
@@ -25,15 +26,16 @@ class Plan:
     durations: tuple[int, ...]
     shares: tuple[float, ...]
     data_width: int
+    shorter: tuple[int, ...] = ()
     lrs: tuple[float, ...] = (3e-3, 8e-3, 2e-2)
     seeds: int = 2
     batch: int = 16
 
 
-QUICK = Plan((12, 16, 24, 32), (500, 1000), (1 / 32, 1 / 16, 1 / 8, 1.0), 24, lrs=(6e-3, 1.5e-2), batch=8)
-USUAL = Plan((12, 16, 24, 32, 48, 64), (500, 1000), (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0), 32)
+QUICK = Plan((12, 16, 24, 32), (500, 1000), (1 / 32, 1 / 16, 1 / 8, 1.0), 24, (125, 250), lrs=(6e-3, 1.5e-2), batch=8)
+USUAL = Plan((12, 16, 24, 32, 48, 64), (500, 1000), (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0), 32, (125, 250))
 EIGHT = tuple(2.0**-i for i in range(7, -1, -1))
-FULL = Plan((16, 32, 64, 96, 128, 192, 256), (1000, 2000, 4000), EIGHT, 128, seeds=4, batch=64)
+FULL = Plan((16, 32, 64, 96, 128, 192, 256), (1000, 2000, 4000), EIGHT, 128, (500,), seeds=4, batch=64)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Point:
     lr: float
     at_edge: bool  # is the rate the smallest or largest that was tried?
     losses: NDArray[np.float64]
+
+    @property
+    def read_once(self) -> bool:
+        """Did it read no more characters than there are? (At random places: some twice, as many not at all.)"""
+        return self.characters <= self.text
 
     def parameters(self, *, embeddings: bool) -> int:
         return self.size.parameters(self.vocabulary, embeddings=embeddings)
