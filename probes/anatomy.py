@@ -121,6 +121,7 @@ ALTERS = Claim(
     measure="Share of tokens at which what a neuron adds up, its bias included, is above zero: with one standard "
     "deviation added less as it was, in the small GPT-2 trained here.",
     caveat="This is arithmetic and must hold: activation = f(weights · input + bias).",
+    subject="trained here",
 )
 PLANTED = Claim(
     "Positive control: a bias that was planted is seen in the loss, and gone when it is taken away.",
@@ -129,6 +130,7 @@ PLANTED = Claim(
     unit=NATS,
     part=CONTROLS,
     measure="Random numbers added to the last MLP's biases of the small GPT-2.",
+    subject="trained here",
 )
 ZEROS = Claim(
     "Negative control: setting biases to zero that are zero changes nothing.",
@@ -137,6 +139,7 @@ ZEROS = Claim(
     unit=NATS,
     part=CONTROLS,
     measure="A GPT-2 with random weights: all of its biases begin at zero.",
+    subject="trained here",
 )
 
 

@@ -94,6 +94,7 @@ PLANTED = Claim(
     measure=f"A model with a planted copying mechanism reads {COPY} random tokens twice; the token to copy stands "
     f"{COPY - 1} tokens before the current one. Surprise with a window that reaches it, less with one a token shorter, "
     "text by text.",
+    subject="trained here",
 )
 NO_HELP = Claim(
     "Negative control: for random weights no context helps.",

@@ -142,6 +142,7 @@ MADE_UP = Claim(
     unit=SPLIT,
     part=CONTROLS,
     measure="Random letters, as frequent as in the words and as many.",
+    subject="tokenizer",
 )
 
 CLAIMS = [RUNNING, MET_WORDS, RARE, CAPITALS, SCRIPTS, SECOND, DEARER, ELSEWHERE, TOGETHER, BLIND]

@@ -1,24 +1,36 @@
-"""What a probe yielded, taken apart: its findings, and the claims that it said were not asked."""
+"""What a probe yielded, as tests read it: the findings among its answers, and the one that answers a claim."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from interp.lab.claims import NotAsked
-from interp.lab.findings import Finding
+from interp import Claim, Finding, NotAsked
+from interp.views.figures import draw
 
 
-def findings(yielded: Iterable[Finding | NotAsked]) -> list[Finding]:
-    """The answers among them, in their order."""
-    return [one for one in yielded if isinstance(one, Finding)]
+def findings(answers: Iterable[Finding | NotAsked]) -> list[Finding]:
+    """Those that have a number, in their order."""
+    return [answer for answer in answers if isinstance(answer, Finding)]
 
 
-def finding(one: Finding | NotAsked) -> Finding:
-    """One that must be an answer; it fails with the reason where there is none."""
-    assert isinstance(one, Finding), f"{one.claim} was not asked, {one.because}"
-    return one
+def drawn(answers: Iterable[Finding | NotAsked]) -> list[Finding]:
+    """The findings, after each of their pictures could be drawn."""
+    measured = findings(answers)
+    for finding in measured:
+        if finding.figure:
+            draw(finding)
+    return measured
 
 
-def not_asked(yielded: Iterable[Finding | NotAsked]) -> list[NotAsked]:
-    """The claims among them that were not put to the model, in their order."""
-    return [one for one in yielded if isinstance(one, NotAsked)]
+def answer_of(answers: Iterable[Finding | NotAsked], claim: Claim) -> Finding:
+    """The one finding that answers this claim. AssertionError says why there is none."""
+    given = [answer for answer in answers if answer.declared == claim.text]
+    assert len(given) == 1, f"{len(given)} answers to {claim.text!r}"
+    (answer,) = given
+    assert isinstance(answer, Finding), f"{claim.text!r} was not asked, {answer.because}"
+    return answer
+
+
+def not_asked(answers: Iterable[Finding | NotAsked]) -> list[NotAsked]:
+    """Those that were not put to the model, in their order."""
+    return [answer for answer in answers if isinstance(answer, NotAsked)]

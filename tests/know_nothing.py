@@ -75,7 +75,7 @@ def know_nothing(kind: str, like: Model) -> Model:
     """The model of that kind, with the tokenizer of another."""
     from interp import Model
 
-    texts = [like.tokenizer.decode([i]) for i in range(len(like.tokenizer))]
+    texts = [str(like.tokenizer.decode([i])) for i in range(len(like.tokenizer))]
     hf = KINDS[kind](texts).eval()
     return Model(hf, like.tokenizer, replace(like.provenance, name=kind, architecture="GPT2LMHeadModel"))
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from answered import drawn
 from refusals import the_line
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from interp import Finding, Lab, Model, UserError
 from interp.lab.discover import load_probe
 from interp.model.parameter_count import biases_of, count_by_formula, count_parameters
-from interp.views.figures import draw
 from probes import anatomy as the_probe
 from probes._anatomy.biases import biases_at, copied, losses
 from probes._anatomy.neurons import overlaps, read_neurons, share_above
@@ -45,15 +45,12 @@ def test_gpt2s_real_size_is_the_published_one() -> None:
 def found(tiny_gpt2: Model) -> list[Finding]:
     """The findings on a tiny model, which must be left as it was."""
     before = {name: value.clone() for name, value in tiny_gpt2.hf.state_dict().items()}
-    findings = list(load_probe("anatomy")(Lab(tiny_gpt2, quick=True), tokens=40))
+    answers = drawn(load_probe("anatomy")(Lab(tiny_gpt2, quick=True), tokens=40))
     assert all(torch.equal(before[name], value) for name, value in tiny_gpt2.hf.state_dict().items())
-    return findings
+    return answers
 
 
 def test_a_gpt2_is_its_own_subject(found: list[Finding], tiny_gpt2: Model) -> None:
-    for finding in found:
-        if finding.figure:
-            draw(finding)
     told = {finding.claim: finding for finding in found}
     for words in ("Part by part", "A bias alters", "Positive control", "Negative control"):
         (finding,) = [f for claim, f in told.items() if words in claim]

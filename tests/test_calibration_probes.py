@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from answered import drawn
 
 from interp import Finding, Lab, Model, UserError
 from interp.analysis.aligned_prompts import single_tokens
@@ -15,7 +16,6 @@ from interp.lab.discover import load_probe
 from interp.model.training import planted as planted_parts
 from interp.model.training.planted import plant_induction, plant_nothing
 from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.views.figures import draw
 from probes import indirect_object
 from probes._indirect_object import sentences
 
@@ -23,11 +23,7 @@ SHORT = {"length": 10, "sequences": 8, "random_sets": 4}  # a planted model know
 
 
 def findings_of(name: str, model: Model, **flags: Any) -> list[Finding]:
-    found = list(load_probe(name)(Lab(model), **flags))
-    for finding in found:
-        if finding.figure:
-            draw(finding)
-    return found
+    return drawn(load_probe(name)(Lab(model), **flags))
 
 
 def verdicts(findings: Iterable[Finding]) -> list[str]:

@@ -7,12 +7,12 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from answered import drawn
 from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.views.figures import draw
 from probes._context_enrichment import phrases
 from probes._context_enrichment.senses import WORDS, _left_out
 from probes._context_enrichment.size import place_between, size_direction, tell_apart
@@ -43,11 +43,7 @@ def enriched() -> Model:
 
 
 def findings_of(model: Model) -> list[Finding]:
-    found = list(load_probe("context-enrichment")(Lab(model, quick=True), n_perm=60))
-    for finding in found:
-        if finding.figure:
-            draw(finding)
-    return found
+    return drawn(load_probe("context-enrichment")(Lab(model, quick=True), n_perm=60))
 
 
 def by_claim(found: list[Finding], words: str) -> Finding:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from answered import drawn
 from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
@@ -15,7 +16,6 @@ from interp.analysis.multiple_choice import choose_among, choose_number, last_to
 from interp.lab.discover import load_probe
 from interp.model.chat import chat_prompt, has_chat
 from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.views.figures import draw
 from probes._dice_roll import DIGITS, WORDS, inside, prompts
 from probes._dice_roll.answers import ask_for_a_die, favourites
 from probes._dice_roll.controls import OPENINGS, throws
@@ -48,11 +48,7 @@ def fair() -> Model:
 
 
 def findings_of(model: Model, seed: int = 0) -> list[Finding]:
-    found = list(load_probe("dice-roll")(Lab(model, seed=seed, quick=True)))
-    for finding in found:
-        if finding.figure:
-            draw(finding)
-    return found
+    return drawn(load_probe("dice-roll")(Lab(model, seed=seed, quick=True)))
 
 
 def by_claim(found: Iterable[Finding], words: str) -> Finding:

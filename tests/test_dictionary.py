@@ -36,7 +36,7 @@ def words(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
     """The corpus of the small model instead of the bundled one, whose words it does not know."""
     for module in (dictionary, attach, default_sae):
         monkeypatch.setattr(module, "split_corpus", lambda: (SENTENCES[::2], SENTENCES[1::2]))
-    monkeypatch.setattr(dictionary, "prose", lambda: SENTENCES[1::2])
+    monkeypatch.setattr(rewriting, "prose", lambda: SENTENCES[1::2])
 
 
 def run(lab: Lab, **flags: Any) -> Answers:

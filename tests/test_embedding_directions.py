@@ -7,13 +7,13 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from answered import drawn
 from refusals import the_line
 
 from interp import Finding, Lab, Model, UserError
 from interp.analysis.analogies import alike, ask_analogies, every_cosine
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.views.figures import draw
 from probes._embedding_directions import CONTROLS, words
 from probes._embedding_directions.analogies import ask_all, shares
 from probes._embedding_directions.controls import planted
@@ -144,11 +144,7 @@ def findings_of(model: Model, seed: int = 0) -> list[Finding]:
     """Of two kinds of nouns, which is enough and sooner done."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(words, "KINDS", {kind: KINDS[kind] for kind in ("animal", "place")})
-        found = list(load_probe("embedding-directions")(Lab(model, seed=seed, quick=True), n_perm=40))
-    for finding in found:
-        if finding.figure:
-            draw(finding)
-    return found
+        return drawn(load_probe("embedding-directions")(Lab(model, seed=seed, quick=True), n_perm=40))
 
 
 def by_claim(found: list[Finding], start: str) -> Finding:

@@ -1,53 +1,95 @@
 """The standing test: models that know nothing go through the probes, and no answering claim about them says yes.
 
-Claims that are arithmetic are marked so in their declaration; claims about a tokenizer or about models that a probe
-trains itself do not ask the loaded model (`Claim.subject`).
+Claims that are arithmetic are marked so in their declaration; claims about a tokenizer, an SAE, how a machine computes
+or models that a probe makes itself do not ask what the loaded model learned (`Claim.subject`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
+from answered import findings
 from know_nothing import know_nothing
 
-from interp import Claim, Estimate, Finding, Lab, Model, UserError, load_probe, zero
+from interp import Claim, Estimate, Finding, Lab, Model, NotAsked, UserError, load_probe, zero
 
-LIGHT = {
-    "anatomy": {},
-    "dice-roll": {},
-    "embedding-directions": {},
-    "indirect-object": {},
-    "induction": {},
-    "prediction": {},
-}
+Answers = Sequence[Finding | NotAsked]
+LIGHT = [
+    "anatomy",
+    "dice-roll",
+    "embedding-directions",
+    "indirect-object",
+    "induction",
+    "parallel-attention",
+    "prediction",
+    "tokenization",
+]
+HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("features", "pretraining-finetuning", "scaling-laws")]
+ELSEWHERE = ("dictionary", "temperature-zero")  # about an SAE, and about how a machine computes
+OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weights cannot change
 
 
-def fooled(name: str, model: Model, **flags: Any) -> list[str]:
-    """The answering claims about the model to which the probe says yes."""
-    probe = load_probe(name)
-    declared = {claim.text: claim for claim in probe.claims}
-    answers: list[Finding] = []
+def answers_of(name: str, model: Model) -> Answers:
+    answers: list[Finding | NotAsked] = []
     with suppress(UserError):  # it cannot be asked of this model, which is no yes
-        for answer in probe(Lab(model, quick=True), **flags):
-            answers += [answer] if isinstance(answer, Finding) else []
+        for answer in load_probe(name)(Lab(model, quick=True)):
+            answers += [answer]
+    return answers
+
+
+def fooled(claims: Sequence[Claim], answers: Answers) -> list[str]:
+    """The answering claims about what the model learned to which the probe says yes."""
+    declared = {claim.text: claim for claim in claims}
     return [
         f"{one.claim} {one.estimate} against {one.control.estimate}"
-        for one in answers
+        for one in findings(answers)
         if one.answers and not one.arithmetic and one.verdict == "yes" and declared[one.declared].subject == "model"
     ]
 
 
+def moved(claims: Sequence[Claim], one: Answers, other: Answers) -> list[str]:
+    """The claims said to be about other things than the model whose numbers are others for another model."""
+
+    def numbers(answers: Answers) -> dict[str, list[Any]]:
+        by_claim: dict[str, list[Any]] = {}
+        for answer in answers:
+            number = [answer.estimate.mean, answer.control.estimate.mean] if isinstance(answer, Finding) else []
+            by_claim.setdefault(answer.declared, []).extend(number)
+        return by_claim
+
+    first, second = numbers(one), numbers(other)
+    return [
+        claim.text
+        for claim in claims
+        if claim.subject in OTHERS and first.get(claim.text) != pytest.approx(second.get(claim.text), rel=1e-6)
+    ]
+
+
 @pytest.fixture(scope="module")
-def ignorant(smol: Model) -> Any:
+def ignorant(smol: Model) -> Callable[[str], Model]:
     made: dict[str, Model] = {}
 
     def get(kind: str) -> Model:
         if kind not in made:
             made[kind] = know_nothing(kind, smol)
         return made[kind]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def answered(ignorant: Callable[[str], Model]) -> Callable[[str, str], Answers]:
+    """A probe's answers about a model of that kind; each is asked once."""
+    made: dict[tuple[str, str], Answers] = {}
+
+    def get(name: str, kind: str) -> Answers:
+        if (name, kind) not in made:
+            made[name, kind] = answers_of(name, ignorant(kind))
+        return made[name, kind]
 
     return get
 
@@ -68,21 +110,42 @@ def test_they_have_the_habits_that_they_are_named_for(ignorant: Any) -> None:
     assert torch.allclose(last[0, -1], last[1, -1], atol=1e-4)
 
 
-def test_a_probe_that_believes_them_is_found(ignorant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def favourite(claim: Claim, share: float) -> Finding:
+    return claim.answer(Estimate(share, share / 2, share, 9, "share"), zero("share"))
+
+
+def test_a_probe_that_believes_them_is_found() -> None:
     believes = Claim("It has a favourite.", "greater", "share", answers=True)
-
-    class Credulous:
-        claims = (believes,)
-
-        def __call__(self, lab: Lab, **_: object) -> list[Finding]:
-            share = float(lab.model.last_logits("Paris is").softmax(-1).max())
-            return [believes.answer(Estimate(share, share / 2, share, 9, "share"), zero("share"))]
-
-    monkeypatch.setattr("test_know_nothing.load_probe", lambda _: Credulous())
-    assert len(fooled("credulous", ignorant("random_weights"))) == 1
+    about_words = Claim("Words are cut.", "greater", "share", answers=True, subject="tokenizer")
+    answers = [favourite(believes, 0.5), favourite(about_words, 0.5)]
+    assert len(fooled([believes, about_words], answers)) == 1
+    assert fooled([believes, about_words], [favourite(believes, 0.0), answers[1]]) == []
 
 
-@pytest.mark.parametrize("name", LIGHT)
+def test_a_claim_that_hides_behind_another_subject_is_found() -> None:
+    hides = Claim("It has a favourite.", "greater", "share", answers=True, subject="tokenizer")
+    assert moved([hides], [favourite(hides, 0.5)], [favourite(hides, 0.4)]) == [hides.text]
+    assert moved([hides], [favourite(hides, 0.5)], [hides.not_asked("because")]) == [hides.text]
+    assert moved([hides], [favourite(hides, 0.5)], [favourite(hides, 0.5)]) == []
+
+
+@pytest.mark.parametrize("name", [*LIGHT, *HEAVY])
 @pytest.mark.parametrize("kind", ["random_weights", "constant_favourite"])
-def test_no_answer_is_believed_of_a_model_that_knows_nothing(ignorant: Any, kind: str, name: str) -> None:
-    assert fooled(name, ignorant(kind), **LIGHT[name]) == []
+def test_no_answer_is_believed_of_a_model_that_knows_nothing(
+    answered: Callable[[str, str], Answers], kind: str, name: str
+) -> None:
+    assert fooled(load_probe(name).claims, answered(name, kind)) == []
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_is_not_asked_here_claims_nothing_about_what_a_model_learned(name: str) -> None:
+    assert {claim.subject for claim in load_probe(name).claims if claim.answers} <= {"SAE", "machine"}
+
+
+@pytest.mark.parametrize("name", ["anatomy", "parallel-attention", "tokenization", *HEAVY[1:]])
+def test_what_is_said_to_be_about_other_things_does_not_change_with_the_model(
+    answered: Callable[[str, str], Answers], name: str
+) -> None:
+    claims = load_probe(name).claims
+    assert any(claim.subject in OTHERS for claim in claims)
+    assert moved(claims, answered(name, "random_weights"), answered(name, "constant_favourite")) == []

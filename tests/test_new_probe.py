@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from answered import drawn
 from refusals import the_line
 
 from interp import Lab, Model, UserError
 from interp.cli import dispatch
 from interp.lab.discover import load_probe
 from interp.lab.new_probe import write_probe
-from interp.views.figures import draw
 
 
 def test_a_new_probe_runs_as_it_is(smol: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,10 +20,9 @@ def test_a_new_probe_runs_as_it_is(smol: Model, tmp_path: Path, capsys: pytest.C
     assert str(file) in capsys.readouterr().out
     made = load_probe(str(file))
     assert made.name == "is-it-polite"
-    findings = list(made(Lab(smol)))
+    findings = drawn(made(Lab(smol)))
     assert [finding.verdict for finding in findings] == ["yes"] * 3
     assert findings[0].answers
-    draw(findings[0])
 
 
 @pytest.mark.parametrize("name", ["", "3 things", "class", "_hidden", "größe", "a/b", "dice-roll", "dice_roll"])

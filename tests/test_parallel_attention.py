@@ -120,7 +120,7 @@ def verdicts_of(lab: Lab) -> dict[str, str]:
 def test_texts_that_are_too_short_are_said_to_be(tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that reads 24 tokens at once: no half of 16, and nothing behind the first 32."""
     lab = Lab(tiny_gpt2)
-    *_, far, sink = context.windows(lab, [row * 2 for row in ROWS], 14)
+    *_, far, sink = context.windows(lab, [row * 2 for row in ROWS], 14, "made up")
     for left_out in (far, sink, the_probe._no_future(lab, [row * 2 for row in ROWS])):
         assert isinstance(left_out, NotAsked)
         assert "28 tokens" in left_out.because

@@ -152,7 +152,7 @@ def test_honest_probabilities_miss_by_nothing_on_average() -> None:
 
 def test_short_documents_are_not_asked_for_context(tiny_gpt2: Model) -> None:
     reads = [read_of([0.5] * n, [True] * n) for n in (20, 20, 32, 32, 33, 40, 99)]
-    left_out = more_context(Lab(tiny_gpt2), {OTHER: reads}, "a made-up text")
+    left_out = more_context(Lab(tiny_gpt2), {OTHER: reads})
     assert isinstance(left_out, NotAsked)
     assert "only 3 documents" in left_out.because
     assert isinstance(more_context(Lab(tiny_gpt2), {OTHER: [*reads, reads[-1]]}), Finding)
@@ -171,7 +171,7 @@ def test_a_model_that_is_too_sure_is_found_out(chained: Model, on_the_chain: Non
     off = honest(Lab(chained), OTHER, {OTHER: reads}, "a made-up text")
     assert off.verdict == "no"
     assert off.estimate.mean > 0.15
-    best = best_temperature(Lab(chained), {OTHER: reads}, "a made-up text")
+    best = best_temperature(Lab(chained), {OTHER: reads})
     assert best.verdict == "no"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answered import drawn
 
 from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
@@ -14,7 +15,7 @@ from interp.cli import COMMANDS, dispatch
 from interp.lab.discover import load_probe
 from interp.lab.probe import Lab
 from interp.model.model import Model
-from interp.views.figures import KINDS, draw
+from interp.views.figures import KINDS
 
 ROOT = Path(__file__).parents[1]
 GUIDES = ["README.md", "CONTRIBUTING.md", "probes/README.md", *(
@@ -65,7 +66,7 @@ def test_a_comment_that_is_not_what_is_printed_is_found() -> None:
 def test_the_probe_in_the_readme_is_a_probe(smol: Model, tmp_path: Path) -> None:
     file = tmp_path / "round_numbers.py"
     file.write_text(blocks("README.md")[2], encoding="utf-8")
-    (finding,) = load_probe(str(file))(Lab(smol))
+    (finding,) = drawn(load_probe(str(file))(Lab(smol)))
     assert finding.estimate.n == finding.control.estimate.n == 9
     assert finding.estimate.mean < finding.control.estimate.mean
 
@@ -87,10 +88,10 @@ def test_the_probe_in_contributing_is_a_probe_with_a_figure(smol: Model, tmp_pat
     file.write_text(blocks("CONTRIBUTING.md")[0], encoding="utf-8")
     probe = load_probe(str(file))
     assert probe.title == "Does a longer prompt make the next word more certain?"
-    (finding,) = probe(Lab(smol))
+    (finding,) = drawn(probe(Lab(smol)))
     assert finding.answers
     assert [row["words"] for row in finding.table] == [4, 8]
-    draw(finding)
+    assert finding.figure is not None
 
 
 def test_the_kinds_of_figure_that_contributing_lists_are_all_there_are() -> None:
@@ -173,10 +174,10 @@ def test_the_hook_guide_runs_from_the_first_block_to_the_last(
 def test_the_probe_of_the_guide_is_built_as_it_says(smol: Model, tmp_path: Path) -> None:
     file = tmp_path / "overlooks_not.py"
     file.write_text("\n".join(blocks("probes/README.md")), encoding="utf-8")
-    findings = list(load_probe(str(file))(Lab(smol)))
+    findings = drawn(load_probe(str(file))(Lab(smol)))
     assert [finding.verdict for finding in findings] == ["yes"] * 3
     guide = " ".join((ROOT / "probes/README.md").read_text(encoding="utf-8").split())
     told = re.search(r'class is ([\d.]+) nats ahead, after "is a" it is (\d+\.\d)', guide)
     assert told is not None
     assert [f"{finding.estimate.mean:.1f}" for finding in findings[:2]] == list(told.groups())
-    draw(findings[0])
+    assert findings[0].figure is not None

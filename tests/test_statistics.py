@@ -247,7 +247,7 @@ def test_an_estimate_that_is_no_number_is_refused(value: float) -> None:
 def test_an_estimate_that_contradicts_itself_is_refused(wrong: tuple[float, ...]) -> None:
     mean, low, high, n, *level = wrong
     with pytest.raises(ValueError, match=r"finite|mean must lie|n must be"):
-        Estimate(mean, low, high, int(n), "x", "item", *level)
+        Estimate(mean, low, high, int(n), "x", "item", level=level[0] if level else 0.95)
 
 
 def test_a_known_number_says_why_and_claims_no_sample() -> None:

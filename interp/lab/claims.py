@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from interp.stats.estimate import Estimate
 
 
-Subject = Literal["model", "tokenizer", "trained here"]
+Subject = Literal["model", "tokenizer", "SAE", "machine", "trained here"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Claim:
     `text` says what a yes would mean; `{names}` in it are filled in where it is answered. `expects`, `margin` and
     `unit` are the rule (see `interp.lab.findings`). `part` groups claims in the report; `measure` says what the
     number is, `caveat` what could still fool us. `answers`: is it one of the few that answer the probe's question?
-    `arithmetic`: does it hold by construction, for a model that knows nothing too? `subject`: what it is about: the
-    loaded model, its tokenizer, or models that the probe trains itself, which no other loaded model would change.
-    Raises ValueError for a rule that decides nothing.
+    `arithmetic`: does it hold by construction, for a model that knows nothing too? `subject`: what it is about: what
+    the loaded model learned, its tokenizer, a sparse autoencoder of it, how this machine computes, or models that the
+    probe makes itself, which no other loaded model would change. Raises ValueError for a rule that decides nothing.
     """
 
     text: str

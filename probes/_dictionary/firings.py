@@ -28,6 +28,7 @@ ALIVE = Claim(
     measure="All features are counted, so that the interval is over documents: how far the share would move with other "
     "documents, of which features that fire in a single document tell (the jackknife).",
     caveat="A rare feature may need more text, and one that fires may still mean nothing: read the examples.",
+    subject="SAE",
 )
 
 

@@ -30,6 +30,7 @@ OWN_DIRECTIONS = Claim(
     measure="Each feature's direction beside all others of the dictionary. An SAE with every feature twice, at half "
     "strength, explains as much as before, and all of its firings are of copies.",
     caveat="Directions that differ can still mean the same.",
+    subject="SAE",
 )
 OWN_TOKENS = Claim(
     "Features fire at tokens of their own: with the feature that fires with it most, one shares under half of them.",
@@ -39,18 +40,21 @@ OWN_TOKENS = Claim(
     measure="Tokens where a feature and its partner both fire, of those where either does. Every second document "
     "chooses the partner, the others judge.",
     caveat="A feature can be cut into parts that fire at different tokens: neither number sees that.",
+    subject="SAE",
 )
 COPIES_FOUND = Claim(
     "Positive control: with every feature twice, at half strength, all firings are of a feature with a copy.",
     expects="greater",
     unit=FIRING_SHARE,
     part=CONTROLS,
+    subject="SAE",
 )
 PARTNERS_FOUND = Claim(
     "Positive control: and every feature shares its tokens with its partner.",
     expects="greater",
     unit=TOKEN_SHARE,
     part=CONTROLS,
+    subject="SAE",
 )
 
 

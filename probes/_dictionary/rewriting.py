@@ -53,6 +53,7 @@ EXPLAINS = Claim(
     measure="One minus the squared error of the rewriting over the squared distance from the mean, over all tokens but "
     "attention sinks (the table has the number with them).",
     caveat="A rewriting can explain much and still lose what the model uses: read the next claim beside it.",
+    subject="SAE",
 )
 RECOVERS = Claim(
     "Its rewriting recovers over 20 points more of the model's loss than random directions do.",
@@ -63,6 +64,7 @@ RECOVERS = Claim(
     answers=True,
     measure="1 is the model's own loss, 0 is its loss with every activation but the sinks' set to their mean.",
     caveat="Random directions recover much of it already, so the number means nothing without them.",
+    subject="SAE",
 )
 ON_PROSE = Claim(
     "On prose that people wrote it also explains over 20 points more of the variance than random directions.",
@@ -72,6 +74,7 @@ ON_PROSE = Claim(
     part=REWRITES,
     measure="As before, on half as many tokens of another text.",
     caveat="The prose is older and more even than what most models read: another text gives another number.",
+    subject="SAE",
 )
 UNTRAINED = Claim(
     "The SAE explains more of the variance than one of the same model with random weights.",
@@ -80,6 +83,7 @@ UNTRAINED = Claim(
     part=REWRITES,
     caveat="Random weights keep the structure of the tokens, which an SAE finds there too: that numbers are alike says "
     "that they do not measure what the model learned.",
+    subject="SAE",
 )
 MORE = Claim(
     "{name} recovers more of the model's loss than {other}.",
@@ -88,6 +92,7 @@ MORE = Claim(
     part=BESIDE,
     measure="Both on the same documents.",
     caveat="More active features recover more: compare SAEs that lie one above the other in the picture.",
+    subject="SAE",
 )
 WHOLE_VARIANCE = Claim(
     "Positive control: all coordinates together, a feature upwards and one downwards each, explain all variance.",
@@ -95,12 +100,14 @@ WHOLE_VARIANCE = Claim(
     unit=VARIANCE,
     part=CONTROLS,
     measure="A dictionary that is known to hold everything, measured as the SAE is.",
+    subject="SAE",
 )
 WHOLE_LOSS = Claim(
     "Positive control: and with them in the activations' place, the model has its own loss.",
     expects="greater",
     unit=RECOVERED,
     part=CONTROLS,
+    subject="SAE",
 )
 NOTHING = Claim(
     "Negative control: with its directions dealt to other features, the SAE explains no more than random directions.",
@@ -108,6 +115,7 @@ NOTHING = Claim(
     unit=VARIANCE,
     part=CONTROLS,
     measure="The same features fire as strongly, and write directions that have nothing to do with what they fire on.",
+    subject="SAE",
 )
 
 

@@ -27,6 +27,7 @@ PLANTED_RULE = Claim(
     expects="greater",
     unit=CORRELATION,
     part=CONTROLS,
+    subject="SAE",
 )
 NO_RULE = Claim(
     "Negative control: the features' firings, dealt to random tokens, have none.",
@@ -34,6 +35,7 @@ NO_RULE = Claim(
     margin=CHANCE,
     unit=CORRELATION,
     part=CONTROLS,
+    subject="SAE",
 )
 PLANTED_SUM = Claim(
     f"Positive control: {TOGETHER} neurons tell where a sum of {TOGETHER} fires.",
@@ -41,6 +43,7 @@ PLANTED_SUM = Claim(
     unit=ORDER,
     part=CONTROLS,
     measure=f"Sums of {TOGETHER} neurons drawn at random, cut off so that they fire as often as features do.",
+    subject="SAE",
 )
 NO_NEURONS = Claim(
     "Negative control: 64 neurons do not tell where firings were dealt at random.",
@@ -48,6 +51,7 @@ NO_NEURONS = Claim(
     margin=CHANCE,
     unit=ORDER,
     part=CONTROLS,
+    subject="SAE",
 )
 STEEPEST = Claim(
     "Positive control: down the slope of the likeliest token, a change as long as a feature does more.",

@@ -33,6 +33,7 @@ THAN_NEURON = Claim(
     answers=True,
     measure=f"Each feature beside one of the neurons that is made to fire on as many tokens. {JUDGED}",
     caveat=MANY_TOKENS,
+    subject="SAE",
 )
 THAN_RANDOM = Claim(
     "Tokens foretell a feature's firing better than that of a random direction.",
@@ -42,6 +43,7 @@ THAN_RANDOM = Claim(
     part=EXPLAINED,
     measure=f"Each feature beside one of the random directions that is made to fire on as many tokens. {JUDGED}",
     caveat=MANY_TOKENS,
+    subject="SAE",
 )
 SHORT_LIST = Claim(
     "Most features fire for tokens that a short list can name.",
@@ -53,6 +55,7 @@ SHORT_LIST = Claim(
     f"was not made from, one in {HELD_OUT}. The table of the next finding has every rule.",
     caveat="A rule that is made from few firings is a poor one: with more text some features would have a better one. "
     "An index of more text (interp features build) gives each its rule and its score.",
+    subject="SAE",
 )
 FEWER = Claim(
     "Half of a feature's activation falls on fewer kinds of token than half of a neuron's.",
@@ -62,6 +65,7 @@ FEWER = Claim(
     part=EXPLAINED,
     measure="The fewest kinds of token that hold half of the activation; how often the feature's number must be "
     "doubled to give that of a neuron which fires as often.",
+    subject="SAE",
 )
 CLAIMS = [THAN_NEURON, THAN_RANDOM, SHORT_LIST, FEWER]
 

@@ -35,6 +35,7 @@ NOT_ONE = Claim(
     answers=True,
     measure=HOW,
     caveat="More than 64 may tell more.",
+    subject="SAE",
 )
 MORE_THAN_SEVERAL = Claim(
     f"Most features take more than {SEVERAL} neurons to be told {{way}} as well as 64 tell them.",
@@ -45,6 +46,7 @@ MORE_THAN_SEVERAL = Claim(
     "most that up to 64 reach.",
     caveat="It hangs on where the line is drawn, so that two lines are asked; the table has others. More than 64 "
     "neurons would reach more.",
+    subject="SAE",
 )
 THAN_RANDOM = Claim(
     f"Still, {SEVERAL} neurons tell where a feature fires better than where a random direction does.",
@@ -53,6 +55,7 @@ THAN_RANDOM = Claim(
     unit=ORDER,
     part=MADE_OF,
     measure="Each feature beside a random direction that fires as often.",
+    subject="SAE",
 )
 NOT_ONE_NUMBER = Claim(
     "Nor is a feature one number of the residual stream.",
@@ -61,6 +64,7 @@ NOT_ONE_NUMBER = Claim(
     unit=ORDER,
     part=MADE_OF,
     measure=HOW,
+    subject="SAE",
 )
 CLAIMS = [NOT_ONE, MORE_THAN_SEVERAL, THAN_RANDOM, NOT_ONE_NUMBER]
 

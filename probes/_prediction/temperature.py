@@ -14,8 +14,11 @@ from .read import ONE, TEMPERATURES, By, over_documents
 PART = "(c) What temperature does"
 NEAR = 0.2  # temperature
 DRAWS = 300
-START = "The first thing that she noticed was that"
-PROMPTS = (START, "In the year 1850 the", "To make tea, boil the", "The opposite of hot is", "She opened the door and")
+PROMPTS = (
+    "The first thing that she noticed was that", "In the year 1850 the", "To make tea, boil the",
+    "The opposite of hot is", "She opened the door and", "My favourite colour is",
+    "The train was late because", "On the table lay a",
+)  # fmt: skip
 
 BEST_TEMPERATURE = Claim(
     "The temperature at which it predicts text best is 1, within 0.2.",

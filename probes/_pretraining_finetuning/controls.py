@@ -46,6 +46,7 @@ PLANTED = Claim(
     part=CONTROLS,
     measure="Weights must have moved most in that layer, in two directions, and of all layers put back one by one that "
     "one must bring the model nearest to what it was. GPT-2s of six layers.",
+    subject="trained here",
 )
 OTHER_ANSWERS = Claim(
     "Negative control: answers of other questions teach no right ones: as many as before, within 10 points.",

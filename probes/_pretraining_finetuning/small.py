@@ -60,6 +60,7 @@ MAKES_IT = Claim(
     caveat="Made so that only pre-training can tell the answers; how much else it gives (words, grammar) is not asked. "
     "Longer fine-tuning lifts the trained questions from random weights, never the held-out ones. Before fine-tuning "
     "none is answered exactly, for the end word is new to such a question: that is format.",
+    subject="trained here",
 )
 READ = Claim(
     "Positive control: the small models know what they read in pre-training.",
@@ -68,6 +69,7 @@ READ = Claim(
     unit=SHARE,
     part=CONTROLS,
     measure="Sentences of pre-training, completed greedily, before fine-tuning.",
+    subject="trained here",
 )
 SHUFFLED = Claim(
     "Negative control: fine-tuned on shuffled answers, small models answer held-out questions at chance.",
@@ -75,6 +77,7 @@ SHUFFLED = Claim(
     unit=SHARE,
     part=CONTROLS,
     measure="The same prompts and the same answers, dealt to each other at random.",
+    subject="trained here",
 )
 CLAIMS = [MAKES_IT, READ, SHUFFLED]
 

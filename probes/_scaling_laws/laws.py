@@ -55,7 +55,16 @@ FALLING: tuple[tuple[Of, str, str], ...] = (
     ),
 )
 FALLS = {
-    of: Claim(text, expects="greater", unit=UNIT, part=PART, answers=True, measure=measure, caveat=SMALL)
+    of: Claim(
+        text,
+        expects="greater",
+        unit=UNIT,
+        part=PART,
+        answers=True,
+        measure=measure,
+        caveat=SMALL,
+        subject="trained here",
+    )
     for of, text, measure in FALLING
 }
 PUBLISHED = Claim(
@@ -70,6 +79,7 @@ PUBLISHED = Claim(
     "characters of a sample, and of models of a few thousand. The published 0.050 is of the least compute that reaches "
     "a loss, at the best batch; six operations a weight and token at one batch for all, as counted here, give Kaplan "
     "et al. 0.057.",
+    subject="trained here",
 )
 FORETOLD = Claim(
     "The line through the smaller models foretells the largest one within 0.01 nats.",
@@ -78,6 +88,7 @@ FORETOLD = Claim(
     unit=NATS,
     part=DOUBT,
     caveat="If one step is foretold well, ten steps need not be.",
+    subject="trained here",
 )
 STRAIGHT = Claim(
     "In double logarithms the points lie on a line.",
@@ -86,6 +97,7 @@ STRAIGHT = Claim(
     unit=UNIT,
     part=DOUBT,
     measure="The coefficient of the squared logarithm, when it is added to the line: 0 is no bend.",
+    subject="trained here",
 )
 COUNTING = Claim(
     "Whether embeddings are counted changes the exponent by more than 0.01.",
@@ -95,6 +107,7 @@ COUNTING = Claim(
     part=DOUBT,
     measure="Exponent of the same models, their token and position embeddings counted.",
     caveat="Both intervals are of the same points: an overlap does not say that the exponents are alike.",
+    subject="trained here",
 )
 PLANTED_FOUND = Claim(
     "Positive control: an exponent that was put into made-up losses is found again.",
@@ -103,6 +116,7 @@ PLANTED_FOUND = Claim(
     unit=UNIT,
     part=CONTROLS,
     measure=f"Losses at the same sizes by a known law, with noise of {NOISE:.1%}, fitted a hundred times.",
+    subject="trained here",
 )
 NOTHING_TO_LEARN = Claim(
     "Negative control: on shuffled characters, more parameters buy nothing.",
@@ -111,6 +125,7 @@ NOTHING_TO_LEARN = Claim(
     unit=UNIT,
     part=CONTROLS,
     measure="The same grid on the same characters in random order.",
+    subject="trained here",
 )
 CLAIMS = [*FALLS.values(), PUBLISHED, FORETOLD, STRAIGHT, COUNTING, PLANTED_FOUND, NOTHING_TO_LEARN]
 

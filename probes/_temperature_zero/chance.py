@@ -21,6 +21,7 @@ TIES = Claim(
     arithmetic=True,
     measure="The second best token's logit is set to the best one's, and PyTorch's argmax is asked.",
     caveat="A rule and no chance, and of this library and device alone: another may take the other one.",
+    subject="machine",
 )
 OTHER_SEED = Claim(
     "Positive control: at temperature 1, another seed gives another text.",

@@ -25,9 +25,9 @@ DEARER = Claim(
     margin=COST,
     unit=AT_CUT,
     part=MET,
-    answers=True,
     caveat="The tokenizer never cuts these words, so the model has hardly met these pieces together: a word that "
-    "it always cuts costs less.",
+    "it always cuts costs less. Who knows nothing pays for two pieces as for any two tokens, and so more as well: "
+    "whether the model minds, the next claim says.",
 )
 ELSEWHERE = Claim(
     "Where other words are cut by force, the tokens left whole are harder to predict, by 0.05 nats.",

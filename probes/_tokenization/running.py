@@ -41,6 +41,7 @@ KNOWS_ALL = Claim(
     unit=SPLIT,
     part=CONTROLS,
     measure=COUNTED,
+    subject="trained here",
 )
 KNOWS_LETTERS = Claim(
     "Positive control: a tokenizer that knows letters alone cuts every word.",
@@ -49,6 +50,7 @@ KNOWS_LETTERS = Claim(
     unit=SPLIT,
     part=CONTROLS,
     measure=COUNTED,
+    subject="trained here",
 )
 
 
