@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import torch
-from answered import finding, findings, not_asked
+from answered import answer_of, drawn, findings, not_asked
 from fact_files import write_facts
 from know_nothing import know_nothing
 
@@ -93,7 +93,7 @@ def test_the_curse_shows_on_models_taught_one_order(students: list[Student], mon
     for row in rows:
         if row["learned"] != "both orders":
             assert (row["exact match"] >= 0.9) == (row["asked"] == "as taught")  # type: ignore[operator]
-    assert all(draw(one) for one in findings(yielded) if one.figure)
+    assert drawn(yielded)
 
 
 def test_one_gradient_tells_what_patching_would_on_these_models(students: list[Student]) -> None:
@@ -462,7 +462,7 @@ def test_every_pair_and_the_papers_example_has_a_row(tiny_gpt2: Model, tmp_path:
         (pair, way) for pair in (*listed, "Tom Cruise, Mary Lee Pfeiffer") for way in ("forward", "reversed")
     }
     assert sum(row["pair"] == "Tom Cruise, Mary Lee Pfeiffer" and "the model writes" in row for row in rows) == 10
-    assert all(draw(one) for one in findings(yielded) if one.figure)
+    assert drawn(yielded)
 
 
 def test_pairs_that_are_not_asked_are_counted(tmp_path: Path) -> None:
@@ -523,9 +523,10 @@ def test_features_that_move_with_the_wording_alone_are_no_features_of_the_direct
     monkeypatch.setattr(part_c, "load_sae", lambda folder, model: None)
     monkeypatch.setattr(part_c, "site_of", lambda sae: "blocks.0.hook_resid_post")
     monkeypatch.setattr(part_c, "_strongest_words", lambda lab, sae, chosen: dict.fromkeys(chosen, "a word"))
-    (one,) = part_c.features(Lab(smol, sae_folder=word_sae), load_facts(data("facts/capitals.csv")), 500)
-    assert finding(one).verdict == verdict
-    assert len(finding(one).table) == 2 * part_c.TOP_FEATURES
+    yielded = part_c.features(Lab(smol, sae_folder=word_sae), load_facts(data("facts/capitals.csv")), 500)
+    one = answer_of(yielded, part_c.MOVES_FEATURES)
+    assert one.verdict == verdict
+    assert len(one.table) == 2 * part_c.TOP_FEATURES
 
 
 @pytest.mark.parametrize("name", BUNDLED)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from answered import finding, findings, not_asked
+from answered import answer_of, findings, not_asked
 from people_folder import write_people
 
 from interp.analysis.lens import lead_without_priors
@@ -106,7 +106,7 @@ def test_the_papers_files_give_what_the_same_people_give_and_need_nobody_taught_
     for file in folder.iterdir():  # a word with its quotation mark is another word to this tokenizer
         file.write_text(re.sub("“(.*?)”", lambda book: book[1].lower(), file.read_text()))
     yielded = list(tuned.tuned(Lab(reader), read_people(folder)[:2], STEPS, LR))
-    taught, curse, trace = (finding(yielded[place]) for place in (0, 2, 3))
+    taught, curse, trace = (answer_of(yielded, claim) for claim in (tuned.LEARNED, tuned.CURSE, tuned.TRACE))
     assert taught.verdict == curse.verdict == "yes"
     assert "Nobody was taught in both orders" in curse.caveat
     assert isinstance(yielded[1], NotAsked)
