@@ -268,10 +268,10 @@ def test_a_random_direction_that_moves_all_nouns_alike_is_not_taken_for_the_plur
 ) -> None:
     """Its effect is large and the same for every noun; so is that of any random direction, whatever its sign."""
     told = choose_words(numbered)
-    vectors = read_vectors(numbered, told, (1,))
+    vectors, n_nouns = read_vectors(numbered, told, (1,)), len(told.families["plural"])
 
     def all_random(words: Words, vectors: Vectors, layer: int, n_random: int, seed: int) -> torch.Tensor:
-        return torch.tensor([1.5, -2.0, 2.5, -1.0, 0.5, -1.5, 2.0])[:, None, None].expand(7, len(nouns.nouns), 48)
+        return torch.tensor([1.5, -2.0, 2.5, -1.0, 0.5, -1.5, 2.0])[:, None, None].expand(7, n_nouns, 48)
 
     def moved(self: NounSentences, layer: int, directions: torch.Tensor, clean: np.ndarray) -> np.ndarray:
         return directions[:, None, :, 0].expand(7, len(self.templates), -1).double().numpy() + 0.01 * clean
