@@ -268,10 +268,7 @@ def test_a_random_direction_that_moves_all_nouns_alike_is_not_taken_for_the_plur
 ) -> None:
     """Its effect is large and the same for every noun; so is that of any random direction, whatever its sign."""
     told = choose_words(numbered)
-    vectors = read_vectors(numbered, told, (1,))
-    nouns = admit(numbered, told, quick=True)
-    assert nouns is not None
-    n_nouns = len(nouns.nouns)
+    vectors, n_nouns = read_vectors(numbered, told, (1,)), len(told.families["plural"])
 
     def all_random(words: Words, vectors: Vectors, layer: int, n_random: int, seed: int) -> torch.Tensor:
         return torch.tensor([1.5, -2.0, 2.5, -1.0, 0.5, -1.5, 2.0])[:, None, None].expand(7, n_nouns, 48)
