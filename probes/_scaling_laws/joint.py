@@ -76,7 +76,7 @@ BY_CHANCE = Claim(
 )
 CLAIMS = [LOWERS, FORETELLS, BEST_SIZE, BY_CHANCE]
 VARIABLES = ("more parameters", "more data")
-THOUSANDS = "parameters (thousands)"  # short labels, so that a narrow page has room for them
+THOUSANDS = "parameters / 1000"  # as short as it can be: on a narrow page two panels stand side by side
 HELD_OUT = "Mean miss a character at the held-out models. The last one is no law: the loss of the nearest model."
 SIMPLER = ("any law in one variable", "the powers of both multiplied")
 
