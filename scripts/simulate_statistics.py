@@ -16,6 +16,7 @@ from scipy import stats
 from interp.stats import (
     crossfitted_frontier,
     estimate_crossed,
+    estimate_joint_law,
     expanded_percentile,
     fit_power_law,
     known,
@@ -218,7 +219,27 @@ def others(rng: np.random.Generator) -> Iterator[str]:
     fits = [fit_power_law(x, x**-0.08 * np.exp(rng.normal(0, 0.01, 8))).exponent for _ in range(1000)]
     ends = np.array([(e.low, e.high) for e in fits]).T
     yield f"| `fit_power_law`, 8 sizes, the exponent | {cell(*misses(ends[0], ends[1], 0.08))} |"
+    yield from joint_laws()
     yield f"| `known` | {known(0.5, unit='share', why='chance')}: no uncertainty |"
+
+
+def joint_laws() -> Iterator[str]:
+    """Exponents of a joint law on a grid of four sizes and four amounts, two seeds of 0.5 % each: planted, and none."""
+    rng = np.random.default_rng(0)  # of its own: the rows around it keep their draws
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(3.7e3, 2.5e4, 4), np.geomspace(3.2e4, 2.56e5, 4)))
+    planted = 1.0 + 0.5 * (n / 1e4) ** -0.3 + 0.5 * (d / 1e5) ** -0.4
+    for name, law, truth in (("planted: 0.3", planted, 0.3), ("no law at all: a yes is", np.full(16, 2.0), 0.0)):
+        fits = [
+            estimate_joint_law(n, d, law[:, None] * np.exp(rng.normal(0, 0.005, (16, 2))), n_boot=150, seed=seed).a
+            for seed in range(400)
+        ]
+        low, high = np.array([(e.low, e.high) for e in fits]).T
+        held = (
+            cell(*misses(low, high, truth))
+            if truth
+            else f"{100 * np.mean(low > 0):.1f} % (a no {100 * np.mean(high <= 0):.1f} %)"
+        )
+        yield f"| `estimate_joint_law`, 16 points, the exponent of parameters, {name} | {held} |"
 
 
 GRIDS = {"quick": ((12, 16, 24, 32), (500, 1000), 2), "usual": ((12, 16, 24, 32, 48, 64), (500, 1000), 2),

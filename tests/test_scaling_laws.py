@@ -88,8 +88,8 @@ def test_a_joint_law_is_found_where_it_was_planted_and_its_best_size_is_held_aga
     answers = drawn(joint_law(lab, made_up_grid(1.0, 0.4, 0.4)))
     assert [answer.verdict for answer in answers] == ["yes", "yes", "yes", "yes", "yes", "no", "yes"]
     assert [answer.claim for answer in answers if "power 0.5" in answer.claim]
-    by_law = {row["law"]: float(row["miss (nats per character)"] or 0) for row in answers[2].table}
-    assert by_law["parameters and data, added"] < 0.02 < by_law["parameters alone"]
+    by_law = {row["law"]: float(row["miss (nats)"] or 0) for row in answers[2].table}
+    assert by_law["both, added (joint)"] < 0.02 < by_law["parameters alone"]
     assert answers[2].control.estimate.mean == min(miss for law, miss in by_law.items() if "alone" in str(law))
 
 
