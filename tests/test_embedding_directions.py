@@ -276,6 +276,8 @@ def test_a_random_direction_that_moves_all_nouns_alike_is_not_taken_for_the_plur
     def moved(self: NounSentences, layer: int, directions: torch.Tensor, clean: np.ndarray) -> np.ndarray:
         return directions[:, None, :, 0].expand(7, len(self.templates), -1).double().numpy() + 0.01 * clean
 
+    nouns = admit(numbered, told, quick=True)
+    assert nouns is not None
     monkeypatch.setattr(steering_part, "_directions", all_random)
     monkeypatch.setattr(NounSentences, "shift", moved)
     steered, _ = steering_part.steering(Lab(numbered, quick=True), told, vectors, 1, nouns)
