@@ -85,6 +85,7 @@ def test_the_same_claim_twice_is_refused() -> None:
         (replace(LATE, margin=0.3).answer(ONE, zero("nats")), "margin=0.0"),
         (replace(LATE, expects="greater").answer(ONE, zero("nats")), "expects='less'"),
         (replace(LATE, answers=True).answer(ONE, zero("nats")), "answers=False"),
+        (replace(LATE, unit="bits").answer(replace(ONE, unit="bits"), zero("bits")), "unit=.nats"),
     ],
 )
 def test_what_was_not_declared_is_refused_and_what_came_before_is_kept(
@@ -98,6 +99,17 @@ def test_what_was_not_declared_is_refused_and_what_came_before_is_kept(
         runner.run_probe(declared(answers), lab, {}, tmp_path / "run", command="x")
     the_line(refused)
     assert [finding.claim for finding in read_run(tmp_path / "run").findings] == [SAME.text]
+
+
+def test_a_probe_that_declares_nothing_may_answer_nothing(lab: Lab, tmp_path: Path) -> None:
+    @probe()
+    def undeclared(lab: Lab) -> Iterator[Finding]:
+        """Answer."""
+        yield LATE.answer(ONE, zero("nats"))
+
+    with pytest.raises(UserError, match=r"declares no claims, and answers 'It is late\.'") as refused:
+        runner.run_probe(undeclared, lab, {}, tmp_path / "run", command="x")
+    the_line(refused)
 
 
 def test_what_was_not_asked_and_what_was_not_reached_is_on_disk_and_in_the_report(lab: Lab, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fake_run import run_info
 from markupsafe import Markup
 from refusals import the_line
 
-from interp import Control, Estimate, Figure, Finding, Lab, UserError, probe
+from interp import Claim, Control, Estimate, Figure, Finding, Lab, UserError, probe
 from interp.lab import runner
 from interp.lab.findings import storable
 from interp.lab.probe import Probe
@@ -38,12 +38,13 @@ from interp.views import figures
 from interp.views.report import build_report
 
 NAN = math.nan
+RISES = Claim("it rises", "greater", "nats")
 
 
 def finding(table: list[Any], caveat: str = "", figure: Figure | None = None) -> Finding:
     one = Estimate(1.0, 0.5, 1.5, 9, "nats")
     zero = Estimate(0.0, -0.1, 0.1, 9, "nats")
-    return Finding("it rises", one, Control("none", zero), "greater", table=table, caveat=caveat, figure=figure)
+    return RISES.answer(one, Control("none", zero), table=table, caveat=caveat, figure=figure)
 
 
 def through_disk(folder: Path, *findings: Finding) -> list[Finding]:
@@ -188,7 +189,7 @@ def fake_provenance() -> Any:
 
 
 def yielding(*values: object) -> Probe:
-    @probe()
+    @probe(claims=[RISES])
     def odd(lab: Lab, *, limit: float = math.inf) -> Iterator[Finding]:
         """Yield anything."""
         yield from values  # type: ignore[misc]
@@ -211,12 +212,12 @@ def test_a_probe_that_yields_no_finding_is_one_line_and_what_was_found_is_kept(t
 
 @pytest.mark.parametrize("returned", [None, 3, finding([{"a": 1}])])
 def test_a_probe_that_returns_instead_of_yielding_is_told_to_yield(tmp_path: Path, returned: object) -> None:
-    @probe()
+    @probe(claims=[RISES])
     def odd(lab: Lab) -> Iterator[Finding]:
         """Return anything."""
         return returned  # type: ignore[return-value]
 
-    with pytest.raises(UserError, match=r"probe odd returned the .*write `yield Finding\(…\)` in it"):
+    with pytest.raises(UserError, match=r"probe odd returned the .*write `yield CLAIM\.answer\(…\)` in it"):
         runner.run_probe(odd, lab_of_nothing(), {}, tmp_path / "run", command="x")
     assert not (tmp_path / "run").exists()
 

@@ -104,13 +104,15 @@ def test_flags_that_would_be_passed_over_are_refused(here: Path, asked: list[tup
 PROBE = '''
 """Is the policy known to a probe?"""
 from collections.abc import Iterator
-from interp import Control, Estimate, Finding, Lab, probe
+from interp import Claim, Control, Estimate, Finding, Lab, probe
 
-@probe()
+POLICY = Claim("{bos}", "greater", "things")
+
+@probe(claims=[POLICY])
 def policy(lab: Lab) -> Iterator[Finding]:
     """Say which."""
     one = Estimate(1, 1, 1, 5, "things")
-    yield Finding(lab.model.bos, one, Control("zero", Estimate(0, 0, 0, 5, "things")), "greater", table=[{"i": 1}])
+    yield POLICY.answer(one, Control("zero", Estimate(0, 0, 0, 5, "things")), about={"bos": lab.model.bos})
 '''
 
 

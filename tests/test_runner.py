@@ -28,9 +28,11 @@ Method of a test.
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from interp import Control, Estimate, Finding, Lab, UserError, probe
+from interp import Claim, Control, Estimate, Finding, Lab, UserError, probe
 
-@probe(paper="arXiv:0000.00000")
+CLAIM = Claim("claim {i}", "greater", "things")
+
+@probe(paper="arXiv:0000.00000", claims=[CLAIM])
 def slow(lab: Lab, *, n: int = 3, pause: float = 0.0, fail_at: int = -1, file: Path | None = None) -> Iterator[Finding]:
     """Yield `n` findings.
 
@@ -44,7 +46,7 @@ def slow(lab: Lab, *, n: int = 3, pause: float = 0.0, fail_at: int = -1, file: P
         if i == fail_at:
             raise UserError("the input of step %d is bad" % i)
         e = Estimate(i, i, i, 5, "things")
-        yield Finding(f"claim {i}", e, Control("zero", Estimate(0, 0, 0, 5, "things")), "greater", table=[{"i": i}])
+        yield CLAIM.answer(e, Control("zero", Estimate(0, 0, 0, 5, "things")), about={"i": i}, table=[{"i": i}])
 '''
 
 

@@ -16,7 +16,7 @@ import pytest
 from hub import tiny_gpt2 as write_tiny_gpt2
 from refusals import the_line
 
-from interp import Control, Estimate, Finding, Lab, Model, UserError, load_model, probe
+from interp import Claim, Control, Estimate, Finding, Lab, Model, UserError, load_model, probe
 from interp.activations.rows import capture_rows
 from interp.cli import dispatch
 from interp.lab import discover
@@ -27,40 +27,43 @@ from interp.saes.training.plan import Training, plan_sae
 from interp.saes.training.sources import MemoryRows
 from interp.saes.training.trainer import train
 
+IS_THERE = Claim("{name} is there", "greater", "things", answers=True)
+ANOTHER = Claim("and another", "greater", "things", answers=True)
 
-def finding(claim: str) -> Finding:
+
+def finding(claim: Claim, **about: str) -> Finding:
     five = Estimate(5, 4, 6, 9, "things")
-    return Finding(claim, five, Control("zero", Estimate(0, 0, 0, 0, "things")), "greater", answers=True)
+    return claim.answer(five, Control("zero", Estimate(0, 0, 0, 0, "things")), about=about)
 
 
 asked: list[str] = []
 stopped: list[bool] = []
 
 
-@probe()
+@probe(claims=[IS_THERE, ANOTHER])
 def alpha(lab: Lab) -> Iterator[Finding]:
     """Is there an alpha?"""
     asked.append("alpha")
-    yield finding("alpha is there")
+    yield finding(IS_THERE, name="alpha")
 
 
-@probe()
+@probe(claims=[IS_THERE, ANOTHER])
 def beta(lab: Lab) -> Iterator[Finding]:
     """Is there a beta?"""
     asked.append("beta")
     raise UserError("this model has no beta; use another")
-    yield finding("never")
+    yield finding(ANOTHER)
 
 
-@probe()
+@probe(claims=[IS_THERE, ANOTHER])
 def gamma(lab: Lab) -> Iterator[Finding]:
     """Is there a gamma?"""
     asked.append("gamma")
-    yield finding("gamma is there")
+    yield finding(IS_THERE, name="gamma")
     if stopped:
         stopped.clear()
         raise KeyboardInterrupt
-    yield finding("and another")
+    yield finding(ANOTHER)
 
 
 @pytest.fixture

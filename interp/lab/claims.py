@@ -140,6 +140,11 @@ def check_declared(yielded: Finding | NotAsked, claims: Sequence[Claim], probe: 
     """Raise UserError for a finding whose claim, or whose rule, is not one that the probe declared."""
     declared = {claim.text: claim for claim in claims}
     if (claim := declared.get(yielded.declared)) is None:
+        if not declared:
+            raise UserError(
+                f"probe {probe} declares no claims, and answers {yielded.claim!r}; expected each claim as data before "
+                "anything runs: CLAIM = Claim(…), @probe(claims=[CLAIM]), yield CLAIM.answer(…)"
+            )
         near = "; ".join(repr(text) for text in nearest(yielded.declared or yielded.claim, declared))
         raise UserError(
             f"probe {probe} answers what it did not declare: {yielded.claim!r}; expected one of its {len(declared)} "
@@ -147,11 +152,12 @@ def check_declared(yielded: Finding | NotAsked, claims: Sequence[Claim], probe: 
         )
     if isinstance(yielded, NotAsked):
         return
-    for name in ("expects", "margin", "answers", "arithmetic"):
-        if getattr(yielded, name) != getattr(claim, name):
+    for name in ("expects", "margin", "unit", "answers", "arithmetic"):
+        given = yielded.estimate.unit if name == "unit" else getattr(yielded, name)
+        if given != getattr(claim, name):
             raise UserError(
                 f"probe {probe} declared {name}={getattr(claim, name)!r} for {claim.text!r}, and its finding has "
-                f"{getattr(yielded, name)!r}; expected what was declared: build it with the claim's answer(…)"
+                f"{given!r}; expected what was declared: build it with the claim's answer(…)"
             )
 
 

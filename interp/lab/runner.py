@@ -91,15 +91,14 @@ def _answers(probe: Probe, lab: Lab, arguments: dict[str, Any]) -> Iterator[Find
     if isinstance(yielded, Finding | NotAsked) or not isinstance(yielded, Iterable):
         raise UserError(
             f"probe {probe.name} returned {shown(yielded)}; expected findings, one after the other; write "
-            "`yield Finding(…)` in it"
+            "`yield CLAIM.answer(…)` in it"
         )
     for answer in yielded:
         if not isinstance(answer, Finding | NotAsked):
             raise UserError(
                 f"probe {probe.name} yielded {shown(answer)}; expected a Finding; write `yield CLAIM.answer(…)`"
             )
-        if probe.claims:
-            check_declared(answer, probe.claims, probe.name)
+        check_declared(answer, probe.claims, probe.name)
         yield answer
 
 
