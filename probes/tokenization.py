@@ -210,10 +210,8 @@ def _bands(lab: Lab, words: list[Word]) -> Iterator[Finding]:
 def _capitals(lab: Lab, words: list[Word]) -> Finding:
     texts = [w.text for w in words if w.zipf >= 4]
     plain, upper = (is_split(lab.model, texts, form) for form in ("in a sentence", "all capitals"))
-    return CAPITALS.answer(
-        proportion(upper, unit=SPLIT, over="word"),
-        Control("the same words in small letters", proportion(plain, unit=SPLIT, over="word")),
-    )
+    pair = estimate_gap(upper, plain, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed)
+    return CAPITALS.answer(pair.estimate, Control("the same words in small letters", pair.control), paired=pair.gap)
 
 
 def _scripts(lab: Lab, words: list[Word]) -> Finding:
@@ -247,9 +245,11 @@ def _scripts(lab: Lab, words: list[Word]) -> Finding:
 def _second(lab: Lab, found: dict[str, list[float]], source: str) -> Finding:
     at = {k: estimate_mean(v, unit=NATS, over="document", seed=lab.seed) for k, v in found.items() if len(v) >= 4}
     rows: list[Row] = [{"piece": k, "surprise (nats)": e.mean, "low": e.low, "high": e.high} for k, e in at.items()]
+    pair = estimate_gap(found[KINDS[2]], found[KINDS[1]], unit=NATS, over="document", seed=lab.seed)
     return SECOND.answer(
-        at[KINDS[2]],
-        Control("first pieces of the same documents", at[KINDS[1]]),
+        pair.estimate,
+        Control("first pieces of the same documents", pair.control),
+        paired=pair.gap,
         measure=f"Text: {source}. Minus the log-probability of the piece, given all that stands before it; the first "
         "token of a text is left out.",
         table=rows,
