@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import NamedTuple
 
 from interp.errors import UserError, unknown
@@ -186,8 +187,9 @@ def _choices(
             continue
         stem, _, options = q.question.partition(OPTIONS)
         offered, right = LETTER.findall(options), LETTER.match(q.answer)
-        letters = letters or offered
-        if right is None or right[1] not in offered or offered != letters or len(offered) < 2:
+        in_order = list(ascii_uppercase[: len(offered)])  # so that the first question with a fault is the one named
+        letters = letters or in_order
+        if right is None or right[1] not in offered or offered != in_order or offered != letters or len(offered) < 2:
             raise UserError(
                 f"{path}: {q.question!r:.60} offers {', '.join(offered) or 'nothing'}, and its answer is "
                 f"{q.answer!r:.30}; expected {OPTIONS} (A) … (B) …, as many in all, and one of them as answer"

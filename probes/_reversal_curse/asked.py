@@ -211,7 +211,8 @@ def _example(lab: Lab, facts: FactSet, direction: Direction, more: list[Row]) ->
     """
     asked = _ask(lab, facts, direction)
     leads, prompts = asked.matched[:, 0], [facts.prompts(direction, t)[0] for t in range(len(asked.scores))]
-    written = [lab.model.generate(prompt, max_new_tokens=8).texts[0] for prompt in prompts]
+    texts = [lab.model.generate(prompt, max_new_tokens=8).texts[0] for prompt in prompts]
+    written = [" ".join(text.split()) for text in texts]  # in a line of its own
     table: list[Row] = [
         {
             "pair": f"{CHILD}, {PARENT}",
@@ -227,7 +228,7 @@ def _example(lab: Lab, facts: FactSet, direction: Direction, more: list[Row]) ->
         zero(NATS, "no further ahead than of the other names"),
         about={"how": HOW[direction]},
         measure=f"Among {len(facts)} names. Asked “{prompts[0]}”, {lab.model.provenance.name} writes "
-        f"“{written[0].strip()}”; the right name in {int(asked.exact[:, 0].sum())} of {len(prompts)} wordings.",
+        f"“{written[0]}”; the right name in {int(asked.exact[:, 0].sum())} of {len(prompts)} wordings.",
         table=[*table, *more],
     )
 
