@@ -30,24 +30,30 @@ LIGHT = [
 ]
 HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("features", "pretraining-finetuning", "scaling-laws")]
 ELSEWHERE = ("dictionary", "temperature-zero")  # about an SAE, and about how a machine computes
+FLAGS: dict[str, dict[str, Any]] = {  # short texts are enough where nothing is known
+    "anatomy": {"tokens": 40},
+    "parallel-attention": {"tokens": 64},
+    "prediction": {"tokens": 64},
+    "tokenization": {"tokens": 40},
+}
 OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weights cannot change
 
 
 def answers_of(name: str, model: Model) -> Answers:
     answers: list[Finding | NotAsked] = []
     with suppress(UserError):  # it cannot be asked of this model, which is no yes
-        for answer in load_probe(name)(Lab(model, quick=True)):
+        for answer in load_probe(name)(Lab(model, quick=True), **FLAGS.get(name, {})):
             answers += [answer]
     return answers
 
 
 def fooled(claims: Sequence[Claim], answers: Answers) -> list[str]:
     """The answering claims about what the model learned to which the probe says yes."""
-    declared = {claim.text: claim for claim in claims}
+    subjects = {claim.text: claim.subject for claim in claims}
     return [
         f"{one.claim} {one.estimate} against {one.control.estimate}"
         for one in findings(answers)
-        if one.answers and not one.arithmetic and one.verdict == "yes" and declared[one.declared].subject == "model"
+        if one.answers and not one.arithmetic and one.verdict == "yes" and subjects.get(one.declared) in (None, "model")
     ]
 
 
