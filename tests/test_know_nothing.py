@@ -40,7 +40,13 @@ MADE_HERE = [
 ]
 HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("features", "pretraining-finetuning", "scaling-laws")]
 ELSEWHERE = ("dictionary", "temperature-zero")  # about an SAE, and about how a machine computes
-FLAGS: dict[str, dict[str, Any]] = {"context-enrichment": {"n_perm": 60}}  # what makes one quicker, and no less strict
+FLAGS: dict[str, dict[str, Any]] = {  # short texts are enough where nothing is known
+    "anatomy": {"tokens": 40},
+    "context-enrichment": {"n_perm": 60},
+    "parallel-attention": {"tokens": 64},
+    "prediction": {"tokens": 64},
+    "tokenization": {"tokens": 40},
+}
 OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weights cannot change
 
 
@@ -54,11 +60,11 @@ def answers_of(name: str, model: Model) -> Answers:
 
 def fooled(claims: Sequence[Claim], answers: Answers) -> list[str]:
     """The answering claims about what the model learned to which the probe says yes."""
-    declared = {claim.text: claim for claim in claims}
+    subjects = {claim.text: claim.subject for claim in claims}
     return [
         f"{one.claim} {one.estimate} against {one.control.estimate}"
         for one in findings(answers)
-        if one.answers and not one.arithmetic and one.verdict == "yes" and declared[one.declared].subject == "model"
+        if one.answers and not one.arithmetic and one.verdict == "yes" and subjects.get(one.declared) in (None, "model")
     ]
 
 
