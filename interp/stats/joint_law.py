@@ -173,7 +173,8 @@ class _Grid(NamedTuple):
     def best(self, exponents: Floats) -> Floats:
         """The coefficients with the least cost, from a start for each pair of exponents."""
         first = starts(self.u, self.v, self.y, exponents)
-        at, cost = descend(*(np.tile(one, (len(first), 1)) for one in (self.u, self.v, self.y)), first)
+        u, v, y = (np.tile(one, (len(first), 1)) for one in (self.u, self.v, self.y))
+        at, cost = descend(u, v, y, first)
         return at[cost.argmin()]
 
     def law(self, at: Floats) -> JointLaw:
@@ -189,10 +190,10 @@ class _Grid(NamedTuple):
         """Coefficients [draw, 5] for points and seeds drawn with replacement, from `best` and other starts."""
         chosen = self._draws(n_boot, rng)
         seeds = rng.integers(0, self.losses.shape[1], (*chosen.shape, self.losses.shape[1]))
-        y = np.log(np.take_along_axis(self.losses[chosen], seeds, 2).mean(2))
+        means = np.log(np.take_along_axis(self.losses[chosen], seeds, 2).mean(2))
         first = np.concatenate([best[None], starts(self.u, self.v, self.y, exponents)])
-        many = [np.repeat(one, len(first), 0) for one in (self.u[chosen], self.v[chosen], y)]
-        at, cost = descend(*many, np.tile(first, (n_boot, 1)))
+        u, v, y = (np.repeat(one, len(first), 0) for one in (self.u[chosen], self.v[chosen], means))
+        at, cost = descend(u, v, y, np.tile(first, (n_boot, 1)))
         least = cost.reshape(n_boot, len(first)).argmin(1)
         return at.reshape(n_boot, len(first), 5)[np.arange(n_boot), least]
 
