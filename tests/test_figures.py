@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_findings import fake_findings, finding_with
 from markupsafe import Markup
@@ -131,3 +132,13 @@ def test_plotly_is_given_no_markup_of_the_table() -> None:
     for text in texts:
         assert "<" not in text.replace("<br>", "").replace("<b>v", "")
         assert "&lt;b&gt;bold" in text
+
+
+@pytest.mark.parametrize(("low", "high"), [(3.8, 25.5), (2.9e9, 3.8e10), (3.8e3, 1e5), (2.48, 2.98), (1e3, 1e9)])
+def test_labels_of_a_logarithmic_axis_do_not_touch_on_a_narrow_page(low: float, high: float) -> None:
+    rows: list[Row] = [{"x": float(x), "y": 1.0 + 1 / (i + 1)} for i, x in enumerate(np.geomspace(low, high, 5))]
+    axis = picture(rows, Figure("log_lines", x="x", y="y")).layout.xaxis
+    places = np.log10(axis.tickvals)
+    assert len(places) >= 3
+    assert np.diff(places).min() / np.log10(high / low) > 0.08, "8, 9 and 10 of a power of ten are closer"
+    assert low <= min(axis.tickvals) <= max(axis.tickvals) <= high

@@ -190,9 +190,9 @@ class _Grid(NamedTuple):
         """Coefficients [draw, 5] for points and seeds drawn with replacement, from `best` and other starts."""
         chosen = self._draws(n_boot, rng)
         seeds = rng.integers(0, self.losses.shape[1], (*chosen.shape, self.losses.shape[1]))
-        y = np.log(np.take_along_axis(self.losses[chosen], seeds, 2).mean(2))
+        means = np.log(np.take_along_axis(self.losses[chosen], seeds, 2).mean(2))
         first = np.concatenate([best[None], starts(self.u, self.v, self.y, exponents)])
-        u, v, y = (np.repeat(one, len(first), 0) for one in (self.u[chosen], self.v[chosen], y))
+        u, v, y = (np.repeat(one, len(first), 0) for one in (self.u[chosen], self.v[chosen], means))
         at, cost = descend(u, v, y, np.tile(first, (n_boot, 1)))
         least = cost.reshape(n_boot, len(first)).argmin(1)
         return at.reshape(n_boot, len(first), 5)[np.arange(n_boot), least]

@@ -175,9 +175,9 @@ def doubling_lines(rows: list[Row], spec: findings.Figure) -> go.Figure:
 
 
 def _log_ticks(values: list[float]) -> list[float]:
-    """From three to about ten round numbers among the values: 1, 2 and 5 times powers of ten, or steps of one size."""
+    """From three to about ten round numbers among the values: a few a power of ten, or steps of one size."""
     low, high = min(values, default=1.0), max(values, default=1.0)
-    for leading in ((1,), (1, 2, 5), range(1, 10)):
+    for leading in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):  # each far enough from the next: 8, 9 and 10 would touch
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [m * 10.0**k for k in powers for m in leading if low * 0.999 <= m * 10.0**k <= high * 1.001]
         if len(ticks) >= 4:

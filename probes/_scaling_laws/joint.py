@@ -108,10 +108,11 @@ def _estimate(lab: Lab, points: Sequence[Point], *, embeddings: bool) -> JointEs
 
 def _lowers(found: JointEstimates, points: Sequence[Point]) -> Iterator[Finding]:
     law = found.law
+    no_floor = " (no floor shows, and with one the exponents would be larger)" if law.floor < 0.01 else ""
     fitted = (
-        f"E = {law.floor:.2f}, a = {law.a:.2f}, b = {law.b:.2f}; in the middle of the grid, {law.size:,.0f} parameters "
-        f"and {law.amount:,.0f} characters, parameters can take off {law.of_parameters:.2f} nats more and data "
-        f"{law.of_data:.2f}."
+        f"E = {law.floor:.2f}{no_floor}, a = {law.a:.2f}, b = {law.b:.2f}; in the middle of the grid, "
+        f"{law.size:,.0f} parameters and {law.amount:,.0f} characters, parameters can take off "
+        f"{law.of_parameters:.2f} nats more and data {law.of_data:.2f}."
     )
     edge = sum(point.at_edge for point in points)
     for what, exponent in zip(VARIABLES, (found.a, found.b), strict=True):
