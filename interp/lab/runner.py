@@ -55,7 +55,6 @@ def run_probe(
     arguments = {name: default for name, (_, default) in probe.parameters().items()} | arguments
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     started = time.monotonic()
-    count = 0
     try:
         writer = RunWriter(folder, _info(probe, lab, arguments, command, extra or {}))
     except OSError as error:
@@ -67,9 +66,9 @@ def run_probe(
         with sigterm_as_interrupt():
             for finding in _findings(probe, lab, arguments):
                 _put(writer, finding)
-                count += 1
                 on_finding(finding)
     except BaseException as error:
+        count = writer.kept
         _end(writer, error, count, time.monotonic() - started, made)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(f"interrupted; {_kept(count, folder)}") from error

@@ -77,8 +77,13 @@ class RunWriter:
         (folder / "tables").mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.info = info
-        self._count = 0
         write_json(folder / "run.json", asdict(info))
+
+    @property
+    def kept(self) -> int:
+        """How many findings are on disk, read from there: an interrupt may come between a line and a counter."""
+        path = self.folder / "findings.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def add(self, finding: Finding) -> None:
         """Put one finding on disk: its table first, then its line, so that a line never lacks its table.
@@ -86,17 +91,16 @@ class RunWriter:
         Raises UserError, with row and column, for a cell of the table that no file can hold.
         """
         finding = storable(finding)
-        write_json(self.folder / "tables" / f"{self._count}.json", finding.table)
+        write_json(self.folder / "tables" / f"{self.kept}.json", finding.table)
         with (self.folder / "findings.jsonl").open("a", encoding="utf-8") as file:
             # ASCII escapes: a lone surrogate or a U+2028 inside a token must neither fail nor split the line
             file.write(json.dumps(finding_to_json(finding), allow_nan=False, default=plain_scalar) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._count += 1
 
     def finish(self, status: Status, seconds: float, error: str = "") -> None:
         """Record how the run ended."""
-        self.info = replace(self.info, status=status, seconds=round(seconds, 1), error=error, findings=self._count)
+        self.info = replace(self.info, status=status, seconds=round(seconds, 1), error=error, findings=self.kept)
         write_json(self.folder / "run.json", asdict(self.info))
 
 
