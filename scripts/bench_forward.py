@@ -3,8 +3,8 @@
     python scripts/bench_forward.py --old /path/to/a/checkout     # git worktree add /path COMMIT
 
 Each version runs in a process of its own; both are asked the same, in turn, and their answers are compared before any
-time counts: the least of several, that is, of what else the machine does, the least. Then, in this version alone: what
-edits with receipts cost at every block's output, a few per cent, too little for clocks on a wall. (Patch sweeps beside
+time counts. Then, in this version alone: what edits with receipts cost at every block's output. Both are a few per
+cent, so CPU seconds are counted, on one thread: clocks on a wall tell what else the machine does. (Patch sweeps beside
 their forwards: bench_patching.py.)
 """
 
@@ -92,9 +92,9 @@ def serve(shape: str) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         name, path = line.rstrip("\n").split("\t")
-        start = time.perf_counter()
+        start = time.process_time()
         value = known[name]()
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         np.save(path, flat(value))
         print(seconds, flush=True)
 
@@ -104,7 +104,7 @@ class Version:
 
     def __init__(self, checkout: Path, shape: str) -> None:
         command = [sys.executable, str(Path(__file__).resolve()), "--serve", shape]
-        environment = os.environ | {"PYTHONPATH": str(checkout)}
+        environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command, cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -130,7 +130,7 @@ def compare(old: Path, shape: str, folder: Path) -> None:
     """Time every task in both versions in turn, after their numbers agree."""
     here = Path(__file__).resolve().parents[1]
     versions = {"old": Version(old, shape), "new": Version(here, shape)}
-    print(f"\n{shape}: seconds, least of {REPEATS}; ratio new / old")
+    print(f"\n{shape}: CPU seconds on one thread, least of {REPEATS}; ratio new / old")
     for task in TASKS:
         times: dict[str, list[float]] = {"old": [], "new": []}
         numbers: dict[str, np.ndarray] = {}

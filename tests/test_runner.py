@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from interp import Lab, Model, load_probe
 from interp.cli import main
 from interp.errors import UserError
-from interp.lab.runner import check_out
+from interp.lab import runs
+from interp.lab.runner import Interrupted, check_out, run_probe
 from interp.lab.runs import read_run
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 
@@ -161,6 +163,28 @@ def test_a_killed_run_keeps_what_it_found(small_model: Path, probe_file: Path, t
         assert f"kept {len(run.findings)} findings" in stderr
         assert started.returncode == 130
     assert interp("report", out, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+def test_an_interrupt_between_a_finding_and_all_that_follows_costs_nothing(
+    probe_file: Path, tiny_gpt2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """Its line is on disk: a counter beside it would be one behind, and the run would read as damaged."""
+    fsync, lines, file = os.fsync, 0, tmp_path / "run" / "findings.jsonl"
+
+    def interrupted(descriptor: int) -> None:
+        nonlocal lines
+        fsync(descriptor)
+        if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
+            lines += 1
+            if lines == nth:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.os, "fsync", interrupted)
+    with pytest.raises(Interrupted, match=f"kept {nth} finding"):
+        run_probe(load_probe(str(probe_file)), Lab(tiny_gpt2), {}, tmp_path / "run", command="x")
+    run = read_run(tmp_path / "run")
+    assert (len(run.findings), run.info.status) == (nth, "interrupted")
 
 
 def test_an_error_before_the_first_finding_leaves_nothing(

@@ -56,7 +56,6 @@ def run_probe(
     arguments = {name: default for name, (_, default) in probe.parameters().items()} | arguments
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     started = time.monotonic()
-    count = 0
     try:
         writer = RunWriter(folder, _info(probe, lab, arguments, command, extra or {}))
     except OSError as error:
@@ -69,9 +68,9 @@ def run_probe(
             for answer in _answers(probe, lab, arguments):
                 _put(writer, answer)
                 if isinstance(answer, Finding):
-                    count += 1
                     on_finding(answer)
     except BaseException as error:
+        count = writer.kept
         _end(writer, error, count, time.monotonic() - started, made)
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(f"interrupted; {_kept(count, folder)}") from error

@@ -86,8 +86,13 @@ class RunWriter:
         (folder / "tables").mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.info = info
-        self._count = 0
         write_json(folder / "run.json", asdict(info))
+
+    @property
+    def kept(self) -> int:
+        """How many findings are on disk, read from there: an interrupt may come between a line and a counter."""
+        path = self.folder / "findings.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def add(self, finding: Finding) -> None:
         """Put one finding on disk: its table first, then its line, so that a line never lacks its table.
@@ -95,9 +100,8 @@ class RunWriter:
         Raises UserError, with row and column, for a cell of the table that no file can hold.
         """
         finding = storable(finding)
-        write_json(self.folder / "tables" / f"{self._count}.json", finding.table)
+        write_json(self.folder / "tables" / f"{self.kept}.json", finding.table)
         self._append("findings.jsonl", finding_to_json(finding))
-        self._count += 1
 
     def leave_out(self, claim: NotAsked) -> None:
         """Put on disk that a declared claim was not asked, and why."""
@@ -112,7 +116,7 @@ class RunWriter:
 
     def finish(self, status: Status, seconds: float, error: str = "") -> None:
         """Record how the run ended."""
-        self.info = replace(self.info, status=status, seconds=round(seconds, 1), error=error, findings=self._count)
+        self.info = replace(self.info, status=status, seconds=round(seconds, 1), error=error, findings=self.kept)
         write_json(self.folder / "run.json", asdict(self.info))
 
 
