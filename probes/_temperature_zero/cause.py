@@ -82,7 +82,7 @@ def own_sums(lab: Lab, prompts: Sequence[str]) -> Finding:
         proportion(fine.differ, unit=ROWS, over="sum"),
         Control(
             "the same terms as whole numbers, which floats hold exactly",
-            proportion(whole.differ, unit=ROWS, over="sum"),
+            estimate_mean(np.array(whole.differ, float), unit=ROWS, over="sum", bounds=(0.0, 1.0), exact=True),
         ),
         measure=f"Each is a sum of {terms.shape[1]} terms, in {orders} orders. Their spread is "
         f"{float(fine.spread.median()):.1g} in fp32, in bf16 it is {float(coarse.spread.median()):.1g}.",

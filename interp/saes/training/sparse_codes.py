@@ -141,8 +141,8 @@ class Grid:
         """Number of features."""
         return self.pre.shape[1]
 
-    def keep(self, values: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
-        """`values` on the code: zero off the mask."""
+    def keep(self, values: Float[Tensor, "#row d_sae"]) -> Float[Tensor, "row d_sae"]:
+        """`values`, of every row or the same for all, on the code: zero off the mask."""
         return values * self.mask
 
     def of_feature(self, values: Float[Tensor, " d_sae"]) -> Float[Tensor, "1 d_sae"]:
