@@ -37,7 +37,7 @@ SAME_BITS = Claim(
     unit=PARTED,
     part=CAUSE,
     answers=True,
-    measure="Share of prompts whose logits have other bits in bf16 in a batch than alone, where every linear layer "
+    measure="Share of prompts whose logits have other bits in fp32 in a batch than alone, where every linear layer "
     "takes one row at a time, less that share with the usual products, prompt by prompt.",
     caveat="This ties the bits to the linear layers' products. Padding and the cache change sums of attention, "
     "too, which are left as they are.",
@@ -47,7 +47,7 @@ SAME_TEXTS = Claim(
     expects="less",
     unit=PARTED,
     part=CAUSE,
-    measure="The same, of texts that part.",
+    measure="The same, of texts that part in bf16.",
     caveat="Few texts part because of batch mates alone.",
 )
 CLAIMS = [OWN_SUMS, SAME_BITS, SAME_TEXTS]
@@ -104,7 +104,8 @@ def in_one_order(
             yield claim.not_asked("because this model has no linear layers that are modules of their own")
         return
     with one_order(hf):
-        *_, compared = compare_ways(lab.model, hf, "bf16", prompts, n, [WITH_MATES], lab.tell("adding in one order"))
+        tell = lab.tell("adding in one order")
+        *_, compared = compare_ways(lab.model, hf, usual[0].dtype, prompts, n, [WITH_MATES], tell)
     for claim, test, name in ((SAME_BITS, _other_bits, "other bits"), (SAME_TEXTS, parts, "another text")):
         usually, fixed = (np.array([float(test(pair)) for pair in pairs]) for pairs in (plain, compared.pairs))
         if not usually.any():
