@@ -77,7 +77,7 @@ def know_nothing(kind: str, like: Model) -> Model:
 
     texts = [str(like.tokenizer.decode([i])) for i in range(len(like.tokenizer))]
     hf = KINDS[kind](texts).eval()
-    return Model(hf, like.tokenizer, replace(like.provenance, name=kind, architecture="GPT2LMHeadModel"))
+    return Model(hf, like.tokenizer, replace(like.provenance, name=kind, weights=kind, architecture="GPT2LMHeadModel"))
 
 
 def _gpt2(vocabulary: int, n_layer: int = 4) -> Any:
