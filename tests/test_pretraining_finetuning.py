@@ -284,6 +284,17 @@ def test_the_rule_of_the_small_models(tiny_gpt2: Model, held: float, verdict: st
     assert (first.verdict == "yes") == (verdict == "yes")
 
 
+@pytest.mark.parametrize(("shuffled", "shown"), [([0.04, 0.0, 0.18, 0.02, 0.04], True), ([0.6] * 5, False)])
+def test_five_seeds_show_that_shuffled_answers_teach_none(tiny_gpt2: Model, shuffled: list[float], shown: bool) -> None:
+    """Shares near zero are skewed, so that only pair by pair, beside the right answers, five of them tell."""
+    right = [0.84, 0.56, 0.58, 0.58, 0.6]
+    sides = {(start, side): right for start in small.STARTS for side in ("trained questions", "held-out questions")}
+    sides[small.STARTS[2], "held-out questions"] = shuffled
+    _, knows, control = small._judged(Lab(tiny_gpt2), sides, [1.0] * small.SEEDS)
+    assert knows.verdict == "yes"
+    assert (control.verdict == "yes") == shown
+
+
 # features
 
 

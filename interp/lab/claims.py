@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from interp.stats.estimate import Estimate
 
 
-Subject = Literal["model", "tokenizer", "SAE", "machine", "trained here"]
+Subject = Literal["model", "tokenizer", "SAE", "machine", "trained here", "others"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Claim:
     `unit` are the rule (see `interp.lab.findings`). `part` groups claims in the report; `measure` says what the
     number is, `caveat` what could still fool us. `answers`: is it one of the few that answer the probe's question?
     `arithmetic`: does it hold by construction, for a model that knows nothing too? `subject`: what it is about: what
-    the loaded model learned, its tokenizer, a sparse autoencoder of it, how this machine computes, or models that the
-    probe makes itself, which no other loaded model would change. Raises ValueError for a rule that decides nothing.
+    the loaded model learned, its tokenizer, a sparse autoencoder of it, how this machine computes, models that the
+    probe makes itself, or others that are named to it. Raises ValueError for a rule that decides nothing.
     """
 
     text: str

@@ -10,6 +10,7 @@ import numpy as np
 
 from interp import (
     Claim,
+    Control,
     Finding,
     Lab,
     Model,
@@ -24,7 +25,7 @@ from interp import (
 )
 from interp import TuningExample as Example
 from interp.analysis import score_completions
-from interp.stats import estimate_mean
+from interp.stats import estimate_gap, estimate_mean
 
 from . import CONTROLS, EXACT, SHARE, SMALL
 
@@ -45,6 +46,7 @@ BEGIN = ("bli", "gro", "sna", "fle", "tru", "dwo", "kra", "pli")
 FINISH = ("ck", "mp", "nd", "rt", "sk", "lf")
 WORDS = "we ask and you tell until the end"  # so that the vocabulary has the words of the questions
 CHANCE, CLOSE = 1 / KINDS, 0.1  # shares
+SEEDS = 5  # fewer can show nothing, in a quick run neither: three that know all may know 29 %
 STARTS = ("pre-trained weights", "random weights", "pre-trained weights, shuffled answers")
 
 MAKES_IT = Claim(
@@ -65,18 +67,19 @@ MAKES_IT = Claim(
 READ = Claim(
     "Positive control: the small models know what they read in pre-training.",
     expects="greater",
-    margin=0.25,  # three seeds that know all can show no more than 0.27 above chance
+    margin=0.25,  # five seeds that know all can show no more than 0.31 above chance
     unit=SHARE,
     part=CONTROLS,
     measure="Sentences of pre-training, completed greedily, before fine-tuning.",
     subject="trained here",
 )
 SHUFFLED = Claim(
-    "Negative control: fine-tuned on shuffled answers, small models answer held-out questions at chance.",
+    "Negative control: fine-tuned on shuffled answers, small models answer 10 points fewer held-out questions.",
     expects="less",
+    margin=CLOSE,
     unit=SHARE,
     part=CONTROLS,
-    measure="The same prompts and the same answers, dealt to each other at random.",
+    measure="The same prompts and the same answers, dealt to each other at random; chance is one in six.",
     subject="trained here",
 )
 CLAIMS = [MAKES_IT, READ, SHUFFLED]
@@ -128,7 +131,7 @@ def fine_tuned(pretrained: Model, world: World, seed: int) -> dict[str, Model]:
 
 def small_models(lab: Lab) -> Iterator[Finding]:
     """Part (e), and two controls of the method."""
-    seeds = [lab.seed + i for i in range(3 if lab.quick else 5)]
+    seeds = [lab.seed + i for i in range(SEEDS)]
     worlds = [make_world(seed) for seed in seeds]
     jobs = [
         TrainingJob([*map("".join, world.statements()), WORDS], SIZE, seed)
@@ -151,7 +154,7 @@ def _judged(lab: Lab, shares: dict[tuple[str, str], list[float]], knows: list[fl
     exactly = measured(
         shares, by=("begun from", "questions"), value=EXACT, unit=SHARE, over="seed", bounds=(0, 1), seed=lab.seed
     )
-    pretrained, random, _ = (np.array(shares[start, "held-out questions"]) for start in STARTS)
+    pretrained, random, shuffled = (np.array(shares[start, "held-out questions"]) for start in STARTS)
     trained = [float(np.mean(shares[start, "trained questions"])) for start in STARTS]
     yield MAKES_IT.answer(
         estimate_mean(pretrained - random, unit=SHARE, over="seed", bounds=(-1, 1), seed=lab.seed),
@@ -167,8 +170,7 @@ def _judged(lab: Lab, shares: dict[tuple[str, str], list[float]], knows: list[fl
         estimate_mean(knows, unit=SHARE, over="seed", bounds=(0, 1), seed=lab.seed),
         set_beforehand(CHANCE, SHARE, "one of six"),
     )
+    pair = estimate_gap(shuffled, pretrained, unit=SHARE, over="seed", bounds=(0, 1), seed=lab.seed)
     yield SHUFFLED.answer(
-        exactly[STARTS[2], "held-out questions"],
-        set_beforehand(CHANCE + CLOSE, SHARE, "chance, and 10 points"),
-        table=exactly.rows(),
+        pair.estimate, Control("on the right answers", pair.control), paired=pair.gap, table=exactly.rows()
     )

@@ -38,6 +38,7 @@ FAMILY = Claim(
     answers=True,
     measure="Loss of each document a character, of the largest less of the smallest.",
     caveat="Models of a family differ in more than size. Text that one of them wrote is easier for it.",
+    subject="others",
 )
 
 
