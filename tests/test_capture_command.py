@@ -7,12 +7,11 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import warm
 from hub import tiny_gpt2 as write_tiny_gpt2
 
 from interp.cli import dispatch
@@ -49,16 +48,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(tiny: Path, corpus: Path, out: Path, *more: object) -> list[str]:
     where = ["--model", tiny, "--corpus", corpus, "--sites", *SITES, "--out", out]
     flags = [*where, "--batch-tokens", 200, "--shard-bytes", 30_000, *more]
-    return [sys.executable, "-c", SLOWLY, "capture", *map(str, flags)]
-
-
-def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=120)
-
-
-def arguments_of(line: list[str]) -> list[str]:
-    """What comes after the interpreter and the script."""
-    return line[line.index("capture") :]
+    return ["capture", *map(str, flags)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -68,7 +58,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(tiny: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("store") / "whole"
-    done = run(command(tiny, corpus, out))
+    done = warm.run(SLOWLY, command(tiny, corpus, out))
     assert done.returncode == 0, done.stderr
     assert re.search(r"(\d+) of \1 shards of [\d,]+ tokens", done.stdout), done.stdout
     assert len(list(out.glob("shard-*.json"))) > 8
@@ -83,14 +73,14 @@ def kill_until_whole(arguments: list[str], out: Path, moments: list[tuple[float,
     """Start the command, kill it at each moment (seconds after its first shard is begun), and let it finish at last."""
     told = []
     for pause, number in moments:
-        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+        process = warm.Process(SLOWLY, arguments)
         before = shard_files(out)  # with what an earlier kill left
         while process.poll() is None and shard_files(out) <= before:
             time.sleep(0.005)
         time.sleep(pause)
         process.send_signal(number)
         told.append(process.communicate(timeout=60)[1])
-    done = run(arguments)
+    done = warm.run(SLOWLY, arguments)
     assert done.returncode == 0, done.stderr
     return told
 
@@ -123,13 +113,13 @@ def test_five_workers_of_which_one_is_killed_write_the_same_bytes(
         if index == 1:
             kill_until_whole(line, out, [(0.02, signal.SIGKILL)])
         else:
-            assert dispatch(arguments_of(line)) == 0
+            assert dispatch(line) == 0
     for name, value in (("TASK_ID", "6"), ("TASK_MIN", "2"), ("TASK_STEP", "2"), ("TASK_COUNT", "5")):
         monkeypatch.setenv(f"SLURM_ARRAY_{name}", value)
-    assert dispatch(arguments_of(command(tiny, corpus, out))) == 0  # 2/5
+    assert dispatch(command(tiny, corpus, out)) == 0  # 2/5
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "5")
-    assert dispatch(arguments_of(command(tiny, corpus, out))) == 0  # 3/5
+    assert dispatch(command(tiny, corpus, out)) == 0  # 3/5
     assert contents(out) == contents(whole)
 
 
@@ -152,14 +142,14 @@ def test_info_verify_and_a_mended_byte(
     shown = capsys.readouterr().out
     assert "shard 2 is changed" in shown
     assert "1 fault\n" in shown
-    assert dispatch(arguments_of(command(tiny, corpus, out))) == 0
+    assert dispatch(command(tiny, corpus, out)) == 0
     assert contents(out) == contents(whole)
 
 
 def test_the_plan_alone_writes_nothing(
     tiny: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dispatch(arguments_of(command(tiny, corpus, tmp_path / "s", "--plan-only"))) == 0
+    assert dispatch(command(tiny, corpus, tmp_path / "s", "--plan-only")) == 0
     shown = capsys.readouterr().out
     for word in ("documents", "tokens", "on disk", "are free", "peak memory", "time"):
         assert word in shown
@@ -175,11 +165,11 @@ def test_shards_are_as_small_as_asked_and_empty_rows_are_left_out_when_asked(
     (folder / "b.jsonl").write_text('{"text": "the last one"}\n')
     (folder / "notes.md").write_text("x")
     flags = ["--corpus", folder, "--shard-bytes", 40_000, "--skip-empty"]
-    assert dispatch(arguments_of(command(tiny, corpus, tmp_path / "s", *flags, "--plan-only"))) == 0
+    assert dispatch(command(tiny, corpus, tmp_path / "s", *flags, "--plan-only")) == 0
     shown = capsys.readouterr()
     assert "not read, for their endings (1): notes.md" in shown.err
     assert "; 1 without text left out" in shown.out
-    assert dispatch(arguments_of(command(tiny, corpus, tmp_path / "s", *flags))) == 0
+    assert dispatch(command(tiny, corpus, tmp_path / "s", *flags)) == 0
     sizes = [path.stat().st_size for path in (tmp_path / "s").glob("shard-*.safetensors")]
     assert len(sizes) > 2
     assert max(sizes) < 45_000
@@ -191,7 +181,7 @@ def test_numbers_in_the_environment_that_are_none_are_one_line(
     monkeypatch.setenv("RANK", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="RANK='x' in the environment"):
-        dispatch(arguments_of(command(tiny, corpus, tmp_path / "s")))
+        dispatch(command(tiny, corpus, tmp_path / "s"))
 
 
 def test_bad_command_lines_are_one_line(tiny: Path, corpus: Path, whole: Path, tmp_path: Path) -> None:
@@ -211,7 +201,7 @@ def test_bad_command_lines_are_one_line(tiny: Path, corpus: Path, whole: Path, t
         (["--shard-bytes", "60000", "--out", whole], "wanted (shard-bytes)"),
     ):
         with pytest.raises(UserError) as refused:
-            dispatch(arguments_of(command(tiny, corpus, tmp_path / "s", *arguments)))
+            dispatch(command(tiny, corpus, tmp_path / "s", *arguments))
         assert word in str(refused.value)
         assert "\n" not in str(refused.value)
         assert not (tmp_path / "s").exists()

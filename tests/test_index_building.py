@@ -6,16 +6,14 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from subprocess import PIPE
 
 import numpy as np
 import pytest
+import warm
 from hub import tiny_gpt2 as write_tiny_gpt2
 from indexes import SETTINGS, built, contents, prepared
 from refusals import refusal, the_line
@@ -65,13 +63,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(tiny: Path, corpus: Path, out: Path, *more: object) -> list[str]:
     where = ["--model", tiny, "--corpus", corpus, "--basis", "blocks.0.hook_resid_post", "--k", 4, "--out", out]
-    return [sys.executable, "-c", SLOWLY, "features", "build", *map(str, [*where, "--effects", 2, *more])]
+    return ["features", "build", *map(str, [*where, "--effects", 2, *more])]
 
 
 @pytest.fixture(scope="module")
 def whole(tiny: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
     out = tmp_path_factory.mktemp("index") / "whole"
-    done = subprocess.run(command(tiny, corpus, out), check=False, capture_output=True, text=True, timeout=120)
+    done = warm.run(SLOWLY, command(tiny, corpus, out))
     assert done.returncode == 0, done.stderr
     assert str(out) in done.stdout
     return open_index(out)
@@ -80,7 +78,7 @@ def whole(tiny: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_killed_at_random_and_run_again_it_gives_the_same_bytes(tiny: Path, corpus: Path, whole: Index, tmp_path: Path):
     out, chance, killed = tmp_path / "index", random.Random(3), 0
     for _ in range(12):
-        process = subprocess.Popen(command(tiny, corpus, out), stdout=PIPE, stderr=PIPE)
+        process = warm.Process(SLOWLY, command(tiny, corpus, out))
         deadline, wanted = time.monotonic() + 60, len(list(out.glob("*-*.safetensors"))) + chance.randint(4, 8)
         while process.poll() is None and time.monotonic() < deadline:
             if len(list(out.glob("*-*.safetensors"))) >= wanted:
@@ -98,7 +96,7 @@ def test_killed_at_random_and_run_again_it_gives_the_same_bytes(tiny: Path, corp
 
 def test_sigterm_keeps_what_is_whole_and_says_so(tiny: Path, corpus: Path, whole: Index, tmp_path: Path):
     out = tmp_path / "index"
-    process = subprocess.Popen(command(tiny, corpus, out), stdout=PIPE, stderr=PIPE, text=True)
+    process = warm.Process(SLOWLY, command(tiny, corpus, out))
     while process.poll() is None and len(list(out.glob("firings-*"))) < 2:
         time.sleep(0.01)
     process.terminate()
@@ -107,7 +105,7 @@ def test_sigterm_keeps_what_is_whole_and_says_so(tiny: Path, corpus: Path, whole
     assert "kept in" in stdout
     assert len(list(out.glob("firings-*"))) >= 2
     assert "not finished" in refusal(open_index, out)
-    again = subprocess.run(command(tiny, corpus, out), check=False, capture_output=True, text=True, timeout=120)
+    again = warm.run(SLOWLY, command(tiny, corpus, out))
     assert again.returncode == 0, again.stderr
     assert contents(out) == contents(whole.folder)
 
@@ -115,10 +113,7 @@ def test_sigterm_keeps_what_is_whole_and_says_so(tiny: Path, corpus: Path, whole
 @pytest.mark.slow
 def test_workers_as_processes_share_the_work(tiny: Path, corpus: Path, whole: Index, tmp_path: Path):
     out = tmp_path / "index"
-    processes = [
-        subprocess.Popen(command(tiny, corpus, out, "--shard", f"{i}/3"), stdout=PIPE, stderr=PIPE, text=True)
-        for i in range(3)
-    ]  # fmt: skip
+    processes = [warm.Process(SLOWLY, command(tiny, corpus, out, "--shard", f"{i}/3")) for i in range(3)]
     results = [(*process.communicate(timeout=120), process.returncode) for process in processes]
     assert [code for *_, code in results] == [0, 0, 0], results
     assert contents(out) == contents(whole.folder)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 import torch
+import warm
 from answered import answer_of, drawn, findings, not_asked
 from fact_files import write_facts
 from know_nothing import know_nothing
@@ -500,8 +499,7 @@ def test_bad_pairs_are_refused_before_anything_is_trained(
 
 def test_the_file_runs_by_its_path() -> None:
     file = Path(__file__).parents[1] / "probes" / "reversal_curse.py"
-    command = [sys.executable, "-m", "interp.cli", "probe", str(file), "--help"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    done = warm.run(warm.INTERP, ["probe", file, "--help"])
     assert done.returncode == 0, done.stderr
     assert "--pairs" in done.stdout
     assert "--seeds" in done.stdout

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
+import warm
 
 from interp import Lab, Model, load_probe
 from interp.cli import main
@@ -69,10 +69,7 @@ def probe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def interp(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "interp.cli", *map(str, arguments)]
-    return subprocess.run(
-        command, check=False, cwd=cwd, env={**os.environ, **more}, capture_output=True, text=True, timeout=120
-    )
+    return warm.run(warm.INTERP, arguments, cwd=cwd, env={**os.environ, **more})
 
 
 @pytest.fixture
@@ -123,19 +120,9 @@ def test_a_probes_parameters_are_its_flags(probe_file: Path, tmp_path: Path) -> 
         assert text in done.stdout
 
 
-def _start(small_model: Path, probe_file: Path, out: Path, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "interp.cli", "probe", str(probe_file), "--model", str(small_model)]
-    command += ["--out", str(out), "--n", "50", "--pause", "0.2"]
-    # A shell starts background jobs with Ctrl-C ignored, and so would be ours if the tests run as one.
-    with_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    started = subprocess.Popen(
-        command,
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=with_ctrl_c,  # noqa: PLW1509 - no other thread touches signals
-    )
+def _start(small_model: Path, probe_file: Path, out: Path, cwd: Path) -> warm.Process:
+    command = ["probe", probe_file, "--model", small_model, "--out", out, "--n", "50", "--pause", "0.2"]
+    started = warm.Process(warm.INTERP, command, cwd=cwd)
     findings = out / "findings.jsonl"
     deadline = time.monotonic() + 90
     while not (findings.is_file() and findings.read_bytes().count(b"\n") >= 3):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import warm
 
 from interp.activations.store import Store
 from interp.cli import dispatch
@@ -27,12 +27,14 @@ def command(store: Store, out: Path, *more: str) -> list[str]:
     return ["sae", "train", "--store", str(store.folder), "--out", str(out), *FLAGS, *more]
 
 
-def start(*arguments: str, ranks: int = 1) -> subprocess.Popen[str]:
-    several = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()) if ranks == 1 else "1"}
-    whole = [sys.executable, *several, "-m", "interp", *arguments]
+def start(*arguments: str) -> warm.Process:
+    return warm.Process(warm.INTERP, arguments)
+
+
+def start_two_ranks(*arguments: str) -> subprocess.Popen[str]:
+    whole = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "interp", *arguments]
     return subprocess.Popen(
-        whole, env={**os.environ, **threads}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        whole, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
@@ -119,7 +121,7 @@ def test_two_ranks_reach_what_one_reaches(store: Store, tmp_path: Path, arch: st
     """Within 1e-3 of the weights' norm after 100 steps: sums over two halves round otherwise, and Adam adds that up."""
     one, two = tmp_path / "one", tmp_path / "two"
     assert dispatch(command(store, one, "--arch", arch)) == 0
-    process = start(*command(store, two, "--arch", arch), ranks=2)
+    process = start_two_ranks(*command(store, two, "--arch", arch))
     _, said = process.communicate()
     assert process.returncode == 0, said
     saes = [load_sae(folder) for folder in (one, two)]

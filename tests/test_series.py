@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from hub import tiny_gpt2 as write_tiny_gpt2
 from refusals import the_line
 
@@ -175,18 +174,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def series_command(checkpoint: Path, sae: Path, out: Path, names: list[str]) -> list[str]:
     two = ["--only", *names, "--sae", str(sae), "--jobs", "2", "--quick"]
-    return [
-        sys.executable,
-        "-m",
-        "interp.cli",
-        "probe",
-        "all",
-        "--model",
-        str(checkpoint),
-        *two,
-        "--out",
-        str(out),
-    ]
+    return ["probe", "all", "--model", str(checkpoint), *two, "--out", str(out)]
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +194,7 @@ def test_processes_of_their_own_ask_and_a_kill_costs_what_ran(
 ) -> None:
     out = tmp_path / "all"
     command = series_command(checkpoint, sae_of_it, out, names)
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = warm.Process(warm.INTERP, command)
     while not list(out.glob("*/findings.jsonl")):
         assert started.poll() is None, started.communicate()
         time.sleep(0.05)
@@ -215,7 +203,7 @@ def test_processes_of_their_own_ask_and_a_kill_costs_what_ran(
     assert started.returncode == 130, said
     assert f"the same command with --out {out} goes on" in said
     assert "Traceback" not in said
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = warm.run(warm.INTERP, command, timeout=240)
     assert done.returncode == 0, done.stderr
     there = read_series(out)
     assert there is not None
@@ -229,12 +217,7 @@ def test_processes_of_their_own_ask_and_a_kill_costs_what_ran(
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_told(checkpoint: Path, sae_of_it: Path, tmp_path: Path) -> None:
     out = tmp_path / "all"
-    started = subprocess.Popen(
-        series_command(checkpoint, sae_of_it, out, ["anatomy", "parallel-attention"]),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    started = warm.Process(warm.INTERP, series_command(checkpoint, sae_of_it, out, ["anatomy", "parallel-attention"]))
     while not list(out.glob("*/run.json")):
         assert started.poll() is None, started.communicate()
         time.sleep(0.05)
