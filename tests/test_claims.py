@@ -14,6 +14,7 @@ from refusals import the_line
 
 from interp import Claim, Control, Estimate, Finding, Lab, NotAsked, UserError, measured, probe, zero
 from interp.cli import main
+from interp.cli.running import print_left_open
 from interp.lab import runner
 from interp.lab.probe import Probe
 from interp.lab.runs import RunWriter, read_run
@@ -159,6 +160,17 @@ def test_the_claims_of_a_probe_are_printed_without_a_model(capsys: pytest.Captur
     told = capsys.readouterr().out
     assert "Without its biases the model predicts worse, by 0.05 nats.  [answers]" in told
     assert "yes if the whole interval of the gap lies above 0.05 nats per token" in told
+    assert "no if it lies wholly at or below 0.05 nats per token" in told
+
+
+def test_a_place_that_nothing_filled_is_shown_in_brackets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert RISES.not_asked("because it has no text").claim == "The loss of [model] rises."
+    writer = RunWriter(tmp_path / "run", replace(run_info(), claims=[RISES]))
+    print_left_open(writer.folder)
+    assert capsys.readouterr().out == "\nnot reached: The loss of [model] rises.\n"
+    writer.leave_out(RISES.not_asked("because it has no text"))
+    print_left_open(writer.folder)
+    assert capsys.readouterr().out == "\nnot asked: The loss of [model] rises, because it has no text\n"
 
 
 def test_groups_are_estimates_rows_and_pictures() -> None:

@@ -17,7 +17,7 @@ from refusals import the_line
 
 from interp import Claim, Control, Estimate, Finding, Lab, Model, UserError, load_model, probe
 from interp.activations.rows import capture_rows
-from interp.cli import dispatch
+from interp.cli import dispatch, probe_all
 from interp.lab import discover
 from interp.lab.probe import Probe
 from interp.lab.runs import read_run
@@ -68,7 +68,6 @@ def gamma(lab: Lab) -> Iterator[Finding]:
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch, tiny_gpt2: Model, word_sae: Path) -> list[str]:
     """Three probes instead of the project's; the flags for a tiny model and any SAE folder."""
-    from interp.cli import probe_all
     from interp.model.loading import load
     from interp.saes.loading import sae as saes
 
@@ -124,6 +123,7 @@ def test_a_series_that_was_stopped_goes_on(
     ("flags", "words"),
     [
         (["--only", "alfa"], "nearest: 'alpha'"),
+        (["--only"], "--only came without a value"),
         (["--only", "alpha", "--without", "alpha"], "no probe is left"),
         (["--quick", "--full"], "one of them"),
         (["--seed", "-1"], "0 or more"),
@@ -133,6 +133,17 @@ def test_a_series_that_was_stopped_goes_on(
 def test_bad_flags_are_one_line(three: list[str], tmp_path: Path, flags: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words) as refused:
         dispatch([*three, *flags, "--out", str(tmp_path / "all")])
+    the_line(refused)
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_folder_that_is_no_sae_is_refused_before_any_process_starts(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe_all, "_side_by_side", lambda *_: pytest.fail("processes were started"))
+    command = series_command(checkpoint, tmp_path / "no-such-sae", tmp_path / "all", ["anatomy"])
+    with pytest.raises(UserError, match="no-such-sae") as refused:
+        dispatch(command)
     the_line(refused)
     assert not (tmp_path / "all").exists()
 

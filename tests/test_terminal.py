@@ -25,6 +25,8 @@ class Options:
     """A share."""
     quick: bool = False
     """Fewer repeats."""
+    last_layers: tuple[int, ...] = ()
+    """Some of them; all by default."""
 
 
 def helped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int) -> str:
@@ -62,6 +64,8 @@ def test_help_fits_the_terminal(
         (["x", "--rate", "half"], "--rate 'half'; expected a number"),
         (["x", "--steps"], "--steps came without a value; write one behind it"),
         (["x", "--stesp", "3"], "unknown option --stesp; nearest flag: --steps"),
+        (["x", "--last-layers"], "--last-layers came without a value"),
+        (["x", "--last_layers", "--steps", "3"], "--last-layers came without a value"),
         ([], "missing: PATH The folder to read"),
     ],
 )

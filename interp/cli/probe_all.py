@@ -14,7 +14,7 @@ import tyro
 
 from interp.cli.loading import RunOptions
 from interp.cli.probe_jobs import Job, Setting, default_jobs, run_side_by_side
-from interp.cli.running import run_shown, tally, write_report
+from interp.cli.running import run_shown, sae_record, tally, write_report
 from interp.cli.terminal import parse, print_table, shown_progress
 from interp.errors import UserError, unknown
 
@@ -58,6 +58,8 @@ def probe_all(arguments: list[str], new_folder: Path) -> int:
     shared = {"model": model.provenance.name, "weights": model.provenance.weights, "dtype": model.provenance.dtype}
     shared |= {"seed": options.seed, "quick": options.quick, "full": options.full, "sae": str(options.sae or "")}
     shared |= {"bos": options.bos} if options.bos != "tokenizer" else {}  # a series of before knows no such setting
+    if options.sae is not None:
+        sae_record(options.sae, model)  # one that is not this model's is refused before anything is written
     series = open_series(out, shared)
     lab = Lab(model, seed=options.seed, sae_folder=_sae(model, options.sae), quick=options.quick, full=options.full)
     commands = {name: shlex.join(["interp", "probe", name, *_flags(options)]) for name in names}

@@ -80,27 +80,29 @@ def run_side_by_side(jobs: list[Job], n: int, setting: Setting) -> Generator[Tol
         for worker in workers:
             worker.start()
     open_ones, doing = len(jobs), dict[str, str]()
-    try:
-        with shown_progress() as say, sigterm_as_interrupt():
-            while open_ones:
-                news = _next(told, workers, doing)
-                if news is None:
-                    continue
-                if news.kind in ("begun", "doing"):
-                    doing[news.name] = news.text
-                else:
-                    doing.pop(news.name, None)
-                    open_ones -= 1
-                if sys.stderr.isatty():
-                    say(" · ".join(f"{name}: {what}" for name, what in doing.items()), len(jobs) - open_ones, len(jobs))
-                if news.kind == "failed":
-                    raise RuntimeError(news.text)
-                if news.kind == "stopped":
-                    raise KeyboardInterrupt
-                if news.kind != "doing":
-                    yield news
-    finally:
-        _end(workers, asked)
+    with sigterm_as_interrupt():  # to the end of `_end`: a second SIGTERM ends the wait, and what is kept is told
+        try:
+            with shown_progress() as say:
+                while open_ones:
+                    news = _next(told, workers, doing)
+                    if news is None:
+                        continue
+                    if news.kind in ("begun", "doing"):
+                        doing[news.name] = news.text
+                    else:
+                        doing.pop(news.name, None)
+                        open_ones -= 1
+                    if sys.stderr.isatty():
+                        now = " · ".join(f"{name}: {what}" for name, what in doing.items())
+                        say(now, len(jobs) - open_ones, len(jobs))
+                    if news.kind == "failed":
+                        raise RuntimeError(news.text)
+                    if news.kind == "stopped":
+                        raise KeyboardInterrupt
+                    if news.kind != "doing":
+                        yield news
+        finally:
+            _end(workers, asked)
 
 
 def _next(told: Any, workers: Sequence[BaseProcess], doing: Mapping[str, str]) -> Told | None:

@@ -151,14 +151,12 @@ def _print_claims(chosen: Probe) -> int:
     if not chosen.claims:
         print(f"{chosen.name} declares no claims: what it tests stands in its method\n\n{chosen.method}")
         return 0
-    part = None
-    for claim in chosen.claims:
-        if claim.part != part:
-            part = claim.part
-            print(f"\n{part}" if part else "")
-        marks = [word for word, is_so in (("answers", claim.answers), ("arithmetic", claim.arithmetic)) if is_so]
-        print(f"  {claim.text}" + (f"  [{', '.join(marks)}]" if marks else ""))
-        print(f"      {claim.rule}")
+    for part in dict.fromkeys(claim.part for claim in chosen.claims):
+        print(f"\n{part}" if part else "")
+        for claim in (one for one in chosen.claims if one.part == part):
+            marks = [word for word, is_so in (("answers", claim.answers), ("arithmetic", claim.arithmetic)) if is_so]
+            print(f"  {claim.shown}" + (f"  [{', '.join(marks)}]" if marks else ""))
+            print(f"      {claim.rule}")
     answering = sum(claim.answers for claim in chosen.claims)
     print(f"\n{len(chosen.claims)} claims; {answering} of them answer the question")
     return 0

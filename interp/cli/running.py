@@ -66,9 +66,9 @@ def print_left_open(run: Path) -> None:
     if made.not_asked or made.not_reached:
         print()
     for claim in made.not_asked:
-        print(f"not asked: {claim.claim} {claim.because}")
+        print(f"not asked: {claim.claim.rstrip('.')}, {claim.because}")
     for claim in made.not_reached:
-        print(f"not reached: {claim.text}")
+        print(f"not reached: {claim.shown}")
 
 
 def write_report(runs: list[Path], out: Path, left_out: Mapping[str, str] = MappingProxyType({})) -> Path:

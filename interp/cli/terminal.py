@@ -67,7 +67,7 @@ def parse(options: type[Any], arguments: list[str], command: str) -> Any:
     said, told = StringIO(), StringIO()
     try:
         with redirect_stderr(said), redirect_stdout(told), _columns(WIDE):
-            return tyro.cli(
+            parsed = tyro.cli(
                 options, args=arguments, prog=f"interp {command}", description=options.__doc__, registry=PATHS
             )
     except SystemExit as stop:
@@ -81,6 +81,17 @@ def parse(options: type[Any], arguments: list[str], command: str) -> Any:
         wrong = [a.partition("=")[0] for a in arguments if a.startswith("--") and a.partition("=")[0] not in flags]
         near = f"; nearest flag: {', '.join(nearest(wrong[0], flags))}" if wrong and flags else ""
         raise UserError(f"{plain_error(text)}{near}; `interp {command} --help` lists what it takes") from None
+    _check_lists(parsed, arguments, command)
+    return parsed
+
+
+def _check_lists(parsed: Any, arguments: list[str], command: str) -> None:
+    """Tyro takes a list's flag with nothing behind it for no choice at all, which starts what nobody asked for."""
+    for name in parsed.__dataclass_fields__:
+        flag = f"--{name.replace('_', '-')}"
+        if getattr(parsed, name) == () and {flag, f"--{name}"} & set(arguments):
+            lists = f"`interp {command} --help` lists what it takes"
+            raise UserError(f"{flag} came without a value; write one or more behind it; {lists}")
 
 
 def plain_error(text: str) -> str:

@@ -65,6 +65,11 @@ class Claim:
         return [name for _, name, _, _ in string.Formatter().parse(self.text) if name is not None]
 
     @property
+    def shown(self) -> str:
+        """The sentence about nothing yet: each place in square brackets, such as [direction]."""
+        return self.text.format(**{name: f"[{name.replace('_', ' ')}]" for name in self.places})
+
+    @property
     def rule(self) -> str:
         """When the verdict is yes, no and unclear, in words."""
         return rule_in_words(self.expects, self.margin, self.unit)
@@ -116,9 +121,8 @@ class Claim:
 
     def not_asked(self, because: str, *, about: Mapping[str, object] | None = None) -> NotAsked:
         """The claim was not put to this model, and why: a sentence that ends "… was not asked, because …"."""
-        return NotAsked(
-            self.about(about) if about is not None else self.text, self.text, because, self.part, self.answers
-        )
+        text = self.shown if about is None else self.about(about)
+        return NotAsked(text, self.text, because, self.part, self.answers)
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def rule_in_words(expects: Expects, margin: float, unit: str, null: bool = False
     line = f"{size:g} {unit}".replace("-", "−") if margin else "zero"
     beyond = f" and the estimate {above} the null's range" if null else ""
     yes = f"yes if the whole interval of the {gap} lies {above} {line}{beyond}"
-    return f"{yes}; no if it lies wholly {below} {line}; else unclear"
+    return f"{yes}; no if it lies wholly at or {below} {line}; else unclear"
 
 
 def _check_paired(paired: Estimate, measured: Estimate, control: Estimate) -> None:
