@@ -1,11 +1,13 @@
 """Models that know nothing of the world, in the form of a GPT-2 with the bundled tokenizer: no probe may believe them.
 
 Each has a habit that has fooled a measurement somewhere: a favourite answer, long answers, words that begin as the
-prompt's do, words that stand in the prompt. Their weights are set by hand, so that nothing hangs on training.
+prompt's do, words that stand in the prompt, words as often as they are used. Their weights are set by hand, so that
+nothing hangs on training. Their tokenizer has no chat template: else what a base model is asked would not be asked.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +23,14 @@ WIDTH = 64
 BREATH = 1e-3  # changes logits by 0.003 nats or so
 
 
-def random_weights(texts: list[str]) -> GPT2LMHeadModel:
+def random_weights(tokenizer: Any) -> GPT2LMHeadModel:
     """Nothing was learned."""
-    return _gpt2(len(texts))
+    return _gpt2(len(tokenizer))
 
 
-def last_word(texts: list[str]) -> GPT2LMHeadModel:
+def last_word(tokenizer: Any) -> GPT2LMHeadModel:
     """Attention adds nothing: what comes next depends on the last token and its position alone."""
-    hf = _gpt2(len(texts), n_layer=2)
+    hf = _gpt2(len(tokenizer), n_layer=2)
     for block in hf.transformer.h:
         block.attn.c_proj.weight.data.zero_()
         block.attn.c_proj.bias.data.zero_()
@@ -36,8 +38,9 @@ def last_word(texts: list[str]) -> GPT2LMHeadModel:
     return hf
 
 
-def constant_favourite(texts: list[str]) -> GPT2LMHeadModel:
+def constant_favourite(tokenizer: Any) -> GPT2LMHeadModel:
     """The same distribution after every prompt: " Paris", " 4" and " the" before all others."""
+    texts = _texts(tokenizer)
     logits = torch.randn(len(texts), generator=torch.Generator().manual_seed(2))
     for word in (" Paris", " 4", "4", " the"):
         if word in texts:
@@ -45,13 +48,22 @@ def constant_favourite(texts: list[str]) -> GPT2LMHeadModel:
     return _constant(logits)
 
 
-def longest_answer(texts: list[str]) -> GPT2LMHeadModel:
+def longest_answer(tokenizer: Any) -> GPT2LMHeadModel:
     """The same distribution after every prompt, in which a longer token is likelier."""
-    return _constant(torch.tensor([0.5 * len(text) for text in texts]))
+    return _constant(torch.tensor([0.5 * len(text) for text in _texts(tokenizer)]))
 
 
-def first_letter(texts: list[str]) -> GPT2LMHeadModel:
+def honest_on_average(tokenizer: Any) -> GPT2LMHeadModel:
+    """The same distribution after every prompt: each token as often as people write it."""
+    from interp.text.corpus import prose
+
+    written = torch.tensor([token for text in prose() for token in tokenizer(text).input_ids])
+    return _constant(torch.log(torch.bincount(written, minlength=len(tokenizer)) + 0.1))
+
+
+def first_letter(tokenizer: Any) -> GPT2LMHeadModel:
     """Words that begin with the first letter of a word of the prompt are likelier."""
+    texts = _texts(tokenizer)
     table = torch.zeros(len(texts), len(LETTERS))
     for i, text in enumerate(texts):
         word = text.strip().lower()
@@ -60,15 +72,20 @@ def first_letter(texts: list[str]) -> GPT2LMHeadModel:
     return _copier(table)
 
 
-def token_copier(texts: list[str]) -> GPT2LMHeadModel:
+def token_copier(tokenizer: Any) -> GPT2LMHeadModel:
     """Tokens of the prompt are likelier than others."""
-    return _copier(torch.randn(len(texts), WIDTH // 2, generator=torch.Generator().manual_seed(3)))
+    return _copier(torch.randn(len(tokenizer), WIDTH // 2, generator=torch.Generator().manual_seed(3)))
 
 
-KINDS: dict[str, Callable[[list[str]], Any]] = {
-    make.__name__: make
-    for make in (random_weights, last_word, constant_favourite, longest_answer, first_letter, token_copier)
-}
+def diffuse(tokenizer: Any) -> GPT2LMHeadModel:
+    """The same, and every head of four layers helps a little: none of them is the one that does it."""
+    return _copier(torch.randn(len(tokenizer), WIDTH // 2, generator=torch.Generator().manual_seed(3)), n_layer=4)
+
+
+MAKERS = (
+    random_weights, last_word, constant_favourite, longest_answer, honest_on_average, first_letter, token_copier, diffuse
+)  # fmt: skip
+KINDS: dict[str, Callable[[Any], GPT2LMHeadModel]] = {make.__name__: make for make in MAKERS}
 
 
 def know_nothing(kind: str, like: Model) -> Model:
@@ -76,10 +93,15 @@ def know_nothing(kind: str, like: Model) -> Model:
     from interp import Model
     from interp.model.provenance import describe_in_memory
 
-    texts = [str(like.tokenizer.decode([i])) for i in range(len(like.tokenizer))]
-    hf = KINDS[kind](texts).eval()
+    tokenizer = copy.deepcopy(like.tokenizer)
+    tokenizer.chat_template = None
+    hf = KINDS[kind](tokenizer).eval()
     # a provenance of its own: with another model's, what was made for that model (an SAE) would be taken for its
-    return Model(hf, like.tokenizer, describe_in_memory(hf, like.tokenizer, kind, "made by hand"), like.bos)
+    return Model(hf, tokenizer, describe_in_memory(hf, tokenizer, kind, "made by hand"), like.bos)
+
+
+def _texts(tokenizer: Any) -> list[str]:
+    return [str(tokenizer.decode([i])) for i in range(len(tokenizer))]
 
 
 def _gpt2(vocabulary: int, n_layer: int = 4) -> Any:
@@ -114,18 +136,16 @@ def _constant(logits: torch.Tensor) -> Any:
     return hf
 
 
-def _copier(table: torch.Tensor) -> Any:
-    """One layer that attends to all tokens alike and moves what they are (`table` [token, n]) to where it is read."""
-    hf = _gpt2(len(table), n_layer=1)
+def _copier(table: torch.Tensor, n_layer: int = 1) -> Any:
+    """Layers that attend to all tokens alike and move what they are (`table` [token, n]) to where it is read."""
+    hf = _gpt2(len(table), n_layer)
     n = table.shape[1]
-    block = hf.transformer.h[0]
     with torch.no_grad():
-        for parameter in hf.parameters():
-            parameter.zero_()
-        for norm in (block.ln_1, block.ln_2, hf.transformer.ln_f):
-            norm.weight.fill_(1.0)
+        for name, parameter in hf.named_parameters():
+            parameter.fill_(float("ln_" in name and name.endswith("weight")))
         hf.transformer.wte.weight[:, :n] = table
-        block.attn.c_attn.weight[:n, 2 * WIDTH : 2 * WIDTH + n] = torch.eye(n)
-        block.attn.c_proj.weight[:n, n : 2 * n] = torch.eye(n)
+        for block in hf.transformer.h:
+            block.attn.c_attn.weight[:n, 2 * WIDTH : 2 * WIDTH + n] = torch.eye(n)
+            block.attn.c_proj.weight[:n, n : 2 * n] = torch.eye(n) / n_layer
         hf.lm_head.weight[:, n : 2 * n] = 3.0 * table / table.norm(dim=1, keepdim=True).clamp_min(1e-6)
     return hf

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from answered import findings
-from know_nothing import know_nothing
+from know_nothing import KINDS, know_nothing
 
-from interp import Claim, Estimate, Finding, Lab, Model, NotAsked, load_probe, zero
+from interp import Claim, Estimate, Finding, Lab, Model, NotAsked, list_probes, load_probe, zero
 
 Answers = Sequence[Finding | NotAsked]
 LIGHT = [
@@ -26,6 +26,7 @@ LIGHT = [
     "induction",
     "parallel-attention",
     "prediction",
+    "reversal-curse",
     "tokenization",
 ]
 MADE_HERE = [
@@ -37,13 +38,17 @@ MADE_HERE = [
     "parallel-attention",
     "tokenization",
 ]
-HEAVY = [pytest.param(name, marks=pytest.mark.slow) for name in ("features", "pretraining-finetuning")]
+HEAVY = ("features", "pretraining-finetuning")
+HEAVY_ONES = [pytest.param(name, marks=pytest.mark.slow) for name in HEAVY]
+ALWAYS = ("random_weights", "constant_favourite")
+OTHERWISE = [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in ALWAYS]
 ELSEWHERE = ("dictionary", "scaling-laws", "temperature-zero")
 FLAGS: dict[str, dict[str, Any]] = {  # short texts are enough where nothing is known
     "anatomy": {"tokens": 40},
     "context-enrichment": {"n_perm": 60},
     "parallel-attention": {"tokens": 64},
     "prediction": {"tokens": 64},
+    "reversal-curse": {"seeds": 1, "steps": 1, "n_boot": 300},  # small models that learn nothing: not what is asked
     "tokenization": {"tokens": 40},
 }
 OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weights cannot change
@@ -115,7 +120,7 @@ def answered(
 
 def test_they_have_the_habits_that_they_are_named_for(ignorant: Any) -> None:
     prompts = ["A robin went to the big house", "We saw 4 dice on the table and"]
-    for kind in ("constant_favourite", "longest_answer"):
+    for kind in ("constant_favourite", "longest_answer", "honest_on_average"):
         logits = ignorant(kind).last_logits(prompts)
         assert torch.allclose(logits[0], logits[1], atol=2e-2), kind
     texts = ignorant("longest_answer").tokenizer.decode
@@ -148,12 +153,16 @@ def test_a_claim_that_hides_behind_another_subject_is_found() -> None:
     assert moved([hides], [favourite(hides, 0.5)], [favourite(hides, 0.5)]) == []
 
 
-@pytest.mark.parametrize("name", [*LIGHT, *HEAVY])
-@pytest.mark.parametrize("kind", ["random_weights", "constant_favourite"])
+@pytest.mark.parametrize("name", [*LIGHT, *HEAVY_ONES])
+@pytest.mark.parametrize("kind", [*ALWAYS, *OTHERWISE])
 def test_no_answer_is_believed_of_a_model_that_knows_nothing(
     answered: Callable[[str, str], Answers], kind: str, name: str
 ) -> None:
     assert fooled(load_probe(name).claims, answered(name, kind)) == []
+
+
+def test_no_probe_is_passed_over() -> None:
+    assert sorted([*LIGHT, *HEAVY, *ELSEWHERE]) == sorted(list_probes())
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
@@ -161,7 +170,7 @@ def test_what_is_not_asked_here_claims_nothing_about_what_a_model_learned(name: 
     assert {claim.subject for claim in load_probe(name).claims if claim.answers} & {"model"} == set()
 
 
-@pytest.mark.parametrize("name", [*MADE_HERE, *HEAVY[1:]])
+@pytest.mark.parametrize("name", [*MADE_HERE, *HEAVY_ONES[1:]])
 def test_what_is_said_to_be_about_other_things_does_not_change_with_the_model(
     answered: Callable[[str, str], Answers], name: str
 ) -> None:
