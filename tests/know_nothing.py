@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WIDTH = 64
-BREATH = 1e-3  # changes logits by 0.003 nats or so
+BREATH = 1e-3  # what does nothing in a model does this share of something: else it could not be edited, or asked
 
 
 def random_weights(tokenizer: Any) -> GPT2LMHeadModel:
@@ -29,11 +29,10 @@ def random_weights(tokenizer: Any) -> GPT2LMHeadModel:
 
 
 def last_word(tokenizer: Any) -> GPT2LMHeadModel:
-    """Attention adds nothing: what comes next depends on the last token and its position alone."""
+    """Attention adds next to nothing: what comes next depends on the last token and its position."""
     hf = _gpt2(len(tokenizer), n_layer=2)
     for block in hf.transformer.h:
-        block.attn.c_proj.weight.data.zero_()
-        block.attn.c_proj.bias.data.zero_()
+        block.attn.c_proj.weight.data.mul_(BREATH)
     hf.lm_head.weight.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
     return hf
 
@@ -123,10 +122,7 @@ def _gpt2(vocabulary: int, n_layer: int = 4) -> Any:
 
 
 def _constant(logits: torch.Tensor) -> Any:
-    """The last norm lets its bias through, which is read as these logits, and a breath of the rest.
-
-    Without that breath nothing could be edited, and probes would break off before they could be fooled.
-    """
+    """The last norm lets its bias through, which is read as these logits, and a breath of the rest."""
     hf = _gpt2(len(logits), n_layer=2)
     with torch.no_grad():
         hf.transformer.ln_f.weight.fill_(BREATH)
@@ -142,9 +138,11 @@ def _copier(table: torch.Tensor, n_layer: int = 1) -> Any:
     n = table.shape[1]
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
-            parameter.fill_(float("ln_" in name and name.endswith("weight")))
+            if "mlp" not in name:
+                parameter.fill_(float("ln_" in name and name.endswith("weight")))
         hf.transformer.wte.weight[:, :n] = table
         for block in hf.transformer.h:
+            block.mlp.c_proj.weight.mul_(BREATH)
             block.attn.c_attn.weight[:n, 2 * WIDTH : 2 * WIDTH + n] = torch.eye(n)
             block.attn.c_proj.weight[:n, n : 2 * n] = torch.eye(n) / n_layer
         hf.lm_head.weight[:, n : 2 * n] = 3.0 * table / table.norm(dim=1, keepdim=True).clamp_min(1e-6)

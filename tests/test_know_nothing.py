@@ -122,7 +122,7 @@ def test_they_have_the_habits_that_they_are_named_for(ignorant: Any) -> None:
     prompts = ["A robin went to the big house", "We saw 4 dice on the table and"]
     for kind in ("constant_favourite", "longest_answer", "honest_on_average"):
         logits = ignorant(kind).last_logits(prompts)
-        assert torch.allclose(logits[0], logits[1], atol=2e-2), kind
+        assert torch.allclose(logits[0], logits[1], rtol=1e-2, atol=1e-2), kind
     texts = ignorant("longest_answer").tokenizer.decode
     assert len(texts([int(ignorant("longest_answer").last_logits(prompts)[0].argmax())])) > 20
     letters = ignorant("first_letter").last_logits(prompts[:1])[0]
@@ -131,7 +131,7 @@ def test_they_have_the_habits_that_they_are_named_for(ignorant: Any) -> None:
     copied = ignorant("token_copier").last_logits(prompts[:1])[0]
     assert copied[ignorant("token_copier").token_id(" house")] > copied.median() + 1.0
     last = ignorant("last_word").logits(["A red house", "We saw house"])
-    assert torch.allclose(last[0, -1], last[1, -1], atol=1e-4)
+    assert torch.allclose(last[0, -1], last[1, -1], atol=2e-2)
 
 
 def favourite(claim: Claim, share: float) -> Finding:

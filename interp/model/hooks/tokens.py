@@ -130,9 +130,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, bos: BosPolicy)
     rows: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
     if rows and all(isinstance(row, Integral) for row in rows):
         raise UserError("prompts is a flat list of token ids; expected one list per prompt; wrap it: [[1, 2, 3]]")
-    ids = [_encode_text(tokenizer, r, bos) if isinstance(r, str) else _as_ids(r, i) for i, r in enumerate(rows)]
-    if not ids:
+    if not rows:
         raise UserError("no prompts came; expected at least one")
+    from_text = iter(_encode_texts(tokenizer, [row for row in rows if isinstance(row, str)], bos))
+    ids = [next(from_text) if isinstance(row, str) else _as_ids(row, i) for i, row in enumerate(rows)]
     size = len(tokenizer)
     for i, row in enumerate(ids):
         if not row:
@@ -152,31 +153,38 @@ def _as_ids(row: Any, i: int) -> list[int]:
         raise UserError(f"prompt {i} is {row!r:.80}; expected a string or a list of whole-number token ids") from error
 
 
-def _encode_text(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy) -> list[int]:
-    if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
-        raise UserError(f"a prompt is no UTF-8 text at character {lone.start()}; expected text; save it as UTF-8")
-    ids = _encode_under(tokenizer, text, bos)
-    own = ids[1:] if ids[:1] == [tokenizer.bos_token_id] else ids  # GPT-2's BOS and its unknown token are one
-    if tokenizer.unk_token_id in own and str(tokenizer.unk_token) not in text:  # as in a vocabulary of whole words
-        known = tokenizer.get_vocab()
-        words = ", ".join(repr(w) for w in text.split() if w not in known) or repr(text)
-        raise UserError(f"this tokenizer does not know {words:.200}; expected words of its vocabulary")
-    return ids
+def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], bos: BosPolicy) -> list[list[int]]:
+    """All in one call: a call takes longer than a short text in it."""
+    if not texts:
+        return []
+    for text in texts:
+        if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
+            raise UserError(f"a prompt is no UTF-8 text at character {lone.start()}; expected text; save it as UTF-8")
+    rows = _encode_under(tokenizer, texts, bos)
+    for text, ids in zip(texts, rows, strict=True):
+        own = ids[1:] if ids[:1] == [tokenizer.bos_token_id] else ids  # GPT-2's BOS and its unknown token are one
+        if tokenizer.unk_token_id in own and str(tokenizer.unk_token) not in text:  # as in a vocabulary of whole words
+            known = tokenizer.get_vocab()
+            words = ", ".join(repr(w) for w in text.split() if w not in known) or repr(text)
+            raise UserError(f"this tokenizer does not know {words:.200}; expected words of its vocabulary")
+    return rows
 
 
-def _encode_under(tokenizer: PreTrainedTokenizerBase, text: str, bos: BosPolicy) -> list[int]:
+def _encode_under(tokenizer: PreTrainedTokenizerBase, texts: list[str], bos: BosPolicy) -> list[list[int]]:
+    bos_id = tokenizer.bos_token_id
     if bos == "tokenizer":
-        ids = tokenizer(text).input_ids
-        ids = ids[: len(ids) - len(appended(tokenizer))]
+        behind = len(appended(tokenizer))
+        rows = [ids[: len(ids) - behind] for ids in tokenizer(texts).input_ids]
         # A BOS token typed into the prompt and one added by the tokenizer are two: keep one.
-        doubled = len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id and adds_bos(tokenizer)
-        return ids[1:] if doubled else ids
-    ids = tokenizer(text, add_special_tokens=False).input_ids
+        doubled = [len(ids) > 1 and ids[0] == ids[1] == bos_id for ids in rows]
+        one_is_added = any(doubled) and adds_bos(tokenizer)
+        return [ids[1:] if twice and one_is_added else ids for ids, twice in zip(rows, doubled, strict=True)]
+    rows = tokenizer(texts, add_special_tokens=False).input_ids
     if bos == "never":
-        return ids
-    if not isinstance(tokenizer.bos_token_id, int):
+        return rows
+    if not isinstance(bos_id, int):
         raise UserError("bos='always', but this tokenizer has no BOS token; use bos='never' or 'tokenizer'")
-    return ids if ids[:1] == [tokenizer.bos_token_id] else [tokenizer.bos_token_id, *ids]
+    return [ids if ids[:1] == [bos_id] else [bos_id, *ids] for ids in rows]
 
 
 def appended(tokenizer: PreTrainedTokenizerBase) -> list[int]:
