@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hub import tiny_gpt2 as write_tiny_gpt2
@@ -76,6 +78,41 @@ def tiny_of(make_tiny: Callable[..., Model]) -> Callable[[str], Model]:
         return made[architecture]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def weights_kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `trained_once` keeps weights; the processes of one run share it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "weights").mkdir(exist_ok=True)
+    return folder / "weights"
+
+
+@pytest.fixture(scope="module")
+def trained_once(weights_kept: Path) -> Iterator[None]:
+    """The same text, settings and seed give the same small GPT-2: who trained it once takes the weights from then."""
+    import torch
+
+    from interp.model.training import small
+
+    train = small._train
+
+    def or_take(hf: Any, ids: Any, labels: Any, settings: Any, seed: int, progress: Any) -> None:
+        told = hashlib.sha256(repr((settings, seed, ids.tolist(), labels.tolist(), len(hf.lm_head.weight))).encode())
+        file = weights_kept / told.hexdigest()
+        if file.exists():
+            hf.load_state_dict(torch.load(file))
+            return
+        train(hf, ids, labels, settings, seed, progress)
+        begun = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}")
+        torch.save(hf.state_dict(), begun)
+        begun.replace(file)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(small, "_train", or_take)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -81,10 +81,8 @@ def diffuse(tokenizer: Any) -> GPT2LMHeadModel:
     return _copier(torch.randn(len(tokenizer), WIDTH // 2, generator=torch.Generator().manual_seed(3)), n_layer=4)
 
 
-MAKERS = (
-    random_weights, last_word, constant_favourite, longest_answer, honest_on_average, first_letter, token_copier, diffuse
-)  # fmt: skip
-KINDS: dict[str, Callable[[Any], GPT2LMHeadModel]] = {make.__name__: make for make in MAKERS}
+HABITS = (last_word, constant_favourite, longest_answer, honest_on_average, first_letter, token_copier, diffuse)
+KINDS: dict[str, Callable[[Any], GPT2LMHeadModel]] = {make.__name__: make for make in (random_weights, *HABITS)}
 
 
 def know_nothing(kind: str, like: Model) -> Model:

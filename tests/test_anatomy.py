@@ -18,6 +18,8 @@ from probes import anatomy as the_probe
 from probes._anatomy.biases import biases_at, copied, losses
 from probes._anatomy.neurons import overlaps, read_neurons, share_above
 
+pytestmark = pytest.mark.usefixtures("trained_once")
+
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox", "opt", "gemma2", "phi", "bloom", "mistral"])
 def test_every_parameter_is_counted_once(tiny_of: Any, architecture: str) -> None:

@@ -21,6 +21,8 @@ from probes._dice_roll.answers import ask_for_a_die, favourites
 from probes._dice_roll.controls import OPENINGS, throws
 from probes._dice_roll.thrown import chance_of, side_of
 
+pytestmark = pytest.mark.usefixtures("trained_once")
+
 SIZE = SmallGPT2(n_layers=3, d_model=32, steps=250)
 
 

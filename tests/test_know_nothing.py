@@ -16,6 +16,8 @@ from know_nothing import KINDS, know_nothing
 
 from interp import Claim, Estimate, Finding, Lab, Model, NotAsked, list_probes, load_probe, zero
 
+pytestmark = pytest.mark.usefixtures("trained_once")
+
 Answers = Sequence[Finding | NotAsked]
 LIGHT = [
     "anatomy",

@@ -40,6 +40,8 @@ from probes import pretraining_finetuning as the_probe
 from probes._pretraining_finetuning import END, EXACT, behaviour, controls, features, knowledge, layers, small
 from probes._pretraining_finetuning.questions import Exam, Question, all_tasks, dealt, set_exam
 
+pytestmark = pytest.mark.usefixtures("trained_once")
+
 
 def weights(model: Model) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.hf.state_dict().items()}

@@ -37,6 +37,8 @@ from probes._reversal_curse import inside as part_c
 from probes._reversal_curse import taught as part_a
 from probes.reversal_curse import BUNDLED, CLAIMS, reversal_curse
 
+pytestmark = pytest.mark.usefixtures("trained_once")
+
 T = TypeVar("T")
 Yielded = Finding | NotAsked
 
@@ -52,7 +54,7 @@ def run(generator: Generator[Yielded, None, T]) -> tuple[list[Yielded], T]:
 
 
 @pytest.fixture(scope="module")
-def population() -> list[Student]:
+def population(trained_once: None) -> list[Student]:
     """All that these tests teach, trained side by side: two seeds of each kind, and one that also reads backwards."""
     kinds = [
         Course(f"{tying} embeddings, {words} names", SmallGPT2(tied=tying == "tied"), (0, 1), tokens)
