@@ -108,7 +108,9 @@ def _side_by_side(
     for name in probes:
         if series.has(name):
             print(f"{name}: kept from before")
-    jobs = [Job(name, series.clear(name), commands[name]) for name in probes if not series.has(name)]
+    # Those with many claims take long: begun last, one would run alone while a core is idle.
+    most_first = sorted(probes, key=lambda name: -len(probes[name].claims))
+    jobs = [Job(name, series.clear(name), commands[name]) for name in most_first if not series.has(name)]
     if not jobs:
         return series
     setting = Setting(options, lab.seed, lab.sae_folder or Path(), lab.quick, lab.full)
