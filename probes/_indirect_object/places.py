@@ -39,7 +39,7 @@ CLAIMS = [EARLY, LATE, SEARCHED]
 
 
 def streams_to_patch(lab: Lab) -> list[str]:
-    """The residual stream before every third block, or every one in a small model.
+    """The residual stream before every third block, or every one in a small model; none in a model of one block.
 
     Neither the embedding, where the second mention is all that differs, nor the last block's output, behind which only
     the last token counts: there the answer is known beforehand.
