@@ -102,7 +102,9 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
         yield from places.where_it_stands(lab, stream, first.layout)
         yield places.how_well_estimated(lab, attribution_patch(model, *runs, streams), stream)
     else:
-        yield from (claim.not_asked("because a model of one block has no stream between two") for claim in places.CLAIMS)
+        yield from (
+            claim.not_asked("because a model of one block has no stream between two") for claim in places.CLAIMS
+        )
     yield from controls.controls(lab, made)
 
 

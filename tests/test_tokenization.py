@@ -112,6 +112,8 @@ def test_the_frequency_list_is_the_list_of_words_beside_it() -> None:
 def test_tokenizers_of_known_behaviour_are_findings_and_a_wrong_count_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     none, all_of_them = known_tokenizers(english())
     assert (none.verdict, all_of_them.verdict) == ("yes", "yes")
+    assert none.arithmetic, "made to cut none, whatever the model: it shows that the count is right, and no more"
+    assert all_of_them.arithmetic
     assert (none.estimate.mean, all_of_them.estimate.mean) == (0.0, 1.0)
     count = the_words.count_pieces
     for wrong, verdicts in ((1, ("no", "yes")), (-20, ("yes", "no"))):

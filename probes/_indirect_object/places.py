@@ -49,6 +49,11 @@ def streams_to_patch(lab: Lab) -> list[str]:
     return [lab.model.residual(layer) for layer in range(n - 1, 0, -stride)][::-1]
 
 
+def nothing_between() -> Iterator[NotAsked]:
+    """Of a model of one block."""
+    yield from (claim.not_asked("because a model of one block has no stream between two") for claim in CLAIMS)
+
+
 def where_it_stands(lab: Lab, swept: Sweep, layout: Layout) -> Iterator[Finding | NotAsked]:
     """Where the decision stands, by patching one token's residual stream."""
     effect = swept.effect.numpy()

@@ -40,6 +40,7 @@ KNOWS_ALL = Claim(
     margin=0.01,
     unit=SPLIT,
     part=CONTROLS,
+    arithmetic=True,  # made so: it shows that the counting is right, whatever the model
     measure=COUNTED,
     subject="trained here",
 )
@@ -49,6 +50,7 @@ KNOWS_LETTERS = Claim(
     margin=0.01,
     unit=SPLIT,
     part=CONTROLS,
+    arithmetic=True,  # made so: it shows that the counting is right, whatever the model
     measure=COUNTED,
     subject="trained here",
 )
