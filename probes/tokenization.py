@@ -32,7 +32,8 @@ What could fool us:
   Running words count only where they stand in the list, and the bundled model's own sample is shown beside the prose.
 - Rare words are longer, and long words are cut. They are compared at the same lengths.
 - The list holds words in small letters, names and abbreviations among them, which text writes with capitals.
-- A last piece may tell a word by itself ("…oplane"). Behind another word's first half it tells as much by itself.
+- A last piece may tell a word by itself ("…oplane"), or with the word's first letter. Behind another word's first half,
+  which begins with the same letter, they tell as much.
 - Made-up words should nearly always be cut, a tokenizer that knows every word must cut none, one that knows letters
   alone must cut all: these are the controls. Random weights must not put pieces together, and must not mind that other
   words are cut.
@@ -280,7 +281,7 @@ def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
     pair = estimate_gap(ours, theirs, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed)
     yield TOGETHER.answer(
         pair.estimate,
-        Control("behind another word's first half", pair.control),
+        Control("behind another word's first half with the same first letter", pair.control),
         measure=f"Share of words for which the vector at the last piece is nearest, of {len(halves.words)} words, to "
         f"the one that the word has as a single token, at layer {layers[best]}, which every second word chose. Three "
         "contexts.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from answered import drawn
 from hypothesis import given
 from hypothesis import strategies as st
+from know_nothing import know_nothing
 from refusals import the_line
 
 from interp import Finding, Lab, Model, NotAsked, UserError
@@ -20,7 +22,7 @@ from probes import tokenization as the_probe
 from probes._tokenization import cost
 from probes._tokenization import words as the_words
 from probes._tokenization.cost import cost_findings, costs, cut_by_force
-from probes._tokenization.pieces import _nearest, _places, best_layer, halve
+from probes._tokenization.pieces import _nearest, _places, best_layer, halve, read_as_whole
 from probes._tokenization.running import in_text, known_tokenizers
 from probes._tokenization.words import (
     COMMON,
@@ -257,6 +259,31 @@ def test_forced_halves_spell_the_word(smol: Model) -> None:
         assert str(smol.tokenizer.decode([*first, *second])) == f" {word}"
         assert len(first) + len(second) > 1
     assert len({tuple(second[-1:]) for _, second in halves.parts}) == len(halves.words)
+
+
+def test_another_words_half_begins_with_the_same_letter(smol: Model) -> None:
+    halves = halve(smol, [w.text for w in english() if w.zipf >= 3], 80)
+    assert len(halves.words) > 60
+    as_long = same_two = 0
+    for word, (first, _), instead in zip(halves.words, halves.parts, halves.instead, strict=True):
+        half = str(smol.tokenizer.decode(instead)).strip()
+        assert half[0] == word[0], "else a model that copies first letters would put pieces together"
+        assert not word.startswith(half)
+        as_long += len(instead) == len(first)
+        same_two += half[:2] == word[:2]
+    assert min(as_long, same_two) > len(halves.words) / 2
+
+
+def test_a_model_that_copies_first_letters_puts_no_pieces_together(smol: Model) -> None:
+    model = know_nothing("first_letter", smol)
+    halves = halve(model, [w.text for w in english() if w.zipf >= 3], 80)
+    right = read_as_whole(Lab(model), model, halves, [0, 1], "cutting words in two")
+    gap = right["cut in two"] - right["behind another word's half"]
+    assert gap.mean(0).max() < 0.05
+    other_letter = replace(halves, instead=halves.instead[40:] + halves.instead[:40])
+    planted = read_as_whole(Lab(model), model, other_letter, [0, 1], "cutting words in two")
+    fooled = planted["cut in two"] - planted["behind another word's half"]
+    assert fooled.mean(0).max() > 0.15, "the fault: a half with another first letter"
 
 
 def test_the_lists_are_what_they_say() -> None:
