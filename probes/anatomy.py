@@ -46,12 +46,12 @@ from interp import (
     Model,
     NotAsked,
     Row,
-    bundled_corpus,
     check_least,
     measured,
     probe,
     prose,
     set_beforehand,
+    text_read,
     with_random_weights,
     zero,
 )
@@ -235,7 +235,7 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding 
         held.estimate,
         Control("random weights", held.control),
         paired=held.gap,
-        measure=f"Text: {bundled_corpus('prose').name}. Share of the squared activation of an MLP's neurons that a "
+        measure=f"Text: {text_read()}. Share of the squared activation of an MLP's neurons that a "
         f"token's strongest {TOP:.0%} hold, mean of "
         f"{len(layers)} layers.",
         table=by_layer.rows(),

@@ -15,7 +15,7 @@ layer is the vector at the last piece nearest, of all words, to the vector that 
 
 What counts as yes:
 
-- more than one in ten of the words in running text are cut, and of English as it is met. A sentence has some twenty
+- more than one in ten of the words in the running text are cut, and of English as it is met. A sentence has some twenty
   words: at one in ten it has two cut words, and "often" is true of every sentence; at one in twenty, of every second
   sentence at most. The table shows the shares, so that another line can be drawn;
 - rare words are cut more often than frequent ones of the same length, by 10 points;
@@ -30,6 +30,7 @@ What could fool us:
 
 - Whose text it is. A sample that a model wrote at temperature 1 holds strings that are no words, and these are cut.
   Running words count only where they stand in the list, and the bundled model's own sample is shown beside the prose.
+- The prose is pieces of five sources, and an interval over pieces says nothing of a sixth: they are shown apart.
 - Rare words are longer, and long words are cut. They are compared at the same lengths.
 - The list holds words in small letters, names and abbreviations among them, which text writes with capitals.
 - A last piece may tell a word by itself ("…oplane"), or with the word's first letter. Behind another word's first half,
@@ -54,11 +55,12 @@ from interp import (
     Lab,
     NotAsked,
     Row,
-    bundled_corpus,
     check_least,
     load_corpus,
     probe,
     prose,
+    prose_sources,
+    text_read,
     with_random_weights,
 )
 from interp.stats import estimate_gap, estimate_mean, known, proportion
@@ -161,8 +163,8 @@ def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> 
     check_least(tokens=(tokens, 40))
     words = english()
     documents = list(load_corpus(corpus)) if corpus else prose()
-    source = str(corpus) if corpus else bundled_corpus("prose").name
-    yield from in_text(lab, documents, source)
+    source = text_read(corpus)
+    yield from in_text(lab, documents, source, () if corpus else prose_sources())
     documents = documents[: 16 if lab.quick else 48]
     tokens = min(tokens, 100) if lab.quick else tokens
     yield from _bands(lab, words)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from refusals import the_line
 from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.text.corpus import prose, split_corpus
+from interp.text.corpus import prose, prose_sources, split_corpus
 from probes import tokenization as the_probe
 from probes._tokenization import cost
 from probes._tokenization import words as the_words
@@ -68,16 +71,34 @@ def test_the_bundled_model(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None
 def test_running_words_of_real_prose_are_seldom_cut_and_babble_is_not_prose(smol: Model) -> None:
     """Known for this tokenizer: 6.8 % of English as it is met, 4.3 % of the 20,000 most frequent words."""
     lab = Lab(smol)
-    in_prose, as_met = in_text(lab, prose()[:60], "prose")
+    in_prose, as_met = in_text(lab, prose()[:60], "prose", prose_sources()[:60])
     assert (in_prose.verdict, as_met.verdict) == ("no", "no")
     assert as_met.estimate.mean == pytest.approx(0.068, abs=0.002)
     share = {str(row["words"]): float(str(row["cut (share of words)"])) for row in in_prose.table}
     (common,) = [value for name, value in share.items() if f"{COMMON:,} most frequent" in name]
     assert common == pytest.approx(0.043, abs=0.003)
     assert 0.03 < in_prose.estimate.mean < 0.055
+    assert "over the 5 sources" in in_prose.caveat
     babble = split_in_text(smol, split_corpus()[1], 0)
     assert babble.low > 0.1, "the negative control: without a list, on what the model wrote, it would be a yes"
     assert split_in_text(smol, split_corpus()[1], 0, {w for w, _ in frequencies()}).mean < 0.085
+
+
+def test_pieces_of_one_source_do_not_vouch_for_others() -> None:
+    """Forty pieces of four books cut few words, all pieces of a fifth cut half: five books say little of a sixth."""
+    cut = the_words.KnownTokenizer(r" ?the| ?tow| ?.")
+    few, half = "the the the tower " * 10, "the tower tower tower " * 10
+    texts, source = [few] * 40 + [half] * 10, [*("ABCD" * 10), *("E" * 10)]
+    model: Any = SimpleNamespace(tokenizer=cut.tokenizer)
+    (running, _) = in_text(Lab(model), texts, "five books", source)
+    share = {str(row["words"]): (row["cut (share of words)"], row["high"]) for row in running.table}
+    assert [share[f"in the list, {one}"][0] for one in "ABCDE"] == pytest.approx([0.25] * 4 + [0.75])
+    assert running.estimate.high < 0.45
+    over = re.search(r"over the 5 sources 35.0% \[([\d.]+)%, ([\d.]+)%\]", running.caveat)
+    assert over is not None
+    assert float(over[2]) > 55, "wider than over pieces"
+    plain, _ = in_text(Lab(model), texts, "a user's text")
+    assert "over the" not in plain.caveat
 
 
 def test_strings_that_are_no_words_do_not_count() -> None:
