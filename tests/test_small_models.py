@@ -18,7 +18,7 @@ def one_layer(smol: Model) -> Model:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"vocab_size": len(smol.tokenizer), "n_embd": 32, "n_layer": 1, "n_head": 2}
     hf = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).eval()
-    described = describe_in_memory(hf, smol.tokenizer, "one layer", "random weights")
+    described = describe_in_memory(hf, smol.tokenizer, "one layer", "made by hand")
     return Model(hf, smol.tokenizer, described, smol.bos)
 
 
