@@ -124,7 +124,7 @@ def parallel_attention(
     half = len(rows[0]) // 2
     source = text_read(corpus)
     yield from context.windows(lab, rows, half, source)
-    yield from context.contexts(lab, rows, half)
+    yield from context.contexts(lab, rows, half, source)
     yield _one_pass(lab, rows[: 4 if lab.quick else 8])
     yield _no_future(lab, rows)
     yield heads.cut_layers(lab, rows, half)

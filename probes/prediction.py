@@ -79,7 +79,7 @@ def prediction(
         kind: read_documents(lab, lab.model, source, tokens, n, f"reading {kind}")
         for kind, source in ((OTHER, other), (OWN, split_corpus()[1]))
     }
-    best = guesses.best_guess(lab, texts)
+    best = guesses.best_guess(lab, texts, sources[OTHER])
     if best.verdict != "yes":
         yield honest.HONEST.not_asked(
             "because its best guess was not seen to be 10 points better than the commonest token: who knows nothing "

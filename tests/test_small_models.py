@@ -22,6 +22,14 @@ def one_layer(smol: Model) -> Model:
     return Model(hf, smol.tokenizer, described, smol.bos)
 
 
+@pytest.mark.parametrize(("name", "flags"), [("prediction", {"tokens": 48}), ("parallel-attention", {"tokens": 64})])
+def test_what_is_read_in_the_bundled_prose_says_whom_its_intervals_are_for(
+    one_layer: Model, name: str, flags: dict[str, int]
+) -> None:
+    answers = load_probe(name)(Lab(one_layer, quick=True), documents=8, **flags)  # as they come
+    assert any("other pieces of its five sources" in one.measure for one in answers if isinstance(one, Finding))
+
+
 def test_a_model_of_one_layer_is_asked_for_the_indirect_object_and_not_where_it_stands(one_layer: Model) -> None:
     probe = load_probe("indirect-object")
     answers: list[Finding | NotAsked] = list(probe(Lab(one_layer, quick=True)))
