@@ -55,6 +55,7 @@ from interp import (
     Lab,
     NotAsked,
     Row,
+    UserError,
     check_least,
     load_corpus,
     probe,
@@ -267,9 +268,13 @@ def _second(lab: Lab, found: dict[str, list[float]], source: str) -> Finding:
     )
 
 
-def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
+def _together(lab: Lab, words: list[Word]) -> Iterator[Finding | NotAsked]:
     model = lab.model
-    halves = halve(model, [w.text for w in words if w.zipf >= 3], 40 if lab.quick else 80)
+    try:
+        halves = halve(model, [w.text for w in words if w.zipf >= 3], 40 if lab.quick else 80)
+    except UserError as few:  # a small vocabulary: what was counted before still counts
+        yield from (claim.not_asked(f"because {few}") for claim in (TOGETHER, APART))
+        return
     layers = sorted({*range(0, model.n_layers, max(1, model.n_layers // (8 if lab.quick else 15))), model.n_layers})
     right = read_as_whole(lab, model, halves, layers, "cutting words in two")
     bare = read_as_whole(lab, with_random_weights(model, lab.seed), halves, layers, "with random weights")

@@ -307,6 +307,12 @@ def test_a_model_that_copies_first_letters_puts_no_pieces_together(smol: Model) 
     assert fooled.mean(0).max() > 0.15, "the fault: a half with another first letter"
 
 
+def test_a_vocabulary_without_long_words_is_not_asked_to_put_them_together(tiny_gpt2: Model) -> None:
+    answers = list(the_probe._together(Lab(tiny_gpt2), english()))
+    assert [one.declared for one in answers] == [the_probe.TOGETHER.text, the_probe.APART.text]
+    assert all(isinstance(one, NotAsked) and "one token of six letters" in one.because for one in answers)
+
+
 def test_the_lists_are_what_they_say() -> None:
     words = english()
     assert len({w.text for w in words}) == len(words)
