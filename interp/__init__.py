@@ -56,7 +56,17 @@ if TYPE_CHECKING:
     from interp.model.training.small import SmallGPT2, TrainingJob, train_small_gpt2, train_small_gpt2s
     from interp.progress import Progress, Stop
     from interp.stats.estimate import Estimate
-    from interp.text.corpus import Corpus, bundled_corpus, from_texts, load_corpus, open_corpus, prose, split_corpus
+    from interp.text.corpus import (
+        Corpus,
+        bundled_corpus,
+        from_texts,
+        load_corpus,
+        open_corpus,
+        prose,
+        prose_sources,
+        split_corpus,
+        text_read,
+    )
     from interp.text.data import data
     from interp.text.facts import DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, load_facts
     from interp.text.invented import NameTokens, invent, invent_groups, people_set
@@ -90,7 +100,8 @@ else:
             # features
             "interp.features.read.index": "open_index",
             # text
-            "interp.text.corpus": "Corpus, bundled_corpus, from_texts, load_corpus, open_corpus, prose, split_corpus",
+            "interp.text.corpus": "Corpus, bundled_corpus, from_texts, load_corpus, open_corpus, prose, prose_sources, "
+            "split_corpus, text_read",
             "interp.text.data": "data",
             "interp.text.facts": "DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, load_facts",
             "interp.text.invented": "NameTokens, invent, invent_groups, people_set",
@@ -180,6 +191,7 @@ __all__ += [
     "rivals_of",
     "split_corpus",
     "state_facts",
+    "text_read",
 ]
 __all__ += [
     "IGNORED_LABEL",
@@ -232,6 +244,7 @@ __all__ += [
     "measured",
     "probe",
     "prose",
+    "prose_sources",
     "read_run",
     "run_probe",
     "set_beforehand",

@@ -46,17 +46,17 @@ from interp import (
     Model,
     NotAsked,
     Row,
-    bundled_corpus,
     check_least,
     measured,
     probe,
     prose,
     set_beforehand,
+    text_read,
     with_random_weights,
     zero,
 )
 from interp.analysis import BIASES, biases_of, count_by_formula, count_parameters
-from interp.stats import estimate_gap, estimate_mean
+from interp.stats import estimate_gap, estimate_mean, known
 
 from ._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
 from ._anatomy.biases import biases_at, copied, losses, small_gpt2
@@ -81,7 +81,7 @@ FEW_BIASES = Claim(
     unit="share of parameters",
     part=COUNTED,
     arithmetic=True,
-    measure="Biases of attention, MLP and norms over the weights of attention and MLP, layer by layer.",
+    measure="Biases of attention, MLP and norms over these and the weights of attention and MLP, in all layers.",
 )
 FEW_STRONG = Claim(
     "A token activates a few neurons strongly: the strongest hundredth holds much of its activation.",
@@ -200,7 +200,7 @@ def _counted(model: Model) -> Iterator[Finding | NotAsked]:
     inside = {part: n for part, n in counted.items() if part in ("attention", "MLP", *BIASES)}
     share = sum(n for part, n in inside.items() if part in BIASES) / sum(inside.values())
     yield FEW_BIASES.answer(
-        estimate_mean([share] * model.n_layers, unit=FEW_BIASES.unit, over="layer", exact=True),
+        known(share, unit=FEW_BIASES.unit, why="all counted"),  # no sample of anything: an interval would say nothing
         set_beforehand(0.01, FEW_BIASES.unit, "one in a hundred"),
         measure="" if share else "This model has no biases at all, as most models of Llama's type.",
         table=table,
@@ -235,7 +235,7 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding 
         held.estimate,
         Control("random weights", held.control),
         paired=held.gap,
-        measure=f"Text: {bundled_corpus('prose').name}. Share of the squared activation of an MLP's neurons that a "
+        measure=f"Text: {text_read()}. Share of the squared activation of an MLP's neurons that a "
         f"token's strongest {TOP:.0%} hold, mean of "
         f"{len(layers)} layers.",
         table=by_layer.rows(),

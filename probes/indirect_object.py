@@ -97,10 +97,14 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
     tell = lab.tell("patching heads")
     by_head = patch_sweep(model, *runs, "blocks.*.attn.hook_z", by=("pos", "head"), positions=[-1], progress=tell)
     yield heads.move_the_answer(lab, by_head, chosen)
-    streams = places.streams_to_patch(lab)
-    stream = patch_sweep(model, *runs, streams, progress=lab.tell("patching the residual stream"))
-    yield from places.where_it_stands(lab, stream, first.layout)
-    yield places.how_well_estimated(lab, attribution_patch(model, *runs, streams), stream)
+    if streams := places.streams_to_patch(lab):
+        stream = patch_sweep(model, *runs, streams, progress=lab.tell("patching the residual stream"))
+        yield from places.where_it_stands(lab, stream, first.layout)
+        yield places.how_well_estimated(lab, attribution_patch(model, *runs, streams), stream)
+    else:
+        yield from (
+            claim.not_asked("because a model of one block has no stream between two") for claim in places.CLAIMS
+        )
     yield from controls.controls(lab, made)
 
 

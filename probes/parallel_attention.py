@@ -45,13 +45,13 @@ from interp import (
     Lab,
     NotAsked,
     UserError,
-    bundled_corpus,
     check_least,
     load_corpus,
     measured,
     plant_induction,
     probe,
     prose,
+    text_read,
     with_random_weights,
     zero,
 )
@@ -122,9 +122,9 @@ def parallel_attention(
     n = min(documents, 10) if lab.quick else documents
     rows = _rows(lab, corpus, n, min(tokens, 96) if lab.quick else tokens)
     half = len(rows[0]) // 2
-    source = str(corpus) if corpus else bundled_corpus("prose").name
+    source = text_read(corpus)
     yield from context.windows(lab, rows, half, source)
-    yield from context.contexts(lab, rows, half)
+    yield from context.contexts(lab, rows, half, source)
     yield _one_pass(lab, rows[: 4 if lab.quick else 8])
     yield _no_future(lab, rows)
     yield heads.cut_layers(lab, rows, half)

@@ -39,7 +39,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from interp import Finding, Lab, NotAsked, bundled_corpus, check_least, load_corpus, probe, prose, split_corpus
+from interp import (
+    Finding,
+    Lab,
+    NotAsked,
+    bundled_corpus,
+    check_least,
+    load_corpus,
+    probe,
+    prose,
+    split_corpus,
+    text_read,
+)
 
 from ._prediction import OTHER, OWN, guesses, honest, temperature
 from ._prediction import controls as method
@@ -61,14 +72,14 @@ def prediction(
     n = min(documents, 8) if lab.quick else documents
     other = list(load_corpus(corpus)) if corpus else prose()
     sources = {
-        OTHER: str(corpus) if corpus else bundled_corpus("prose").name,
+        OTHER: text_read(corpus),
         OWN: f"held-out documents of {bundled_corpus('sample').name}",
     }
     texts: By = {
         kind: read_documents(lab, lab.model, source, tokens, n, f"reading {kind}")
         for kind, source in ((OTHER, other), (OWN, split_corpus()[1]))
     }
-    best = guesses.best_guess(lab, texts)
+    best = guesses.best_guess(lab, texts, sources[OTHER])
     if best.verdict != "yes":
         yield honest.HONEST.not_asked(
             "because its best guess was not seen to be 10 points better than the commonest token: who knows nothing "

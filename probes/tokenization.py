@@ -15,7 +15,7 @@ layer is the vector at the last piece nearest, of all words, to the vector that 
 
 What counts as yes:
 
-- more than one in ten of the words in running text are cut, and of English as it is met. A sentence has some twenty
+- more than one in ten of the words in the running text are cut, and of English as it is met. A sentence has some twenty
   words: at one in ten it has two cut words, and "often" is true of every sentence; at one in twenty, of every second
   sentence at most. The table shows the shares, so that another line can be drawn;
 - rare words are cut more often than frequent ones of the same length, by 10 points;
@@ -30,9 +30,11 @@ What could fool us:
 
 - Whose text it is. A sample that a model wrote at temperature 1 holds strings that are no words, and these are cut.
   Running words count only where they stand in the list, and the bundled model's own sample is shown beside the prose.
+- The prose is pieces of five sources, and an interval over pieces says nothing of a sixth: they are shown apart.
 - Rare words are longer, and long words are cut. They are compared at the same lengths.
 - The list holds words in small letters, names and abbreviations among them, which text writes with capitals.
-- A last piece may tell a word by itself ("…oplane"). Behind another word's first half it tells as much by itself.
+- A last piece may tell a word by itself ("…oplane"), or with the word's first letter. Behind another word's first half,
+  which begins with the same letter, they tell as much.
 - Made-up words should nearly always be cut, a tokenizer that knows every word must cut none, one that knows letters
   alone must cut all: these are the controls. Random weights must not put pieces together, and must not mind that other
   words are cut.
@@ -53,11 +55,13 @@ from interp import (
     Lab,
     NotAsked,
     Row,
-    bundled_corpus,
+    UserError,
     check_least,
     load_corpus,
     probe,
     prose,
+    prose_sources,
+    text_read,
     with_random_weights,
 )
 from interp.stats import estimate_gap, estimate_mean, known, proportion
@@ -160,8 +164,8 @@ def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> 
     check_least(tokens=(tokens, 40))
     words = english()
     documents = list(load_corpus(corpus)) if corpus else prose()
-    source = str(corpus) if corpus else bundled_corpus("prose").name
-    yield from in_text(lab, documents, source)
+    source = text_read(corpus)
+    yield from in_text(lab, documents, source, () if corpus else prose_sources())
     documents = documents[: 16 if lab.quick else 48]
     tokens = min(tokens, 100) if lab.quick else tokens
     yield from _bands(lab, words)
@@ -264,9 +268,13 @@ def _second(lab: Lab, found: dict[str, list[float]], source: str) -> Finding:
     )
 
 
-def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
+def _together(lab: Lab, words: list[Word]) -> Iterator[Finding | NotAsked]:
     model = lab.model
-    halves = halve(model, [w.text for w in words if w.zipf >= 3], 40 if lab.quick else 80)
+    try:
+        halves = halve(model, [w.text for w in words if w.zipf >= 3], 40 if lab.quick else 80)
+    except UserError as few:  # a small vocabulary: what was counted before still counts
+        yield from (claim.not_asked(f"because {few}") for claim in (TOGETHER, APART))
+        return
     layers = sorted({*range(0, model.n_layers, max(1, model.n_layers // (8 if lab.quick else 15))), model.n_layers})
     right = read_as_whole(lab, model, halves, layers, "cutting words in two")
     bare = read_as_whole(lab, with_random_weights(model, lab.seed), halves, layers, "with random weights")
@@ -280,7 +288,7 @@ def _together(lab: Lab, words: list[Word]) -> Iterator[Finding]:
     pair = estimate_gap(ours, theirs, unit=SPLIT, over="word", bounds=(0.0, 1.0), seed=lab.seed)
     yield TOGETHER.answer(
         pair.estimate,
-        Control("behind another word's first half", pair.control),
+        Control("behind another word's first half with the same first letter", pair.control),
         measure=f"Share of words for which the vector at the last piece is nearest, of {len(halves.words)} words, to "
         f"the one that the word has as a single token, at layer {layers[best]}, which every second word chose. Three "
         "contexts.",

@@ -62,6 +62,17 @@ def test_a_gpt2_is_its_own_subject(found: list[Finding], tiny_gpt2: Model) -> No
     assert "has no biases" not in lost.measure
 
 
+def test_the_share_of_biases_is_counted_once_and_is_no_sample_of_layers(found: list[Finding], tiny_gpt2: Model) -> None:
+    (few,) = [f for f in found if "less than one in a hundred is a bias" in f.claim]
+    parameters = tiny_gpt2.hf.named_parameters()
+    inside = {name: p.numel() for name, p in parameters if ".wte." not in name and ".wpe." not in name}
+    biases = sum(n for name, n in inside.items() if name.endswith("bias"))
+    norms = sum(n for name, n in inside.items() if "ln_" in name and name.endswith("weight"))
+    assert few.estimate.mean == pytest.approx(biases / (sum(inside.values()) - norms))
+    assert few.estimate.is_known, "one number was counted: n layers of it would be no evidence"
+    assert few.verdict == "no"
+
+
 def test_random_weights_are_no_few_neurons(found: list[Finding]) -> None:
     """The tiny model was never trained: it cannot beat random weights by 10 points."""
     (few,) = [f for f in found if "few neurons" in f.claim]

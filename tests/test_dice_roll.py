@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -131,7 +132,7 @@ def test_a_model_that_looks_for_the_die_is_said_to_know_of_dice() -> None:
 
 
 def test_a_sentence_without_a_die_is_the_same_but_for_that_word() -> None:
-    assert prompts.without_die("We rolled a six-sided die. It is", "card") == "We rolled a card. It is"
+    assert prompts.without_die("We rolled a six-sided die. It is", "card") == "We rolled a six-sided card. It is"
     assert prompts.without_die("The dice bot says: you rolled a", "ball") == "The ball bot says: you rolled a"
     for odd in ("Take a number from the audience", "I roll a die", "He is a soldier and got"):
         assert prompts.without_die(odd, "stone") is None, odd
@@ -139,7 +140,9 @@ def test_a_sentence_without_a_die_is_the_same_but_for_that_word() -> None:
         changed = prompts.without_die(prompt, "stone")
         assert changed is not None
         assert changed.split()[-1] == prompt.split()[-1]
-        assert "stone" in changed
+        words = zip(re.findall(r"[\w-]+", prompt), re.findall(r"[\w-]+", changed), strict=True)
+        apart = {(before.lower(), after) for before, after in words if before != after}
+        assert apart in ({("die", "stone")}, {("dice", "stone")}), "no other word may differ"
 
 
 def test_phrasings_that_name_no_die_are_not_asked_about_other_things(fair: Model, tmp_path: Path) -> None:

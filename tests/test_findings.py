@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interp.cli.terminal import print_finding
 from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Finding, finding_from_json, finding_to_json
 from interp.lab.runs import RunInfo, RunWriter, read_run
@@ -241,6 +243,35 @@ def test_the_verdict_is_computed_again_and_not_read_from_the_file() -> None:
     assert record["verdict"] == "yes"
     record["verdict"] = "no"
     assert finding_from_json(json.loads(json.dumps(record)), []).verdict == "yes"
+
+
+@pytest.mark.parametrize(
+    ("gap", "expects", "told"),
+    [
+        ((0.6, 0.9), "greater", "at half the margin: yes; at twice: no"),
+        ((0.6, 1.4), "greater", "at half the margin: yes; at twice: unclear"),
+        ((3.0, 4.0), "greater", "at half the margin: yes; at twice: yes"),
+        ((0.1, 0.2), "greater", "at half the margin: no; at twice: no"),
+        ((-0.9, -0.6), "less", "at half the margin: yes; at twice: no"),
+        ((-0.4, 0.4), "equal", "at half the margin: unclear; at twice: yes"),
+        ((0.6, 0.9), "equal", "at half the margin: no; at twice: yes"),
+    ],
+)
+def test_the_verdict_at_half_and_at_twice_the_margin_is_told(
+    gap: tuple[float, float], expects: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_rule = finding(gap, (0, 0), expects, 0.5)
+    assert by_rule.other_margins == told == finding_to_json(by_rule)["other_margins"]
+    print_finding(by_rule)
+    assert f"0.5 nats; {told}" in capsys.readouterr().out, "also beside a yes"
+    for margin, verdict in zip((0.25, 1.0), re.findall(": (yes|no|unclear)", told), strict=True):
+        assert finding(gap, (0, 0), expects, margin).verdict == verdict, "what the rule itself says there"
+
+
+def test_where_no_margin_decides_none_is_varied() -> None:
+    assert finding((2, 3), (0, 1), "greater").other_margins == ""
+    lone = Finding("c", Estimate(1, 1, 1, 1, "nats"), Control("k", Estimate(0, 0, 0, 0, "nats")), "greater", 0.5)
+    assert lone.other_margins == "", "unclear whatever the margin"
 
 
 def test_a_paired_gap_decides_where_both_are_of_the_same_units(tmp_path: Path) -> None:

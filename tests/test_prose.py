@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 from refusals import the_line
 
-from interp import UserError, bundled_corpus, data, load_corpus, prose, split_corpus
+from interp import UserError, bundled_corpus, data, load_corpus, prose, prose_sources, split_corpus, text_read
 from probes._tokenization.words import frequencies
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +99,15 @@ def test_a_bundled_corpus_says_which_one_it_is_and_an_unknown_one_is_a_line() ->
 @pytest.fixture(scope="module")
 def script() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "scripts" / "build_prose.py"))
+
+
+def test_each_document_has_one_of_five_sources_and_a_report_says_whom_its_intervals_are_for() -> None:
+    own = [row["source"] for row in rows()]
+    assert Counter(prose_sources()).total() == len(own) == len(prose())
+    assert len(set(prose_sources())) == 5
+    assert all(row.startswith(source) for row, source in zip(own, prose_sources(), strict=True))
+    assert "other pieces of its five sources" in text_read()
+    assert text_read(Path("mine.txt")) == "mine.txt", "of a user's text nothing is known"
 
 
 def test_the_script_leaves_out_headings_verses_and_marks(script: dict[str, Any]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from answered import drawn
 
+import interp
+import interp.stats
 from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
 from interp.cli import COMMANDS, dispatch
@@ -117,6 +119,16 @@ def test_every_link_file_and_command_of_a_guide_exists(file: str) -> None:
     assert dead_ends(path.read_text(encoding="utf-8"), path.parent) == []
 
 
+def test_the_guide_to_probes_says_when_to_take_which_estimate() -> None:
+    guide = (ROOT / "probes/README.md").read_text(encoding="utf-8")
+    table = guide[guide.index("| your numbers |") : guide.index("| you need |")]
+    for name in (
+        "estimate_mean", "estimate_gap", "estimate_crossed", "proportion", "null_of", "known", "set_beforehand",
+    ):  # fmt: skip
+        assert re.search(rf"\b{name}\b", table), name
+        assert name in {*interp.__all__, *interp.stats.__all__}, "a front door has it"
+
+
 def test_a_planted_dead_end_is_found() -> None:
     planted = "[a](layout.py) `scripts/no_such.py` `interp prob all`, `make tests` [b](https://x.org) `interp probe x`"
     assert dead_ends(planted, ROOT / "interp" / "features") == ["layout.py", "scripts/no_such.py", "prob", "tests"]
@@ -175,9 +187,11 @@ def test_the_probe_of_the_guide_is_built_as_it_says(smol: Model, tmp_path: Path)
     file = tmp_path / "overlooks_not.py"
     file.write_text("\n".join(blocks("probes/README.md")), encoding="utf-8")
     findings = drawn(load_probe(str(file))(Lab(smol)))
-    assert [finding.verdict for finding in findings] == ["yes"] * 3
+    assert [finding.verdict for finding in findings] == ["yes"] * 4
+    ahead, less, sees, _ = findings
+    assert less.paired is not None, "the worked line of a paired control"
     guide = " ".join((ROOT / "probes/README.md").read_text(encoding="utf-8").split())
     told = re.search(r'class is ([\d.]+) nats ahead, after "is a" it is (\d+\.\d)', guide)
     assert told is not None
-    assert [f"{finding.estimate.mean:.1f}" for finding in findings[:2]] == list(told.groups())
-    assert findings[0].figure is not None
+    assert [f"{finding.estimate.mean:.1f}" for finding in (ahead, sees)] == list(told.groups())
+    assert ahead.figure is not None

@@ -95,6 +95,7 @@ def test_the_report_says_everything(run_folder: Path, tmp_path: Path) -> None:
         assert page.texts.count(finding.claim) == 2, "once in the summary, once as a heading"
         assert finding.control.name in page.text
         assert finding.rule in page.text
+        assert finding.other_margins in page.text
         assert finding.caveat in page.text
         assert finding.measure in page.text
         assert finding.part in page.text

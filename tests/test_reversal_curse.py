@@ -335,6 +335,20 @@ def test_a_model_that_knows_the_facts_pairs_them_and_its_gap_is_judged(monkeypat
     assert all(draw(one) for one in (forward, chooses))
 
 
+def test_a_gap_that_first_letters_make_is_no_gap_of_knowledge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both directions are known as well; where letters agree, the own answer is worst of all when asked reversed."""
+
+    def knows(facts: FactSet, direction: Direction) -> np.ndarray:
+        alike = np.diag([0.0 if i in part_b.unlike(facts) else 9.0 for i in range(len(facts))])
+        return 3.0 * np.eye(len(facts)) - (direction == "reversed") * alike
+
+    _, _, chooses, writes = findings(pretrained(monkeypatch, knows))
+    assert (chooses.estimate.mean, writes.estimate.mean) == (0.0, 0.0)
+    sets = [load_facts(data(f"facts/{name}.csv")) for name in BUNDLED]
+    assert chooses.estimate.n == sum(len(part_b.unlike(facts)) for facts in sets)
+    assert {row["n"] for row in chooses.table} >= {len(facts) for facts in sets}, "all facts are still in the table"
+
+
 def test_a_lead_of_less_than_a_nat_is_not_said_to_be_knowledge(monkeypatch: pytest.MonkeyPatch) -> None:
     yielded = pretrained(monkeypatch, lambda facts, direction: 0.5 * np.eye(len(facts)))
     assert [f.verdict for f in findings(yielded)] == ["no", "no"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,17 +14,18 @@ import torch
 from answered import drawn
 from hypothesis import given
 from hypothesis import strategies as st
+from know_nothing import know_nothing
 from refusals import the_line
 
 from interp import Finding, Lab, Model, NotAsked, UserError
 from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
-from interp.text.corpus import prose, split_corpus
+from interp.text.corpus import prose, prose_sources, split_corpus
 from probes import tokenization as the_probe
 from probes._tokenization import cost
 from probes._tokenization import words as the_words
 from probes._tokenization.cost import cost_findings, costs, cut_by_force
-from probes._tokenization.pieces import _nearest, _places, best_layer, halve
+from probes._tokenization.pieces import _nearest, _places, best_layer, halve, read_as_whole
 from probes._tokenization.running import in_text, known_tokenizers
 from probes._tokenization.words import (
     COMMON,
@@ -66,16 +71,34 @@ def test_the_bundled_model(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None
 def test_running_words_of_real_prose_are_seldom_cut_and_babble_is_not_prose(smol: Model) -> None:
     """Known for this tokenizer: 6.8 % of English as it is met, 4.3 % of the 20,000 most frequent words."""
     lab = Lab(smol)
-    in_prose, as_met = in_text(lab, prose()[:60], "prose")
+    in_prose, as_met = in_text(lab, prose()[:60], "prose", prose_sources()[:60])
     assert (in_prose.verdict, as_met.verdict) == ("no", "no")
     assert as_met.estimate.mean == pytest.approx(0.068, abs=0.002)
     share = {str(row["words"]): float(str(row["cut (share of words)"])) for row in in_prose.table}
     (common,) = [value for name, value in share.items() if f"{COMMON:,} most frequent" in name]
     assert common == pytest.approx(0.043, abs=0.003)
     assert 0.03 < in_prose.estimate.mean < 0.055
+    assert "over the 5 sources" in in_prose.caveat
     babble = split_in_text(smol, split_corpus()[1], 0)
     assert babble.low > 0.1, "the negative control: without a list, on what the model wrote, it would be a yes"
     assert split_in_text(smol, split_corpus()[1], 0, {w for w, _ in frequencies()}).mean < 0.085
+
+
+def test_pieces_of_one_source_do_not_vouch_for_others() -> None:
+    """Forty pieces of four books cut few words, all pieces of a fifth cut half: five books say little of a sixth."""
+    cut = the_words.KnownTokenizer(r" ?the| ?tow| ?.")
+    few, half = "the the the tower " * 10, "the tower tower tower " * 10
+    texts, source = [few] * 40 + [half] * 10, [*("ABCD" * 10), *("E" * 10)]
+    model: Any = SimpleNamespace(tokenizer=cut.tokenizer)
+    (running, _) = in_text(Lab(model), texts, "five books", source)
+    share = {str(row["words"]): (row["cut (share of words)"], row["high"]) for row in running.table}
+    assert [share[f"in the list, {one}"][0] for one in "ABCDE"] == pytest.approx([0.25] * 4 + [0.75])
+    assert running.estimate.high < 0.45
+    over = re.search(r"over the 5 sources 35.0% \[([\d.]+)%, ([\d.]+)%\]", running.caveat)
+    assert over is not None
+    assert float(over[2]) > 55, "wider than over pieces"
+    plain, _ = in_text(Lab(model), texts, "a user's text")
+    assert "over the" not in plain.caveat
 
 
 def test_strings_that_are_no_words_do_not_count() -> None:
@@ -112,6 +135,8 @@ def test_the_frequency_list_is_the_list_of_words_beside_it() -> None:
 def test_tokenizers_of_known_behaviour_are_findings_and_a_wrong_count_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     none, all_of_them = known_tokenizers(english())
     assert (none.verdict, all_of_them.verdict) == ("yes", "yes")
+    assert none.arithmetic, "made to cut none, whatever the model: it shows that the count is right, and no more"
+    assert all_of_them.arithmetic
     assert (none.estimate.mean, all_of_them.estimate.mean) == (0.0, 1.0)
     count = the_words.count_pieces
     for wrong, verdicts in ((1, ("no", "yes")), (-20, ("yes", "no"))):
@@ -255,6 +280,37 @@ def test_forced_halves_spell_the_word(smol: Model) -> None:
         assert str(smol.tokenizer.decode([*first, *second])) == f" {word}"
         assert len(first) + len(second) > 1
     assert len({tuple(second[-1:]) for _, second in halves.parts}) == len(halves.words)
+
+
+def test_another_words_half_begins_with_the_same_letter(smol: Model) -> None:
+    halves = halve(smol, [w.text for w in english() if w.zipf >= 3], 80)
+    assert len(halves.words) > 60
+    as_long = same_two = 0
+    for word, (first, _), instead in zip(halves.words, halves.parts, halves.instead, strict=True):
+        half = str(smol.tokenizer.decode(instead)).strip()
+        assert half[0] == word[0], "else a model that copies first letters would put pieces together"
+        assert not word.startswith(half)
+        as_long += len(instead) == len(first)
+        same_two += half[:2] == word[:2]
+    assert min(as_long, same_two) > len(halves.words) / 2
+
+
+def test_a_model_that_copies_first_letters_puts_no_pieces_together(smol: Model) -> None:
+    model = know_nothing("first_letter", smol)
+    halves = halve(model, [w.text for w in english() if w.zipf >= 3], 80)
+    right = read_as_whole(Lab(model), model, halves, [0, 1], "cutting words in two")
+    gap = right["cut in two"] - right["behind another word's half"]
+    assert gap.mean(0).max() < 0.05
+    other_letter = replace(halves, instead=halves.instead[40:] + halves.instead[:40])
+    planted = read_as_whole(Lab(model), model, other_letter, [0, 1], "cutting words in two")
+    fooled = planted["cut in two"] - planted["behind another word's half"]
+    assert fooled.mean(0).max() > 0.15, "the fault: a half with another first letter"
+
+
+def test_a_vocabulary_without_long_words_is_not_asked_to_put_them_together(tiny_gpt2: Model) -> None:
+    answers = list(the_probe._together(Lab(tiny_gpt2), english()))
+    assert [one.declared for one in answers] == [the_probe.TOGETHER.text, the_probe.APART.text]
+    assert all(isinstance(one, NotAsked) and "one token of six letters" in one.because for one in answers)
 
 
 def test_the_lists_are_what_they_say() -> None:

@@ -155,6 +155,8 @@ def print_finding(finding: Finding) -> None:
     ]
     if finding.verdict != "yes":
         lines += [escape(f"  gap       {finding.gap}"), escape(f"  rule      {finding.rule}")]
+    if finding.other_margins:
+        lines.append(escape(f"  margin    {finding.margin:g} {finding.estimate.unit}; {finding.other_margins}"))
     try:
         # Rendered apart and written in one go: rich would end the whole process when the pipe is closed.
         console = Console(highlight=False, soft_wrap=True)

@@ -14,6 +14,9 @@ runs. What decides is the interval of the *gap*, estimate minus control (`Findin
 - An estimate or control from a single unit has no interval, and one from units that are all alike (with nothing that
   bounds them) shows none: always unclear.
 
+A margin is a choice, and few are argued for. So beside each verdict stand those that half and twice the margin would
+have given (`Finding.other_margins`): a yes that twice the margin keeps does not hang on it.
+
 Where estimate and control are of the same units, or parts of one whole, the gap is the mean of the differences unit by
 unit, and its own interval decides: `paired`, as `interp.stats.estimate_gap` gives it.
 
@@ -159,19 +162,31 @@ class Finding:
     @property
     def verdict(self) -> Verdict:
         """yes, no or unclear, by the rule in this module's docstring."""
+        return self.verdict_at(self.margin)
+
+    @property
+    def other_margins(self) -> str:
+        """The verdict at half and at twice the margin, which is a choice; empty where it cannot change anything."""
+        if not self.margin or self.undecided:
+            return ""
+        half, twice = (self.verdict_at(self.margin * factor) for factor in (0.5, 2.0))
+        return f"at half the margin: {half}; at twice: {twice}"
+
+    def verdict_at(self, margin: float) -> Verdict:
+        """The verdict that another margin would have given."""
         measured, control, gap = self.estimate, self.control.estimate, self.gap
         if self.undecided:
             return "unclear"
         beyond, rounding = True, 1e-9 * max(abs(measured.mean), abs(control.mean))  # a null can hold the estimate
         if self.expects == "greater":
-            yes, no = gap.low > self.margin, gap.high <= self.margin
+            yes, no = gap.low > margin, gap.high <= margin
             beyond = not control.is_null or measured.mean > control.high + rounding
         elif self.expects == "less":
-            yes, no = gap.high < -self.margin, gap.low >= -self.margin
+            yes, no = gap.high < -margin, gap.low >= -margin
             beyond = not control.is_null or measured.mean < control.low - rounding
         else:
-            yes = -self.margin <= gap.low and gap.high <= self.margin
-            no = gap.low > self.margin or gap.high < -self.margin
+            yes = -margin <= gap.low and gap.high <= margin
+            no = gap.low > margin or gap.high < -margin
         return "yes" if yes and beyond else "no" if no else "unclear"
 
     @property
@@ -273,7 +288,8 @@ def shown(value: object) -> str:
 def finding_to_json(finding: Finding) -> dict[str, Any]:
     """A JSON-ready dict, verdict and rule included so that a reader needs no Python. The table is not in it."""
     out = {k: v for k, v in asdict(finding).items() if k != "table"}
-    return {**out, "gap": asdict(finding.gap), "verdict": finding.verdict, "rule": finding.rule}
+    ruled = {name: getattr(finding, name) for name in ("verdict", "rule", "other_margins")}
+    return {**out, "gap": asdict(finding.gap), **ruled}
 
 
 def finding_from_json(record: dict[str, Any], table: list[Row]) -> Finding:

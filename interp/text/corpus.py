@@ -36,6 +36,7 @@ BUNDLED = {
     "prose": (PROSE, "the bundled prose, which people wrote"),
     "sample": (SAMPLE, "the bundled sample, which the bundled model wrote"),
 }  # file, and what it is
+OTHER_PIECES = "intervals over documents are for other pieces of its five sources, not for other kinds of text"
 HELD_OUT = 10  # every tenth document of the sample is kept from training, for evaluation
 
 
@@ -191,6 +192,16 @@ def bundled_corpus(name: Literal["prose", "sample"]) -> Corpus:
 def prose() -> list[str]:
     """The documents of the bundled prose, which people wrote; every run of them holds all its kinds of text."""
     return [document.text for document in bundled_corpus("prose")]
+
+
+def prose_sources() -> list[str]:
+    """Which of five sources each document of `prose` is a piece of, in the same order: "Jane Austen"."""
+    return [source.split(",")[0] for source in load_corpus(data(PROSE), text_column="source")]
+
+
+def text_read(corpus: str | Path | None = None) -> str:
+    """What a report calls the text that a probe read, a user's or the bundled prose, and what its intervals are for."""
+    return str(corpus) if corpus else f"{bundled_corpus('prose').name} ({OTHER_PIECES})"
 
 
 def split_corpus() -> tuple[list[str], list[str]]:

@@ -118,6 +118,9 @@ COIN = (
 
 
 def without_die(prompt: str, noun: str) -> str | None:
-    """The same sentence about another thing; None where it has no die, or ends in it, so that the last word changes."""
-    changed = re.sub(r"\b(six-sided )?(die|dice)\b", noun, prompt, flags=re.IGNORECASE)
+    """The same sentence about another thing; None where it has no die, or ends in it, so that the last word changes.
+
+    Nothing else changes: a "six-sided die" becomes a "six-sided stone".
+    """
+    changed = re.sub(r"\b(die|dice)\b", noun, prompt, flags=re.IGNORECASE)
     return None if changed == prompt or changed.endswith(noun) else changed

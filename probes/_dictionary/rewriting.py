@@ -22,6 +22,7 @@ from interp import (
     bundled_corpus,
     prose,
     set_beforehand,
+    text_read,
     with_random_weights,
 )
 from interp.saes import (
@@ -174,7 +175,7 @@ def on_prose(
     return ON_PROSE.answer(
         share(sae, sae.explained_variance, VARIANCE),
         Control(RANDOM, share(random, random.explained_variance, VARIANCE)),
-        measure=f"Text: {text}.",
+        measure=f"Text: {text_read()}.",
         table=[{"text": which, **row} for which, row in rows],
     )
 

@@ -39,7 +39,7 @@ CLAIMS = [EARLY, LATE, SEARCHED]
 
 
 def streams_to_patch(lab: Lab) -> list[str]:
-    """The residual stream before every third block, or every one in a small model.
+    """The residual stream before every third block, or every one in a small model; none in a model of one block.
 
     Neither the embedding, where the second mention is all that differs, nor the last block's output, behind which only
     the last token counts: there the answer is known beforehand.
@@ -47,6 +47,11 @@ def streams_to_patch(lab: Lab) -> list[str]:
     n = lab.model.n_layers
     stride = max(1, min(8 if lab.quick else 3, n // 4))
     return [lab.model.residual(layer) for layer in range(n - 1, 0, -stride)][::-1]
+
+
+def nothing_between() -> Iterator[NotAsked]:
+    """Of a model of one block."""
+    yield from (claim.not_asked("because a model of one block has no stream between two") for claim in CLAIMS)
 
 
 def where_it_stands(lab: Lab, swept: Sweep, layout: Layout) -> Iterator[Finding | NotAsked]:

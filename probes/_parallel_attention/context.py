@@ -118,7 +118,7 @@ def windows(lab: Lab, rows: Rows, half: int, source: str) -> Iterator[Finding | 
     yield ATTENTION_SINK.answer(over_documents(losses[WITHOUT, FAR] - losses[WITH_FIRST, FAR], lab), zero(NATS))
 
 
-def contexts(lab: Lab, rows: Rows, half: int) -> Iterator[Finding]:
+def contexts(lab: Lab, rows: Rows, half: int, source: str) -> Iterator[Finding]:
     """The same second halves behind their own first half, the same shuffled, and another document's."""
     rng = random.Random(lab.seed)
     shuffled = []
@@ -139,7 +139,7 @@ def contexts(lab: Lab, rows: Rows, half: int) -> Iterator[Finding]:
     yield THIS_CONTEXT.answer(
         over_documents(own - other, lab),
         zero(NATS),
-        measure=f"Behind its own it is {float(own.mean()):.3g}.",
+        measure=f"Text: {source}. Behind its own it is {float(own.mean()):.3g}.",
         table=by_context.rows(),
         figure=by_context.dots(
             y="context", caption="Surprise of the second halves by what stands before them; over documents."

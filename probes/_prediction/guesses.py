@@ -44,8 +44,11 @@ MORE_CONTEXT = Claim(
 CLAIMS = [BEST_GUESS, MORE_CONTEXT]
 
 
-def best_guess(lab: Lab, texts: By) -> Finding:
-    """How often the most probable token is the true one, against always guessing the commonest."""
+def best_guess(lab: Lab, texts: By, source: str) -> Finding:
+    """How often the most probable token is the true one, against always guessing the commonest.
+
+    `source` names the text.
+    """
     reads = texts[OTHER]
     right, common = np.array([read.right.mean() for read in reads]), commonest(reads)
     table: list[Row] = []
@@ -59,9 +62,9 @@ def best_guess(lab: Lab, texts: By) -> Finding:
     return BEST_GUESS.answer(
         estimate_mean(right - common, unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed),
         zero(RIGHT, "the commonest token of the other documents"),
-        measure=f"It is right for {right.mean():.0%} of the tokens, the commonest token for {common.mean():.0%}. The "
-        f"median rank of the true token is {np.median(np.concatenate([read.rank for read in reads])):.0f} of "
-        f"{lab.model.hf.config.vocab_size:,}.",
+        measure=f"Text: {source}. It is right for {right.mean():.0%} of the tokens, the commonest token for "
+        f"{common.mean():.0%}. The median rank of the true token is "
+        f"{np.median(np.concatenate([read.rank for read in reads])):.0f} of {lab.model.hf.config.vocab_size:,}.",
         table=table,
         figure=Figure(
             "log_lines",

@@ -65,12 +65,12 @@ _gap = partial(Claim, expects="greater", margin=0.05, unit=FACTS, part=REAL, cav
 CHOOSES = _gap(
     "{model} chooses the right answer over 5 points more often forward than reversed ({facts}).",
     answers=True,
-    measure=f"How often the own answer scores best of all, forward less reversed. {INTERVAL}",
+    measure=f"How often the own answer scores best of theirs, forward less reversed. {UNLIKE} {INTERVAL}",
 )
 WRITES = _gap(
     "Left to write, {model} gives the right answer over 5 points more often forward than reversed.",
     measure="How often the model's most likely text begins with a right answer, token by token, forward less "
-    f"reversed. {INTERVAL}",
+    f"reversed. {UNLIKE} {INTERVAL}",
 )
 PAIRS_FAMILY = Claim(
     f"Children and their {{parents}}, different surname, asked {{how}}: the pairs are matched, {AHEAD:g} nat ahead.",
@@ -132,7 +132,9 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Answers:
         paired = replace(paired, table=[row for row in table if row["direction"] == direction], figure=figure)
         verdicts.append(paired.verdict)
         yield paired
-    model, names = lab.model.provenance.name, ", ".join(facts.name for facts in fact_sets)
+    model, names = lab.model.provenance.name, ", ".join(facts.name for facts in judged)
+    # on the same facts as the verdicts that open the gate: letters may give the others away in one direction only
+    sides = [[_among(asked[facts.name, d], unlike(facts)) for facts in judged] for d in DIRECTIONS]
     for claim, what, about in (
         (CHOOSES, "chosen", {"model": model, "facts": names}),
         (WRITES, "exact", {"model": model}),
@@ -143,10 +145,7 @@ def pretrained(lab: Lab, fact_sets: Sequence[FactSet], n_boot: int) -> Answers:
             continue
         chance = 1 / len(fact_sets[0]) if what == "chosen" else None
         figure = dots(SHARES[what], "facts", "direction", "Intervals over facts and wordings.", chance, f"{what} ")
-        finding = _more_forward(
-            claim, [[asked[f.name, d] for f in fact_sets] for d in DIRECTIONS], what, about, lab, n_boot
-        )
-        yield replace(finding, table=table, figure=figure)
+        yield replace(_more_forward(claim, sides, what, about, lab, n_boot), table=table, figure=figure)
 
 
 def _more_forward(
@@ -263,6 +262,12 @@ def _ask(lab: Lab, facts: FactSet, direction: Direction) -> Asked:
 def _of(asked: Asked, chosen: Sequence[int]) -> NDArray[np.float64]:
     """The scores of some facts among themselves: [template, fact, fact]."""
     return asked.scores[:, chosen][:, :, chosen]
+
+
+def _among(asked: Asked, chosen: list[int]) -> Asked:
+    """Some facts, their answers weighed against each other alone."""
+    few = {"exact": asked.exact[:, chosen], "lengths": asked.lengths[chosen]}
+    return replace(asked, scores=_of(asked, chosen), **few)
 
 
 def _paired(

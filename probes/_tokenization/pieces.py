@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,35 +57,51 @@ def _places(ids: NDArray[np.int64], starts: NDArray[np.bool_], letters: NDArray[
 
 @dataclass(frozen=True)
 class Halves:
-    """Words that are one token, and the same words forced into two parts; `whole` and `parts` are token ids."""
+    """Words that are one token, and the same words forced into two parts; all but `words` are token ids.
 
-    words: tuple[str, ...]
+    `instead`: the first part of another word that begins with the same letter.
+    """
+
+    words: list[str]
     whole: list[list[int]]
     parts: list[tuple[list[int], list[int]]]
+    instead: list[list[int]]
 
 
 def halve(model: Model, words: Sequence[str], most: int) -> Halves:
     """Words of six letters or more that are one token, cut in the middle; each ends otherwise than the others.
 
-    Raises UserError where there are too few.
+    The half that stands instead of a word's own begins with the same letter, and where it can with the same two, in as
+    many tokens: a model that only copies the first letter must read both alike. Raises UserError where there are too
+    few.
     """
-    chosen: dict[tuple[int, ...], tuple[str, list[int], tuple[list[int], list[int]]]] = {}
     start = model.tokenizer("a", add_special_tokens=False).input_ids
-    for word in words:
+    long = [word for word in words if len(word) >= 6]
+    firsts: dict[str, list[int]] = {}
+    for half in dict.fromkeys(word[: len(word) // 2] for word in long):
+        firsts[half] = model.tokenizer(f"a {half}", add_special_tokens=False).input_ids[len(start) :]
+    chosen: dict[int, tuple[str, list[int], tuple[list[int], list[int]], list[int]]] = {}
+    for word in long:
         ids = model.tokenizer(f"a {word}", add_special_tokens=False).input_ids
-        if len(word) < 6 or len(ids) != len(start) + 1:
+        if len(ids) != len(start) + 1:
             continue
-        cut = len(word) // 2
-        first = model.tokenizer(f"a {word[:cut]}", add_special_tokens=False).input_ids[len(start) :]
-        second = model.tokenizer(f"{word[cut:]}", add_special_tokens=False).input_ids
-        if first and second and second[-1] != ids[-1]:
-            chosen.setdefault((second[-1],), (word, ids[-1:], (first, second)))
+        half = word[: len(word) // 2]
+        second = model.tokenizer(word[len(half) :], add_special_tokens=False).input_ids
+        instead = _begins_alike(half, firsts)
+        if firsts[half] and second and second[-1] != ids[-1] and instead:
+            chosen.setdefault(second[-1], (word, ids[-1:], (firsts[half], second), instead))
     if len(chosen) < 20:
         raise UserError(
             f"{len(chosen)} words of the list are one token of six letters or more in this model; expected 20 or more"
         )
-    some = list(chosen.values())[:most]
-    return Halves(tuple(w for w, _, _ in some), [i for _, i, _ in some], [p for _, _, p in some])
+    return Halves(*map(list, zip(*list(chosen.values())[:most], strict=True)))
+
+
+def _begins_alike(half: str, firsts: Mapping[str, list[int]]) -> list[int]:
+    """The tokens of another half that begins as this one does; none where no other has its first letter."""
+    others = [one for one, ids in firsts.items() if one[0] == half[0] and not one.startswith(half[:3]) and ids]
+    alike = sorted(others, key=lambda one: (len(firsts[one]) != len(firsts[half]), one[:2] != half[:2]))
+    return firsts[alike[0]] if alike else []
 
 
 def read_as_whole(
@@ -93,7 +109,8 @@ def read_as_whole(
 ) -> dict[str, NDArray[np.float64]]:
     """Is each forced word's last piece nearest, of all words, to its own whole word's vector? [word, layer], by how it
 
-    is written: "cut in two", and "behind another word's half", where the last piece is all that there is to know.
+    is written: "cut in two", and "behind another word's half", where the last piece and the word's first letter are
+    all that there is to know.
     Shares over contexts; centred cosines; the vectors of whole words stand in the same contexts.
     """
     sites = [model.residual(layer) for layer in layers]
@@ -103,7 +120,7 @@ def read_as_whole(
         start = model.encode(context)[0]
         rows = [[*start, *ids] for ids in halves.whole]
         rows += [[*start, *a, *b] for a, b in halves.parts]
-        rows += [[*start, *halves.parts[(i + n // 2) % n][0], *halves.parts[i][1]] for i in range(n)]
+        rows += [[*start, *a, *b] for a, (_, b) in zip(halves.instead, halves.parts, strict=True)]
         acts = model.capture(rows, sites, batch_size=64)
         for k, site in enumerate(sites):
             whole, cut, other = acts.last(site).float().cpu().split(n)

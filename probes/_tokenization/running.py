@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from interp import Claim, Control, Figure, Finding, Lab, Row, split_corpus
-from interp.stats import known, proportion
+from interp import Claim, Control, Estimate, Figure, Finding, Lab, Row, split_corpus
+from interp.stats import estimate_mean, known, proportion
 
 from . import CONTROLS, CUT, SPLIT
 from .words import COMMON, LETTERS, WHOLE_WORDS, Word, frequencies, is_split, split_as_met, split_in_text
@@ -16,7 +16,7 @@ OFTEN = 0.1
 
 
 RUNNING = Claim(
-    "More than one in ten of the words in running text are cut into pieces.",
+    "More than one in ten of the words in the running text that was read are cut into pieces.",
     expects="greater",
     unit=SPLIT,
     part=CUT,
@@ -40,6 +40,7 @@ KNOWS_ALL = Claim(
     margin=0.01,
     unit=SPLIT,
     part=CONTROLS,
+    arithmetic=True,  # made so: it shows that the counting is right, whatever the model
     measure=COUNTED,
     subject="trained here",
 )
@@ -49,22 +50,33 @@ KNOWS_LETTERS = Claim(
     margin=0.01,
     unit=SPLIT,
     part=CONTROLS,
+    arithmetic=True,  # made so: it shows that the counting is right, whatever the model
     measure=COUNTED,
     subject="trained here",
 )
 
 
-def in_text(lab: Lab, documents: Sequence[str], source: str) -> Iterator[Finding]:
-    """Shares of running words that are cut, beside those of English as it is met. `source` names the text."""
+def in_text(lab: Lab, documents: Sequence[str], text: str, source: Sequence[str] = ()) -> Iterator[Finding]:
+    """Shares of running words that are cut, beside those of English as it is met.
+
+    `text` names the text, `source` [document] what each is a piece of, where that is known.
+    """
     words, zipf = zip(*frequencies(), strict=True)
     listed, weights, split = frozenset(words), np.array(zipf), is_split(lab.model, words)
     of_list = split_in_text(lab.model, documents, lab.seed, listed)
     own = split_corpus()[1]
+    by_source = {
+        one: split_in_text(
+            lab.model, [d for d, of in zip(documents, source, strict=True) if of == one], lab.seed, listed
+        )
+        for one in dict.fromkeys(source)
+    }
     met, common = (split_as_met(split, weights, most) for most in (None, COMMON))
     rows: list[Row] = [
         {"words": name, "cut (share of words)": at.mean, "low": at.low, "high": at.high}
         for name, at in (
             ("of running text, in the list", of_list),
+            *((f"in the list, {one}", at) for one, at in by_source.items()),
             ("of running text, all runs of letters", split_in_text(lab.model, documents, lab.seed)),
             ("of what the bundled model wrote, in the list", split_in_text(lab.model, own, lab.seed, listed)),
             ("of what the bundled model wrote, all", split_in_text(lab.model, own, lab.seed)),
@@ -76,8 +88,9 @@ def in_text(lab: Lab, documents: Sequence[str], source: str) -> Iterator[Finding
     yield RUNNING.answer(
         of_list,
         Control("one in ten", known(OFTEN, unit=of_list.unit, why="set beforehand")),
-        measure=f"Text: {source}. Runs of letters that stand in a list of {len(words):,} English words, each with a "
+        measure=f"Text: {text}. Runs of letters that stand in a list of {len(words):,} English words, each with a "
         "space before it.",
+        caveat=_over_sources(by_source, lab.seed) if by_source else "",
         table=rows,
         figure=Figure(
             "interval_dots",
@@ -96,6 +109,16 @@ def in_text(lab: Lab, documents: Sequence[str], source: str) -> Iterator[Finding
         "letters, weighted by how often they are met in many kinds of text.",
         caveat=f"The share grows with the list: {common:.1%} for the {COMMON:,} most frequent words. A list is not a "
         "sample, so there is no interval.",
+    )
+
+
+def _over_sources(by_source: Mapping[str, Estimate], seed: int) -> str:
+    """Pieces of one book are alike: what they show of other text is what the sources show, and these are few."""
+    shares = [at.mean for at in by_source.values()]
+    at = estimate_mean(shares, unit=SPLIT, over="source", bounds=(0.0, 1.0), seed=seed)
+    return (
+        f"Source by source it is {min(shares):.1%} to {max(shares):.1%}; over the {len(shares)} sources {at.mean:.1%} "
+        f"[{at.low:.1%}, {at.high:.1%}], which is all that these say of running text of other kinds."
     )
 
 

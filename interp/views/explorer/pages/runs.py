@@ -107,7 +107,7 @@ def _finding(finding: Finding, number: int) -> Component:
                 f" {estimate.unit}, n = {wording.counted(estimate)}; control {theirs} ({finding.control.name})",
             ]
         ),
-        html.P(finding.rule, className="hint"),
+        html.P(". ".join(filter(None, [finding.rule, finding.other_margins])), className="hint"),
         picture,
         html.P(finding.caveat, className="hint") if finding.caveat else None,
     )
