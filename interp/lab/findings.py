@@ -138,12 +138,13 @@ class Finding:
         measured, control = self.estimate, self.control.estimate
         mean = measured.mean - control.mean
         below, above = measured.mean - measured.low, measured.high - measured.mean
-        n, over = measured.n, measured.over
+        n, over, df = measured.n, measured.over, measured.df
         if not (control.is_known or control.is_null):
             below, above = hypot(below, control.high - control.mean), hypot(above, control.mean - control.low)
             n, over = min((measured.n, measured.over), (control.n, control.over))
+            df = min(measured.freedom, control.freedom)  # the sum of the two widens no faster than the one of fewer
         alike = measured.alike or (control.alike and not control.is_null)
-        return Estimate(mean, mean - below, mean + above, n, measured.unit, over, measured.level, alike)
+        return Estimate(mean, mean - below, mean + above, n, measured.unit, over, measured.level, alike, df)
 
     @property
     def undecided(self) -> str:

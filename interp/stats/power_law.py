@@ -100,7 +100,7 @@ def foretold_miss(x: ArrayLike, loss: ArrayLike, *, unit: str, over: str = "size
     half = float(stats.t.ppf(0.975, n - 2) * error)
     middle = float(start + slope * u[-1])
     low, mean, high = (float(np.exp(min(middle + d, 200.0)) - losses[-1]) for d in (-half, 0.0, half))
-    return Estimate(mean, low, high, n, unit, over)
+    return Estimate(mean, low, high, n, unit, over, df=n - 2)
 
 
 def foretell(x: ArrayLike, loss: ArrayLike, at: float) -> float:
@@ -149,11 +149,13 @@ def _regress(design: Floats, v: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _estimate(mean: float, error: float, freedom: int, n: int, over: str) -> Estimate:
-    half = float(stats.t.ppf(0.975, max(1, freedom)) * error)
-    return Estimate(float(mean), float(mean) - half, float(mean) + half, n, UNIT, over)
+    freedom = max(1, freedom)
+    half = float(stats.t.ppf(0.975, freedom) * error)
+    return Estimate(float(mean), float(mean) - half, float(mean) + half, n, UNIT, over, df=freedom)
 
 
 def _mean_estimate(both: list[Estimate]) -> Estimate:
     """The mean of two estimates of one number from the same points: no narrower than they are."""
     mean, half = np.mean([e.mean for e in both]), np.mean([e.high - e.mean for e in both])
-    return Estimate(float(mean), float(mean - half), float(mean + half), min(e.n for e in both), UNIT, both[0].over)
+    n, df = min(e.n for e in both), min(e.freedom for e in both)
+    return Estimate(float(mean), float(mean - half), float(mean + half), n, UNIT, both[0].over, df=df)

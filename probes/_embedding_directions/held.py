@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -174,7 +174,7 @@ def _by_layer(found: Sequence[Readout], layers: Sequence[int]) -> dict[Any, Esti
 
 def _renamed(at: Estimate) -> Estimate:
     """Each word is a group of its own."""
-    return Estimate(at.mean, at.low, at.high, at.n, UNIT, "word" if at.over == "group" else at.over, at.level)
+    return replace(at, unit=UNIT, over="word" if at.over == "group" else at.over)
 
 
 def _surface(words: Words, attribute: Attribute) -> Float[Tensor, "word column"]:
