@@ -17,7 +17,7 @@ from interp.model.training.small import SmallGPT2, train_small_gpt2
 from probes._embedding_directions import CONTROLS, held, words
 from probes._embedding_directions import analogies as by_offset
 from probes._embedding_directions import steering as steering_part
-from probes._embedding_directions.analogies import ask_all, best_baseline, shares
+from probes._embedding_directions.analogies import ask_all, best_baseline, over_families, shares
 from probes._embedding_directions.controls import _found, measured_size, planted
 from probes._embedding_directions.held import _principal, _random, attributes_of, more_directions
 from probes._embedding_directions.one_direction import read_alike
@@ -349,3 +349,12 @@ def test_a_model_that_splits_the_words_is_refused(tiny_gpt2: Model) -> None:
     with pytest.raises(UserError, match="one token each") as refused:
         next(iter(load_probe("embedding-directions")(Lab(tiny_gpt2))))
     the_line(refused)
+
+
+def test_a_difference_of_cosines_may_reach_two() -> None:
+    """Right pairs all one way, wrong ones the other: bounds of a share would refuse it, or cut its interval at 1."""
+    lab = Lab(None, seed=0)  # type: ignore[arg-type]
+    for values in (np.full(6, 1.5), np.array([0.9, 0.8, 1.2, 0.7, 1.4, 0.6])):
+        with pytest.raises(UserError, match="outside their bounds"):
+            over_families(values, lab, "cosine")
+        assert over_families(values, lab, "cosine", (-2.0, 2.0)).high > 1

@@ -10,7 +10,7 @@ runs. What decides is the interval of the *gap*, estimate minus control (`Findin
 - `equal`: yes when the whole interval lies within `margin` of zero (an equivalence test: a wide interval is never a
   yes); no when it lies wholly outside; else unclear.
 - Where the control is a null (permutations), a yes to `greater` or `less` also needs an estimate beyond the null's
-  range: fewer than 2.5 % of the permutations reach it.
+  range: one more permutation reaches it in 2.5 % of studies or fewer (`interp.stats.null_of`).
 - An estimate or control from a single unit has no interval, and one from units that are all alike (with nothing that
   bounds them) shows none: always unclear.
 
