@@ -268,16 +268,17 @@ def test_a_random_direction_that_moves_all_nouns_alike_is_not_taken_for_the_plur
 ) -> None:
     """Its effect is large and the same for every noun; so is that of any random direction, whatever its sign."""
     told = choose_words(numbered)
-    vectors, n_nouns = read_vectors(numbered, told, (1,)), len(told.families["plural"])
+    vectors, nouns = read_vectors(numbered, told, (1,)), admit(numbered, told, quick=True)
+    assert nouns is not None
+    n_nouns = len(nouns.nouns)
+    assert n_nouns * len(TEMPLATES) <= 2 * len(told.families["plural"]), "no dearer than two wordings of every noun"
 
     def all_random(words: Words, vectors: Vectors, layer: int, n_random: int, seed: int) -> torch.Tensor:
         return torch.tensor([1.5, -2.0, 2.5, -1.0, 0.5, -1.5, 2.0])[:, None, None].expand(7, n_nouns, 48)
 
     def moved(self: NounSentences, layer: int, directions: torch.Tensor, clean: np.ndarray) -> np.ndarray:
-        return directions[:, None, :, 0].expand(7, len(self.templates), -1).double().numpy() + 0.01 * clean
+        return directions[:, None, :, 0].expand(7, len(TEMPLATES), -1).double().numpy() + 0.01 * clean
 
-    nouns = admit(numbered, told, quick=True)
-    assert nouns is not None
     monkeypatch.setattr(steering_part, "_directions", all_random)
     monkeypatch.setattr(NounSentences, "shift", moved)
     steered, _ = steering_part.steering(Lab(numbered, quick=True), told, vectors, 1, nouns)
