@@ -308,7 +308,7 @@ def test_the_control_of_a_push_is_passed_by_chance_as_rarely_as_it_says() -> Non
     studies = 300
     for _ in range(studies):
         pushes = [{kind: np.full((2, 2), rng.normal()) for kind in ("size", "age")} for _ in range(26)]
-        by_kind = dict(zip(("size", "age"), pushes[:2], strict=True))
+        by_kind: dict[str, used.Effects] = {"size": pushes[0], "age": pushes[1]}
         for one in used._answers(by_kind, pushes[2:], pushes[2:6], ""):
             if isinstance(one, Finding) and one.claim in beyond:
                 assert one.control.estimate.n == 48

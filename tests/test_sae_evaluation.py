@@ -211,8 +211,8 @@ def test_a_gap_between_two_saes_is_over_the_documents_of_both(report: SAEReport)
         gap = paired_gap(better, worse, what)
         assert gap is not None
         assert gap.low > 0.02
-        assert width(gap) < 0.2 * np.hypot(*map(width, alone))
+        assert width(gap) < 0.2 * np.hypot(width(alone[0]), width(alone[1]))
         opposite = paired_gap(better, reverse, what)
-        assert width(opposite) > 1.3 * np.hypot(*[width(alone[0])] * 2)
+        assert width(opposite) > 1.3 * 2**0.5 * width(alone[0])
     assert paired_gap(report, report, "explained_variance") == (0, 0, 0)
     assert paired_gap(report, better, "explained_variance") is None, "other documents"

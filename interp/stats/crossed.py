@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -91,7 +92,10 @@ def _freedom(reach: float, freedoms: Sequence[float], level: float) -> float:
     def beyond(df: float) -> float:
         return float(stats.t.ppf((1 + level) / 2, df)) - reach
 
-    return low if beyond(low) <= 0 else high if beyond(high) >= 0 else float(optimize.brentq(beyond, low, high))
+    if beyond(low) <= 0 or beyond(high) >= 0:
+        return low if beyond(low) <= 0 else high
+    root: Any = optimize.brentq(beyond, low, high)
+    return float(root)
 
 
 @dataclass(frozen=True)
