@@ -201,7 +201,7 @@ def crossed() -> Iterator[str]:
         )[: 2 if wordings == 2 else None]:  # of two, none can be told from the others
             low, high, named = [], [], []
             truth = 5.0 * (1 - silent)
-            for _ in range(4000):
+            for _ in range(2000):
                 works = rng.random((wordings, 1)) >= silent
                 base = 5 + spread * rng.normal(size=(wordings, 1)) + rng.normal(size=(1, 24))
                 table = works * base + rng.normal(size=(wordings, 24))
@@ -227,7 +227,7 @@ def others() -> Iterator[str]:
         low, high = np.array(ends).T
         yield f"| `expanded_percentile`, normal, n = {n} | {cell(*misses(low, high, 0.0))} |"
     for n in (39, 60, 200, 1000):
-        null = [null_of(rng.normal(size=n), unit="x") for _ in range(4000)]
+        null = [null_of(rng.normal(size=n), unit="x") for _ in range(2000)]
         beyond = np.mean([float(stats.norm.sf(e.high)) for e in null])
         yield f"| `null_of`, {n:,} permutations: chance gets beyond its upper end in | {bold(float(100 * beyond))} |"
     x = np.geomspace(1e3, 1e6, 8)

@@ -42,7 +42,7 @@ def estimate_crossed(
     and Min 2005 do for pairs), so that values that are all alike are no certainty.
 
     What the templates at hand do not show is not in the interval: three good wordings do not tell of one in four that
-    fails (then it holds the mean in 55 % of studies, with five wordings in 75 %); `silent_wordings` names those that
+    fails (then it holds the mean in 58 % of studies, with five wordings in 75 %); `silent_wordings` names those that
     are among them. Values that are all alike, without bounds, are marked `alike`, and a verdict on them is unclear; not
     where `exact` says that they must be alike by construction.
     Raises BadValuesError for a group of fewer than two templates or items, and for NaN and infinite values.
