@@ -1,13 +1,13 @@
 """Coverage of the intervals in `interp.stats`: how often they miss the truth, each side apart, in the probes' shapes.
 
 `python scripts/simulate_statistics.py` takes some minutes on one core and writes the tables of
-`interp/stats/README.md` between their marks.
+`interp/stats/README.md` between their marks; `--only few crossed` makes some of them again.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,9 @@ from interp.stats.mean_interval import alike, mean_limits
 
 README = Path(__file__).parents[1] / "interp" / "stats" / "README.md"
 MARKS = ("<!-- simulated: begin -->", "<!-- simulated: end -->")
-SIZES = (5, 8, 16, 20, 48)
+SIZES, FEW = (5, 8, 16, 20, 48), (2, 3, 4)  # a quick run has few
 STUDIES = 20_000
+NAMES = ("means", "unseen", "widths", "shares", "gaps", "few", "crossed", "frontiers", "others")
 ANY = (-np.inf, np.inf)
 SIDE, LEAST = 3.5, 93.0  # percent: what a side may miss at most, what an interval must hold
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
@@ -103,6 +104,11 @@ def cell(below: float, above: float) -> str:
     return f"{'**' if bad else ''}{100 - below - above:.1f} ({below:.1f} / {above:.1f}){'**' if bad else ''}"
 
 
+def bold(share: float) -> str:
+    """The percent of one side's misses."""
+    return f"**{share:.1f} %**" if share > SIDE else f"{share:.1f} %"
+
+
 def means(rng: np.random.Generator) -> Iterator[str]:
     yield from unbounded(rng, "`estimate_mean`", UNBOUNDED)
     for name, (draw, truth, bounds) in BOUNDED.items():
@@ -117,12 +123,18 @@ def unseen(rng: np.random.Generator) -> Iterator[str]:
     yield from unbounded(rng, "`estimate_mean`, shapes on which no constant was chosen", UNSEEN)
 
 
-def unbounded(rng: np.random.Generator, title: str, shapes: dict[str, tuple[Draw, float]]) -> Iterator[str]:
-    yield f"| {title} | " + " | ".join(f"n = {n}" for n in SIZES) + " |"
-    yield "|---|" + "---|" * len(SIZES)
+def few() -> Iterator[str]:
+    yield from unbounded(np.random.default_rng(0), "`estimate_mean`, few units", UNBOUNDED | UNSEEN, FEW)
+
+
+def unbounded(
+    rng: np.random.Generator, title: str, shapes: dict[str, tuple[Draw, float]], sizes: tuple[int, ...] = SIZES
+) -> Iterator[str]:
+    yield f"| {title} | " + " | ".join(f"n = {n}" for n in sizes) + " |"
+    yield "|---|" + "---|" * len(sizes)
     for name, (draw, truth) in shapes.items():
         cells = []
-        for n in SIZES:
+        for n in sizes:
             values = draw(rng, (STUDIES, n))
             cells.append(cell(*misses(*mean_limits(values, ANY), truth, ~alike(values))))
         yield f"| {name} | " + " | ".join(cells) + " |"
@@ -177,18 +189,19 @@ def gaps(rng: np.random.Generator) -> Iterator[str]:
                 yield f"| {name}, {how} | " + " | ".join(cells) + " |"
 
 
-def crossed(rng: np.random.Generator) -> Iterator[str]:
+def crossed() -> Iterator[str]:
+    rng = np.random.default_rng(0)
     yield "| `estimate_crossed`, 24 items | holds (below / above) | a silent wording named |"
     yield "|---|---|---|"
-    for wordings in (3, 5):
+    for wordings in (2, 3, 5):
         for name, spread, silent in (
             ("wordings alike", 0.0, 0.0),
             ("wordings differ", 1.0, 0.0),
             ("one in four silent", 0.1, 0.25),
-        ):
+        )[: 2 if wordings == 2 else None]:  # of two, none can be told from the others
             low, high, named = [], [], []
             truth = 5.0 * (1 - silent)
-            for _ in range(4000):
+            for _ in range(2000):
                 works = rng.random((wordings, 1)) >= silent
                 base = 5 + spread * rng.normal(size=(wordings, 1)) + rng.normal(size=(1, 24))
                 table = works * base + rng.normal(size=(wordings, 24))
@@ -201,7 +214,8 @@ def crossed(rng: np.random.Generator) -> Iterator[str]:
             yield f"| {wordings} wordings, {name} | {held} | {np.mean(named):.0%} |"
 
 
-def others(rng: np.random.Generator) -> Iterator[str]:
+def others() -> Iterator[str]:
+    rng = np.random.default_rng(0)
     yield "| other | result |"
     yield "|---|---|"
     for n in (8, 16, 48):
@@ -212,9 +226,10 @@ def others(rng: np.random.Generator) -> Iterator[str]:
             ends.append(expanded_percentile(np.concatenate([[values.mean()], draws]), n)[1:])
         low, high = np.array(ends).T
         yield f"| `expanded_percentile`, normal, n = {n} | {cell(*misses(low, high, 0.0))} |"
-    null = [null_of(rng.normal(size=1000), unit="x") for _ in range(500)]
-    beyond = np.mean([float(stats.norm.sf(e.high)) for e in null])
-    yield f"| `null_of`, 1,000 permutations: chance reaches its upper end in | {100 * beyond:.1f} % |"
+    for n in (39, 60, 200, 1000):
+        null = [null_of(rng.normal(size=n), unit="x") for _ in range(2000)]
+        beyond = np.mean([float(stats.norm.sf(e.high)) for e in null])
+        yield f"| `null_of`, {n:,} permutations: chance gets beyond its upper end in | {bold(float(100 * beyond))} |"
     x = np.geomspace(1e3, 1e6, 8)
     fits = [fit_power_law(x, x**-0.08 * np.exp(rng.normal(0, 0.01, 8))).exponent for _ in range(1000)]
     ends = np.array([(e.low, e.high) for e in fits]).T
@@ -246,8 +261,9 @@ GRIDS = {"quick": ((12, 16, 24, 32), (500, 1000), 2), "usual": ((12, 16, 24, 32,
          "full": ((16, 32, 64, 96, 128, 192, 256), (1000, 2000, 4000), 4)}  # fmt: skip
 
 
-def frontiers(rng: np.random.Generator) -> Iterator[str]:
+def frontiers() -> Iterator[str]:
     """Losses that do not depend on compute: how often is a falling law seen, of all studies in which it is asked?"""
+    rng = np.random.default_rng(0)
     yield (
         "| compute frontier, no law at all (the probe's grids) | asked | false yes when fitted to the losses that "
         "chose it | cross-fitted: asked | false yes | false no |"
@@ -267,22 +283,29 @@ def frontiers(rng: np.random.Generator) -> Iterator[str]:
         yes, no = 100 * np.mean(crossed_, axis=0) if crossed_ else (0.0, 0.0)
         yield (
             f"| {name} | {len(naive) / 40:.0f} % | {100 * np.mean(naive):.0f} % | {len(crossed_) / 40:.0f} % | "
-            f"{yes:.1f} % | {no:.1f} % |"
+            f"{bold(yes)} | {bold(no)} |"
         )
 
 
-def tables() -> str:
-    rng = np.random.default_rng(0)
-    parts = (means(rng), unseen(rng), widths(rng), shares(), gaps(rng), crossed(rng), frontiers(rng), others(rng))
-    return "\n\n".join("\n".join(part) for part in parts)
+def tables(only: Sequence[str], before: dict[str, str]) -> dict[str, str]:
+    """Each table by its name; those that were not asked for are as they stand."""
+    rng = np.random.default_rng(0)  # the first five draw from one stream; the others have their own
+    first = {"means": means(rng), "unseen": unseen(rng), "widths": widths(rng), "shares": shares(), "gaps": gaps(rng)}
+    parts = {**first, "few": few(), "crossed": crossed(), "frontiers": frontiers(), "others": others()}
+    streamed = bool(set(only) & set(first))
+    made = {name: "\n".join(part) for name, part in parts.items() if name in only or (streamed and name in first)}
+    return {name: made.get(name, before.get(name, "")) for name in parts}
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    text = tables()
-    print(text)
-    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
-    README.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="tables to make again")
+    text, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    old, _, after = rest.partition(MARKS[1])
+    made = tables(parser.parse_args().only, dict(zip(NAMES, old.strip().split("\n\n"), strict=True)))
+    body = "\n\n".join(made.values())
+    print(body)
+    README.write_text(f"{text}{MARKS[0]}\n\n{body}\n\n{MARKS[1]}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

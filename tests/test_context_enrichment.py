@@ -301,6 +301,26 @@ def test_a_push_must_do_more_than_pushes_that_mean_nothing() -> None:
         assert isinstance(one, NotAsked) or one.verdict != "yes"
 
 
+def test_the_control_of_a_push_is_passed_by_chance_as_rarely_as_it_says() -> None:
+    """24 deals, as in a quick run: each counts both ways, for no more forward passes; a push by chance is one more."""
+    rng = np.random.default_rng(2)
+    beyond = {used.FOLLOWS.about({"kind": "size"}): 0, used.OWN_WORDS.about({"kind": "size", "other": "age"}): 0}
+    studies = 300
+    for _ in range(studies):
+        pushes = [{kind: np.full((2, 2), rng.normal()) for kind in ("size", "age")} for _ in range(26)]
+        by_kind: dict[str, used.Effects] = {"size": pushes[0], "age": pushes[1]}
+        for one in used._answers(by_kind, pushes[2:], pushes[2:6], ""):
+            if isinstance(one, Finding) and one.claim in beyond:
+                assert one.control.estimate.n == 48
+                beyond[one.claim] += one.estimate.mean > one.control.estimate.high
+    assert all(0 < count / studies <= 0.045 for count in beyond.values())
+
+
+def test_too_few_deals_are_refused_before_anything_runs() -> None:
+    with pytest.raises(UserError, match="--n-perm 38; expected 39 or more"):
+        next(iter(load_probe("context-enrichment")(Lab(None), n_perm=38)))  # type: ignore[arg-type]
+
+
 def test_senses_are_told_where_they_differ() -> None:
     sense = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     vectors = torch.randn(8, 12, generator=torch.Generator().manual_seed(0)) * 0.1

@@ -17,7 +17,7 @@ from interp.model.training.small import SmallGPT2, train_small_gpt2
 from probes._embedding_directions import CONTROLS, held, words
 from probes._embedding_directions import analogies as by_offset
 from probes._embedding_directions import steering as steering_part
-from probes._embedding_directions.analogies import ask_all, best_baseline, shares
+from probes._embedding_directions.analogies import ask_all, best_baseline, over_families, shares
 from probes._embedding_directions.controls import _found, measured_size, planted
 from probes._embedding_directions.held import _principal, _random, attributes_of, more_directions
 from probes._embedding_directions.one_direction import read_alike
@@ -268,16 +268,17 @@ def test_a_random_direction_that_moves_all_nouns_alike_is_not_taken_for_the_plur
 ) -> None:
     """Its effect is large and the same for every noun; so is that of any random direction, whatever its sign."""
     told = choose_words(numbered)
-    vectors, n_nouns = read_vectors(numbered, told, (1,)), len(told.families["plural"])
+    vectors, nouns = read_vectors(numbered, told, (1,)), admit(numbered, told, quick=True)
+    assert nouns is not None
+    n_nouns = len(nouns.nouns)
+    assert n_nouns * len(TEMPLATES) <= 2 * len(told.families["plural"]), "no dearer than two wordings of every noun"
 
     def all_random(words: Words, vectors: Vectors, layer: int, n_random: int, seed: int) -> torch.Tensor:
         return torch.tensor([1.5, -2.0, 2.5, -1.0, 0.5, -1.5, 2.0])[:, None, None].expand(7, n_nouns, 48)
 
     def moved(self: NounSentences, layer: int, directions: torch.Tensor, clean: np.ndarray) -> np.ndarray:
-        return directions[:, None, :, 0].expand(7, len(self.templates), -1).double().numpy() + 0.01 * clean
+        return directions[:, None, :, 0].expand(7, len(TEMPLATES), -1).double().numpy() + 0.01 * clean
 
-    nouns = admit(numbered, told, quick=True)
-    assert nouns is not None
     monkeypatch.setattr(steering_part, "_directions", all_random)
     monkeypatch.setattr(NounSentences, "shift", moved)
     steered, _ = steering_part.steering(Lab(numbered, quick=True), told, vectors, 1, nouns)
@@ -349,3 +350,12 @@ def test_a_model_that_splits_the_words_is_refused(tiny_gpt2: Model) -> None:
     with pytest.raises(UserError, match="one token each") as refused:
         next(iter(load_probe("embedding-directions")(Lab(tiny_gpt2))))
     the_line(refused)
+
+
+def test_a_difference_of_cosines_may_reach_two() -> None:
+    """Right pairs all one way, wrong ones the other: bounds of a share would refuse it, or cut its interval at 1."""
+    lab = Lab(None, seed=0)  # type: ignore[arg-type]
+    for values in (np.full(6, 1.5), np.array([0.9, 0.8, 1.2, 0.7, 1.4, 0.6])):
+        with pytest.raises(UserError, match="outside their bounds"):
+            over_families(values, lab, "cosine")
+        assert over_families(values, lab, "cosine", (-2.0, 2.0)).high > 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from interp import Model, UserError
-from interp.analysis.readouts import read_labels, readout_of
+from interp.analysis.readouts import read_accuracy, read_labels, readout_of
 from interp.model.training.random_weights import with_random_weights
 
 N, D = 48, 64
@@ -76,7 +76,7 @@ def test_the_classifier_is_scikit_learns_on_the_same_splits(monkeypatch: pytest.
     for train, test in GroupKFold(5).split(x, groups=families):
         theirs = make_pipeline(StandardScaler(), RidgeClassifier(30.0) if kinds == 2 else LogisticRegression())
         right[test] = theirs.fit(x[train], labels[train]).predict(x[test]) == labels[test]
-    accuracy, _ = readout_of(torch.tensor(x), labels.tolist(), families.tolist(), n_perm=1)
+    accuracy = read_accuracy(torch.tensor(x), labels.tolist(), families.tolist())
     assert accuracy.mean == pytest.approx(np.mean([right[families == g].mean() for g in range(12)]))
 
 
@@ -85,7 +85,7 @@ def test_a_site_is_read_beside_a_model_of_random_weights(tiny_gpt2: Model) -> No
     prompts = [f"{name} walked to the {place}" for name in names for place in ("sea", "town")]
     labels = ["sea", "town"] * len(names)
     groups = [name for name in names for _ in range(2)]
-    found = read_labels(tiny_gpt2, prompts, labels, groups, "blocks.*.hook_resid_post", n_perm=20)
+    found = read_labels(tiny_gpt2, prompts, labels, groups, "blocks.*.hook_resid_post", n_perm=39)
     assert [one.site for one in found] == tiny_gpt2.sites("blocks.*.hook_resid_post")
     for one in found:
         assert one.accuracy.mean > 0.9  # the last token is the label
@@ -110,7 +110,7 @@ def test_several_labels_on_one_line_are_all_read() -> None:
     labels = rng.integers(0, 3, 90)
     x = rng.normal(size=(90, 8))
     x[:, 0] = 4 * labels + 0.3 * rng.normal(size=90)
-    accuracy, null = readout_of(x, labels, np.arange(90) // 2, n_perm=10)
+    accuracy, null = readout_of(x, labels, np.arange(90) // 2, n_perm=40)
     assert accuracy.mean > 0.97
     assert null.high < 0.6
 
@@ -140,10 +140,12 @@ def test_labels_are_dealt_as_the_design_allows(design: str) -> None:
 def test_a_rare_label_is_read_with_a_fold_a_group_and_majority_is_a_mean_over_groups(tiny_gpt2: Model) -> None:
     x = np.random.default_rng(0).normal(size=(40, 3))
     labels = np.where(np.isin(np.arange(40) // 4, [0, 5]), 2, np.arange(40) % 2)
-    readout_of(x, labels, np.arange(40) // 4, n_perm=1)
+    readout_of(x, labels, np.arange(40) // 4, n_perm=39)
     prompts, groups = ["Mary"] * 12, [0] * 8 + [1, 2, 3, 4]
     own = [0] * 8 + [1, 1, 0, 1]
-    found = read_labels(tiny_gpt2, prompts, own, groups, "blocks.0.hook_resid_post", n_perm=1, random_weights=tiny_gpt2)
+    found = read_labels(
+        tiny_gpt2, prompts, own, groups, "blocks.0.hook_resid_post", n_perm=39, random_weights=tiny_gpt2
+    )
     assert found[0].majority == pytest.approx(0.6)
 
 
@@ -155,11 +157,11 @@ def test_a_rare_label_is_read_with_a_fold_a_group_and_majority_is_a_mean_over_gr
         ({"labels": [0, 1]}, "2 labels came for 48 rows"),
         ({"labels": [0] * (N - 1) + [1]}, "occurs in one group only"),
         ({"x": np.full((N, D), np.nan)}, "NaN or infinite"),
-        ({"n_perm": 0}, "n_perm=0"),
+        ({"n_perm": 38}, "n_perm=38; expected 39 or more"),
     ],
 )
 def test_misuse_is_one_line(change: dict[str, Any], told: str) -> None:
     x, labels, groups = made(0, 1.0)
-    given: dict[str, Any] = {"x": x, "labels": labels, "groups": groups, "n_perm": 2} | change
+    given: dict[str, Any] = {"x": x, "labels": labels, "groups": groups, "n_perm": 39} | change
     with pytest.raises(UserError, match=told):
         readout_of(given["x"], given["labels"], given["groups"], n_perm=given["n_perm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from word_sae import PLAN, SENTENCES, SITE, with_provenance
 from interp.activations.rows import Rows, capture_rows
 from interp.errors import UserError
 from interp.model.model import Model
-from interp.saes.evaluate import SAEReport, evaluate_sae, evaluate_saes, random_sae_like
+from interp.saes.evaluate import DocumentSums, SAEReport, evaluate_sae, evaluate_saes, paired_gap, random_sae_like
 from interp.saes.lineage import lineage_of
 from interp.saes.loading.sae import describe_sae, encode_features, load_sae
 
@@ -188,3 +189,30 @@ def test_too_little_text_is_refused(word_model: Model, word_sae: Path, documents
 def test_evaluation_refuses_an_sae_of_another_model(word_model: Model, word_sae: Path):
     with pytest.raises(UserError, match="its model weights"):
         evaluate_sae(load_sae(word_sae), with_provenance(word_model, weights="sha256:other"), SENTENCES)
+
+
+def test_a_gap_between_two_saes_is_over_the_documents_of_both(report: SAEReport) -> None:
+    """Documents differ much, and every one is a little better with the first: paired that is sure, added up it is not.
+    And where one gains what the other loses, intervals added up would be too narrow."""
+    rng = np.random.default_rng(0)
+    n = 24
+    squares, hard = np.full(n, 100.0), rng.uniform(10, 80, n)
+
+    def of(errors: np.ndarray) -> SAEReport:
+        clean, mean = np.full(n, 10.0), np.full(n, 110.0)
+        return replace(report, sums=DocumentSums(squares, errors, clean, mean, clean + errors))
+
+    def width(one: Any) -> float:
+        return one.high - one.low
+
+    better, worse, reverse = of(hard), of(hard + rng.uniform(2, 4, n)), of(90 - hard)
+    alone = [paired_gap(one, of(np.zeros(n)), "explained_variance") for one in (better, worse)]
+    for what in ("explained_variance", "ce_recovered"):
+        gap = paired_gap(better, worse, what)
+        assert gap is not None
+        assert gap.low > 0.02
+        assert width(gap) < 0.2 * np.hypot(width(alone[0]), width(alone[1]))
+        opposite = paired_gap(better, reverse, what)
+        assert width(opposite) > 1.3 * 2**0.5 * width(alone[0])
+    assert paired_gap(report, report, "explained_variance") == (0, 0, 0)
+    assert paired_gap(report, better, "explained_variance") is None, "other documents"

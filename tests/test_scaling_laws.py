@@ -56,6 +56,7 @@ def test_a_law_that_is_there_is_found_and_one_that_is_not_is_not() -> None:
 def test_doubt_is_cast_where_it_is_due(lab: Lab) -> None:
     straight = doubt(law_of("parameters", made_up(0.07)))
     assert [finding.verdict for finding in straight[:2]] == ["yes", "yes"]
+    assert straight[2].paired is not None, "the same points in both"
     assert straight[2].gap.mean > 0, "the same losses over a narrower range of sizes"
     points = made_up(0.0)
     bent = [

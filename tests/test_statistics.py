@@ -16,11 +16,13 @@ from interp.stats.estimators import (
     estimate_mean,
     known,
     matched_scores,
+    null_of,
     pairing_null,
     proportion,
     sign_flip_null,
     top_choice,
 )
+from interp.stats.values import BadValuesError
 
 SHAPES = ((3, 1), (1, 24), (3, 24))
 finite = st.floats(-1e3, 1e3, allow_nan=False)
@@ -252,3 +254,21 @@ def test_an_estimate_that_contradicts_itself_is_refused(wrong: tuple[float, ...]
 
 def test_a_known_number_says_why_and_claims_no_sample() -> None:
     assert str(known(0.05, unit="share of people", why="1 of 20 answers")) == "0.05 share of people (1 of 20 answers)"
+
+
+@pytest.mark.parametrize("n", [39, 60, 200])
+def test_one_more_draw_of_chance_is_beyond_a_null_as_rarely_as_it_says(n: int) -> None:
+    """Few draws as well as many: a quantile between two of them would be passed more often."""
+    rng = np.random.default_rng(0)
+    studies = rng.uniform(size=(1500, n))  # of uniform draws, what lies beyond an end is known
+    ends = [null_of(draws, unit="x") for draws in studies]
+    assert np.mean([1 - e.high for e in ends]) <= 0.0255
+    assert np.mean([e.low for e in ends]) <= 0.0255
+    between = 1 - np.quantile(studies, 0.975, axis=1).mean()
+    assert n > 60 or between > 0.03, "the planted fault"
+
+
+def test_too_few_draws_are_no_null() -> None:
+    with pytest.raises(BadValuesError, match=r"38 draws in x; expected 39 or more.*2\.5%"):
+        null_of(np.arange(38), unit="x")
+    assert null_of(np.arange(39), unit="x").high == 38

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from interp.lab.findings import Control, Finding
+from interp.lab.findings import Control, Finding, finding_from_json, finding_to_json
 from interp.lab.summary import p_of_yes, summarise_claims
-from interp.stats.corrections import holm, p_above
+from interp.stats.corrections import holm, p_above, p_below
+from interp.stats.crossed import estimate_crossed
 from interp.stats.estimate import PERMUTATION, Estimate
 from interp.stats.estimators import estimate_mean, known
+from interp.stats.power_law import fit_power_law, foretold_miss
 from interp.stats.tails import student_point, student_tail
 
 NOTHING = Control("nothing", known(0.0, unit="nats", why="no effect"))
@@ -88,3 +92,38 @@ def test_students_tails_are_scipys(df: float) -> None:
         assert student_tail(t, df) == pytest.approx(stats.t.sf(t, df), rel=1e-8, abs=1e-300)
     for tail in (0.4, 0.025, 1e-6):
         assert student_point(tail, df) == pytest.approx(stats.t.isf(tail, df), rel=1e-8)
+
+
+def test_p_values_of_crossed_wordings_are_about_what_they_say() -> None:
+    """Three wordings have two degrees of freedom or little more, however many items there are."""
+    rng = np.random.default_rng(4)
+    p, by_items = [], []
+    for _ in range(4000):
+        table = 1.5 * rng.normal(size=(3, 1)) + rng.normal(size=(1, 24)) + rng.normal(size=(3, 24))
+        e = estimate_crossed([table], unit="nats", over="item")
+        p.append(p_above(e, 0.0))
+        by_items.append(p_above(replace(e, df=None), 0.0))
+    assert np.mean(np.array(p) <= 0.025) <= 0.03
+    assert np.mean(np.array(p) <= 0.001) <= 0.004
+    assert np.mean(np.array(by_items) <= 0.001) > 0.006, "the planted fault: as many degrees of freedom as items"
+
+
+def test_every_estimate_knows_the_degrees_of_freedom_of_its_interval() -> None:
+    """The p of a slope is the t-test's; a gap has those of the less sure side; old files have none."""
+    x = np.geomspace(1, 100, 6)
+    v = np.log(x) * -0.1 + np.random.default_rng(0).normal(0, 0.05, 6)
+    line: Any = stats.linregress(np.log(x), v)
+    exponent = fit_power_law(x, np.exp(v)).exponent
+    assert p_above(exponent, 0.0) == pytest.approx(line.pvalue / 2)
+    assert foretold_miss(x, np.exp(v), unit="nats").df == 3
+    crossed = Estimate(1.0, 0.5, 1.5, 24, "nats", df=1.7)
+    finding = Finding("c", crossed, NOTHING, "greater")
+    assert finding.gap.df == 1.7
+    assert replace(finding, control=Control("k", Estimate(0, -0.1, 0.1, 9, "nats"))).gap.freedom == 1.7
+    assert p_below(replace(crossed, mean=-1.0, low=-1.5, high=-0.5), 0.0) == pytest.approx(p_above(crossed, 0.0))
+    record = json.loads(json.dumps(finding_to_json(finding)))
+    assert finding_from_json(record, []) == finding
+    del record["estimate"]["df"]
+    assert finding_from_json(record, []).estimate.freedom == 23
+    with pytest.raises(ValueError, match="degrees of freedom"):
+        replace(crossed, df=0.0)

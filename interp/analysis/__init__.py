@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from interp.analysis.multiple_choice import Choices, choose_among, choose_number, entropy_of, last_tokens
     from interp.analysis.patching import Pairs, Sweep, attribution_patch, correlation, pair_up, patch_sweep
     from interp.analysis.paths import path_patch
-    from interp.analysis.readouts import Readout, read_labels, readout_of
+    from interp.analysis.readouts import Readout, read_accuracy, read_labels, readout_of
     from interp.analysis.sparse_readouts import sparse_readouts as score_sparse_readouts
     from interp.analysis.students import (
         PEOPLE_A_GROUP,
@@ -114,7 +114,7 @@ else:
             "interp.analysis.tuned_lens": "TunedLens, lens_divergence, load_lens, train_lens",
             # readouts (linear probes), directions
             "interp.analysis.analogies": "Questions, Way, alike, ask_analogies, by_pair, every_cosine",
-            "interp.analysis.readouts": "Readout, read_labels, readout_of",
+            "interp.analysis.readouts": "Readout, read_accuracy, read_labels, readout_of",
             "interp.analysis.sparse_readouts": "sparse_readouts as score_sparse_readouts",
             # parameters
             "interp.analysis.weight_change": (
@@ -180,6 +180,7 @@ __all__ += [
     "ask_analogies",
     "by_pair",
     "every_cosine",
+    "read_accuracy",
     "read_labels",
     "readout_of",
     "score_sparse_readouts",

@@ -27,6 +27,7 @@ from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, null_of
 
 ALPHAS = np.logspace(-1, 5, 13)
+LEAST_DEALS = 39  # of labels: of fewer, none shows what chance reaches in 2.5 %
 FOLDS, UNIT = 5, "share of rows, a mean over groups"
 Rows = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -100,11 +101,27 @@ def readout_of(
     """
     x = _matrix(activations)
     codes, families = _coded(labels, groups, len(x))
-    if n_perm < 1:
-        raise UserError(f"n_perm={n_perm}; expected 1 or more: the accuracy alone says nothing")
+    if n_perm < LEAST_DEALS:
+        raise UserError(
+            f"n_perm={n_perm}; expected {LEAST_DEALS} or more, to show what chance reaches in 2.5 %; for the accuracy "
+            "alone, interp.analysis.read_accuracy"
+        )
     dealt = np.stack([codes, *_dealt(x, codes, families, n_perm, seed)], axis=1)  # [row, 1 + n_perm]
     right = _held_out(x, dealt, families)
     return _share(right, families, seed), null_of(_by_group(right[:, 1:], families).mean(0), unit=UNIT)
+
+
+def read_accuracy(
+    activations: Float[Tensor, "row d"] | NDArray[Any],
+    labels: Sequence[Hashable] | NDArray[Any],
+    groups: Sequence[Hashable] | NDArray[Any],
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """`readout_of` without its null: a share that is compared with another share, not with chance."""
+    x = _matrix(activations)
+    codes, families = _coded(labels, groups, len(x))
+    return _share(_held_out(x, codes[:, None], families), families, seed)
 
 
 def _share(right: NDArray[np.bool_], families: Codes, seed: int) -> Estimate:

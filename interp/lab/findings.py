@@ -10,7 +10,7 @@ runs. What decides is the interval of the *gap*, estimate minus control (`Findin
 - `equal`: yes when the whole interval lies within `margin` of zero (an equivalence test: a wide interval is never a
   yes); no when it lies wholly outside; else unclear.
 - Where the control is a null (permutations), a yes to `greater` or `less` also needs an estimate beyond the null's
-  range: fewer than 2.5 % of the permutations reach it.
+  range: one more permutation reaches it in 2.5 % of studies or fewer (`interp.stats.null_of`).
 - An estimate or control from a single unit has no interval, and one from units that are all alike (with nothing that
   bounds them) shows none: always unclear.
 
@@ -141,12 +141,13 @@ class Finding:
         measured, control = self.estimate, self.control.estimate
         mean = measured.mean - control.mean
         below, above = measured.mean - measured.low, measured.high - measured.mean
-        n, over = measured.n, measured.over
+        n, over, df = measured.n, measured.over, measured.df
         if not (control.is_known or control.is_null):
             below, above = hypot(below, control.high - control.mean), hypot(above, control.mean - control.low)
             n, over = min((measured.n, measured.over), (control.n, control.over))
+            df = min(measured.freedom, control.freedom)  # the sum of the two widens no faster than the one of fewer
         alike = measured.alike or (control.alike and not control.is_null)
-        return Estimate(mean, mean - below, mean + above, n, measured.unit, over, measured.level, alike)
+        return Estimate(mean, mean - below, mean + above, n, measured.unit, over, measured.level, alike, df)
 
     @property
     def undecided(self) -> str:

@@ -71,7 +71,8 @@ def p_of_yes(finding: Finding) -> float:
     """One-sided p-value of a claim: 0.025 or less where its verdict is yes. `interp.stats.p_above` states its limits.
 
     Of `equal` it is the larger of the two tests' (Schuirmann 1987). Against a null it is no smaller than the share of
-    permutations that reach the estimate, taken as normal. 1 where no verdict can be had.
+    permutations that reach the estimate, taken as normal, and than one in all of them and one more: `null_of` takes no
+    fewer than 39. 1 where no verdict can be had.
     """
     if finding.undecided:
         return 1.0

@@ -12,7 +12,14 @@ from interp._door import lazy
 
 if TYPE_CHECKING:
     from interp.saes.edits import reconstruction
-    from interp.saes.evaluate import SAEReport, evaluate_sae, evaluate_saes, random_sae_like, silent_features
+    from interp.saes.evaluate import (
+        SAEReport,
+        evaluate_sae,
+        evaluate_saes,
+        paired_gap,
+        random_sae_like,
+        silent_features,
+    )
     from interp.saes.loading.attach import Fit, attach_sae, find_faults, measure_fit
     from interp.saes.loading.default import default_plan, default_site, ensure_default_sae, shipped_sae
     from interp.saes.loading.sae import SAE, describe_sae, encode_features, load_sae, load_transcoder, site_of
@@ -38,7 +45,9 @@ else:
             "interp.saes.loading.sae": "SAE, describe_sae, encode_features, load_sae, load_transcoder, site_of",
             # use and evaluate; edits with features are in `interp.edits`
             "interp.saes.edits": "reconstruction",
-            "interp.saes.evaluate": ("SAEReport, evaluate_sae, evaluate_saes, random_sae_like, silent_features"),
+            "interp.saes.evaluate": (
+                "SAEReport, evaluate_sae, evaluate_saes, paired_gap, random_sae_like, silent_features"
+            ),
             "interp.saes.neuron_basis": "coordinates_as_sae",
         },
     )
@@ -76,6 +85,7 @@ __all__ += [
     "coordinates_as_sae",
     "evaluate_sae",
     "evaluate_saes",
+    "paired_gap",
     "random_sae_like",
     "reconstruction",
     "silent_features",

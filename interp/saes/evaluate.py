@@ -17,8 +17,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +39,26 @@ from interp.saes.loading.sae import BLOCK, site_of
 from interp.stats.intervals import Interval, expanded_percentile
 
 LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MB in fp32; a batch of 16 x 128 x 49,152 would take 400
+
+
+class DocumentSums(NamedTuple):
+    """Sums per document [document]: squared distances from the mean and errors without sinks, and losses in nats."""
+
+    squares: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    clean: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    reconstruction: NDArray[np.float64]
+
+    def explained(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The explained variance of each resample; NaN for one of documents that hold nothing but sinks."""
+        total = weights @ self.squares
+        return 1 - (weights @ self.errors) / np.where(total > 0, total, np.nan)
+
+    def recovered(self, weights: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """The loss recovered of each resample; None where one of them has no scale."""
+        scale = weights @ (self.mean - self.clean)
+        return (weights @ (self.mean - self.reconstruction)) / scale if bool((scale > 0).all()) else None
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,8 @@ class SAEReport:
     n_documents: int
     n_sinks: int
     sink_rule: str = SINK_RULE
+    sums: DocumentSums | None = field(default=None, repr=False, compare=False)
+    """What both shares are made of, document by document, for `paired_gap`."""
 
 
 def evaluate_sae(
@@ -132,6 +154,30 @@ def evaluate_saes(
     return [_report(sae, base, loss(reconstruct(sae, typical_norm=typical))) for sae in saes]
 
 
+def paired_gap(
+    report: SAEReport,
+    other: SAEReport,
+    of: Literal["explained_variance", "ce_recovered"],
+    *,
+    seed: int = 0,
+    n_boot: int = 1000,
+) -> Interval | None:
+    """How far a share of one SAE is above that of another, both resampled over the same documents at once.
+
+    Documents that are hard for one SAE are hard for the other: two intervals added up as if independent are too wide
+    then, and too narrow where one gains what the other loses. None where the documents, or the tokens of them, differ,
+    and where a resample has no scale.
+    """
+    one, two = report.sums, other.sums
+    if one is None or two is None or len(one.clean) != len(two.clean) or not np.allclose(one.clean, two.clean, 1e-3):
+        return None
+    weights = _resamples(len(one.clean), n_boot, seed)
+    if of == "explained_variance":
+        return expanded_percentile(one.explained(weights) - two.explained(weights), len(one.clean))
+    first, second = one.recovered(weights), two.recovered(weights)
+    return None if first is None or second is None else expanded_percentile(first - second, len(one.clean))
+
+
 def silent_features(sae: SAE[Any], rows: Rows) -> NDArray[np.bool_]:
     """Which features [d_sae] fire at none of the rows that are no sinks."""
     return (~_fit(sae, rows).fired).numpy()
@@ -173,22 +219,26 @@ class _Base(NamedTuple):
 
 
 def _report(sae: SAE[Any], base: _Base, ours: NDArray[np.float64]) -> SAEReport:
-    rows, fit = base.rows, _fit(sae, base.rows)
+    rows, fit, n = base.rows, _fit(sae, base.rows), base.weights.shape[1]
+    sums = DocumentSums(*_variance_sums(rows, fit.error, ~rows.is_sink, n), base.clean, base.mean, ours)
+    squares, errors = _variance_sums(rows, fit.error, torch.ones_like(rows.is_sink), n)
+    explained, recovered = expanded_percentile(sums.explained(base.weights), n), sums.recovered(base.weights)
     return SAEReport(
         site=rows.site,
-        explained_variance=_explained(rows, fit.error, ~rows.is_sink, base.weights),
-        explained_variance_with_sinks=_explained(rows, fit.error, torch.ones_like(rows.is_sink), base.weights[:1]).mean,
+        explained_variance=explained._replace(high=min(explained.high, 1.0)),
+        explained_variance_with_sinks=float(1 - errors.sum() / squares.sum()),
         l0=fit.l0,
         dead_share=float((~fit.fired).float().mean()),
         ce_clean=float(base.clean.sum()) / base.predictions,
         ce_reconstruction=float(ours.sum()) / base.predictions,
         ce_mean_ablation=float(base.mean.sum()) / base.predictions,
         ce_zero_ablation=float(base.zero.sum()) / base.predictions,
-        ce_recovered=_recovered(base.clean, ours, base.mean, base.weights),
+        ce_recovered=None if recovered is None else expanded_percentile(recovered, n),
         n_tokens=int((~rows.is_sink).sum()),
         n_predictions=base.predictions,
-        n_documents=base.weights.shape[1],
+        n_documents=n,
         n_sinks=int(rows.is_sink.sum()),
+        sums=sums,
     )
 
 
@@ -248,25 +298,13 @@ def _resamples(n: int, n_boot: int, seed: int) -> NDArray[np.float64]:
     return np.vstack([np.ones(n), drawn]).astype(np.float64)
 
 
-def _explained(rows: Rows, error: Tensor, kept: Tensor, weights: NDArray[np.float64]) -> Interval:
-    """Explained variance of the rows `kept`, around their own mean; resamples keep that mean.
+def _variance_sums(rows: Rows, error: Tensor, kept: Tensor, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Squared distances from the mean of the rows `kept`, and their errors, per document; resamples keep that mean.
 
     A mean fitted anew to each resample would lower every total a little and push the interval below the number.
     """
-    n = weights.shape[1]
     mean = rows.values[kept].mean(0).double()
     squares = torch.zeros(n, dtype=torch.float64)
     for block, document, chosen in zip(*(t.split(BLOCK) for t in (rows.values, rows.document, kept)), strict=True):
         squares.index_add_(0, document[chosen], (block[chosen].double() - mean).square().sum(-1))
-    errors = torch.bincount(rows.document[kept], error[kept], minlength=n)
-    total = weights @ squares.numpy()
-    # a resample of documents that hold nothing but sinks says nothing: NaN
-    found = expanded_percentile(1 - (weights @ errors.numpy()) / np.where(total > 0, total, np.nan), n)
-    return found._replace(high=min(found.high, 1.0))
-
-
-def _recovered(
-    clean: NDArray[np.float64], ours: NDArray[np.float64], mean: NDArray[np.float64], weights: NDArray[np.float64]
-) -> Interval | None:
-    scale = weights @ (mean - clean)
-    return expanded_percentile((weights @ (mean - ours)) / scale, len(clean)) if bool((scale > 0).all()) else None
+    return squares.numpy(), torch.bincount(rows.document[kept], error[kept], minlength=n).numpy()

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from interp.stats.power_law import (
         PowerLaw,
         crossfitted_frontier,
+        exponent_gap,
         fit_floor,
         fit_power_law,
         foretell,
@@ -70,8 +71,8 @@ else:
                 "JointEstimates, JointLaw, estimate_joint_law, fit_joint_law, joint_law_by_chance"
             ),
             "interp.stats.power_law": (
-                "PowerLaw, UNIT as EXPONENT, crossfitted_frontier, fit_floor, fit_power_law, foretell, foretold_miss, "
-                "lower_envelope"
+                "PowerLaw, UNIT as EXPONENT, crossfitted_frontier, exponent_gap, fit_floor, fit_power_law, foretell, "
+                "foretold_miss, lower_envelope"
             ),
         },
     )
@@ -98,6 +99,6 @@ __all__ = [
 __all__ += ["Interval", "auc", "expanded_percentile", "intervals_of_groups", "student_quantile"]
 __all__ += ["Bin", "calibration_error", "holm", "honest_errors", "max_t", "p_above", "p_below", "reliability"]
 __all__ += ["EXPONENT", "PowerLaw", "crossfitted_frontier", "fit_floor", "fit_power_law", "foretell", "foretold_miss"]
-__all__ += ["lower_envelope"]
+__all__ += ["exponent_gap", "lower_envelope"]
 __all__ += ["EdgeMisses", "JointEstimates", "JointLaw", "edge_misses", "estimate_joint_law", "fit_joint_law"]
 __all__ += ["joint_law_by_chance"]

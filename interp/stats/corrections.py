@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -68,16 +69,18 @@ def p_above(estimate: Estimate, line: float) -> float:
     """One-sided p-value of "the number is no larger than `line`", read off the estimate's interval.
 
     It is the tail at which the interval would just touch the line: the lower limit is taken to move with Student's
-    quantile (of a null, the normal one) as the level changes. At the interval's own level that is exact, so p is below
-    its tail (0.025 of 95 %) just where the interval clears the line. Farther out it is an approximation: for 0 and 1,
-    and for a limit that was stretched for a long tail, good to a factor of two or so. Without width it is 0 or 1.
+    quantile at the interval's own degrees of freedom (of a null, the normal one) as the level changes. At the
+    interval's own level that is exact, so p is below its tail (0.025 of 95 %) just where the interval clears the line.
+    Farther out it is an approximation: for 0 and 1, and for a limit that was stretched for a long tail, good to a
+    factor of two or so. Three differing wordings of 24 items give p <= .001 in 0.2 % of studies of
+    nothing; with the n - 1 of the items for degrees of freedom it would be twice that. Without width it is 0 or 1.
     """
     reach, distance = estimate.mean - estimate.low, estimate.mean - line
     if reach <= 0:
         return 0.0 if distance > 0 else 1.0
     if estimate.is_null or estimate.is_known:
         return NormalDist().cdf(-NormalDist().inv_cdf((1 + estimate.level) / 2) * distance / reach)
-    df = max(estimate.n - 1, 1)
+    df = estimate.freedom
     return student_tail(student_point((1 - estimate.level) / 2, df) * distance / reach, df)
 
 
@@ -89,4 +92,4 @@ def p_below(estimate: Estimate, line: float) -> float:
 def mirrored(estimate: Estimate) -> Estimate:
     """The same estimate with its sign turned round."""
     e = estimate
-    return Estimate(-e.mean, -e.high, -e.low, e.n, e.unit, e.over, e.level, e.alike)
+    return replace(e, mean=-e.mean, low=-e.high, high=-e.low)

@@ -18,7 +18,8 @@ class Estimate:
     `unit` is written wherever the number is shown ("nats", "share of facts"). `n` is 0 for a number known beforehand.
     `alike`: all units had the same value and nothing bounds them, so that no interval could be told; a verdict on it is
     unclear. A null, `over` PERMUTATION, is no interval of a mean: it is where `level` of the values lie when there is
-    no effect.
+    no effect. `df`: the degrees of freedom of Student's quantile that made the interval, where they are not n - 1
+    (crossed wordings, a slope): they say how fast it would widen at a stricter level.
     """
 
     mean: float
@@ -29,6 +30,7 @@ class Estimate:
     over: str = "item"
     level: float = 0.95
     alike: bool = False
+    df: float | None = None
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) and abs(float(x)) < HUGE for x in (self.mean, self.low, self.high)):
@@ -37,6 +39,13 @@ class Estimate:
             raise ValueError(f"the mean must lie in its interval, got {self.mean} [{self.low}, {self.high}]")
         if self.n < 0 or not 0 < self.level < 1:
             raise ValueError(f"n must be 0 or more and the level between 0 and 1, got {self.n} and {self.level}")
+        if self.df is not None and not 0 < self.df < math.inf:
+            raise ValueError(f"degrees of freedom must be above 0 and finite, got {self.df}")
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the interval: `df`, or those of a mean of n units."""
+        return max(self.n - 1, 1) if self.df is None else self.df
 
     @property
     def has_interval(self) -> bool:

@@ -6,6 +6,7 @@ unit are averaged before anything is resampled, because items that share tokens 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -182,9 +183,21 @@ def _above_others(matrix: ArrayLike) -> Floats:
 
 
 def null_of(draws: ArrayLike, *, unit: str, level: float = 0.95) -> Estimate:
-    """The middle `level` of a number's values under chance, one a permutation, as the estimate of a null."""
-    values = finite_values(draws, f"draws of a null in {unit}")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    """The middle `level` of a number's values under chance, one a permutation, as the estimate of a null.
+
+    Its ends are values that came: the upper one is number ceil((n + 1) * 0.975) of n, so that one more draw is beyond
+    it in 2.5 % of studies or fewer, however few draws there are (a quantile between two of 24 is passed in 5.8 %).
+    Raises BadValuesError for fewer draws than that takes: 39 for 95 %.
+    """
+    values = np.sort(finite_values(draws, f"draws of a null in {unit}").ravel())
+    n, least = len(values), math.ceil(round((1 + level) / (1 - level), 6))
+    if n < least:
+        raise BadValuesError(
+            f"a null of {n} draws in {unit}; expected {least} or more: fewer cannot show what chance reaches "
+            f"in {(1 - level) / 2:.1%}"
+        )
+    place = math.ceil(round((n + 1) * (1 + level) / 2, 6))
+    low, high = values[n - place], values[place - 1]
     mean = min(max(float(values.mean()), float(low)), float(high))
     return Estimate(mean, float(low), float(high), len(values), unit, PERMUTATION, level)
 

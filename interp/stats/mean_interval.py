@@ -97,8 +97,6 @@ def _reach(values: Floats, bounds: Bounds, level: float, side: int) -> Floats:
     mean, spread = x.mean(-1), x.std(-1, ddof=1)
     t = float(stats.t.ppf((1 + level) / 2, n - 1))
     half = t * spread / np.sqrt(n)
-    if n == 2:  # two values have no shape
-        return side * (mean + half)
     far = bounds[0] if side > 0 else -bounds[1]  # the end that a long tail on this side leads away from
     factor = _factor(x, x - far if np.isfinite(far) else x, half, t)
     # Where nearly all lie on one point, the few others do not say to which side the rest lead: either may be the long.

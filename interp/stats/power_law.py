@@ -56,6 +56,26 @@ def fit_power_law(x: ArrayLike, loss: ArrayLike, *, over: str = "size") -> Power
     return PowerLaw(slope, float(line[0][0]), _estimate(bent[0][2], bent[1][2], n - 3, n, over))
 
 
+def exponent_gap(x: ArrayLike, other_x: ArrayLike, loss: ArrayLike, *, over: str = "size") -> Estimate:
+    """The exponent of `loss` [point] against `x` less that against `other_x`: the same points, counted two ways.
+
+    Both slopes are weighted sums of the same logarithms, and so is their difference: an error in a loss moves both, and
+    only what it moves them apart is in the interval. The scatter is that about the worse of both lines, n - 2 degrees
+    of freedom. Raises what `fit_power_law` does.
+    """
+    both = [fit_power_law(sizes, loss, over=over) for sizes in (x, other_x)]
+    v = np.log(finite_values(loss, "losses of a power law"))
+    n, weights, scatter = len(v), [], 0.0
+    for sizes in (x, other_x):
+        u = np.log(np.asarray(sizes, np.float64))
+        off = u - u.mean()
+        weights.append(off / (off @ off))
+        left = v - v.mean() - weights[-1] @ v * off
+        scatter = max(scatter, float(left @ left) / (n - 2))
+    apart = weights[0] - weights[1]
+    return _estimate(both[0].exponent.mean - both[1].exponent.mean, (scatter * apart @ apart) ** 0.5, n - 2, n, over)
+
+
 def crossfitted_frontier(cost: ArrayLike, loss: ArrayLike, *, over: str = "point") -> PowerLaw | None:
     """The power law of a compute frontier, fitted to other seeds than those that chose its points; None where too few.
 
@@ -100,7 +120,7 @@ def foretold_miss(x: ArrayLike, loss: ArrayLike, *, unit: str, over: str = "size
     half = float(stats.t.ppf(0.975, n - 2) * error)
     middle = float(start + slope * u[-1])
     low, mean, high = (float(np.exp(min(middle + d, 200.0)) - losses[-1]) for d in (-half, 0.0, half))
-    return Estimate(mean, low, high, n, unit, over)
+    return Estimate(mean, low, high, n, unit, over, df=n - 2)
 
 
 def foretell(x: ArrayLike, loss: ArrayLike, at: float) -> float:
@@ -149,11 +169,13 @@ def _regress(design: Floats, v: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _estimate(mean: float, error: float, freedom: int, n: int, over: str) -> Estimate:
-    half = float(stats.t.ppf(0.975, max(1, freedom)) * error)
-    return Estimate(float(mean), float(mean) - half, float(mean) + half, n, UNIT, over)
+    freedom = max(1, freedom)
+    half = float(stats.t.ppf(0.975, freedom) * error)
+    return Estimate(float(mean), float(mean) - half, float(mean) + half, n, UNIT, over, df=freedom)
 
 
 def _mean_estimate(both: list[Estimate]) -> Estimate:
     """The mean of two estimates of one number from the same points: no narrower than they are."""
     mean, half = np.mean([e.mean for e in both]), np.mean([e.high - e.mean for e in both])
-    return Estimate(float(mean), float(mean - half), float(mean + half), min(e.n for e in both), UNIT, both[0].over)
+    n, df = min(e.n for e in both), min(e.freedom for e in both)
+    return Estimate(float(mean), float(mean - half), float(mean + half), n, UNIT, both[0].over, df=df)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from interp import Claim, Control, Estimate, Finding, Lab, Measured, Model, NotAsked
 from interp.edits import steer
-from interp.stats import estimate_crossed, null_of
+from interp.stats import estimate_crossed, null_of, student_quantile
 
 from . import NATS, USED
 from .phrases import BEFORE, NEW, OLD, PHRASE, SAID, TOO_FEW_OF_AGE, Words
@@ -133,6 +132,15 @@ def halves_of(n: int) -> tuple[list[int], list[int]]:
     return read, [i for i in range(n) if i not in read]
 
 
+def both_ways(leads: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What pushes along dealt directions do, and along their reverses: a deal with its classes exchanged.
+
+    A push is half of a direction added less half of it taken away, so that its reverse does the same with the other
+    sign, and costs no forward pass.
+    """
+    return np.concatenate([leads, -leads])
+
+
 def _not_asked(because: str, kinds: tuple[str, ...]) -> Iterator[NotAsked]:
     for kind in kinds:
         yield FOLLOWS.not_asked(because, about={"kind": kind})
@@ -143,7 +151,8 @@ def _not_asked(because: str, kinds: tuple[str, ...]) -> Iterator[NotAsked]:
 def _answers(
     by_kind: dict[str, Effects], dealt: list[Effects], isotropic: list[Effects], measure: str
 ) -> Iterator[Finding | NotAsked]:
-    nulls = {kind: null_of([effects[kind].mean() for effects in dealt], unit=NATS) for kind in by_kind}
+    leads = {kind: np.array([effects[kind].mean() for effects in dealt]) for kind in by_kind}
+    nulls = {kind: null_of(both_ways(leads[kind]), unit=NATS) for kind in by_kind}
     groups: dict[tuple[Any, ...], Estimate] = {
         (f"the direction of {made}", f"words of {kind}"): estimate_crossed([effects[kind]], unit=NATS, over="noun")
         for made, effects in by_kind.items()
@@ -151,8 +160,10 @@ def _answers(
     }
     for kind in by_kind:
         groups["neutral adjectives, dealt at random", f"words of {kind}"] = nulls[kind]
-        of_nothing = [effects[kind].mean() for effects in isotropic]
-        groups["random numbers", f"words of {kind}"] = null_of(of_nothing, unit=NATS)
+        # eight directions are too few for a null: Student's reach about 0, which both ways of each give
+        n, squares = len(isotropic), [effects[kind].mean() ** 2 for effects in isotropic]
+        reach = student_quantile(n) * float(np.mean(squares)) ** 0.5
+        groups["random numbers", f"words of {kind}"] = Estimate(0.0, -reach, reach, n, NATS, "direction", df=n)
     shown = Measured(("pushed along", "read"), "raised (nats)", groups)
     for kind in by_kind:
         yield FOLLOWS.answer(
@@ -165,14 +176,15 @@ def _answers(
                 y="pushed along",
                 chance=0.0,
                 caption="How far words are raised by a push at the noun. Intervals over adjectives and nouns; of "
-                f"{len(dealt)} deals and of {len(isotropic)} directions of random numbers, where 95 % of them lie.",
+                f"{len(dealt)} deals and of {len(isotropic)} directions of random numbers, both ways, where 95 % lie.",
             ),
         )
     if "age" not in by_kind:
         yield from _not_asked(TOO_FEW_OF_AGE, ("age",))
         return
     for kind, other in (("size", "age"), ("age", "size")):
-        apart = [first[kind].mean() - second[kind].mean() for first, second in pairwise(dealt)]
+        first, second = leads[kind][: len(dealt) // 2 * 2].reshape(-1, 2).T
+        apart = both_ways(np.concatenate([first - second, first + second]))
         yield OWN_WORDS.answer(
             estimate_crossed([by_kind[kind][kind] - by_kind[other][kind]], unit=NATS, over="noun"),
             Control("two directions between neutral adjectives", null_of(apart, unit=NATS)),

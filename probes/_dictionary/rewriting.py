@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -33,6 +33,7 @@ from interp.saes import (
     ensure_default_sae,
     evaluate_saes,
     load_sae,
+    paired_gap,
     plan_sae,
     site_of,
 )
@@ -148,6 +149,7 @@ def rewrites(name: str, reports: Mapping[str, SAEReport]) -> Iterator[Finding | 
     yield EXPLAINS.answer(
         share(sae, sae.explained_variance, VARIANCE),
         Control(RANDOM, share(random, random.explained_variance, VARIANCE)),
+        paired=gap(sae, random, "explained_variance", VARIANCE),
         about={"site": sae.site},
         measure=f"Text: held-out documents of {bundled_corpus('sample').name}.",
         table=table,
@@ -157,6 +159,7 @@ def rewrites(name: str, reports: Mapping[str, SAEReport]) -> Iterator[Finding | 
         yield RECOVERS.answer(
             share(sae, sae.ce_recovered, RECOVERED),
             Control(RANDOM, share(random, random.ce_recovered, RECOVERED)),
+            paired=gap(sae, random, "ce_recovered", RECOVERED),
             table=table,
             figure=_dots("loss recovered (share)", "ce"),
         )
@@ -175,6 +178,7 @@ def on_prose(
     return ON_PROSE.answer(
         share(sae, sae.explained_variance, VARIANCE),
         Control(RANDOM, share(random, random.explained_variance, VARIANCE)),
+        paired=gap(sae, random, "explained_variance", VARIANCE),
         measure=f"Text: {text_read()}.",
         table=[{"text": which, **row} for which, row in rows],
     )
@@ -195,6 +199,7 @@ def beside_others(name: str, reports: Mapping[str, SAEReport]) -> Iterator[Findi
         yield MORE.answer(
             share(sae, sae.ce_recovered, RECOVERED),
             Control(label, share(other, other.ce_recovered, RECOVERED)),
+            paired=gap(sae, other, "ce_recovered", RECOVERED),
             about=about,
             table=table,
             figure=Figure(
@@ -246,6 +251,7 @@ def controls(reports: Mapping[str, SAEReport]) -> Iterator[Finding | NotAsked]:
     yield NOTHING.answer(
         share(dealt, dealt.explained_variance, VARIANCE),
         Control(RANDOM, share(random, random.explained_variance, VARIANCE)),
+        paired=gap(dealt, random, "explained_variance", VARIANCE),
         table=[row_of(name, reports[name]) for name in (ALL, DEALT, RANDOM)],
     )
 
@@ -253,6 +259,14 @@ def controls(reports: Mapping[str, SAEReport]) -> Iterator[Finding | NotAsked]:
 def share(report: SAEReport, interval: Interval, unit: str) -> Estimate:
     """A number of a report, over its documents."""
     return Estimate(interval.mean, interval.low, interval.high, report.n_documents, unit, "document")
+
+
+def gap(
+    report: SAEReport, other: SAEReport, of: Literal["explained_variance", "ce_recovered"], unit: str
+) -> Estimate | None:
+    """One less the other, over the documents of both; None where those differ."""
+    interval = paired_gap(report, other, of)
+    return None if interval is None else share(report, interval, unit)
 
 
 def row_of(name: str, report: SAEReport) -> Row:

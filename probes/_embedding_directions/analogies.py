@@ -114,9 +114,9 @@ def chance_gap(wrong: Floats, unit: str) -> Estimate:
     return null_of((wrong - wrong.mean(0)).mean(1), unit=unit)
 
 
-def over_families(values: Floats, lab: Lab, unit: str, least: float = -1.0) -> Estimate:
-    """The mean over families, with its interval."""
-    return estimate_mean(values, unit=unit, over="family", bounds=(least, 1.0), seed=lab.seed)
+def over_families(values: Floats, lab: Lab, unit: str, bounds: tuple[float, float] = (-1.0, 1.0)) -> Estimate:
+    """The mean over families, with its interval; `bounds` are those of a difference of two shares by default."""
+    return estimate_mean(values, unit=unit, over="family", bounds=bounds, seed=lab.seed)
 
 
 def analogies(lab: Lab, words: Words, vectors: Vectors, middle: int, n_perm: int) -> Iterator[Finding]:
@@ -168,7 +168,7 @@ def _ways(lab: Lab, places: dict[str, Asked]) -> list[Row]:
         for way, name in NEAREST.items():
             for told, keep in (("left out", False), ("may be the answer", True)):
                 if not (keep and way.endswith("alone")):
-                    at = over_families(shares(one, way, keep=keep), lab, SHARE, 0.0)
+                    at = over_families(shares(one, way, keep=keep), lab, SHARE, (0.0, 1.0))
                     rows.append({"vectors": place, "nearest to": name, "the question's words": told, RIGHT: at.mean})
                     rows[-1] |= {"low": at.low, "high": at.high}
     return rows

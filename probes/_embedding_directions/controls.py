@@ -133,7 +133,7 @@ def controls(
         )
     alike = read_alike(vectors_of_random, words, 0, deals(words, n_perm, lab.seed))
     yield NO_WAY.answer(
-        over_families(alike.gaps, lab, COSINE, -2.0),
+        over_families(alike.gaps, lab, COSINE, (-2.0, 2.0)),
         Control("second words dealt at random", chance_gap(alike.wrong, COSINE)),
     )
 

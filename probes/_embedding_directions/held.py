@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from interp import (
     set_beforehand,
     zero,
 )
-from interp.analysis import Readout, ask_analogies, by_pair, read_labels, readout_of
+from interp.analysis import Readout, ask_analogies, by_pair, read_accuracy, read_labels
 from interp.stats import estimate_mean
 
 from . import CONTROLS, HOLDS
@@ -140,7 +140,7 @@ def kinds(
         seed=lab.seed,
         progress=lab.tell("reading kinds of things"),
     )
-    spelling, _ = readout_of(_surface(words, attribute), attribute.labels, attribute.groups, n_perm=1, seed=lab.seed)
+    spelling = read_accuracy(_surface(words, attribute), attribute.labels, attribute.groups, seed=lab.seed)
     listed = ", ".join(f"{len(some)} {kind}s" for kind, some in words.kinds.items())
     by_layer = Measured(("layer", "read from"), READ, _by_layer(found, layers))
     told = KIND.answer(
@@ -174,7 +174,7 @@ def _by_layer(found: Sequence[Readout], layers: Sequence[int]) -> dict[Any, Esti
 
 def _renamed(at: Estimate) -> Estimate:
     """Each word is a group of its own."""
-    return Estimate(at.mean, at.low, at.high, at.n, UNIT, "word" if at.over == "group" else at.over, at.level)
+    return replace(at, unit=UNIT, over="word" if at.over == "group" else at.over)
 
 
 def _surface(words: Words, attribute: Attribute) -> Float[Tensor, "word column"]:
@@ -255,8 +255,7 @@ def _grows(lab: Lab, claim: Claim, what: str, over: str, column: str, values: Cu
 def _read(words: Words, attributes: Sequence[Attribute], at: Float[Tensor, "word k"], seed: int) -> list[float]:
     where = {word: i for i, word in enumerate(words.all)}
     return [
-        readout_of(at[[where[w] for w in one.words]], one.labels, one.groups, n_perm=1, seed=seed)[0].mean
-        for one in attributes
+        read_accuracy(at[[where[w] for w in one.words]], one.labels, one.groups, seed=seed).mean for one in attributes
     ]
 
 

@@ -85,7 +85,7 @@ def one_direction(lab: Lab, words: Words, vectors: Vectors, middle: int, n_perm:
     ):
         first = claim is ONE_WAY
         yield claim.answer(
-            over_families(one.gaps, lab, COSINE, -2.0),
+            over_families(one.gaps, lab, COSINE, (-2.0, 2.0)),
             Control("second words dealt to the first ones at random", chance_gap(one.wrong, COSINE)),
             about=about,
             measure=f"Of right pairs it is {one.means.mean():.2f}, of wrong ones {one.wrong.mean():.2f}.",

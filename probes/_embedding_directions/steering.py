@@ -19,7 +19,15 @@ from interp.stats import estimate_crossed, student_quantile
 from . import CAUSES, CONTROLS
 from .words import Vectors, Words
 
-TEMPLATES = ("The {}", "In the end the {}", "Everybody says that the {}")
+# Five wordings of few nouns: two of many nouns cost as much, and their interval reaches 13 errors instead of 3.
+TEMPLATES = (
+    "The {}",
+    "In the end the {}",
+    "Everybody says that the {}",
+    "My friend told me that the {}",
+    "On that day the {}",
+)
+NOUNS, FEW_NOUNS = 6, 4
 FAMILY, VERBS = "plural", (" is", " are")
 CLEAR = 0.5  # nats
 UNIT = "nats"
@@ -56,7 +64,6 @@ class NounSentences:
     model: Model
     nouns: list[tuple[str, str]]
     verbs: tuple[int, int]
-    templates: tuple[str, ...] = TEMPLATES
 
     def lean(
         self, prompts: Sequence[str], added: Float[Tensor, "prompt d_model"] | None = None, layer: int = 0
@@ -68,19 +75,17 @@ class NounSentences:
         else:
             with self.model.edit({self.model.residual(layer): _push(added)}):
                 values = self.model.measure(list(prompts), metric, batch_size=64)
-        return values.double().cpu().numpy().reshape(-1, len(self.templates), len(self.nouns))
+        return values.double().cpu().numpy().reshape(-1, len(TEMPLATES), len(self.nouns))
 
     def prompts(self, which: int) -> list[str]:
         """With each noun's singular (0) or plural (1)."""
-        return [template.format(pair[which]) for template in self.templates for pair in self.nouns]
+        return [template.format(pair[which]) for template in TEMPLATES for pair in self.nouns]
 
     def shift(self, layer: int, directions: Float[Tensor, "some noun d_model"], clean: Floats) -> Floats:
-        """What adding each noun's own direction changes: [some, template, noun]."""
-        some = len(directions)
+        """What adding each noun's own direction changes: [some, template, noun]; later nouns only made directions."""
+        some, directions = len(directions), directions[:, : len(self.nouns)]
         added = (
-            directions[:, None]
-            .expand(some, len(self.templates), *directions.shape[1:])
-            .reshape(-1, directions.shape[-1])
+            directions[:, None].expand(some, len(TEMPLATES), *directions.shape[1:]).reshape(-1, directions.shape[-1])
         )
         return self.lean(self.prompts(0) * some, added, layer) - clean
 
@@ -105,7 +110,7 @@ def admit(model: Model, words: Words, quick: bool = False) -> NounSentences | No
         return None
     if any(len(one) > 1 for one in ids) or not nouns:
         return None
-    return NounSentences(model, nouns, (ids[0][0], ids[1][0]), TEMPLATES[: 2 if quick else None])
+    return NounSentences(model, nouns[: FEW_NOUNS if quick else NOUNS], (ids[0][0], ids[1][0]))
 
 
 def steering(
@@ -127,7 +132,7 @@ def steering(
     steered = STEERS.answer(
         _crossed(plural - random.mean(0)),
         Control("one more random direction as long", another(random)),
-        measure=f"{len(noun_sentences.nouns)} nouns in {len(noun_sentences.templates)} wordings, after {middle} "
+        measure=f"{len(noun_sentences.nouns)} nouns in {len(TEMPLATES)} wordings, after {middle} "
         f"blocks. The plural direction changes the lead by {plural.mean():.1f}, random ones by {random.mean():.1f}, "
         f"the real plural by {real.mean():.1f}.",
         table=by_layer.rows(),

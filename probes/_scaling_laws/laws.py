@@ -14,6 +14,7 @@ from interp.stats import (
     PowerLaw,
     crossfitted_frontier,
     estimate_mean,
+    exponent_gap,
     fit_floor,
     fit_power_law,
     foretold_miss,
@@ -106,7 +107,7 @@ COUNTING = Claim(
     unit=UNIT,
     part=DOUBT,
     measure="Exponent of the same models, their token and position embeddings counted.",
-    caveat="Both intervals are of the same points: an overlap does not say that the exponents are alike.",
+    caveat="Both intervals are of the same points, and so is that of the gap: what moves both exponents is not in it.",
     subject="trained here",
 )
 PLANTED_FOUND = Claim(
@@ -250,7 +251,7 @@ def no_frontier(claim: Claim, **about: str) -> NotAsked:
 def doubt(law: Law) -> list[Finding]:
     """Where the fit must not be believed: beyond its points, where it bends, and by how parameters are counted."""
     off, beyond = foretold_miss(law.x, law.losses, unit=NATS), law.points[-1]
-    counted = law_of("parameters", law.points, embeddings=True).fit.exponent
+    counted = law_of("parameters", law.points, embeddings=True)
     return [
         FORETOLD.answer(
             off,
@@ -260,7 +261,11 @@ def doubt(law: Law) -> list[Finding]:
             "line's own error and the scatter of one more point.",
         ),
         STRAIGHT.answer(law.fit.bend, zero(UNIT, "a line")),
-        COUNTING.answer(counted, Control("embeddings not counted", law.fit.exponent)),
+        COUNTING.answer(
+            counted.fit.exponent,
+            Control("embeddings not counted", law.fit.exponent),
+            paired=exponent_gap(counted.x, law.x, law.losses),
+        ),
     ]
 
 
