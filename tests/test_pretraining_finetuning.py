@@ -15,7 +15,7 @@ from fake_run import run_info
 from refusals import the_line
 from word_sae import SENTENCES
 
-from interp import Estimate, Finding, Lab, Model, NotAsked, UserError, zero
+from interp import Estimate, Finding, Lab, Model, NotAsked, UserError, begin_alike, zero
 from interp.analysis.completions import score_completions
 from interp.analysis.weight_change import (
     effective_rank,
@@ -38,7 +38,7 @@ from interp.views.figures import draw
 from interp.views.report import build_report
 from probes import pretraining_finetuning as the_probe
 from probes._pretraining_finetuning import END, EXACT, behaviour, controls, features, knowledge, layers, small
-from probes._pretraining_finetuning.questions import Exam, Question, all_tasks, dealt, set_exam
+from probes._pretraining_finetuning.questions import Exam, Question, all_tasks, by_task, dealt, set_exam
 
 
 def weights(model: Model) -> dict[str, torch.Tensor]:
@@ -214,6 +214,38 @@ def test_random_weights_know_nothing_before(make_tiny: Any, seed: int, tiny_gpt2
     for claim in (knowledge.AS_MANY, knowledge.NO_SURER):
         assert asked(answers[claim.text]).estimate.mean == 0.0, "the same model before and after"
     assert asked(answers[knowledge.KNEW.text]).verdict != "yes"
+
+
+@pytest.mark.parametrize(("copies", "knows", "verdict"), [(9.0, 0.0, "no"), (0.0, 2.0, "yes"), (4.0, 5.0, "yes")])
+def test_a_liking_for_letters_is_not_taken_for_knowledge(
+    tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch, copies: float, knows: float, verdict: str
+) -> None:
+    """Plurals begin like their singulars: a model that copies first letters has all of them, and knows none."""
+    exam = set_exam(tiny_gpt2, 0, each=24)
+    assert exam is not None
+
+    def scores(_: Model, questions: tuple[Question, ...]) -> list[np.ndarray]:
+        squares = []
+        for places in by_task(questions).values():
+            of_task = [questions[i] for i in places]
+            alike = np.array([[begin_alike(q.item, other.answer) for other in of_task] for q in of_task])
+            noise = np.random.default_rng(len(squares)).normal(0, 0.1, alike.shape)
+            squares.append(copies * alike + knows * np.eye(len(alike)) + noise)
+        return squares
+
+    monkeypatch.setattr(knowledge, "known_answers", scores)
+    answers = {one.declared: one for one in knowledge.knowledge(Lab(tiny_gpt2), exam, tiny_gpt2)}
+    knew = asked(answers[knowledge.KNEW.text])
+    assert knew.verdict == verdict
+    assert knew.estimate.n < len(exam.held_out)
+
+
+def test_where_every_answer_begins_like_its_question_nothing_is_asked(tiny_gpt2: Model, exam: Exam) -> None:
+    plurals = tuple(q for q in exam.held_out if q.task == "plural")
+    answers = {
+        one.declared: one for one in knowledge.knowledge(Lab(tiny_gpt2), replace(exam, held_out=plurals), tiny_gpt2)
+    }
+    assert isinstance(answers[knowledge.KNEW.text], NotAsked)
 
 
 def asked(answer: Finding | NotAsked) -> Finding:
