@@ -42,12 +42,12 @@ def constant_favourite(texts: list[str]) -> GPT2LMHeadModel:
     for word in (" Paris", " 4", "4", " the"):
         if word in texts:
             logits[texts.index(word)] = 12.0
-    return _constant(logits)
+    return always_the_same(logits)
 
 
 def longest_answer(texts: list[str]) -> GPT2LMHeadModel:
     """The same distribution after every prompt, in which a longer token is likelier."""
-    return _constant(torch.tensor([0.5 * len(text) for text in texts]))
+    return always_the_same(torch.tensor([0.5 * len(text) for text in texts]))
 
 
 def first_letter(texts: list[str]) -> GPT2LMHeadModel:
@@ -100,7 +100,7 @@ def _gpt2(vocabulary: int, n_layer: int = 4) -> Any:
     )
 
 
-def _constant(logits: torch.Tensor) -> Any:
+def always_the_same(logits: torch.Tensor) -> Any:
     """The last norm lets its bias through, which is read as these logits, and a breath of the rest.
 
     Without that breath nothing could be edited, and probes would break off before they could be fooled.
