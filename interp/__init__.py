@@ -68,7 +68,7 @@ if TYPE_CHECKING:
         text_read,
     )
     from interp.text.data import data
-    from interp.text.facts import DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, load_facts
+    from interp.text.facts import DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, begin_alike, load_facts
     from interp.text.invented import NameTokens, invent, invent_groups, people_set
     from interp.text.novelists import invent_novelists, state_facts
     from interp.text.pairs import Family, Pair, PairSet, ParentType, Surname, by_surname, load_pairs, rivals_of
@@ -103,7 +103,7 @@ else:
             "interp.text.corpus": "Corpus, bundled_corpus, from_texts, load_corpus, open_corpus, prose, prose_sources, "
             "split_corpus, text_read",
             "interp.text.data": "data",
-            "interp.text.facts": "DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, load_facts",
+            "interp.text.facts": "DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, begin_alike, load_facts",
             "interp.text.invented": "NameTokens, invent, invent_groups, people_set",
             "interp.text.pairs": "Family, Pair, PairSet, ParentType, Surname, by_surname, load_pairs, rivals_of",
             "interp.text.novelists": "invent_novelists, state_facts",
@@ -176,6 +176,7 @@ __all__ += [
     "Sheet",
     "Surname",
     "Templates",
+    "begin_alike",
     "by_surname",
     "data",
     "from_texts",

@@ -32,6 +32,8 @@ What counts as yes:
 
 What could fool us:
 
+- Whose text it is. What is read is the bundled sample, which the bundled model wrote, apart from the documents that an
+  SAE of ours was trained on: on text that people wrote, features may fire for other tokens.
 - How often it fires. What fires on many tokens is easier to foretell than what fires on few: all are made equally rare.
 - A rule that fits by chance. It is judged on other documents; firings dealt to random tokens must have no rule.
 - The SAE was made to be sparse, and neurons were not: cut off at the feature's rate, a neuron keeps only its strongest
@@ -102,7 +104,7 @@ def features(lab: Lab, *, tokens: int = 20_000, units: int = 96, changed: int = 
     readouts = made_of.read_out(lab, text, chosen, random)
     yield from made_of.made_of(text, readouts, lab)
     lost = _without_features(lab, text, chosen.first(changed), coder)
-    yield from causes.causes(lost, _without_neurons(lab, text, neurons.first(changed)), lab)
+    yield from causes.causes(text, lost, _without_neurons(lab, text, neurons.first(changed)), lab)
     yield from controls.controls(lab, text, rules, chosen, readouts, lost)
 
 

@@ -15,8 +15,10 @@ context is shuffled; it is taken from another document.
 
 What counts as yes (intervals over documents):
 
-- with the whole context a token surprises less than with one token before it, by 1 nat;
-- with the whole context it surprises less than with 16 tokens, by 0.05 nats;
+- with the whole context a token surprises less than with one token before it, by 1 nat, and by as much less than with
+  another document's tokens before that one;
+- with the whole context it surprises less than with 16 tokens, by 0.05 nats, and so beside another document's before
+  them;
 - the own context surprises less than another document's, and in order less than shuffled;
 - one pass and token after token differ by less than 0.01 nats in any logit (arithmetic: so it is built, whatever it has
   learned, and it answers nothing; a mask or a cache that is wrong would show).
@@ -25,6 +27,8 @@ What could fool us:
 
 - The first token. Many models keep there what they do not need and break when it is out of sight, near or far: so the
   window leaves it in sight, and what happens without it is shown as well.
+- Any text. A model that copies what it sees is surer, and more wrong, the less it sees: more of any text helps it. So
+  what lies further back is not only cut off but also replaced by as many tokens of another document.
 - Later tokens may be easier anyway. All windows are measured on the same tokens, the second half of each text.
 - The text: the bundled prose, which people wrote, some of it in books that a model may have learnt by heart; other
   text with --corpus.

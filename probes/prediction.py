@@ -27,8 +27,9 @@ What could fool us:
 - Misses in both directions, and misses by chance. Each group of probabilities counts by itself, and only what other
   documents miss in the same direction. The usual calibration error is shown beside the errors of worlds in which each
   guess comes true as often as it says.
-- Who knows nothing and says so is honest, too: a model whose best guess is not seen to be 10 points better than
-  the commonest token is not asked.
+- Who knows nothing and says so is honest, too, and who knows only how common each token is predicts best at a
+  temperature of 1: a model whose best guess is not seen to be 10 points better than the commonest token is asked
+  neither.
 - The first token of a text has nothing before it and is left out.
 - A method that sees nothing: with all logits doubled the model is too sure, and that must be found. Or too much: where
   the truth is drawn from the model itself, no error may be found. Random weights must predict nothing.
@@ -56,6 +57,8 @@ from ._prediction import OTHER, OWN, guesses, honest, temperature
 from ._prediction import controls as method
 from ._prediction.read import By, read_documents
 
+DULL = "because its best guess was not seen to be 10 points better than the commonest token"
+
 
 @probe(paper="arXiv:1706.04599", claims=[*honest.CLAIMS, *guesses.CLAIMS, *temperature.CLAIMS, *method.CLAIMS])
 def prediction(
@@ -80,17 +83,18 @@ def prediction(
         for kind, source in ((OTHER, other), (OWN, split_corpus()[1]))
     }
     best = guesses.best_guess(lab, texts, sources[OTHER])
-    if best.verdict != "yes":
-        yield honest.HONEST.not_asked(
-            "because its best guess was not seen to be 10 points better than the commonest token: who knows nothing "
-            "and says so is honest"
-        )
-    else:
+    knows = best.verdict == "yes"
+    if knows:
         yield honest.honest(lab, OTHER, texts, sources[OTHER])
+    else:
+        yield honest.HONEST.not_asked(f"{DULL}: who knows nothing and says so is honest")
     yield honest.honest(lab, OWN, texts, sources[OWN])
     yield honest.error_beyond_chance(lab, texts[OTHER])
     yield best
     yield guesses.more_context(lab, texts)
-    yield temperature.best_temperature(lab, texts)
+    if knows:
+        yield temperature.best_temperature(lab, texts)
+    else:
+        yield temperature.BEST_TEMPERATURE.not_asked(f"{DULL}: who knows how common tokens are needs no other than 1")
     yield temperature.sampled(lab)
     yield from method.controls(lab, texts[OTHER], other, tokens)

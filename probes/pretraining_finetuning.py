@@ -23,18 +23,22 @@ and more of them.
 (e) Small GPT-2s read sentences about an invented world and are then fine-tuned to answer questions about half of its
 beings. The same fine-tuning from random weights shows what it can do by itself.
 
-What counts as yes (set before anything ran; the two with a star were added after a first, short run, which showed what
-the rule before them cannot tell):
+What counts as yes (set before anything ran, but for those with a star: two were added after a first, short run, which
+showed what the rule before them cannot tell; the others were made harder when models that know nothing, or numbers made
+up to fool them, had got a yes):
 
 - exact answers rise by 20 points, on held-out questions and on tasks that were not trained;
-- before fine-tuning the right answer is ahead of others by 0.5 nats, in a base model; after it, this lead is the same
-  within 0.5 nats;
+- *before fine-tuning the right answer is ahead of others by 1 nat, in a base model, among questions whose answer begins
+  like no word of what is asked about;
+- after it, the lead on all questions is the same within 0.5 nats;
 - *the right answer is as often the best of its task as before, within 10 points (a surer model has larger leads);
 - from random weights, held-out questions are answered exactly 10 points less often;
-- weights: each layer changes by less than 5 % (length of the change over length of the weights);
+- *weights: each layer changes by less than 5 % (length of the change over length of the weights), the one that changes
+  most as well;
 - directions: the 8 largest hold 10 points more of the change than of random numbers;
 - activations: they move more before an answer than in text, by a tenth of the spread;
-- one block of layers carries more than the others do, by 0.5 nats; none alone gives half of the gain;
+- *one block of layers carries more than the other blocks do, by 0.5 nats (embeddings and last norm, which carry next to
+  nothing, are not among them); none alone gives half of the gain;
 - *with the lower half of the layers as they were, more than half of the gain is left (blocks stand in for each other);
 - forgetting: the loss on ordinary text rises by 0.05 nats.
 

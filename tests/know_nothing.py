@@ -44,12 +44,12 @@ def constant_favourite(tokenizer: Any) -> GPT2LMHeadModel:
     for word in (" Paris", " 4", "4", " the"):
         if word in texts:
             logits[texts.index(word)] = 12.0
-    return _constant(logits)
+    return always_the_same(logits)
 
 
 def longest_answer(tokenizer: Any) -> GPT2LMHeadModel:
     """The same distribution after every prompt, in which a longer token is likelier."""
-    return _constant(torch.tensor([0.5 * len(text) for text in _texts(tokenizer)]))
+    return always_the_same(torch.tensor([0.5 * len(text) for text in _texts(tokenizer)]))
 
 
 def honest_on_average(tokenizer: Any) -> GPT2LMHeadModel:
@@ -57,7 +57,7 @@ def honest_on_average(tokenizer: Any) -> GPT2LMHeadModel:
     from interp.text.corpus import prose
 
     written = torch.tensor([token for text in prose() for token in tokenizer(text).input_ids])
-    return _constant(torch.log(torch.bincount(written, minlength=len(tokenizer)) + 0.1))
+    return always_the_same(torch.log(torch.bincount(written, minlength=len(tokenizer)) + 0.1))
 
 
 def first_letter(tokenizer: Any) -> GPT2LMHeadModel:
@@ -119,7 +119,7 @@ def _gpt2(vocabulary: int, n_layer: int = 4) -> Any:
     )
 
 
-def _constant(logits: torch.Tensor) -> Any:
+def always_the_same(logits: torch.Tensor) -> Any:
     """The last norm lets its bias through, which is read as these logits, and a breath of the rest."""
     hf = _gpt2(len(logits), n_layer=2)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from refusals import refusal
 
 from interp.errors import UserError
 from interp.text.corpus import load_corpus
-from interp.text.facts import Direction, Fact, load_facts
+from interp.text.facts import Direction, Fact, begin_alike, load_facts
 from interp.text.pairs import load_pairs
 from interp.text.read import LONGEST_CELL
 
@@ -236,3 +236,10 @@ def test_every_fact_comes_back_in_both_directions(names: list[str], tmp_path_fac
                 assert item in prompt
                 assert not prompt.startswith(item)
                 assert re.fullmatch(r" \S.*", answer)
+
+
+def test_texts_begin_alike_where_any_two_of_their_words_do() -> None:
+    for one, other in (("Zinc", " Zn"), ("mouse", "mice"), ("New Mexico", "Santa Maria"), ("12 plus 9", " 13")):
+        assert begin_alike(one, other)
+    for one, other in (("sodium", "Na"), ("Kenya", " Nairobi"), ("3 plus 4", "7"), ("", "a")):
+        assert not begin_alike(one, other)

@@ -185,6 +185,13 @@ def test_every_figure_draws_and_the_seed_gives_the_same(answers: Answers, small:
     }
 
 
+def test_each_finding_that_answers_names_its_text(answers: Answers) -> None:
+    answering = [one for one in findings_of(answers).values() if one.answers]
+    assert answering
+    for finding in answering:
+        assert "held-out documents of the bundled sample" in finding.measure, finding.claim
+
+
 def test_both_lines_are_asked_and_they_can_part(text: Text, small: Model) -> None:
     """Eight neurons go 85 % of the way: more than eight are needed for one line, and not for the other."""
     scores = np.repeat((0.5 + 0.4 * np.array([0.1, 0.3, 0.6, 0.85, 0.95, 0.98, 1.0]))[:, None], 40, 1)

@@ -124,7 +124,8 @@ def test_they_have_the_habits_that_they_are_named_for(ignorant: Any) -> None:
     prompts = ["A robin went to the big house", "We saw 4 dice on the table and"]
     for kind in ("constant_favourite", "longest_answer", "honest_on_average"):
         logits = ignorant(kind).last_logits(prompts)
-        assert torch.allclose(logits[0], logits[1], rtol=1e-2, atol=1e-2), kind
+        # the breath scales all logits by a thousandth or two: more, the higher they are, as those of the longest tokens
+        assert torch.allclose(logits[0], logits[1], atol=2e-2, rtol=5e-3), kind
     texts = ignorant("longest_answer").tokenizer.decode
     assert len(texts([int(ignorant("longest_answer").last_logits(prompts)[0].argmax())])) > 20
     letters = ignorant("first_letter").last_logits(prompts[:1])[0]

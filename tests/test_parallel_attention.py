@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from know_nothing import know_nothing
 from refusals import the_line
 
 from interp import Finding, Lab, Model, NotAsked, UserError, with_random_weights
@@ -115,6 +116,41 @@ def verdicts_of(lab: Lab) -> dict[str, str]:
         if isinstance(answer, Finding) and answer.figure:
             draw(answer)
     return {answer.claim: answer.verdict if isinstance(answer, Finding) else "not asked" for answer in answers}
+
+
+@pytest.mark.parametrize("kind", ["token_copier", "first_letter"])
+def test_a_copier_that_more_text_makes_less_sure_is_not_believed(tiny_gpt2: Model, kind: str) -> None:
+    """Words drawn at random: none tells of another, but the fewer a copier sees, the surer and the more wrong it is."""
+    model = know_nothing(kind, tiny_gpt2)
+    texts = [str(tiny_gpt2.tokenizer.decode([i])) for i in range(len(tiny_gpt2.tokenizer))]
+    words = torch.tensor([i for i, text in enumerate(texts) if text.startswith(" ") and text.strip()[:1].isalpha()])
+    assert len(words) > 10
+    draws = [torch.randint(len(words), (64,), generator=torch.Generator().manual_seed(i)) for i in range(12)]
+    rows = [words[draw].tolist() for draw in draws]
+    lab, whole = Lab(model), windowed_losses(model, rows, None, start=32)
+    for window, margin in ((context.NEAR, context.CLEAR), (context.FAR, context.SOME)):
+        cut = context.mean_surprise(model, rows, window, 32)
+        assert context.over_documents(whole.mean(1) - cut, lab).high < -margin, "cut off alone, it is believed"
+    answers = [one for one in context.windows(lab, rows, 32, "made up") if one.answers]
+    assert [one.declared for one in answers] == [context.WHOLE.text, context.FAR_BACK.text]
+    for answer in answers:
+        assert isinstance(answer, Finding)
+        assert answer.verdict != "yes", answer.claim
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_context_that_is_needed_is_seen_beside_another_document(seed: int) -> None:
+    """A planted model copies what stands ten tokens back: neither nothing nor another text in its place will do."""
+    rows = [
+        [1, *copy, *copy]
+        for copy in (
+            torch.randperm(20, generator=torch.Generator().manual_seed(i))[:10].add(3).tolist() for i in range(10)
+        )
+    ]
+    whole, *_ = context.windows(Lab(plant_induction(seed).model), rows, 12, "made up")
+    assert isinstance(whole, Finding)
+    assert whole.verdict == "yes"
+    assert whole.estimate.high < -2
 
 
 def test_texts_that_are_too_short_are_said_to_be(tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch) -> None:

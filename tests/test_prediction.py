@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from know_nothing import always_the_same
 from refusals import the_line
 
 from interp import Finding, Lab, Model, NotAsked, UserError, with_random_weights
@@ -22,7 +23,7 @@ from probes._prediction.controls import controls
 from probes._prediction.guesses import more_context
 from probes._prediction.honest import HONEST, honest, misses
 from probes._prediction.read import TEMPERATURES, Read, read_documents
-from probes._prediction.temperature import PROMPTS, best_temperature, finest
+from probes._prediction.temperature import BEST_TEMPERATURE, PROMPTS, best_temperature, finest
 
 WORDS = [f"w{i}" for i in range(12)]
 
@@ -107,6 +108,26 @@ def test_who_knows_nothing_is_not_called_honest(chained: Model, on_the_chain: No
     assert "knows nothing" in asked.because
     yes = [answer.claim for answer in answers if isinstance(answer, Finding) and answer.answers]
     assert not [claim for claim in yes if by_claim(answers, claim).verdict == "yes"]
+
+
+def test_who_knows_only_how_common_words_are_is_not_asked_for_a_temperature(
+    chained: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same words after every text, as likely as they are common: no other temperature predicts better than 1."""
+    shares = np.array([1 / (1 + i) for i in range(12)])
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, 120, p=shares / shares.sum())) for _ in range(30)]
+    logits = torch.full((len(chained.tokenizer),), -20.0)
+    for word, share in zip(WORDS, shares, strict=True):
+        logits[chained.encode([f"w0 {word}"])[0][-1]] = float(np.log(share))
+    unigram = Model(always_the_same(logits).eval(), chained.tokenizer, chained.provenance, chained.bos)
+    reads = read_documents(Lab(unigram), unigram, texts, 100, 30, "reading")
+    assert best_temperature(Lab(unigram), {OTHER: reads}).verdict == "yes", "which says nothing"
+    monkeypatch.setattr(the_probe, "prose", lambda: texts)
+    monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], texts))
+    (asked,) = [a for a in answers_of(unigram, documents=30) if a.declared == BEST_TEMPERATURE.text]
+    assert isinstance(asked, NotAsked)
+    assert "commonest token" in asked.because
 
 
 def test_probabilities_that_are_right_on_average_alone_are_no_honest_ones(tiny_gpt2: Model) -> None:

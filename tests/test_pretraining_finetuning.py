@@ -15,7 +15,7 @@ from fake_run import run_info
 from refusals import the_line
 from word_sae import SENTENCES
 
-from interp import Estimate, Finding, Lab, Model, NotAsked, UserError, zero
+from interp import Estimate, Finding, Lab, Model, NotAsked, UserError, begin_alike, zero
 from interp.analysis.completions import score_completions
 from interp.analysis.weight_change import (
     effective_rank,
@@ -37,8 +37,8 @@ from interp.stats.estimators import matched_scores
 from interp.views.figures import draw
 from interp.views.report import build_report
 from probes import pretraining_finetuning as the_probe
-from probes._pretraining_finetuning import END, EXACT, behaviour, controls, features, knowledge, layers, small
-from probes._pretraining_finetuning.questions import Exam, Question, all_tasks, dealt, set_exam
+from probes._pretraining_finetuning import END, EXACT, behaviour, controls, features, inside, knowledge, layers, small
+from probes._pretraining_finetuning.questions import Exam, Question, all_tasks, by_task, dealt, set_exam
 
 pytestmark = pytest.mark.usefixtures("trained_once")
 
@@ -102,6 +102,18 @@ def test_models_of_other_shapes_are_refused(tiny_gpt2: Model, word_model: Model)
     the_line(refused)
 
 
+@pytest.mark.parametrize(("others", "one", "verdict"), [(1.001, 1.06, "no"), (1.04, 1.04, "yes")])
+def test_one_layer_that_moved_far_is_not_lost_in_the_mean(others: float, one: float, verdict: str) -> None:
+    model = train_small_gpt2(["a b c d"], SmallGPT2(n_layers=12, d_model=32, steps=0), seed=0)
+    changed = copy_model(model, "stretched")
+    with torch.no_grad():
+        for name, p in changed.hf.named_parameters():
+            p *= one if layer_of_parameter(name) == 7 else others
+    finding = inside.weights_moved(Lab(model), changed, None)
+    assert finding.estimate.mean == pytest.approx(one - 1, abs=1e-5)
+    assert finding.verdict == verdict
+
+
 # swapping
 
 
@@ -140,6 +152,18 @@ def test_piles_run_from_nothing_to_everything() -> None:
     blocks = {"layer 0": ["a"], "layer 1": ["b"], "layer 2": ["c"], layers.OUTSIDE: ["e"]}
     piles = list(layers._piled(blocks).values())
     assert piles == [[], ["e", "a"], ["e", "a", "b"], ["e", "a", "b", "c"], ["e", "c"], ["e", "b", "c"]]
+
+
+@pytest.mark.parametrize(("most", "verdict"), [(4.0, "no"), (6.0, "yes")])
+def test_a_block_must_carry_more_than_other_blocks_do(tiny_gpt2: Model, most: float, verdict: str) -> None:
+    """Embeddings lose next to nothing: beside them, each of three blocks that are alike would stand out."""
+    rng = np.random.default_rng(0)
+    lost = np.array([4.0, most, 4.0, 0.05]) + rng.normal(0, [0.5, 0.5, 0.5, 0.01], (48, 4))
+    names = ["layer 0", "layer 1", "layer 2", layers.OUTSIDE]
+    one_block, _ = layers._block_by_block(Lab(tiny_gpt2), names, lost, lost, lost.sum(1))
+    assert asked(one_block).verdict == verdict
+    of_one = layers._block_by_block(Lab(tiny_gpt2), names[2:], lost[:, 2:], lost[:, 2:], lost.sum(1))
+    assert isinstance(next(of_one), NotAsked), "one layer has no other"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -216,6 +240,38 @@ def test_random_weights_know_nothing_before(make_tiny: Any, seed: int, tiny_gpt2
     for claim in (knowledge.AS_MANY, knowledge.NO_SURER):
         assert asked(answers[claim.text]).estimate.mean == 0.0, "the same model before and after"
     assert asked(answers[knowledge.KNEW.text]).verdict != "yes"
+
+
+@pytest.mark.parametrize(("copies", "knows", "verdict"), [(9.0, 0.0, "no"), (0.0, 2.0, "yes"), (4.0, 5.0, "yes")])
+def test_a_liking_for_letters_is_not_taken_for_knowledge(
+    tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch, copies: float, knows: float, verdict: str
+) -> None:
+    """Plurals begin like their singulars: a model that copies first letters has all of them, and knows none."""
+    exam = set_exam(tiny_gpt2, 0, each=24)
+    assert exam is not None
+
+    def scores(_: Model, questions: tuple[Question, ...]) -> list[np.ndarray]:
+        squares = []
+        for places in by_task(questions).values():
+            of_task = [questions[i] for i in places]
+            alike = np.array([[begin_alike(q.item, other.answer) for other in of_task] for q in of_task])
+            noise = np.random.default_rng(len(squares)).normal(0, 0.1, alike.shape)
+            squares.append(copies * alike + knows * np.eye(len(alike)) + noise)
+        return squares
+
+    monkeypatch.setattr(knowledge, "known_answers", scores)
+    answers = {one.declared: one for one in knowledge.knowledge(Lab(tiny_gpt2), exam, tiny_gpt2)}
+    knew = asked(answers[knowledge.KNEW.text])
+    assert knew.verdict == verdict
+    assert knew.estimate.n < len(exam.held_out)
+
+
+def test_where_every_answer_begins_like_its_question_nothing_is_asked(tiny_gpt2: Model, exam: Exam) -> None:
+    plurals = tuple(q for q in exam.held_out if q.task == "plural")
+    answers = {
+        one.declared: one for one in knowledge.knowledge(Lab(tiny_gpt2), replace(exam, held_out=plurals), tiny_gpt2)
+    }
+    assert isinstance(answers[knowledge.KNEW.text], NotAsked)
 
 
 def asked(answer: Finding | NotAsked) -> Finding:
@@ -350,6 +406,8 @@ def test_the_loaded_model_comes_back_as_it_was_and_every_figure_draws(
             draw(finding)
     for claim in (layers.EXACT_SWAPS, controls.PLANTED):
         assert told[claim.text].verdict == "yes", claim.text
+    for claim in (behaviour.FORGETS, inside.WHERE_DUE):
+        assert "the bundled sample, which the bundled model wrote" in told[claim.text].measure, claim.text
     for claim in (behaviour.LEARNS_FORMAT, behaviour.CARRIES_OVER, knowledge.KNEW, small.MAKES_IT):
         assert told[claim.text].verdict != "yes", claim.text
     left_out = {answer.declared for answer in answers if isinstance(answer, NotAsked)}
@@ -371,6 +429,18 @@ def test_answers_of_other_questions_are_no_right_ones(tiny_gpt2: Model, exam: Ex
     examples = [q.example for q in exam.taught]
     assert float(score_completions(wrong, examples).greedy.double().mean()) < 0.3
     assert controls.other_answers(Lab(tiny_gpt2), exam, wrong).estimate.mean < 0.1
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(0, "yes"), (12, "unclear")])
+def test_the_same_questions_before_and_after_are_compared_one_by_one(
+    tiny_gpt2: Model, exam: Exam, monkeypatch: pytest.MonkeyPatch, lost: int, verdict: str
+) -> None:
+    """Half are right, the same half as before: taken as two samples, 48 questions could not tell."""
+    nothing = np.zeros(48)
+    before = np.arange(48) % 2 == 0
+    sat = iter(behaviour.Sitting(right, right, right, nothing) for right in (before, before & (np.arange(48) >= lost)))
+    monkeypatch.setattr(controls, "sit", lambda *_: next(sat))
+    assert controls.other_answers(Lab(tiny_gpt2), exam, tiny_gpt2).verdict == verdict
 
 
 @pytest.mark.parametrize(("flag", "value"), [("steps", 0), ("lr", 0.0), ("lr", 1.0)])

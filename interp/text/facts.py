@@ -7,6 +7,7 @@ beside it; `data/facts/` holds four, and a user's own have the same form.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -95,6 +96,15 @@ class FactSet:
         """Prompt and answer joined: what a model that is to learn the facts is trained on."""
         prompts = self.prompts(direction, template)
         return [p + a for p, a in zip(prompts, self.answers(direction), strict=True)]
+
+
+def begin_alike(one: str, other: str) -> bool:
+    """Does a word of one text begin like a word of the other? Then a liking for letters can match them: Zinc and Zn."""
+
+    def initials(text: str) -> set[str]:
+        return {word[0] for word in re.findall(r"\w+", text.casefold())}
+
+    return bool(initials(one) & initials(other))
 
 
 def load_facts(path: str | Path) -> FactSet:

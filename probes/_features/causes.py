@@ -11,6 +11,7 @@ from interp.stats import estimate_mean
 
 from . import CAUSES, DOUBLINGS
 from .effect import ALIKE, BLIND, OTHER, Kl, Lost
+from .units import Text
 
 STRONGER = 0.5  # doublings
 BESIDE = "doublings beside it"
@@ -49,7 +50,7 @@ THAN_NEURON = Claim(
 CLAIMS = [THAN_CHANGE, THAN_FEATURE, THAN_NEURON]
 
 
-def causes(features: Lost, neurons: Lost, lab: Lab) -> Iterator[Finding | NotAsked]:
+def causes(text: Text, features: Lost, neurons: Lost, lab: Lab) -> Iterator[Finding | NotAsked]:
     """Does the model use a feature more than it must?"""
     sides = {
         f"{what}, beside: {name}": (lost, name)
@@ -78,7 +79,7 @@ def causes(features: Lost, neurons: Lost, lab: Lab) -> Iterator[Finding | NotAsk
         estimate_mean(features.against(ALIKE), unit=DOUBLINGS, over="feature", seed=lab.seed),
         zero(DOUBLINGS),
         measure=f"Typical: {_typical(features.without):.2g} nats against {_typical(features.beside[ALIKE]):.2g}. "
-        f"{lengths}",
+        f"{lengths} {text.told}",
         table=table,
         figure=doubled.dots(
             y="taken away",

@@ -126,7 +126,7 @@ def which_tokens(
             yield claim.not_asked(f"because none of the {FEATURES} fires in the documents that judge its rule")
             continue
         estimate = estimate_mean(gaps, unit=CORRELATION, over="feature", bounds=APART, seed=lab.seed)
-        yield claim.answer(estimate, zero(CORRELATION), table=table, figure=figure)
+        yield claim.answer(estimate, zero(CORRELATION), measure=text.told, table=table, figure=figure)
     yield _short_list(lab, text, chosen, features, sae)
     yield _fewer_tokens(lab, features, neurons)
 
@@ -145,7 +145,7 @@ def _short_list(lab: Lab, text: Text, chosen: Units, features: Explained, sae: S
     return SHORT_LIST.answer(
         proportion(scores >= NAMED, unit=FEATURE_SHARE, over="feature"),
         set_beforehand(0.5, FEATURE_SHARE, "half of them"),
-        measure=f"{len(text.kept):,} tokens were read in all.",
+        measure=text.told,
         caveat=f"With the line drawn elsewhere: {' and '.join(elsewhere)}.",
         table=table,
         figure=Figure(

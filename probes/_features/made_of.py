@@ -146,7 +146,7 @@ def made_of(text: Text, readouts: dict[str, Readouts], lab: Lab) -> Iterator[Fin
     yield NOT_ONE.answer(
         estimate_mean(gaps, unit=ORDER, over="feature", bounds=ORDER_GAP, seed=lab.seed),
         zero(ORDER),
-        measure=f"From the best neuron of layer {text.layer} to the best 64: {averages}",
+        measure=f"From the best neuron of layer {text.layer} to the best 64: {averages} {text.told}",
         caveat=f"{text.rows.site} holds what other layers wrote, too, so that this layer's neurons need not tell all.",
         table=_by_size(text, readouts, lab.seed),
         figure=Figure(

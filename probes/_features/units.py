@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Lab, Rows, UserError, find_sinks, read_rows, split_corpus
+from interp import Lab, Rows, UserError, bundled_corpus, find_sinks, read_rows, split_corpus
 from interp.features import Coder, RowFacts, row_facts
 
 from . import FEATURES, NEURONS, RANDOM
@@ -47,6 +47,12 @@ class Text:
     def starts(self) -> NDArray[np.int64]:
         """Where each document begins, and the end."""
         return np.append(np.flatnonzero(self.rows.position.numpy() == 0), len(self.rows))
+
+    @property
+    def told(self) -> str:
+        """Which text it is, for a finding's measure: what a feature fires on hangs on what was read."""
+        documents, tokens = len(self.starts) - 1, len(self.kept)
+        return f"Text: {tokens:,} tokens of {documents} held-out documents of {bundled_corpus('sample').name}."
 
     @cached_property
     def facts(self) -> RowFacts:

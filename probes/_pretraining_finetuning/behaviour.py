@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Claim, Control, Figure, Finding, Lab, Model, Row, encode_pairs, split_corpus, zero
+from interp import Claim, Control, Figure, Finding, Lab, Model, Row, bundled_corpus, encode_pairs, split_corpus, zero
 from interp.analysis import score_completions
 from interp.stats import estimate_mean, proportion
 
@@ -50,8 +50,7 @@ FORGETS = Claim(
     unit=PER_TOKEN,
     part=FORGOTTEN,
     answers=True,
-    caveat=f"{ONE_SEED.replace('questions', 'documents')} More steps or a larger rate forget more. The bundled model "
-    "wrote the documents itself.",
+    caveat=f"{ONE_SEED.replace('questions', 'documents')} More steps or a larger rate forget more.",
 )
 CLAIMS = [LEARNS_FORMAT, CARRIES_OVER]
 
@@ -90,7 +89,8 @@ def answers(lab: Lab, exam: Exam, tuned: Model) -> Iterator[Finding]:
     for claim, side in ((LEARNS_FORMAT, "held out"), (CARRIES_OVER, "tasks not trained")):
         after, before = sat[side, "after"], sat[side, "before"]
         table = [row for one in ("trained", side) for row in _rows(one, sides[one], sat)]
-        # Not question by question: before, none is exact, and Wilson's interval of a share knows that it has an end.
+        # Not question by question: before, none is exact, and Clopper and Pearson's interval knows that a share has an
+        # end.
         yield claim.answer(
             proportion(after.exact, unit=SHARE, over="question"),
             Control("before", proportion(before.exact, unit=SHARE, over="question")),
@@ -138,6 +138,11 @@ def _shown(before: Model, after: Model, question: Question) -> str:
     return f"“{question.prompt}” is continued by “{texts[0]} …” before and by “{texts[1]} …” after."
 
 
+def ordinary_name() -> str:
+    """What text `ordinary_text` is of, in words."""
+    return f"held-out documents of {bundled_corpus('sample').name}"
+
+
 def ordinary_text(lab: Lab) -> list[list[int]]:
     """Held-out documents as token ids."""
     n, tokens = (8, 48) if lab.quick else (16, 64)
@@ -172,7 +177,7 @@ def forgotten(lab: Lab, tuned: Model, rows: Sequence[list[int]], shuffled: Model
     return FORGETS.answer(
         estimate_mean(after - before, unit=PER_TOKEN, over="document", seed=lab.seed),
         zero(PER_TOKEN, "as before"),
-        measure=f"Loss on {len(rows)} held-out documents, after less before ({before.mean():.2f} nats).{also}",
+        measure=f"Loss on {len(rows)} {ordinary_name()}, after less before ({before.mean():.2f} nats).{also}",
         table=table,
         figure=Figure(
             "interval_dots",

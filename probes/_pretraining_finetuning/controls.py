@@ -25,7 +25,7 @@ from interp.analysis import (
     score_completions,
     weight_changes,
 )
-from interp.stats import proportion
+from interp.stats import estimate_gap, proportion
 
 from . import CONTROLS, ONE_SEED, SHARE
 from .behaviour import sit
@@ -117,8 +117,10 @@ def other_answers(lab: Lab, exam: Exam, shuffled: Model) -> Finding:
     """The loaded model, fine-tuned on answers of other questions."""
     lab.progress("asking the model that learned other answers", 0, 1)
     before, after = sit(lab.model, exam.held_out), sit(shuffled, exam.held_out)
+    pair = estimate_gap(after.exact, before.exact, unit=SHARE, over="question", bounds=(0, 1), seed=lab.seed)
     return OTHER_ANSWERS.answer(
-        proportion(after.exact, unit=SHARE, over="question"),
-        Control("before", proportion(before.exact, unit=SHARE, over="question")),
+        pair.estimate,
+        Control("before", pair.control),
+        paired=pair.gap,
         measure=f"The mark, once the right answer stands there: {after.ends.mean():.0%}.",
     )

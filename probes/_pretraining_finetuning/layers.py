@@ -25,7 +25,8 @@ ONE_BLOCK = Claim(
     unit=NATS,
     part=CARRIES,
     measure="What answer and mark lose in log-probability when one block's weights are put back to what they were, "
-    "less the mean of the other blocks. One half of the held-out questions chose the block, the other half judges.",
+    "less the mean of the other blocks of layers. One half of the held-out questions chose the block, the other half "
+    "judges.",
     caveat=f"{ONE_SEED} Blocks stand in for each other: what each loses alone need not add up to the whole.",
 )
 NONE_ALONE = Claim(
@@ -34,7 +35,7 @@ NONE_ALONE = Claim(
     unit=NATS,
     part=CARRIES,
     measure="What the block that is best by itself, chosen on the other half of the questions, gives, less half of "
-    "what all weights give.",
+    "what all weights give. Embeddings and last norm count as one.",
     caveat=ONE_SEED,
 )
 LOWER_HALF = Claim(
@@ -117,8 +118,8 @@ def _piled(blocks: dict[str, list[str]]) -> dict[str, list[str]]:
 
 def _block_by_block(
     lab: Lab, names: list[str], lost: NDArray[np.float64], gained: NDArray[np.float64], gain: NDArray[np.float64]
-) -> Iterator[Finding]:
-    """`lost` and `gained` [question, block]; `gain` [question] is that of all weights together."""
+) -> Iterator[Finding | NotAsked]:
+    """`lost` and `gained` [question, block], OUTSIDE the last; `gain` [question] is that of all weights together."""
     swaps = {"old weights into the fine-tuned": lost, "new weights into the model before": gained}
     swapped = measured(
         {
@@ -132,17 +133,23 @@ def _block_by_block(
         over="question",
         seed=lab.seed,
     )
-    best, alone = int(lost[::2].mean(0).argmax()), int(gained[::2].mean(0).argmax())
-    of_best, rest = lost[1::2, best], np.delete(lost[1::2], best, axis=1).mean(1)
-    yield ONE_BLOCK.answer(
-        estimate_mean(of_best - rest, unit=NATS, over="question", seed=lab.seed),
-        zero(NATS, "the other blocks, mean"),
-        measure=f"{names[best]}: {of_best.mean():.2f} nats, the others {rest.mean():.2f}.",
-        table=swapped.rows(),
-        figure=swapped.bars(
-            y="weights", caption=f"All weights together: {gain.mean():.1f} nats. Intervals over held-out questions."
-        ),
+    figure = swapped.bars(
+        y="weights", caption=f"All weights together: {gain.mean():.1f} nats. Intervals over held-out questions."
     )
+    of_blocks = lost[:, :-1]  # what is outside loses next to nothing: beside it every block would stand out
+    best = int(of_blocks[::2].mean(0).argmax())
+    of_best, rest = of_blocks[1::2, best], np.delete(of_blocks[1::2], best, axis=1)
+    if rest.shape[1]:
+        yield ONE_BLOCK.answer(
+            estimate_mean(of_best - rest.mean(1), unit=NATS, over="question", seed=lab.seed),
+            zero(NATS, "the other blocks, mean"),
+            measure=f"{names[best]}: {of_best.mean():.2f} nats, the others {rest.mean():.2f}.",
+            table=swapped.rows(),
+            figure=figure,
+        )
+    else:
+        yield ONE_BLOCK.not_asked("because the model has one layer")
+    alone = int(gained[::2].mean(0).argmax())
     of_alone, half = gained[1::2, alone], gain[1::2] / 2
     yield NONE_ALONE.answer(
         estimate_mean(of_alone - half, unit=NATS, over="question", seed=lab.seed),

@@ -36,11 +36,15 @@ PASTS = {
 
 @dataclass(frozen=True)
 class Question:
-    """`prompt` ends where the answer comes; `answer` carries the space that joins it."""
+    """`prompt` ends where the answer comes; `answer` carries the space that joins it. `item`: what the prompt is about,
+
+    without the words that all prompts of its task have.
+    """
 
     task: str
     prompt: str
     answer: str
+    item: str = ""
 
     @property
     def example(self) -> Example:
@@ -60,18 +64,21 @@ class Exam:
 def all_tasks() -> dict[str, tuple[bool, list[Question]]]:
     """Every task: is it taught, and its questions. Inside a task no two have the same answer."""
     facts = {name: load_facts(data(f"facts/{name}.csv")).facts for name in ("capitals", "elements")}
-    sums = {(2 + 7 * total % (total - 3), total): total for total in range(5, 29)}
+    firsts = {total: 2 + 7 * total % (total - 3) for total in range(5, 29)}
     asked = {
-        "capital": (True, [(f"the capital of {fact.subject}", fact.object) for fact in facts["capitals"]]),
-        "opposite": (True, [(f"the opposite of {word}", other) for word, other in OPPOSITES.items()]),
-        "sum": (True, [(f"{first} plus {total - first}", str(answer)) for (first, total), answer in sums.items()]),
-        "plural": (True, [(f"the plural of {word}", many) for word, many in PLURALS.items()]),
-        "past tense": (False, [(f"the past tense of {word}", past) for word, past in PASTS.items()]),
-        "symbol": (False, [(f"the chemical symbol of {fact.subject}", fact.object) for fact in facts["elements"]]),
+        "capital": (True, "the capital of {}", [(fact.subject, fact.object) for fact in facts["capitals"]]),
+        "opposite": (True, "the opposite of {}", list(OPPOSITES.items())),
+        "sum": (True, "{}", [(f"{first} plus {total - first}", str(total)) for total, first in firsts.items()]),
+        "plural": (True, "the plural of {}", list(PLURALS.items())),
+        "past tense": (False, "the past tense of {}", list(PASTS.items())),
+        "symbol": (False, "the chemical symbol of {}", [(fact.subject, fact.object) for fact in facts["elements"]]),
     }
     return {
-        task: (taught, [Question(task, f"Question: What is {what}? Answer:", f" {answer}") for what, answer in pairs])
-        for task, (taught, pairs) in asked.items()
+        task: (
+            taught,
+            [Question(task, f"Question: What is {what.format(item)}? Answer:", f" {to}", item) for item, to in pairs],
+        )
+        for task, (taught, what, pairs) in asked.items()
     }
 
 

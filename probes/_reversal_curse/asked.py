@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +20,7 @@ from interp import (
     Lab,
     Row,
     UserError,
+    begin_alike,
     invent_groups,
     rivals_of,
     set_beforehand,
@@ -234,11 +234,7 @@ def _example(lab: Lab, facts: FactSet, direction: Direction, more: list[Row]) ->
 
 def unlike(facts: FactSet) -> list[int]:
     """The facts whose two sides have no words that begin alike, so that a liking for letters cannot match them."""
-
-    def initials(text: str) -> set[str]:
-        return {word[0] for word in re.findall(r"\w+", text.casefold())}
-
-    return [i for i, fact in enumerate(facts.facts) if not initials(fact.subject) & initials(fact.object)]
+    return [i for i, fact in enumerate(facts.facts) if not begin_alike(fact.subject, fact.object)]
 
 
 def by_spelling(facts: FactSet) -> dict[str, Sequence[int]]:
