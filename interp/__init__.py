@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from interp.text.corpus import (
         Corpus,
         bundled_corpus,
+        corpus_or_prose,
         from_texts,
         load_corpus,
         open_corpus,
@@ -100,8 +101,8 @@ else:
             # features
             "interp.features.read.index": "open_index",
             # text
-            "interp.text.corpus": "Corpus, bundled_corpus, from_texts, load_corpus, open_corpus, prose, prose_sources, "
-            "split_corpus, text_read",
+            "interp.text.corpus": "Corpus, bundled_corpus, corpus_or_prose, from_texts, load_corpus, open_corpus, "
+            "prose, prose_sources, split_corpus, text_read",
             "interp.text.data": "data",
             "interp.text.facts": "DIRECTIONS, Direction, Fact, FactSet, HeldOut, Templates, begin_alike, load_facts",
             "interp.text.invented": "NameTokens, invent, invent_groups, people_set",
@@ -178,6 +179,7 @@ __all__ += [
     "Templates",
     "begin_alike",
     "by_surname",
+    "corpus_or_prose",
     "data",
     "from_texts",
     "invent",

@@ -98,7 +98,7 @@ def dictionary(
     name, *labels = _names((folder, *beside)) if beside else ["trained"]
     others = {label: attach_sae(path, lab.model, force=force) for label, path in zip(labels, beside, strict=True)}
     training, held_out = split_corpus()
-    tokens = tokens // 4 if lab.quick else tokens
+    tokens = max(1, tokens // 4) if lab.quick else tokens
     fitted = capture_rows(lab.model, training, site_of(sae), max_tokens=FITTED)
     blind = random_sae_like(sae, lab.seed, fitted)
     saes = {name: sae, RANDOM: blind, **others, **rewriting.controls_of(lab, sae, fitted)}

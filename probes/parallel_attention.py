@@ -50,11 +50,10 @@ from interp import (
     NotAsked,
     UserError,
     check_least,
-    load_corpus,
+    corpus_or_prose,
     measured,
     plant_induction,
     probe,
-    prose,
     text_read,
     with_random_weights,
     zero,
@@ -138,7 +137,7 @@ def parallel_attention(
 
 
 def _rows(lab: Lab, corpus: Path | None, n: int, tokens: int) -> Rows:
-    documents = list(load_corpus(corpus)) if corpus else prose()
+    documents = corpus_or_prose(corpus)
     tokens = min(tokens, lab.model.context_length or tokens)
     rows = [row for row in lab.model.encode(documents, cut=tokens) if len(row) == tokens][:n]
     if len(rows) < 8:

@@ -46,9 +46,8 @@ from interp import (
     NotAsked,
     bundled_corpus,
     check_least,
-    load_corpus,
+    corpus_or_prose,
     probe,
-    prose,
     split_corpus,
     text_read,
 )
@@ -73,7 +72,7 @@ def prediction(
     """
     check_least(documents=(documents, 8), tokens=(tokens, 48))
     n = min(documents, 8) if lab.quick else documents
-    other = list(load_corpus(corpus)) if corpus else prose()
+    other = corpus_or_prose(corpus)
     sources = {
         OTHER: text_read(corpus),
         OWN: f"held-out documents of {bundled_corpus('sample').name}",

@@ -139,9 +139,9 @@ def temperature_zero(lab: Lab, *, new_tokens: int = 12) -> Iterator[Finding | No
     yield _where_they_part(coarse)
     lab.progress("adding up in other orders", 0, 1)
     yield cause.own_sums(lab, prompts)
-    bits, _ = cause.in_one_order(lab, full, prompts[:FEWER], n, exact)  # in bf16 few kernels change them
-    _, texts_part = cause.in_one_order(lab, low, prompts[:FEWER], n, coarse)  # in fp32 hardly any text parts
-    yield from (bits, texts_part)
+    # In bf16 few kernels change bits, and in fp32 hardly any text parts.
+    yield cause.in_one_order(lab, cause.SAME_BITS, full, prompts[:FEWER], n, exact)
+    yield cause.in_one_order(lab, cause.SAME_TEXTS, low, prompts[:FEWER], n, coarse)
     del low
     yield chance.other_seed(lab, prompts, n)
     yield chance.ties(full, prompts, lab)

@@ -57,9 +57,8 @@ from interp import (
     Row,
     UserError,
     check_least,
-    load_corpus,
+    corpus_or_prose,
     probe,
-    prose,
     prose_sources,
     text_read,
     with_random_weights,
@@ -163,7 +162,7 @@ def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> 
     """
     check_least(tokens=(tokens, 40))
     words = english()
-    documents = list(load_corpus(corpus)) if corpus else prose()
+    documents = corpus_or_prose(corpus)
     source = text_read(corpus)
     yield from in_text(lab, documents, source, () if corpus else prose_sources())
     documents = documents[: 16 if lab.quick else 48]

@@ -44,12 +44,6 @@ def all_answered(probe: Probe, lab: Lab, **flags: Any) -> list[Finding | NotAske
     return answers
 
 
-def finding(answer: Finding | NotAsked) -> Finding:
-    """One that must have a number; it fails with the reason where there is none."""
-    assert isinstance(answer, Finding), f"{answer.claim} was not asked, {answer.because}"
-    return answer
-
-
 def not_asked(answers: Iterable[Finding | NotAsked]) -> list[NotAsked]:
     """The claims among them that were not put to the model, in their order."""
     return [answer for answer in answers if isinstance(answer, NotAsked)]

@@ -275,7 +275,7 @@ def test_a_push_is_read_with_its_sign_and_at_the_noun(enriched: Model) -> None:
 
 def test_words_that_are_read_make_no_direction() -> None:
     for n in (10, 12, 20):
-        read, made = used.halves_of(n)
+        read, made = used.read_and_made(n)
         assert not set(read) & set(made)
         assert sum(i < n // 2 for i in read) * 2 == len(read)
         assert sum(i < n // 2 for i in made) * 2 == len(made)

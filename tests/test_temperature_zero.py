@@ -86,13 +86,17 @@ def usual_of(pairs: list[Pair]) -> list[Compared]:
 def test_one_order_is_the_cause_where_the_usual_products_differ(tiny_gpt2: Model) -> None:
     """Planted: the usual products changed every prompt's bits, and the texts of none, or of six."""
     hf, prompts = cast(tiny_gpt2, torch.bfloat16), PROMPTS[:8]
-    bits, texts = cause.in_one_order(Lab(tiny_gpt2), hf, prompts, 4, usual_of([pair_of(False)] * 8))
+    usual = usual_of([pair_of(False)] * 8)
+    bits, texts = (
+        cause.in_one_order(Lab(tiny_gpt2), claim, hf, prompts, 4, usual)
+        for claim in (cause.SAME_BITS, cause.SAME_TEXTS)
+    )
     assert isinstance(bits, Finding)
     assert (bits.verdict, bits.estimate.mean) == ("yes", -1.0)
     assert isinstance(texts, NotAsked)
     draw(bits)
     usual = usual_of([pair_of(i < 6) for i in range(8)])
-    _, texts = cause.in_one_order(Lab(tiny_gpt2), hf, prompts, 4, usual)
+    texts = cause.in_one_order(Lab(tiny_gpt2), cause.SAME_TEXTS, hf, prompts, 4, usual)
     assert isinstance(texts, Finding)
     assert (texts.verdict, texts.estimate.mean) == ("yes", -0.75)
 
@@ -100,7 +104,8 @@ def test_one_order_is_the_cause_where_the_usual_products_differ(tiny_gpt2: Model
 def test_where_batch_mates_change_nothing_no_cause_is_claimed(tiny_gpt2: Model) -> None:
     hf = cast(tiny_gpt2, torch.bfloat16)
     usual = usual_of([pair_of(False, same_bits=True)] * 8)
-    for answer in cause.in_one_order(Lab(tiny_gpt2), hf, PROMPTS[:8], 4, usual):
+    for claim in (cause.SAME_BITS, cause.SAME_TEXTS):
+        answer = cause.in_one_order(Lab(tiny_gpt2), claim, hf, PROMPTS[:8], 4, usual)
         assert isinstance(answer, NotAsked)
         assert "usual products" in answer.because
 
@@ -115,7 +120,8 @@ def test_a_product_that_batch_mates_change_is_not_called_invariant(
 
     monkeypatch.setattr(cause, "WITH_MATES", Way(ways.WITH_MATES.name, noisy))
     hf = cast(tiny_gpt2, torch.bfloat16)
-    bits, _ = cause.in_one_order(Lab(tiny_gpt2), hf, PROMPTS[:8], 4, usual_of([pair_of(False)] * 8))
+    usual = usual_of([pair_of(False)] * 8)
+    bits = cause.in_one_order(Lab(tiny_gpt2), cause.SAME_BITS, hf, PROMPTS[:8], 4, usual)
     assert isinstance(bits, Finding)
     assert bits.verdict != "yes"
 

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
         exponent_gap,
         fit_floor,
         fit_power_law,
-        foretell,
         foretold_miss,
         lower_envelope,
     )
@@ -71,7 +70,7 @@ else:
                 "JointEstimates, JointLaw, estimate_joint_law, fit_joint_law, joint_law_by_chance"
             ),
             "interp.stats.power_law": (
-                "PowerLaw, UNIT as EXPONENT, crossfitted_frontier, exponent_gap, fit_floor, fit_power_law, foretell, "
+                "PowerLaw, UNIT as EXPONENT, crossfitted_frontier, exponent_gap, fit_floor, fit_power_law, "
                 "foretold_miss, lower_envelope"
             ),
         },
@@ -98,7 +97,7 @@ __all__ = [
 ]
 __all__ += ["Interval", "auc", "expanded_percentile", "intervals_of_groups", "student_quantile"]
 __all__ += ["Bin", "calibration_error", "holm", "honest_errors", "max_t", "p_above", "p_below", "reliability"]
-__all__ += ["EXPONENT", "PowerLaw", "crossfitted_frontier", "fit_floor", "fit_power_law", "foretell", "foretold_miss"]
+__all__ += ["EXPONENT", "PowerLaw", "crossfitted_frontier", "fit_floor", "fit_power_law", "foretold_miss"]
 __all__ += ["exponent_gap", "lower_envelope"]
 __all__ += ["EdgeMisses", "JointEstimates", "JointLaw", "edge_misses", "estimate_joint_law", "fit_joint_law"]
 __all__ += ["joint_law_by_chance"]

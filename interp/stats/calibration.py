@@ -48,8 +48,8 @@ def calibration_error(said: ArrayLike, came_true: ArrayLike, bins: int = 10) -> 
     return sum(one.n * abs(one.said - one.came_true) for one in found) / total
 
 
-def honest_errors(said: ArrayLike, *, bins: int = 10, n: int = 200, seed: int = 0) -> Floats:
+def honest_errors(said: ArrayLike, *, n: int = 200, seed: int = 0) -> Floats:
     """Calibration errors of `n` worlds in which each prediction comes true as often as it says."""
     p = np.asarray(said, np.float64)
     rng = np.random.default_rng(seed)
-    return np.array([calibration_error(p, rng.random(len(p)) < p, bins) for _ in range(n)])
+    return np.array([calibration_error(p, rng.random(len(p)) < p) for _ in range(n)])

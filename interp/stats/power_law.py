@@ -123,12 +123,6 @@ def foretold_miss(x: ArrayLike, loss: ArrayLike, *, unit: str, over: str = "size
     return Estimate(mean, low, high, n, unit, over, df=n - 2)
 
 
-def foretell(x: ArrayLike, loss: ArrayLike, at: float) -> float:
-    """The loss at size `at` by the line through the others, in double logarithms."""
-    slope, start = np.polyfit(np.log(np.asarray(x, np.float64)), np.log(np.asarray(loss, np.float64)), 1)
-    return float(np.exp(start + slope * np.log(at)))
-
-
 def fit_floor(x: ArrayLike, loss: ArrayLike) -> tuple[float, float] | None:
     """(E, a) of L = E + (c / x) ** a, by least squares on log L; None where the points decide no floor."""
     sizes, means = np.asarray(x, np.float64), np.asarray(loss, np.float64)

@@ -199,6 +199,11 @@ def prose_sources() -> list[str]:
     return [source.split(",")[0] for source in load_corpus(data(PROSE), text_column="source")]
 
 
+def corpus_or_prose(corpus: str | Path | None) -> list[str]:
+    """The documents of a user's corpus, or the bundled prose where none came; `text_read` names which."""
+    return list(load_corpus(corpus)) if corpus else prose()
+
+
 def text_read(corpus: str | Path | None = None) -> str:
     """What a report calls the text that a probe read, a user's or the bundled prose, and what its intervals are for."""
     return str(corpus) if corpus else f"{bundled_corpus('prose').name} ({OTHER_PIECES})"

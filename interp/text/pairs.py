@@ -35,6 +35,7 @@ ParentType = Literal["mother", "father"]
 Surname = Literal["same", "shared_word", "different"]
 
 COLUMNS = ("child", "parent", "parent_type")
+RIVALS = 11  # names that one example is weighed against
 
 # One wording serves both directions with "mother", "father" or "child" as the relation, so that a prompt and its
 # reverse differ in that word and the name alone.
@@ -158,7 +159,7 @@ def by_surname(pairs: PairSet, least: int, most: int, seed: int) -> tuple[list[F
     return [Family(surname, tuple(sets), left_out) for surname, sets in kept.items()], left_out
 
 
-def rivals_of(child: str, parent: str, families: Iterable[Family], most: int = 11) -> FactSet:
+def rivals_of(child: str, parent: str, families: Iterable[Family]) -> FactSet:
     """One pair first, then others' names to compare it with: mothers of another surname where there are such.
 
     For an example that the file may not hold. A name is there once.
@@ -168,7 +169,7 @@ def rivals_of(child: str, parent: str, families: Iterable[Family], most: int = 1
     seen, facts = {same(child), same(parent)}, [Fact(child, parent)]
     for fact in (fact for _, group in sets for fact in group.facts):
         names = {same(fact.subject), same(fact.object)}
-        if not names & seen and len(facts) <= most:
+        if not names & seen and len(facts) <= RIVALS:
             seen |= names
             facts.append(fact)
     return FactSet(f"{child} among others", "child", "mother", tuple(facts), _templates("mother"), _templates("child"))

@@ -16,9 +16,10 @@ TOP = 0.01  # of the neurons
 
 @dataclass(frozen=True)
 class Activated:
-    """At some layers of some documents: `held` [document, layer], the share of a token's squared activation that its
+    """At some layers of some documents, what the strongest neurons hold, and which they are.
 
-    strongest hundredth of neurons holds; `tokens` [row] and `strongest` [layer][row, n], which neurons these are.
+    `held` [document, layer]: the share of a token's squared activation that its strongest hundredth of neurons holds;
+    `tokens` [row] and `strongest` [layer][row, n]: which neurons these are.
     """
 
     layers: tuple[int, ...]

@@ -144,9 +144,10 @@ def half_of(at: At, which: int) -> Float[Tensor, "template fewer noun d_model"]:
 
 
 def length_between(at: At) -> float:
-    """How far apart the two classes lie, as far as other adjectives and nouns confirm it: 0 on average where there is
+    """How far apart the two classes lie, as far as other adjectives and nouns confirm it.
 
-    nothing but vectors of their own. The root of the product of two halves' directions, with its sign.
+    The root of the product of two halves' directions, with its sign: 0 on average where there is nothing but vectors of
+    their own.
     """
     first, second = direction_of(half_of(at, 0)[:, :, ::2]), direction_of(half_of(at, 1)[:, :, 1::2])
     product = float(first.double() @ second.double())

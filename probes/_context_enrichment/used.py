@@ -92,7 +92,7 @@ def what_it_does(
     no_age = [i for i, adjective in enumerate(words.neutral) if adjective not in {*NEW, *OLD}]
     spared = min(3 if lab.quick else 4, len(words.nouns) // 2)  # nouns that no direction is made from
     between = neutral[:, no_age, spared:]
-    halves = {kind: halves_of(len(adjectives)) for kind, (adjectives, _) in kinds.items()}
+    halves = {kind: read_and_made(len(adjectives)) for kind, (adjectives, _) in kinds.items()}
     made = {kind: direction_of(at[:, halves[kind][1], spared:]) for kind, (_, at) in kinds.items()}
     length, whole = made["size"].norm(), between.norm(dim=-1).mean()
     if min(direction.norm() for direction in made.values()) <= ROUNDING * whole:
@@ -122,11 +122,8 @@ def what_it_does(
     yield from _answers(by_kind, dealt, isotropic, share)
 
 
-def halves_of(n: int) -> tuple[list[int], list[int]]:
-    """Of adjectives of two classes, those that are read as next words (the first of each), and those that make the
-
-    direction.
-    """
+def read_and_made(n: int) -> tuple[list[int], list[int]]:
+    """Of adjectives of two classes: those that are read as next words, and those that make the direction."""
     n_read = n // 4
     read = [*range(n_read), *range(n // 2, n // 2 + n_read)]
     return read, [i for i in range(n) if i not in read]

@@ -124,7 +124,7 @@ CLAIMS = [FAVOURITE, FOUR, OF_THE_DIE, SPREAD, ALONE, WORD, IN_CHAT, AGREE, DEVI
 
 
 @dataclass(frozen=True)
-class Asked:
+class DieAnswers:
     """The six shares by way of asking; `alone`: a 1 that goes on, as in 12, does not count.
 
     `swapped` are the prompts that can be asked about another thing (their numbers among all), `other_things` [noun,
@@ -172,10 +172,10 @@ def more_with_the_die(share: Floats, swapped: list[int], other_things: Floats, s
     return share[[swapped[i] for i in judging], side] - other_things[:, judging, side]
 
 
-def ask_for_a_die(model: Model, prompts: Sequence[str]) -> Asked:
+def ask_for_a_die(model: Model, prompts: Sequence[str]) -> DieAnswers:
     """Every way of asking. Chat is left out for a model without a template, and where text and answer melt."""
     swapped = [i for i, prompt in enumerate(prompts) if without_die(prompt, NOUNS[0])]
-    return Asked(
+    return DieAnswers(
         tuple(prompts),
         choose_among(model, prompts, DIGITS),
         choose_number(model, prompts, range(1, SIDES + 1)),
@@ -210,7 +210,7 @@ def _in_chat(model: Model, messages: Sequence[str], begun: Sequence[str]) -> Cho
     return Choices(DIGITS, share.mean(1), mass.mean(1))  # one row a message: its ways are no prompts of their own
 
 
-def favourites(lab: Lab, asked: Asked) -> Iterator[Finding | NotAsked]:
+def favourites(lab: Lab, asked: DieAnswers) -> Iterator[Finding | NotAsked]:
     """Part (a): is there a favourite, is it 4, and does the die have to do with it?"""
     ways = _ways(lab, asked)
     side = {"side": asked.favourite + 1}
@@ -237,7 +237,7 @@ def favourites(lab: Lab, asked: Asked) -> Iterator[Finding | NotAsked]:
     )
 
 
-def _four(lab: Lab, asked: Asked) -> Finding | NotAsked:
+def _four(lab: Lab, asked: DieAnswers) -> Finding | NotAsked:
     """Is it 4, and not only because 4 comes behind such sentences, die or no die?"""
     if len(asked.judging) < LEAST_PAIRS:
         return FOUR.not_asked(f"because {_too_few(asked)}")
@@ -252,14 +252,14 @@ def _four(lab: Lab, asked: Asked) -> Finding | NotAsked:
     )
 
 
-def _too_few(asked: Asked) -> str:
+def _too_few(asked: DieAnswers) -> str:
     return (
         f"{len(asked.judging)} of the {len(asked.judged)} judging prompts name a die, and not as their last word; "
         f"{LEAST_PAIRS} are needed"
     )
 
 
-def _of_the_die(lab: Lab, asked: Asked) -> Finding | NotAsked:
+def _of_the_die(lab: Lab, asked: DieAnswers) -> Finding | NotAsked:
     about = {"side": asked.favourite + 1}
     if len(asked.judging) < LEAST_PAIRS:
         return OF_THE_DIE.not_asked(f"because {_too_few(asked)}", about=about)
@@ -294,7 +294,7 @@ def over_sentences(gaps: Floats, lab: Lab) -> Estimate:
     return estimate_mean(gaps.T, unit=SHARE, over="prompt", bounds=(-1.0, 1.0), seed=lab.seed)
 
 
-def elsewhere(lab: Lab, asked: Asked) -> Iterator[Finding | NotAsked]:
+def elsewhere(lab: Lab, asked: DieAnswers) -> Iterator[Finding | NotAsked]:
     """Part (b): the same side in other words, in a chat, and in every phrasing; other ranges."""
     side = asked.favourite
     number, word = {"side": side + 1}, WORDS[side].strip()
@@ -355,7 +355,7 @@ def shares(values: dict[str, Floats], lab: Lab) -> Measured:
     return measured(values, by=("asked",), value=SHARE, over="prompt", bounds=(0.0, 1.0), seed=lab.seed)
 
 
-def _ways(lab: Lab, asked: Asked) -> Measured:
+def _ways(lab: Lab, asked: DieAnswers) -> Measured:
     """Each side's share by the way of asking."""
     ways = {
         "die, digits": asked.raw.share,
@@ -377,7 +377,7 @@ def _ways(lab: Lab, asked: Asked) -> Measured:
     )
 
 
-def _prompt_rows(asked: Asked) -> list[Row]:
+def _prompt_rows(asked: DieAnswers) -> list[Row]:
     """The shares of every raw prompt."""
     return [
         {

@@ -27,7 +27,7 @@ from . import DIGITS, SHARE, SIDES, UNIFORM
 from .answers import (
     FAIR,
     LEAST_PAIRS,
-    Asked,
+    DieAnswers,
     Floats,
     ask_about_other_things,
     favourite_of,
@@ -70,7 +70,7 @@ BLIND = Claim(
 CLAIMS = [SEES, NO_FAVOURITE, BLIND]
 
 
-def controls(lab: Lab, asked: Asked) -> Iterator[Finding | NotAsked]:
+def controls(lab: Lab, asked: DieAnswers) -> Iterator[Finding | NotAsked]:
     """Small models that read of a loaded die, and of a fair one; the loaded model's shape with random weights."""
     seeds = range(lab.seed, lab.seed + (2 if lab.quick else 4))
     jobs = [
@@ -127,7 +127,7 @@ def _of_favourite(share: Floats) -> float:
     return float(halves(share)[1][:, favourite_of(share)].mean())
 
 
-def _nothing_known(lab: Lab, asked: Asked) -> Finding | NotAsked:
+def _nothing_known(lab: Lab, asked: DieAnswers) -> Finding | NotAsked:
     """Random weights prefer some token everywhere; about the die they know nothing."""
     if len(asked.judging) < LEAST_PAIRS:
         return BLIND.not_asked("because part (a) does not ask it of these prompts either")

@@ -45,7 +45,7 @@ from interp.saes import attach_sae, site_of
 from interp.stats import estimate_crossed, estimate_mean
 
 from . import DIGITS, SHARE, SIDES, UNIFORM
-from .answers import Asked, Floats, over_sentences
+from .answers import DieAnswers, Floats, over_sentences
 from .prompts import NULL
 
 PART = "(c) Inside the model"
@@ -119,7 +119,7 @@ class DiePrompts:
         return [self.sides[self.side]] * n, [self.others] * n
 
 
-def admit(model: Model, asked: Asked) -> DiePrompts | None:
+def admit(model: Model, asked: DieAnswers) -> DiePrompts | None:
     """None where the tokenizer writes the six answers so that they do not part at one token."""
     prompts, null = (last_tokens(model, some, DIGITS) for some in (asked.prompts, NULL))
     return None if prompts is None or null is None else DiePrompts(prompts[0], null[0], prompts[1], asked.favourite)

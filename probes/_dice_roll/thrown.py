@@ -11,7 +11,7 @@ from interp import Claim, Finding, Lab, NotAsked, Row, zero
 from interp.stats import estimate_mean
 
 from . import SIDES, UNIFORM
-from .answers import Asked, Floats
+from .answers import DieAnswers, Floats
 
 THROWS, QUICK_THROWS = 32, 12  # a prompt, at temperature 1
 TOKENS = 3  # a space, a digit, and what shows whether the number goes on
@@ -30,7 +30,7 @@ AS_READ = Claim(
 )
 
 
-def thrown(lab: Lab, asked: Asked) -> Finding | NotAsked:
+def thrown(lab: Lab, asked: DieAnswers) -> Finding | NotAsked:
     """Throw in every prompt, and tell how unlike a fair die's, and how unlike the read shares, the counts are."""
     each = QUICK_THROWS if lab.quick else THROWS
     counts = throw(lab, asked.prompts, each)

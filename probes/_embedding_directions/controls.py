@@ -121,7 +121,7 @@ def controls(
         )
     vectors_of_random = read_vectors(random_weights, words, (0, middle))
     for claim, some, layer, about in (
-        (DEALT, _dealt_anew(words, vectors, lab.seed), 0, {}),
+        (DEALT, _dealt_anew(vectors, lab.seed), 0, {}),
         (RANDOM, vectors_of_random, 0, {}),
         (RANDOM_ABOVE, vectors_of_random, middle, {"middle": middle}),
     ):
@@ -164,7 +164,7 @@ def measured_size(words: Words, vectors: Vectors) -> tuple[float, float]:
     return float(np.mean(shared)), float(np.mean(own))
 
 
-def _dealt_anew(words: Words, vectors: Vectors, seed: int) -> Vectors:
+def _dealt_anew(vectors: Vectors, seed: int) -> Vectors:
     """The model's own vectors, with the words that are in families exchanged for each other and for the rivals."""
     order = torch.randperm(vectors.at.shape[1], generator=torch.Generator().manual_seed(seed))
     return Vectors(vectors.layers, vectors.at[:, order])

@@ -57,9 +57,10 @@ CLAIMS = [LEARNS_FORMAT, CARRIES_OVER]
 
 @dataclass(frozen=True)
 class Sitting:
-    """One model's answers: [question]. `exact`: the right answer and the end mark, written greedily. `word`: the right
+    """One model's answers: [question].
 
-    answer, whatever follows. `ends`: the end mark, once the right answer stands there. `summed`: nats of both.
+    `exact`: the right answer and the end mark, written greedily. `word`: the right answer, whatever follows. `ends`:
+    the end mark, once the right answer stands there. `summed`: nats of both.
     """
 
     exact: NDArray[np.bool_]

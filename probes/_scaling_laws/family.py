@@ -17,10 +17,9 @@ from interp import (
     Model,
     Row,
     UserError,
-    load_corpus,
+    corpus_or_prose,
     load_model,
     measured,
-    prose,
     zero,
 )
 from interp.stats import estimate_mean, fit_power_law
@@ -44,7 +43,7 @@ FAMILY = Claim(
 
 def measure_family(lab: Lab, names: Sequence[str], corpus: Path | None) -> Finding:
     """Each model's loss a character on the same documents: tokenizers cut differently, characters are the same."""
-    documents: list[str] = list(load_corpus(corpus)) if corpus else prose()
+    documents = corpus_or_prose(corpus)
     documents = documents[: DOCUMENTS // 4 if lab.quick else DOCUMENTS]
     losses, sizes = [], []
     for i, name in enumerate(names):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -98,39 +98,37 @@ def own_sums(lab: Lab, prompts: Sequence[str]) -> Finding:
 
 
 def in_one_order(
-    lab: Lab, hf: Any, prompts: Sequence[str], n: int, usual: Sequence[Compared]
-) -> Iterator[Finding | NotAsked]:
+    lab: Lab, claim: Claim, hf: Any, prompts: Sequence[str], n: int, usual: Sequence[Compared]
+) -> Finding | NotAsked:
     """The intervention: the same prompts, alone and with batch mates, with a product that no batch mate can change."""
-    plain = next(compared for compared in usual if compared.way == WITH_MATES.name).pairs[: len(prompts)]
+    test, name = (_other_bits, "other bits") if claim is SAME_BITS else (parts, "another text")
     if not linear_layers(hf):
-        for claim in (SAME_BITS, SAME_TEXTS):
-            yield claim.not_asked("because this model has no linear layers that are modules of their own")
-        return
+        return claim.not_asked("because this model has no linear layers that are modules of their own")
+    plain = next(compared for compared in usual if compared.way == WITH_MATES.name).pairs[: len(prompts)]
+    usually = np.array([float(test(pair)) for pair in plain])
+    if not usually.any():
+        return claim.not_asked(f"because with the usual products, too, batch mates give no prompt {name} here")
     with one_order(hf):
         tell = lab.tell("adding in one order")
         *_, compared = compare_ways(lab.model, hf, usual[0].dtype, prompts, n, [WITH_MATES], tell)
-    for claim, test, name in ((SAME_BITS, _other_bits, "other bits"), (SAME_TEXTS, parts, "another text")):
-        usually, fixed = (np.array([float(test(pair)) for pair in pairs]) for pairs in (plain, compared.pairs))
-        if not usually.any():
-            yield claim.not_asked(f"because with the usual products, too, batch mates give no prompt {name} here")
-            continue
-        by_order = measured(
-            {"the usual": usually, "one fixed": fixed},
-            by=("order of adding up",),
-            value=f"{name} ({PARTED})",
-            unit=PARTED,
-            over="prompt",
-            bounds=(0.0, 1.0),
-        )
-        yield claim.answer(
-            estimate_mean(fixed - usually, unit=PARTED, over="prompt", bounds=(-1.0, 1.0), seed=lab.seed),
-            zero(PARTED, "the usual products"),
-            measure=f"With the usual ones {usually.sum():.0f} of {len(usually)}, in one order {fixed.sum():.0f}.",
-            table=by_order.rows(),
-            figure=by_order.dots(
-                y="order of adding up", caption=f"For how many prompts batch mates give {name}; over prompts."
-            ),
-        )
+    fixed = np.array([float(test(pair)) for pair in compared.pairs])
+    by_order = measured(
+        {"the usual": usually, "one fixed": fixed},
+        by=("order of adding up",),
+        value=f"{name} ({PARTED})",
+        unit=PARTED,
+        over="prompt",
+        bounds=(0.0, 1.0),
+    )
+    return claim.answer(
+        estimate_mean(fixed - usually, unit=PARTED, over="prompt", bounds=(-1.0, 1.0), seed=lab.seed),
+        zero(PARTED, "the usual products"),
+        measure=f"With the usual ones {usually.sum():.0f} of {len(usually)}, in one order {fixed.sum():.0f}.",
+        table=by_order.rows(),
+        figure=by_order.dots(
+            y="order of adding up", caption=f"For how many prompts batch mates give {name}; over prompts."
+        ),
+    )
 
 
 def _other_bits(pair: Pair) -> bool:

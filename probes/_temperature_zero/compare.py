@@ -15,8 +15,6 @@ from interp.stats import proportion
 from . import PARTED
 from .ways import CACHE, Logits, Text, Way, alone, write_texts
 
-DECIDED = 0.01  # nats between the two best: below it an argmax in fp32 says nothing
-
 
 @dataclass(frozen=True)
 class Pair:

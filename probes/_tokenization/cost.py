@@ -49,9 +49,10 @@ BLIND = Claim(
 
 @dataclass(frozen=True)
 class Forced:
-    """A text's token ids with some words cut in two. `at`: for each token of the text as it is, its first place there
+    """A text's token ids with some words cut in two.
 
-    (one more at the end); `is_cut`: which tokens, each a word, were cut.
+    `at`: for each token of the text as it is, its first place there (one more at the end); `is_cut`: which tokens, each
+    a word, were cut.
     """
 
     ids: list[int]

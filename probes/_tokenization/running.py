@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from interp import Claim, Control, Estimate, Figure, Finding, Lab, Row, split_corpus
+from interp import Claim, Control, Estimate, Figure, Finding, Lab, Row, set_beforehand, split_corpus
 from interp.stats import estimate_mean, known, proportion
 
 from . import CONTROLS, CUT, SPLIT
@@ -87,7 +87,7 @@ def in_text(lab: Lab, documents: Sequence[str], text: str, source: Sequence[str]
     ]
     yield RUNNING.answer(
         of_list,
-        Control("one in ten", known(OFTEN, unit=of_list.unit, why="set beforehand")),
+        set_beforehand(OFTEN, of_list.unit, "one in ten"),
         measure=f"Text: {text}. Runs of letters that stand in a list of {len(words):,} English words, each with a "
         "space before it.",
         caveat=_over_sources(by_source, lab.seed) if by_source else "",

@@ -158,10 +158,10 @@ def words_of(text: str) -> list[str]:
 def split_in_text(
     model: HasTokenizer, documents: Sequence[str], seed: int, listed: AbstractSet[str] | None = None
 ) -> Estimate:
-    """Share of the running words of each document that are split, over documents. With a list of words, in small
+    """Share of the running words of each document that are split, over documents.
 
-    letters, only those that stand in it count: others are names, misspellings and strings of letters.
-    Raises UserError where fewer than four documents have words enough.
+    With a list of words, in small letters, only those that stand in it count: others are names, misspellings and
+    strings of letters. Raises UserError where fewer than four documents have words enough.
     """
     shares = []
     for text in documents:
