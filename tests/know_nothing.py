@@ -23,36 +23,36 @@ WIDTH = 64
 BREATH = 1e-3  # what does nothing in a model does this share of something: else it could not be edited, or asked
 
 
-def random_weights(tokenizer: Any) -> GPT2LMHeadModel:
+def random_weights(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     """Nothing was learned."""
-    return _gpt2(len(tokenizer))
+    return _gpt2(len(tokenizer), 4, seed)
 
 
-def last_word(tokenizer: Any) -> GPT2LMHeadModel:
+def last_word(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     """Attention adds next to nothing: what comes next depends on the last token and its position."""
-    hf = _gpt2(len(tokenizer), n_layer=2)
+    hf = _gpt2(len(tokenizer), 2, seed)
     for block in hf.transformer.h:
         block.attn.c_proj.weight.data.mul_(BREATH)
-    hf.lm_head.weight.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
+    hf.lm_head.weight.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(10 * seed + 1))
     return hf
 
 
-def constant_favourite(tokenizer: Any) -> GPT2LMHeadModel:
+def constant_favourite(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     """The same distribution after every prompt: " Paris", " 4" and " the" before all others."""
     texts = _texts(tokenizer)
-    logits = torch.randn(len(texts), generator=torch.Generator().manual_seed(2))
+    logits = torch.randn(len(texts), generator=torch.Generator().manual_seed(10 * seed + 2))
     for word in (" Paris", " 4", "4", " the"):
         if word in texts:
             logits[texts.index(word)] = 12.0
     return always_the_same(logits)
 
 
-def longest_answer(tokenizer: Any) -> GPT2LMHeadModel:
+def longest_answer(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     """The same distribution after every prompt, in which a longer token is likelier."""
     return always_the_same(torch.tensor([0.5 * len(text) for text in _texts(tokenizer)]))
 
 
-def honest_on_average(tokenizer: Any) -> GPT2LMHeadModel:
+def honest_on_average(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     """The same distribution after every prompt: each token as often as people write it."""
     from interp.text.corpus import prose
 
@@ -60,7 +60,7 @@ def honest_on_average(tokenizer: Any) -> GPT2LMHeadModel:
     return always_the_same(torch.log(torch.bincount(written, minlength=len(tokenizer)) + 0.1))
 
 
-def first_letter(tokenizer: Any) -> GPT2LMHeadModel:
+def first_letter(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     """Words that begin with the first letter of a word of the prompt are likelier."""
     texts = _texts(tokenizer)
     table = torch.zeros(len(texts), len(LETTERS))
@@ -71,40 +71,47 @@ def first_letter(tokenizer: Any) -> GPT2LMHeadModel:
     return _copier(table)
 
 
-def token_copier(tokenizer: Any) -> GPT2LMHeadModel:
+def token_copier(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     """Tokens of the prompt are likelier than others."""
-    return _copier(torch.randn(len(tokenizer), WIDTH // 2, generator=torch.Generator().manual_seed(3)))
+    return _copier(_identities(tokenizer, seed))
 
 
-def diffuse(tokenizer: Any) -> GPT2LMHeadModel:
+def diffuse(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     """The same, and every head of four layers helps a little: none of them is the one that does it."""
-    return _copier(torch.randn(len(tokenizer), WIDTH // 2, generator=torch.Generator().manual_seed(3)), n_layer=4)
+    return _copier(
+        torch.randn(len(tokenizer), WIDTH // 2, generator=torch.Generator().manual_seed(10 * seed + 3)), n_layer=4
+    )
 
 
 HABITS = (last_word, constant_favourite, longest_answer, honest_on_average, first_letter, token_copier, diffuse)
-KINDS: dict[str, Callable[[Any], GPT2LMHeadModel]] = {make.__name__: make for make in (random_weights, *HABITS)}
+KINDS: dict[str, Callable[[Any, int], GPT2LMHeadModel]] = {make.__name__: make for make in (random_weights, *HABITS)}
 
 
-def know_nothing(kind: str, like: Model) -> Model:
-    """The model of that kind, with the tokenizer of another."""
+def know_nothing(kind: str, like: Model, seed: int = 0) -> Model:
+    """The model of that kind, with the tokenizer of another; `seed` draws what is random in its weights."""
     from interp import Model
     from interp.model.provenance import describe_in_memory
 
     tokenizer = copy.deepcopy(like.tokenizer)
     tokenizer.chat_template = None
-    hf = KINDS[kind](tokenizer).eval()
+    hf = KINDS[kind](tokenizer, seed).eval()
     # a provenance of its own: with another model's, what was made for that model (an SAE) would be taken for its
     return Model(hf, tokenizer, describe_in_memory(hf, tokenizer, kind, "made by hand"), like.bos)
+
+
+def _identities(tokenizer: Any, seed: int) -> torch.Tensor:
+    """A vector of its own for each token."""
+    return torch.randn(len(tokenizer), WIDTH // 2, generator=torch.Generator().manual_seed(10 * seed + 3))
 
 
 def _texts(tokenizer: Any) -> list[str]:
     return [str(tokenizer.decode([i])) for i in range(len(tokenizer))]
 
 
-def _gpt2(vocabulary: int, n_layer: int = 4) -> Any:
+def _gpt2(vocabulary: int, n_layer: int, seed: int = 0) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=vocabulary,
@@ -121,7 +128,7 @@ def _gpt2(vocabulary: int, n_layer: int = 4) -> Any:
 
 def always_the_same(logits: torch.Tensor) -> Any:
     """The last norm lets its bias through, which is read as these logits, and a breath of the rest."""
-    hf = _gpt2(len(logits), n_layer=2)
+    hf = _gpt2(len(logits), 2)
     with torch.no_grad():
         hf.transformer.ln_f.weight.fill_(BREATH)
         hf.transformer.ln_f.bias.zero_()

@@ -1,7 +1,8 @@
 """The standing test: models that know nothing go through the probes, and no answering claim about them says yes.
 
 Claims that are arithmetic are marked so in their declaration; claims about a tokenizer, an SAE, how a machine computes
-or models that a probe makes itself do not ask what the loaded model learned (`Claim.subject`).
+or models that a probe makes itself do not ask what the loaded model learned (`Claim.subject`). One claim in forty is
+believed by luck: what is believed must not be believed again of other weights, with other draws.
 """
 
 from __future__ import annotations
@@ -56,19 +57,19 @@ FLAGS: dict[str, dict[str, Any]] = {  # short texts are enough where nothing is 
 OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weights cannot change
 
 
-def answers_of(name: str, model: Model) -> Answers:
+def answers_of(name: str, model: Model, seed: int = 0) -> Answers:
     """All of them: one that broke off would say nothing of the claims behind it."""
-    return list(load_probe(name)(Lab(model, quick=True), **FLAGS.get(name, {})))
+    return list(load_probe(name)(Lab(model, seed=seed, quick=True), **FLAGS.get(name, {})))
 
 
-def fooled(claims: Sequence[Claim], answers: Answers) -> list[str]:
-    """The answering claims about what the model learned to which the probe says yes."""
+def fooled(claims: Sequence[Claim], answers: Answers) -> dict[str, str]:
+    """The answering claims about what the model learned to which the probe says yes, and the numbers."""
     subjects = {claim.text: claim.subject for claim in claims}
-    return [
-        f"{one.claim} {one.estimate} against {one.control.estimate}"
+    return {
+        one.claim: f"{one.estimate} against {one.control.estimate}"
         for one in findings(answers)
         if one.answers and not one.arithmetic and one.verdict == "yes" and subjects.get(one.declared) in (None, "model")
-    ]
+    }
 
 
 def moved(claims: Sequence[Claim], one: Answers, other: Answers) -> list[str]:
@@ -90,32 +91,30 @@ def moved(claims: Sequence[Claim], one: Answers, other: Answers) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def ignorant(smol: Model) -> Callable[[str], Model]:
-    made: dict[str, Model] = {}
+def ignorant(smol: Model) -> Callable[..., Model]:
+    made: dict[tuple[str, int], Model] = {}
 
-    def get(kind: str) -> Model:
-        if kind not in made:
-            made[kind] = know_nothing(kind, smol)
-        return made[kind]
+    def get(kind: str, seed: int = 0) -> Model:
+        if (kind, seed) not in made:
+            made[kind, seed] = know_nothing(kind, smol, seed)
+        return made[kind, seed]
 
     return get
 
 
 @pytest.fixture(scope="module")
-def answered(
-    ignorant: Callable[[str], Model], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str], Answers]:
+def answered(ignorant: Callable[..., Model], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Answers]:
     """A probe's answers about a model of that kind; each is asked once."""
-    made: dict[tuple[str, str], Answers] = {}
+    made: dict[tuple[str, str, int], Answers] = {}
     cache = tmp_path_factory.mktemp("cache")
 
-    def get(name: str, kind: str) -> Answers:
-        if (name, kind) not in made:
-            model = ignorant(kind)  # the bundled one, which it begins from, lies in the usual cache
+    def get(name: str, kind: str, seed: int = 0) -> Answers:
+        if (name, kind, seed) not in made:
+            model = ignorant(kind, seed)  # the bundled one, which it begins from, lies in the usual cache
             with pytest.MonkeyPatch.context() as patched:
                 patched.setenv("INTERP_CACHE", str(cache))
-                made[name, kind] = answers_of(name, model)
-        return made[name, kind]
+                made[name, kind, seed] = answers_of(name, model, seed)
+        return made[name, kind, seed]
 
     return get
 
@@ -146,7 +145,7 @@ def test_a_probe_that_believes_them_is_found() -> None:
     about_words = Claim("Words are cut.", "greater", "share", answers=True, subject="tokenizer")
     answers = [favourite(believes, 0.5), favourite(about_words, 0.5)]
     assert len(fooled([believes, about_words], answers)) == 1
-    assert fooled([believes, about_words], [favourite(believes, 0.0), answers[1]]) == []
+    assert fooled([believes, about_words], [favourite(believes, 0.0), answers[1]]) == {}
 
 
 def test_a_claim_that_hides_behind_another_subject_is_found() -> None:
@@ -159,9 +158,15 @@ def test_a_claim_that_hides_behind_another_subject_is_found() -> None:
 @pytest.mark.parametrize("name", [*LIGHT, *HEAVY_ONES])
 @pytest.mark.parametrize("kind", [*ALWAYS, *OTHERWISE])
 def test_no_answer_is_believed_of_a_model_that_knows_nothing(
-    answered: Callable[[str, str], Answers], kind: str, name: str
+    answered: Callable[..., Answers], kind: str, name: str
 ) -> None:
-    assert fooled(load_probe(name).claims, answered(name, kind)) == []
+    claims = load_probe(name).claims
+    believed = fooled(claims, answered(name, kind))
+    for seed in (1, 2):
+        if believed:
+            again = fooled(claims, answered(name, kind, seed))
+            believed = {claim: f"{told}; {again[claim]}" for claim, told in believed.items() if claim in again}
+    assert believed == {}
 
 
 def test_no_probe_is_passed_over() -> None:
@@ -175,7 +180,7 @@ def test_what_is_not_asked_here_claims_nothing_about_what_a_model_learned(name: 
 
 @pytest.mark.parametrize("name", [*MADE_HERE, *HEAVY_ONES[1:]])
 def test_what_is_said_to_be_about_other_things_does_not_change_with_the_model(
-    answered: Callable[[str, str], Answers], name: str
+    answered: Callable[..., Answers], name: str
 ) -> None:
     claims = load_probe(name).claims
     assert any(claim.subject in OTHERS for claim in claims)

@@ -92,7 +92,7 @@ def test_the_probe_on_a_model_that_needs_near_context_only(monkeypatch: pytest.M
             at = (at * 3 + int(torch.randint(2, (1,), generator=rng))) % 10
         texts.append(" ".join(words))
     model = train_small_gpt2(texts[:120], SmallGPT2(d_model=48, steps=150, batch=16))
-    monkeypatch.setattr(the_probe, "prose", lambda: texts[120:])
+    monkeypatch.setattr(the_probe, "corpus_or_prose", lambda _: texts[120:])
     verdicts = verdicts_of(Lab(model, quick=True))
     assert verdicts["What lies more than 16 tokens back matters as well, by 0.05 nats."] == "no"
     assert verdicts["What lies far back is needed by the middle layers more than by the last ones."] == "not asked"

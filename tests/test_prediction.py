@@ -49,7 +49,7 @@ def chained() -> Model:
 
 @pytest.fixture
 def on_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(the_probe, "prose", lambda: chain(40, 60, 1))
+    monkeypatch.setattr(the_probe, "corpus_or_prose", lambda _: chain(40, 60, 1))
     monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], chain(40, 60, 2)))
 
 
@@ -123,7 +123,7 @@ def test_who_knows_only_how_common_words_are_is_not_asked_for_a_temperature(
     unigram = Model(always_the_same(logits).eval(), chained.tokenizer, chained.provenance, chained.bos)
     reads = read_documents(Lab(unigram), unigram, texts, 100, 30, "reading")
     assert best_temperature(Lab(unigram), {OTHER: reads}).verdict == "yes", "which says nothing"
-    monkeypatch.setattr(the_probe, "prose", lambda: texts)
+    monkeypatch.setattr(the_probe, "corpus_or_prose", lambda _: texts)
     monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], texts))
     (asked,) = [a for a in answers_of(unigram, documents=30) if a.declared == BEST_TEMPERATURE.text]
     assert isinstance(asked, NotAsked)

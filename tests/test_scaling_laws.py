@@ -197,7 +197,7 @@ def test_a_family_is_measured_a_character(lab: Lab, monkeypatch: pytest.MonkeyPa
 
     models = {"small": lab.model, "other": word_model}
     monkeypatch.setattr(family, "load_model", lambda name, device: models[name])
-    monkeypatch.setattr(family, "prose", lambda: ["the cat sat on the mat"] * 8)
+    monkeypatch.setattr(family, "corpus_or_prose", lambda _: ["the cat sat on the mat"] * 8)
     monkeypatch.setattr(word_model, "encode", lambda texts, cut=None: [[1, 5, 6, 7]])
     finding = measure_family(lab, ["small", "other"], None)
     draw(finding)

@@ -12,7 +12,7 @@ from interp.stats import estimate_crossed, estimate_mean, proportion
 
 from . import CONTROLS, RIGHT
 from .phrases import TEMPLATES, Words, read_vectors
-from .size import At, ToldApart, length_between, tell_apart
+from .size import At, ToldApart, length_between, tell_apart, told_by
 
 FOUND = "share of planted directions"
 DRAWS = 16  # directions that are planted, of each length
@@ -118,4 +118,5 @@ def share_told(lab: Lab, model: Model, words: Words, middle: int, templates: Seq
     vectors = read_vectors(
         lab, model, words.sized, words.nouns[:NOUNS], (middle,), "reading with random weights", tuple(templates)
     )
-    return float(tell_apart(vectors.of(words.sized, middle), 1, lab.seed).right.mean())
+    at = vectors.of(words.sized, middle)
+    return float(told_by(at, at).mean())

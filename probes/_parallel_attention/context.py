@@ -16,7 +16,7 @@ from . import MATTERS, NATS, Rows
 WINDOWS = (2, 4, 8, 16, 32, 64)
 NEAR, FAR = 2, 16  # tokens in sight
 CLEAR, SOME, SINK = 1.0, 0.05, 0.5  # nats
-PLACES = 8  # tokens of a text that are read behind another document's context
+PLACES = 4  # tokens of a text that are read behind another document's context
 WITH_FIRST, WITHOUT = "and the first token", "nothing else"
 SURPRISE = "surprise (nats per token)"
 
