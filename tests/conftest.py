@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,14 @@ def tiny_of(make_tiny: Callable[..., Model]) -> Callable[[str], Model]:
         return made[architecture]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def passes_parity(make_tiny: Callable[..., Model]) -> Callable[[str], bool]:
+    """`passes_parity(architecture)`: does a new tiny model, before anything is planted? Each is asked once."""
+    from interp.model.checking.parity import PROMPTS, check_parity
+
+    return cache(lambda architecture: check_parity(make_tiny(architecture), PROMPTS[1:2]).ok)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm
 
 ROOT = Path(__file__).parents[1]
 DOORS = ["interp", *(f"interp.{name}" for name in ("analysis", "edits", "features", "figures", "saes", "stats"))]
@@ -150,8 +151,8 @@ def test_a_name_that_is_none_names_the_nearest(door: str) -> None:
     ],
 )
 def test_doors_open_in_any_order(lines: str) -> None:
-    """Each in a process of its own, in which nothing else is imported."""
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False, cwd=ROOT)
+    """Each in a process of its own, in which nothing of the project is imported before."""
+    done = warm.run(lines, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 

@@ -32,18 +32,12 @@ LIGHT = [
     "reversal-curse",
     "tokenization",
 ]
-MADE_HERE = [
-    "anatomy",
-    "dice-roll",
-    "embedding-directions",
-    "indirect-object",
-    "induction",
-    "parallel-attention",
-    "tokenization",
-]
 HEAVY = ("features", "pretraining-finetuning")
 HEAVY_ONES = [pytest.param(name, marks=pytest.mark.slow) for name in HEAVY]
-ALWAYS = ("random_weights", "constant_favourite")
+MADE_HERE = ["anatomy", "indirect-object", "induction", "parallel-attention"]
+MADE_SLOWLY = ("dice-roll", "embedding-directions", "tokenization", "pretraining-finetuning")
+MADE_SLOWLY_ONES = [pytest.param(name, marks=pytest.mark.slow) for name in MADE_SLOWLY]
+ALWAYS = ("random_weights",)
 OTHERWISE = [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in ALWAYS]
 ELSEWHERE = ("dictionary", "scaling-laws", "temperature-zero")
 FLAGS: dict[str, dict[str, Any]] = {  # short texts are enough where nothing is known
@@ -178,7 +172,7 @@ def test_what_is_not_asked_here_claims_nothing_about_what_a_model_learned(name: 
     assert {claim.subject for claim in load_probe(name).claims if claim.answers} & {"model"} == set()
 
 
-@pytest.mark.parametrize("name", [*MADE_HERE, *HEAVY_ONES[1:]])
+@pytest.mark.parametrize("name", [*MADE_HERE, *MADE_SLOWLY_ONES])
 def test_what_is_said_to_be_about_other_things_does_not_change_with_the_model(
     answered: Callable[..., Answers], name: str
 ) -> None:

@@ -142,6 +142,23 @@ def test_the_installed_wheel_has_the_command(site: Path, tmp_path: Path):
     assert "probe" in run(sys.executable, site / "bin" / "interp", "--help", cwd=tmp_path, PYTHONPATH=str(site))
 
 
+COMMANDS = """
+from interp.cli import main
+for line in (["probe"], ["probe", "dice-roll", "--help"]):
+    try:
+        main(line)
+    except SystemExit as ended:
+        assert not ended.code
+print("---")
+"""
+
+
+def told_and_where(folder: Path, **environment: str) -> tuple[str, str]:
+    """What the commands print, and where the probe's file lies: one process, which imports torch once."""
+    told, where = run(sys.executable, "-c", COMMANDS + WHERE_IS, cwd=folder, **environment).split("---\n")
+    return told, where
+
+
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
     """A folder with somebody else's package `probes`, which must be neither listed nor imported."""
@@ -157,13 +174,10 @@ def test_the_installed_wheel_runs_its_probes_beside_a_foreign_package_of_that_na
     site: Path, foreign: Path, tmp_path: Path
 ):
     path = os.pathsep.join([str(foreign), str(site)])
-    listed = run(sys.executable, "-m", "interp.cli", "probe", cwd=tmp_path, PYTHONPATH=path)
-    assert "dice-roll" in listed
-    assert "Not ours" not in listed
-    assert "Asked to roll a die" in run(
-        sys.executable, "-m", "interp.cli", "probe", "dice-roll", "--help", cwd=tmp_path, PYTHONPATH=path
-    )
-    where = run(sys.executable, "-c", WHERE_IS, cwd=tmp_path, PYTHONPATH=path)
+    told, where = told_and_where(tmp_path, PYTHONPATH=path)
+    assert "dice-roll" in told
+    assert "Not ours" not in told
+    assert "Asked to roll a die" in told
     assert Path(where.strip()) == site / "interp_probes" / "dice_roll.py"
     shutil.copytree(foreign / "probes", site / "probes")  # as `pip install` of that package would
     try:
@@ -175,11 +189,10 @@ def test_the_installed_wheel_runs_its_probes_beside_a_foreign_package_of_that_na
 def test_a_checkout_runs_its_probes_beside_a_foreign_package_of_that_name(foreign: Path, tmp_path: Path):
     for path in ([ROOT], [foreign, ROOT]):
         told = {"PYTHONPATH": os.pathsep.join(map(str, path))}
-        where = run(sys.executable, "-c", WHERE_IS, cwd=tmp_path, **told)
+        said, where = told_and_where(tmp_path, **told)
         assert Path(where.strip()) == ROOT / "probes" / "dice_roll.py"
-        command = [sys.executable, "-m", "interp.cli", "probe"]
-        assert "Not ours" not in run(*command, cwd=tmp_path, **told)
-        assert "Asked to roll a die" in run(*command, "dice-roll", "--help", cwd=tmp_path, **told)
+        assert "Not ours" not in said
+        assert "Asked to roll a die" in said
 
 
 def test_an_editable_install_reads_the_checkout_and_copies_nothing(tmp_path: Path):
