@@ -51,7 +51,8 @@ def findings_of(model: Model) -> list[Finding]:
 
 
 def test_the_bundled_model(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(the_probe, "corpus_or_prose", lambda _: prose()[:10])
+    monkeypatch.setattr(the_probe, "corpus_or_prose", lambda _: prose()[:60])
+    monkeypatch.setattr(the_probe, "prose_sources", lambda: prose_sources()[:60])
     found = findings_of(smol)
     told = {finding.claim: finding for finding in found}
     for words in (
