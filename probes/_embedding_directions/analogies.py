@@ -151,7 +151,7 @@ def analogies(lab: Lab, words: Words, vectors: Vectors, middle: int, n_perm: int
 def _ask_among_all(lab: Lab, words: Words) -> Asked:
     """The same questions with every token of the vocabulary to pick from; " King" and "king" are one word."""
     everything = embedding_of(lab.model)
-    texts = [str(lab.model.tokenizer.decode([i])) for i in range(min(len(everything), len(lab.model.tokenizer)))]
+    texts = lab.model.vocabulary[: len(everything)]
     spelt = [text.strip().casefold() or text for text in texts]
     return {
         name: ask_analogies(

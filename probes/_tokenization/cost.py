@@ -95,7 +95,7 @@ def costs(lab: Lab, model: Model, documents: Sequence[str], tokens: int, what: s
     Behind a document's first cut; a cut word's cost is that of its pieces together less that of the whole. Documents
     with too few words to cut are left out.
     """
-    texts = [str(model.tokenizer.decode([i])) for i in range(len(model.tokenizer))]
+    texts = model.vocabulary
     out = []
     for n, row in enumerate(model.encode(list(documents), cut=tokens)):
         forced = cut_by_force(model, row, texts)

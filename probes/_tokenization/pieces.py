@@ -24,7 +24,7 @@ KINDS = ("words of one piece", "first pieces", "second pieces", "later pieces")
 def surprise_by_piece(lab: Lab, documents: Sequence[str], tokens: int) -> dict[str, list[float]]:
     """Mean surprise of each document's tokens, in nats, by what piece of a word they are. Documents have all kinds."""
     model = lab.model
-    texts = [str(model.tokenizer.decode([i])) for i in range(len(model.tokenizer))]
+    texts = model.vocabulary
     starts = np.array([not t[:1].isalpha() or t[:1] == " " for t in texts])
     letters = np.array([t.strip().isalpha() and t.strip().isascii() for t in texts])
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -77,14 +77,14 @@ def halve(model: Model, words: Sequence[str], most: int) -> Halves:
     """
     start = model.tokenizer("a", add_special_tokens=False).input_ids
     long = [word for word in words if len(word) >= 6]
-    firsts: dict[str, list[int]] = {}
-    for half in dict.fromkeys(word[: len(word) // 2] for word in long):
-        firsts[half] = model.tokenizer(f"a {half}", add_special_tokens=False).input_ids[len(start) :]
+    halves = list(dict.fromkeys(word[: len(word) // 2] for word in long))
+    firsts = {half: ids[len(start) :] for half, ids in zip(halves, _tokens_behind_a(model, halves), strict=True)}
     chosen: dict[int, tuple[str, list[int], tuple[list[int], list[int]], list[int]]] = {}
-    for word in long:
-        ids = model.tokenizer(f"a {word}", add_special_tokens=False).input_ids
+    for word, ids in zip(long, _tokens_behind_a(model, long), strict=True):
         if len(ids) != len(start) + 1:
             continue
+        if len(chosen) == most:
+            break
         half = word[: len(word) // 2]
         second = model.tokenizer(word[len(half) :], add_special_tokens=False).input_ids
         instead = _begins_alike(half, firsts)
@@ -94,7 +94,13 @@ def halve(model: Model, words: Sequence[str], most: int) -> Halves:
         raise UserError(
             f"{len(chosen)} words of the list are one token of six letters or more in this model; expected 20 or more"
         )
-    return Halves(*map(list, zip(*list(chosen.values())[:most], strict=True)))
+    return Halves(*map(list, zip(*chosen.values(), strict=True)))
+
+
+def _tokens_behind_a(model: Model, words: Sequence[str]) -> list[list[int]]:
+    """The ids of "a word", for each; in one call, for the list is long."""
+    texts = [f"a {word}" for word in words]
+    return model.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
 
 
 def _begins_alike(half: str, firsts: Mapping[str, list[int]]) -> list[int]:

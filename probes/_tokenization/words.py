@@ -90,8 +90,9 @@ def languages() -> dict[str, list[str]]:
 
 def count_pieces(model: HasTokenizer, texts: Sequence[str]) -> list[int]:
     """Tokens of each text; a leading space is written behind a word, as it stands in a sentence."""
-    spaced = [text for text in texts if text.startswith(" ")]
-    bare = [text for text in texts if not text.startswith(" ")]
+    different = list(dict.fromkeys(texts))  # running text says a few words again and again
+    spaced = [text for text in different if text.startswith(" ")]
+    bare = [text for text in different if not text.startswith(" ")]
     start = len(model.tokenizer("a", add_special_tokens=False).input_ids)
     counts = {}
     for some, lead, less in ((spaced, "a", start), (bare, "", 0)):
@@ -163,16 +164,16 @@ def split_in_text(
     With a list of words, in small letters, only those that stand in it count: others are names, misspellings and
     strings of letters. Raises UserError where fewer than four documents have words enough.
     """
-    shares = []
-    for text in documents:
-        words = [word for word in words_of(text) if listed is None or word.lower() in listed]
-        if len(words) >= 20:
-            shares.append(float(is_split(model, words).mean()))
-    if len(shares) < LEAST:
+    counted = [[word for word in words_of(text) if listed is None or word.lower() in listed] for text in documents]
+    counted = [words for words in counted if len(words) >= 20]
+    if len(counted) < LEAST:
         raise UserError(
-            f"{len(shares)} documents of the corpus have 20 English words or more; "
+            f"{len(counted)} documents of the corpus have 20 English words or more; "
             f"expected {LEAST} such documents or more; use more text"
         )
+    split = is_split(model, [word for words in counted for word in words])
+    ends = np.cumsum([len(words) for words in counted])
+    shares = [float(part.mean()) for part in np.split(split, ends[:-1])]
     return estimate_mean(shares, unit=SPLIT, over="document", bounds=(0.0, 1.0), seed=seed)
 
 
