@@ -50,6 +50,7 @@ def findings_of(model: Model) -> list[Finding]:
     return drawn(load_probe("tokenization")(Lab(model, quick=True), tokens=60))
 
 
+@pytest.mark.slow
 def test_the_bundled_model(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(the_probe, "corpus_or_prose", lambda _: prose()[:60])
     monkeypatch.setattr(the_probe, "prose_sources", lambda: prose_sources()[:60])
