@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from interp import Model, UserError
+from interp.model.hooks import tokens
 from interp.model.hooks.tokens import adds_bos, batches_of, encode, pad
 
 WORDS = {"<s>": 0, "</s>": 1, "<unk>": 2, "one": 3, "two": 4, "three": 5}
@@ -180,3 +181,11 @@ def test_a_tokenizer_of_another_model_is_noticed(smol: Model, tiny_gpt2: Model):
     mixed = Model(tiny_gpt2.hf, smol.tokenizer, tiny_gpt2.provenance)
     with pytest.raises(UserError, match="embeds ids 0 to 299 only; its tokenizer belongs to another model"):
         mixed.logits("The capital of France")
+
+
+def test_many_texts_are_those_of_one_at_a_time(tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a call of the tokenizer takes fewer than came, and where ids stand between the texts."""
+    monkeypatch.setattr(tokens, "AT_ONCE", 3)
+    prompts: list[str | list[int]] = [f"{i} men went to the {'big ' * i}house" for i in range(8)]
+    prompts[4] = [5, 6, 7]
+    assert tiny_gpt2.encode(prompts) == [tiny_gpt2.encode([prompt])[0] for prompt in prompts]

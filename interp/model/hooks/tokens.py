@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.errors import UserError
 
+AT_ONCE = 1024  # texts that the tokenizer gets in one call
 BosPolicy = Literal["tokenizer", "always", "never"]
 Side = Literal["right", "left"]
 Prompts = str | Sequence[str] | Sequence[Sequence[int]] | Int[Tensor, "prompt pos"]
@@ -154,13 +155,14 @@ def _as_ids(row: Any, i: int) -> list[int]:
 
 
 def _encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], bos: BosPolicy) -> list[list[int]]:
-    """All in one call: a call takes longer than a short text in it."""
+    """Many in one call, for a call takes longer than a short text in it; not a whole corpus, for it keeps them all."""
     if not texts:
         return []
     for text in texts:
         if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
             raise UserError(f"a prompt is no UTF-8 text at character {lone.start()}; expected text; save it as UTF-8")
-    rows = _encode_under(tokenizer, texts, bos)
+    parts = [_encode_under(tokenizer, texts[i : i + AT_ONCE], bos) for i in range(0, len(texts), AT_ONCE)]
+    rows = [ids for part in parts for ids in part]
     for text, ids in zip(texts, rows, strict=True):
         own = ids[1:] if ids[:1] == [tokenizer.bos_token_id] else ids  # GPT-2's BOS and its unknown token are one
         if tokenizer.unk_token_id in own and str(tokenizer.unk_token) not in text:  # as in a vocabulary of whole words
