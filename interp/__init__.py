@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from interp.lab.discover import list_probes, load_probe
     from interp.lab.findings import Control, Expects, Figure, Finding, Row
     from interp.lab.measured import Measured, check_least, halves, measured, set_beforehand, zero
-    from interp.lab.probe import Lab, Probe, probe
+    from interp.lab.probe import Lab, Least, Probe, probe
     from interp.lab.runner import run_probe
     from interp.lab.runs import Run, read_run
     from interp.model.chat import chat_prompt, has_chat
@@ -128,7 +128,7 @@ else:
             "interp.lab.discover": "list_probes, load_probe",
             "interp.lab.findings": "Control, Expects, Figure, Finding, Row",
             "interp.lab.measured": "Measured, check_least, halves, measured, set_beforehand, zero",
-            "interp.lab.probe": "Lab, Probe, probe",
+            "interp.lab.probe": "Lab, Least, Probe, probe",
             "interp.lab.runner": "run_probe",
             "interp.lab.runs": "Run, read_run",
             "interp.stats.estimate": "Estimate",
@@ -230,6 +230,7 @@ __all__ += [
     "Figure",
     "Finding",
     "Lab",
+    "Least",
     "Measured",
     "NotAsked",
     "Probe",

@@ -15,7 +15,7 @@ import pytest
 import warm
 
 from interp import Lab, Model, load_probe
-from interp.cli import main
+from interp.cli import loading, main
 from interp.errors import UserError
 from interp.lab import runs
 from interp.lab.runner import Interrupted, check_out, run_probe
@@ -30,12 +30,15 @@ Method of a test.
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from interp import Claim, Control, Estimate, Finding, Lab, UserError, probe
+from typing import Annotated
+from interp import Claim, Control, Estimate, Finding, Lab, Least, UserError, probe
 
 CLAIM = Claim("claim {i}", "greater", "things")
 
 @probe(paper="arXiv:0000.00000", claims=[CLAIM])
-def slow(lab: Lab, *, n: int = 3, pause: float = 0.0, fail_at: int = -1, file: Path | None = None) -> Iterator[Finding]:
+def slow(
+    lab: Lab, *, n: Annotated[int, Least(1)] = 3, pause: float = 0.0, fail_at: int = -1, file: Path | None = None
+) -> Iterator[Finding]:
     """Yield `n` findings.
 
     Args:
@@ -95,6 +98,17 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in lines[0], lines[0]
+
+
+def test_a_flag_below_its_least_value_is_refused_before_a_model_is_loaded(
+    probe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="--n 0; expected 1 or more"):
+        load_probe(str(probe_file))(Lab(None), n=0)  # type: ignore[arg-type]
+    monkeypatch.setattr(loading.LoadingOptions, "load", lambda _: pytest.fail("a model was loaded"))
+    with pytest.raises(SystemExit):
+        main(["probe", str(probe_file), "--n", "0", "--out", str(tmp_path / "run")])
+    assert "--n 0; expected 1 or more" in capsys.readouterr().err
 
 
 def test_a_probe_from_a_file_runs_and_its_report_rebuilds(small_model: Path, probe_file: Path, tmp_path: Path) -> None:

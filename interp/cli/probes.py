@@ -128,8 +128,9 @@ def probe(arguments: list[str]) -> int:
     options = parse(_probe_options(chosen), arguments[1:], f"probe {arguments[0]}")
     if options.claims:
         return _print_claims(chosen)
-    options.check()
     own = {name: getattr(options, name) for name in chosen.parameters()}
+    chosen.check(own)
+    options.check()
     out = options.out or _new_folder(chosen.name)
     from interp.lab.runner import check_out
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, get_args, get_origin, get_type_hints
 
 from interp.errors import UserError
 from interp.lab.claims import Claim, NotAsked
@@ -48,6 +48,13 @@ class Lab:
     def tell(self, what: str) -> Progress:
         """The `progress` of a long function, shown under the words `what` instead of the function's own."""
         return labelled(self.progress, what)
+
+
+@dataclass(frozen=True)
+class Least:
+    """Least value of a flag: `steps: Annotated[int, Least(1)] = 400`. Lower ones are refused before a model loads."""
+
+    value: float
 
 
 def check_effort(quick: bool, full: bool) -> None:
@@ -87,8 +94,18 @@ class Probe:
         )
         return {p.name: (hints[p.name], p.default) for p in keywords}
 
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Raise UserError for an argument below the `Least` that its parameter is annotated with."""
+        for name, (kind, default) in self.parameters().items():
+            value = arguments.get(name, default)
+            bounds = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+            for least in (bound.value for bound in bounds if isinstance(bound, Least)):
+                if value is not None and not value >= least:  # so that NaN is refused as well
+                    raise UserError(f"--{name.replace('_', '-')} {value}; expected {least:,} or more")
+
     def __call__(self, lab: Lab, **arguments: Any) -> Iterator[Finding | NotAsked]:
-        """Run it; answers come as they are reached."""
+        """Run it; answers come as they are reached. Raises UserError as `check` does, before it begins."""
+        self.check(arguments)
         return self.function(lab, **arguments)
 
 
