@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
-from interp.analysis.students import Course, Student, teach_students
 from interp.lab.claims import NotAsked
 from interp.lab.findings import Finding
 from interp.model.training.small import SmallGPT2
+from interp.model.training.students import Course, Student, teach_students
 from interp.text.people import Learned
 from probes._reversal_curse import lifted
 from probes._reversal_curse import taught as part_a

@@ -14,9 +14,9 @@ from reversal_students import population
 from interp.analysis.facts import align
 from interp.analysis.metrics import logit_difference
 from interp.analysis.patching import attribution_patch, correlation, patch_sweep
-from interp.analysis.students import Student
 from interp.lab.probe import Lab
 from interp.model.model import Model
+from interp.model.training.students import Student
 from interp.text.data import data
 from interp.text.facts import FactSet, load_facts
 from interp.views.figures import draw

@@ -10,10 +10,11 @@ import pytest
 from answered import drawn, findings, not_asked
 from reversal_students import Yielded, population, run, with_groups
 
-from interp.analysis.students import Student, gap_over_seeds
+from interp.analysis.students import gap_over_seeds
 from interp.lab.claims import NotAsked
 from interp.lab.probe import Lab
 from interp.model.model import Model
+from interp.model.training.students import Student
 from interp.views.figures import draw
 from probes._reversal_curse import lifted
 from probes._reversal_curse import taught as part_a

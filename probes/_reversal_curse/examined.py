@@ -24,9 +24,10 @@ from interp import (
     HeldOut,
     Lab,
     Model,
+    Student,
     UserError,
 )
-from interp.analysis import Aligned, Student, align
+from interp.analysis import Aligned, align
 from interp.stats import estimate_mean
 
 from .taught import NATS

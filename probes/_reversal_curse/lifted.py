@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from interp import TAUGHT_AS, Claim, Control, Lab, SmallGPT2
-from interp.analysis import Course, Groups, Student, examine_student, gap_over_seeds, over_seeds, teach_students
+from interp import TAUGHT_AS, Claim, Control, Course, Groups, Lab, SmallGPT2, Student, teach_students
+from interp.analysis import examine_student, gap_over_seeds, over_seeds
 
 from .taught import CHOICE, CLEAN, EXACT, SHARE, Answers, by_condition, dots, one_way
 

@@ -6,8 +6,10 @@ from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 
 from interp import (
+    PEOPLE_A_GROUP,
     Claim,
     Control,
+    Course,
     Figure,
     Finding,
     Lab,
@@ -15,18 +17,12 @@ from interp import (
     NotAsked,
     Row,
     SmallGPT2,
+    Student,
     set_beforehand,
+    teach_students,
     zero,
 )
-from interp.analysis import (
-    PEOPLE_A_GROUP,
-    Course,
-    Student,
-    examine_student,
-    gap_over_seeds,
-    over_seeds,
-    teach_students,
-)
+from interp.analysis import examine_student, gap_over_seeds, over_seeds
 
 Answers = Iterator[Finding | NotAsked]
 SHARE, NATS = "share of people", "nats"
