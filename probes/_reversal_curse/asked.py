@@ -22,11 +22,12 @@ from interp import (
 )
 from interp.analysis import Asked, ask_facts
 from interp.stats import (
-    double_centre,
     estimate_crossed,
     matched_scores,
     null_of,
-    silence_told,
+    pairing_draws,
+    permutation_p,
+    sign_flip_draws,
 )
 
 from .taught import NATS, Answers, dots
@@ -118,16 +119,16 @@ def _more_forward(
     """How much more often forward than reversed: shares of each set, [template, fact], less the same facts' others."""
     forward, backward = ([right_share(asked, what) for asked in side] for side in sides)
     by_fact = np.concatenate([a.mean(0) - b.mean(0) for a, b in zip(forward, backward, strict=True)])
-    rng = np.random.default_rng(lab.seed)
-    draws = (by_fact * rng.choice([-1.0, 1.0], size=(n_boot, len(by_fact)))).mean(axis=1)
-    both = [*sides[0], *sides[1]]
+    draws = sign_flip_draws(by_fact, n_perm=n_boot, seed=lab.seed)
     chance = 1 / forward[0].shape[1] if what == "chosen" else 0.0
+    over = _over([*sides[0], *sides[1]])
     return claim.answer(
-        estimate_crossed(forward, less=backward, unit=FACTS, over=_over(both), bounds=(-1.0, 1.0)),
+        estimate_crossed(
+            forward, less=backward, unit=FACTS, over=over, bounds=(-1.0, 1.0), nothing=chance, across="wording"
+        ),
         Control("the two directions swapped at random, fact by fact", null_of(draws, unit=FACTS)),
         about=about,
         measure=_p(draws, float(by_fact.mean())),
-        caveat=silence_told([*forward, *backward], nothing=chance),
     )
 
 
@@ -170,28 +171,20 @@ def paired_ahead(
     claim: Claim, scores: Sequence[NDArray[np.float64]], about: Mapping[str, object], n_boot: int, seed: int, null: str
 ) -> Finding:
     """How far own answers are ahead, against answers dealt within each set; one deal serves all wordings."""
-    n = [matrix.shape[-1] for matrix in scores]
-    above = [double_centre(matrix).mean(0) * (k / (k - 1)) for matrix, k in zip(scores, n, strict=True)]
-    rng = np.random.default_rng(seed)
-    draws = np.array(
-        [np.concatenate([m[np.arange(len(m)), rng.permutation(len(m))] for m in above]).mean() for _ in range(n_boot)]
-    )
-    matched = [matched_scores(matrix) for matrix in scores]
+    draws = pairing_draws(scores, n_perm=n_boot, seed=seed)
     over = f"facts, each in {max(len(matrix) for matrix in scores)} wordings"
-    estimate = estimate_crossed(matched, unit=NATS, over=over)
+    estimate = estimate_crossed([matched_scores(matrix) for matrix in scores], unit=NATS, over=over, across="wording")
     return claim.answer(
         estimate,
         Control(null, null_of(draws, unit=NATS)),
         about=about,
         measure=_p(draws, estimate.mean),
-        caveat=silence_told(matched),
     )
 
 
 def _p(draws: NDArray[np.float64], mean: float) -> str:
     """How often chance alone gives as much, which wordings that differ do not widen as they do the interval."""
-    as_high = int((draws >= mean - 1e-12).sum())
-    return f"Permutation p = {(1 + as_high) / (1 + len(draws)):.2g}, for these wordings."
+    return f"Permutation p = {permutation_p(draws, mean):.2g}, for these wordings."
 
 
 def _over(asked: Iterable[Asked]) -> str:
