@@ -56,8 +56,7 @@ def test_no_answers_own_likelihood_is_read_as_a_lead(
         favourites = rng.normal(0, 3, (len(prompts), len(layers), 1))
         return torch.tensor(values if how.get("priors_out") else values + favourites)
 
-    for part in (where, works):
-        monkeypatch.setattr(part, "answer_lead", lead)
+    monkeypatch.setattr(examined, "answer_lead", lead)
     lab = Lab(tiny_gpt2, quick=True)
     looked_into = examined.models_to_examine(lab, students, [load_facts(data("facts/capitals.csv"))])[0]
     read = [*where._readable(lab, looked_into, 300), *works._written(lab, looked_into, 300)]

@@ -8,7 +8,7 @@ there when it is asked in the other order, and nothing to carry.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from interp import (
     Student,
     UserError,
 )
-from interp.analysis import Aligned, align
+from interp.analysis import Aligned, align, answer_lead
 from interp.stats import estimate_mean
 
 from .taught import NATS
@@ -70,6 +70,7 @@ class Examined:
     pairs: int = 8
     note: str = ""
     why_not: str = ""
+    _read: dict[Direction, NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def layers(self) -> list[int]:
@@ -83,6 +84,19 @@ class Examined:
     def about(self, direction: Direction, **more: str) -> dict[str, str]:
         """What its claims have places for."""
         return {"direction": direction, **more} | ({} if self.trained_here else {"model": self.who})
+
+    def lead(self, lab: Lab, direction: Direction) -> NDArray[np.float64]:
+        """What the logit lens reads, [prompt, layer, pos], in `layers` but the embedding: read once for (c) and (f).
+
+        The embedding can hold no answer yet: there the lens shows which words are alike.
+        """
+        if direction not in self._read:
+            asked, tell = self.aligned(direction), lab.tell(f"lens, {self.who}, {direction}")
+            lead = answer_lead(
+                self.model, asked.prompts, asked.answer_ids, layers=self.layers[1:], priors_out=True, progress=tell
+            )
+            self._read[direction] = lead.double().numpy()
+        return self._read[direction]
 
     def aligned(self, direction: Direction) -> Aligned:
         """Its prompts of one layout."""

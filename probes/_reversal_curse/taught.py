@@ -69,7 +69,8 @@ CURSE = _trained(
     "unlike the others, five seeds would miss it in a third of all studies.",
 )
 AT_CHANCE = _trained(
-    f"Choosing among {PEOPLE_A_GROUP} names, the reversed answer is at chance (untied embeddings, two-word names).",
+    "Negative control: untied embeddings and two-word names give nothing away, and of "
+    f"{PEOPLE_A_GROUP} names the reversed answer is picked as often as by chance.",
     "equal",
     margin=0.05,
     measure=BEST,

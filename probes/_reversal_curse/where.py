@@ -19,7 +19,7 @@ from interp import (
     Row,
     zero,
 )
-from interp.analysis import answer_lead, logit_difference, patch_sweep
+from interp.analysis import logit_difference, patch_sweep
 from interp.stats import PairedEstimates, estimate_gap
 
 from .examined import LENS, READ, Examined, mean_over_prompts, of_each
@@ -62,17 +62,13 @@ def where(lab: Lab, models: Sequence[Examined], n_boot: int) -> Answers:
 
 def _readable(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     """Where the logit lens reads the answer."""
-    layers = examined.layers[1:]  # the embedding can hold no answer yet: there the lens shows which words are alike
+    layers = examined.layers[1:]
     rows: list[Row] = []
     last: dict[Direction, Estimate] = {}
     since: dict[Direction, str] = {}
     for direction in DIRECTIONS:
-        asked = examined.aligned(direction)
-        tell = lab.tell(f"lens, {examined.who}")
-        lead = answer_lead(
-            examined.model, asked.prompts, asked.answer_ids, layers=layers, priors_out=True, progress=tell
-        ).numpy()
-        rows += _map_rows(lead.mean(0), layers, asked.labels, direction, "lead (nats)")
+        lead = examined.lead(lab, direction)
+        rows += _map_rows(lead.mean(0), layers, examined.aligned(direction).labels, direction, "lead (nats)")
         last[direction] = mean_over_prompts(lead[:, -1, -1], lab, n_boot)
         since[direction] = _from_layer(layers, lead.mean(0)[:, -1] > READ)
     for direction, estimate in last.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from interp import (
     measured,
     zero,
 )
-from interp.analysis import Aligned, answer_lead, logit_difference
+from interp.analysis import Aligned, logit_difference
 from interp.edits import knock_out
 from interp.stats import estimate_gap
 
@@ -25,7 +26,7 @@ from .examined import LENS, READ, Examined, mean_over_prompts, of_each
 from .taught import NATS, Answers
 
 WORKS = "(f) How it works inside"
-WINDOWS = 6  # of layers that are cut one at a time
+WINDOWS, QUICK_WINDOWS = 6, 3  # of layers that are cut one at a time
 WRITTEN = of_each(
     "asked {direction}, the answer is written at the last token of the item that the prompt names.",
     margin=READ,
@@ -61,14 +62,10 @@ def works(lab: Lab, models: Sequence[Examined], n_boot: int) -> Answers:
 def _written(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     """Does the logit lens read the answer at the item's last token, in the layer where it reads it best?"""
     layers = examined.layers[1:]
-    at_item: dict[Direction, NDArray[np.float64]] = {}
-    for direction in DIRECTIONS:
-        asked = examined.aligned(direction)
-        tell = lab.tell(f"what is written at the item, {examined.who}")
-        lead = answer_lead(
-            examined.model, asked.prompts, asked.answer_ids, layers=layers, priors_out=True, progress=tell
-        )
-        at_item[direction] = lead[:, :, asked.last_item].double().numpy()
+    at_item = {
+        direction: examined.lead(lab, direction)[:, :, examined.aligned(direction).last_item]
+        for direction in DIRECTIONS
+    }
     by_layer = measured(
         {(layer, asked): values[:, i] for asked, values in at_item.items() for i, layer in enumerate(layers)},
         by=("layer", "asked"),
@@ -103,7 +100,7 @@ def best_of_other_half(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _carried(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     """What is lost when the prompt's last token cannot attend to the item, against as many tokens before it."""
     n_layers = examined.model.n_layers
-    size = max(1, -(-n_layers // WINDOWS))
+    size = max(1, -(-n_layers // (QUICK_WINDOWS if lab.quick else WINDOWS)))
     windows = [range(first, min(first + size, n_layers)) for first in range(0, n_layers, size)]
     asked: dict[Direction, Aligned] = {direction: examined.aligned(direction) for direction in DIRECTIONS}
     if any(one.last_item == len(one.labels) - 1 or one.first_item < 2 for one in asked.values()):
@@ -115,10 +112,13 @@ def _carried(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     whole: dict[Direction, dict[str, NDArray[np.float64]]] = {}
     for direction, one in asked.items():
         cuts = {"the item": slice(one.first_item, one.last_item + 1), "tokens before it": _before(one)}
-        whole[direction] = {name: _lost(examined.model, one, keys, range(n_layers)) for name, keys in cuts.items()}
+        uncut = _led(examined.model, one)
+        whole[direction] = {
+            name: uncut - _led(examined.model, one, keys, range(n_layers)) for name, keys in cuts.items()
+        }
         for done, window in enumerate(windows):
             for name, keys in cuts.items():
-                values[_named(window), name, direction] = _lost(examined.model, one, keys, window)
+                values[_named(window), name, direction] = uncut - _led(examined.model, one, keys, window)
             lab.progress(f"cutting attention, {examined.who}, {direction}", done + 1, len(windows))
     lost = measured(values, by=("layers", "cut off from", "asked"), value="lost (nats)", over="prompt", seed=lab.seed)
     for direction, cut in whole.items():
@@ -144,14 +144,13 @@ def _before(asked: Aligned) -> slice:
     return slice(max(1, asked.first_item - n), asked.first_item)
 
 
-def _lost(model: Model, asked: Aligned, keys: slice, layers: Sequence[int]) -> NDArray[np.float64]:
-    """The fall of each prompt's lead, in nats, with the last token's attention to `keys` cut in `layers`."""
+def _led(model: Model, asked: Aligned, cut: slice | None = None, layers: Sequence[int] = ()) -> NDArray[np.float64]:
+    """Each prompt's lead, in nats, with the last token's attention to the tokens `cut` cut in `layers`."""
     answers = asked.answer_ids
     lead = logit_difference(answers, [answers[:i] + answers[i + 1 :] for i in range(len(answers))])
-    whole = model.measure(asked.prompts, lead)
-    with model.edit({f"blocks.{layer}.attn.hook_pattern": knock_out(keys, queries=-1) for layer in layers}):
-        cut = model.measure(asked.prompts, lead)
-    return (whole - cut).double().cpu().numpy()
+    edits = {} if cut is None else {f"blocks.{n}.attn.hook_pattern": knock_out(cut, queries=-1) for n in layers}
+    with model.edit(edits) if edits else nullcontext():
+        return model.measure(asked.prompts, lead).double().cpu().numpy()
 
 
 def _named(layers: range) -> str:
