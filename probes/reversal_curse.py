@@ -11,8 +11,8 @@ Six parts:
 "it is said that Kanoju is the painter of Bafiju": one group by name first, one by description first, one in both
 orders. A two-word name looks like "Kanoju Tezoju" and shares each of its words with others. Only invented facts can be
 kept out of one order for certain. The group with both orders is the positive control: it shows that the model, the
-prompts and the scoring can find a reversed answer when there is one. The negative control is a multiple choice in which
-neither embeddings nor words can give the answer away: there it finds none.
+prompts and the scoring can find a reversed answer when there is one. In the negative control
+nothing gives the reversed answer away, and its log-probability is that of any other answer.
 
 (b) Pretrained. The loaded model is asked real facts in both directions. A pretrained model has read most facts in both
 orders, so "no curse" is an honest result here. Answers are scored against each other, never on their own: a name is

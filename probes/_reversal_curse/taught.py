@@ -69,8 +69,7 @@ CURSE = _trained(
     "unlike the others, five seeds would miss it in a third of all studies.",
 )
 AT_CHANCE = _trained(
-    "Negative control: untied embeddings and two-word names give nothing away, and of "
-    f"{PEOPLE_A_GROUP} names the reversed answer is picked as often as by chance.",
+    f"Choosing among {PEOPLE_A_GROUP} names, the reversed answer is at chance (untied embeddings, two-word names).",
     "equal",
     margin=0.05,
     measure=BEST,
@@ -90,7 +89,8 @@ LEAK_OF_WORDS = _trained(
     caveat="Two-word names need other invented people, as many of them, whose words are shared.",
 )
 HIDDEN = _trained(
-    "The reversed answer's log-probability is that of a shuffled answer (untied embeddings, two-word names).",
+    "Negative control: where neither embeddings nor names give it away (untied, of two shared words), the reversed "
+    "answer's log-probability is that of a shuffled answer.",
     "equal",
     unit=NATS,
     margin=0.5,
