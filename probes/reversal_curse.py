@@ -77,7 +77,7 @@ from interp import (
 
 from ._reversal_curse import asked, examined, families, features, lifted, stated, taught, tuned, where, works
 
-LEAST_FACTS, QUICK_SEEDS = 8, 3
+LEAST_FACTS, QUICK_SEEDS, QUICK_PAIRS = 8, 3, 10
 PAIRS = "parent_child_pairs.csv"
 BUNDLED = ("capitals", "elements", "books", "gods")
 PARTS = (taught, asked, stated, families, where, features, tuned, lifted, works)  # in the order of the report
@@ -106,13 +106,13 @@ def reversal_curse(
             pair (mothers or fathers, of the same surname or another) needs five
         paper_data: a folder with the paper's own files ({p2d,d2p,both}_prompts_{train,test}.jsonl and so on), or with
             those of github.com/alibaba/thinking_bias (people-description.json, …_open-QAs.jsonl, …_MCQs.jsonl), for
-            part (d); its parent_child_pairs.csv, if it is there, is taken for --pairs
+            part (d), or a checkout of either; its parent_child_pairs.csv, if it is there, is taken for --pairs
         seeds: training seeds for the small models; 3 at most with --quick
         steps: training steps of each small model
         tune_steps: steps of fine-tuning the loaded model, eight sentences each; by default four times through the
             invented people, twice through the paper's
         tune_lr: largest learning rate of it
-        max_pairs: at most this many pairs of each kind (same surname, different surname)
+        max_pairs: at most this many pairs of each kind (same surname, different surname); 10 with --quick
         n_boot: resamples for intervals and permutations
     """
     # Bad input is found before minutes of training.
@@ -124,14 +124,14 @@ def reversal_curse(
     people: list[PeopleGroup] = []
     if paper_data is not None:
         people = read_people(paper_data)
-        published = paper_data / PAIRS
-        pairs = pairs or (published if published.is_file() else None)
+        pairs = pairs or next(iter(sorted(paper_data.expanduser().rglob(PAIRS))), None)
     fact_sets = [load_facts(facts)] if facts else [load_facts(data(f"facts/{name}.csv")) for name in BUNDLED]
     if small := next((f for f in fact_sets if len(f) < LEAST_FACTS), None):
         raise UserError(
             f"{small.name} has {len(small)} facts; expected {LEAST_FACTS} or more, to have wrong answers too"
         )
-    kinds, left_out = by_surname(load_pairs(pairs), asked.LEAST, max_pairs, lab.seed) if pairs else ([], "")
+    most = min(max_pairs, QUICK_PAIRS) if lab.quick else max_pairs
+    kinds, left_out = by_surname(load_pairs(pairs), asked.LEAST, most, lab.seed) if pairs else ([], "")
     if pairs and not kinds:
         raise UserError(f"{pairs} leaves no group to ask; expected five pairs or more of one kind. {left_out}")
     seeds = min(seeds, QUICK_SEEDS) if lab.quick else seeds

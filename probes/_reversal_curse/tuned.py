@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,15 +98,18 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
         yield from none_asked("because the tokenizer cannot tell the invented people apart, or they do not fit")
         return
     steps = steps or steps_for(groups)
+    if lab.quick:
+        groups = [replace(group, asked={d: _few(sheet) for d, sheet in group.asked.items()}) for group in groups]
     examples: list[Example] = [line for group in groups for line in group.taught]
     before = _write(lab, lab.model, groups, "asking before fine-tuning")
     tell = lab.tell("fine-tuning on invented people")
     student = fine_tune(lab.model, examples, steps=steps, batch=BATCH, lr=lr, seed=lab.seed, progress=tell)
     after = _write(lab, student, groups, "asking after fine-tuning")
-    dealt = _write(lab, student, groups, "asking for other people's answers", dealt=True)
     one_way = [group for group in groups if group.learned != "both orders"]
     as_taught: list[Key] = [(group.learned, TAUGHT_AS[group.learned][0]) for group in one_way]
     turned: list[Key] = [(learned, DIRECTIONS[direction == "forward"]) for learned, direction in as_taught]
+    orders: list[Key] = [(g.learned, d) for g in groups if g.learned == "both orders" for d in DIRECTIONS]
+    dealt = _write(lab, student, groups, "asking for other people's answers", dealt=[*as_taught, *orders])
     half = set_beforehand(0.5, SHARE, "half of the people")
     learned = LEARNED.answer(
         _share(after, as_taught),
@@ -123,8 +127,7 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
     )
     yield learned
     both = None
-    if ("both orders", "forward") in after:
-        orders: list[Key] = [("both orders", direction) for direction in DIRECTIONS]
+    if orders:
         others = _share(dealt, orders).mean
         both = BOTH.answer(_share(after, orders), half, measure=f"Another person's answer: {others:.0%}.")
         yield both
@@ -146,6 +149,11 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
         yield OFFERED.not_asked(f"because {why}")
     else:
         yield offered(lab, student, one_way)
+
+
+def _few(sheet: Sheet) -> Sheet:
+    """A quick run asks in fewer wordings."""
+    return Sheet(sheet.prompts[:WORDINGS], sheet.answers[:WORDINGS])
 
 
 def none_asked(because: str) -> Answers:
@@ -182,18 +190,18 @@ def _square(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> NDA
     return score_answers(model, prompts[:PEOPLE], answers[:PEOPLE]).summed.double().numpy()
 
 
-def _write(lab: Lab, model: Model, groups: Sequence[PeopleGroup], what: str, *, dealt: bool = False) -> Written:
-    """Every group in both directions. `dealt`: is the next person's answer written, in place of the own?"""
+def _write(lab: Lab, model: Model, groups: Sequence[PeopleGroup], what: str, *, dealt: Sequence[Key] = ()) -> Written:
+    """Every group in both directions. `dealt`: these alone, and is the next person's answer written for the own?"""
     out: Written = {}
-    for group in groups:
-        for direction in DIRECTIONS:
-            sheet = group.asked[direction]
-            rows = []
-            for prompts, own in zip(sheet.prompts, sheet.answers, strict=True):
-                wanted = [*own[1:], own[0]] if dealt else own
-                rows.append(score_completions(model, list(zip(prompts, wanted, strict=True))).greedy.double().numpy())
-            out[group.learned, direction] = np.stack(rows)
-            lab.progress(what, len(out), len(groups) * len(DIRECTIONS))
+    keys: list[Key] = list(dealt) or [(group.learned, direction) for group in groups for direction in DIRECTIONS]
+    sheets = {(group.learned, direction): group.asked[direction] for group in groups for direction in DIRECTIONS}
+    for key in keys:
+        rows = []
+        for prompts, own in zip(sheets[key].prompts, sheets[key].answers, strict=True):
+            wanted = [*own[1:], own[0]] if dealt else own
+            rows.append(score_completions(model, list(zip(prompts, wanted, strict=True))).greedy.double().numpy())
+        out[key] = np.stack(rows)
+        lab.progress(what, len(out), len(keys))
     return out
 
 
