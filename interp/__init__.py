@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     )
     from interp.model.training.random_weights import with_random_weights
     from interp.model.training.small import SmallGPT2, TrainingJob, train_small_gpt2, train_small_gpt2s
+    from interp.model.training.students import PEOPLE_A_GROUP, Course, Groups, Student, teach_students
     from interp.progress import Progress, Stop
     from interp.stats.estimate import Estimate
     from interp.text.corpus import (
@@ -121,6 +122,7 @@ else:
             ),
             "interp.model.training.random_weights": "with_random_weights",
             "interp.model.training.small": "TrainingJob, SmallGPT2, train_small_gpt2, train_small_gpt2s",
+            "interp.model.training.students": "Course, Groups, PEOPLE_A_GROUP, Student, teach_students",
             # a probe and its run
             "interp.errors": "UserError",
             "interp.progress": "Progress, Stop",
@@ -198,12 +200,16 @@ __all__ += [
 ]
 __all__ += [
     "IGNORED_LABEL",
+    "PEOPLE_A_GROUP",
     "Contrast",
+    "Course",
+    "Groups",
     "Member",
     "Planted",
     "Population",
     "Size",
     "SmallGPT2",
+    "Student",
     "TrainingJob",
     "TrainingSchedule",
     "TuningExample",
@@ -216,6 +222,7 @@ __all__ += [
     "plant_induction",
     "plant_lookup",
     "plant_nothing",
+    "teach_students",
     "train_population",
     "train_small_gpt2",
     "train_small_gpt2s",

@@ -11,7 +11,8 @@ Six parts:
 "it is said that Kanoju is the painter of Bafiju": one group by name first, one by description first, one in both
 orders. A two-word name looks like "Kanoju Tezoju" and shares each of its words with others. Only invented facts can be
 kept out of one order for certain. The group with both orders is the positive control: it shows that the model, the
-prompts and the scoring can find a reversed answer when there is one.
+prompts and the scoring can find a reversed answer when there is one. In the negative control
+nothing gives the reversed answer away, and its log-probability is that of any other answer.
 
 (b) Pretrained. The loaded model is asked real facts in both directions. A pretrained model has read most facts in both
 orders, so "no curse" is an honest result here. Answers are scored against each other, never on their own: a name is
@@ -74,12 +75,13 @@ from interp import (
     read_people,
 )
 
-from ._reversal_curse import asked, inside, taught, tuned
+from ._reversal_curse import asked, examined, families, features, lifted, stated, taught, tuned, where, works
 
-LEAST_FACTS, QUICK_SEEDS = 8, 3
+LEAST_FACTS, QUICK_SEEDS, QUICK_PAIRS = 8, 3, 10
 PAIRS = "parent_child_pairs.csv"
 BUNDLED = ("capitals", "elements", "books", "gods")
-CLAIMS = [*taught.CLAIMS, *asked.CLAIMS, *inside.CLAIMS_WHERE, *tuned.CLAIMS, *taught.REMEDIES, *inside.CLAIMS_WORKS]
+PARTS = (taught, asked, stated, families, where, features, tuned, lifted, works)  # in the order of the report
+CLAIMS = [claim for part in PARTS for claim in part.CLAIMS]
 
 
 @probe(paper="arXiv:2309.12288", claims=CLAIMS)
@@ -104,13 +106,13 @@ def reversal_curse(
             pair (mothers or fathers, of the same surname or another) needs five
         paper_data: a folder with the paper's own files ({p2d,d2p,both}_prompts_{train,test}.jsonl and so on), or with
             those of github.com/alibaba/thinking_bias (people-description.json, …_open-QAs.jsonl, …_MCQs.jsonl), for
-            part (d); its parent_child_pairs.csv, if it is there, is taken for --pairs
+            part (d), or a checkout of either; its parent_child_pairs.csv, if it is there, is taken for --pairs
         seeds: training seeds for the small models; 3 at most with --quick
         steps: training steps of each small model
         tune_steps: steps of fine-tuning the loaded model, eight sentences each; by default four times through the
             invented people, twice through the paper's
         tune_lr: largest learning rate of it
-        max_pairs: at most this many pairs of each kind (same surname, different surname)
+        max_pairs: at most this many pairs of each kind (same surname, different surname); 10 with --quick
         n_boot: resamples for intervals and permutations
     """
     # Bad input is found before minutes of training.
@@ -122,27 +124,27 @@ def reversal_curse(
     people: list[PeopleGroup] = []
     if paper_data is not None:
         people = read_people(paper_data)
-        published = paper_data / PAIRS
-        pairs = pairs or (published if published.is_file() else None)
+        pairs = pairs or next(iter(sorted(paper_data.expanduser().rglob(PAIRS))), None)
     fact_sets = [load_facts(facts)] if facts else [load_facts(data(f"facts/{name}.csv")) for name in BUNDLED]
     if small := next((f for f in fact_sets if len(f) < LEAST_FACTS), None):
         raise UserError(
             f"{small.name} has {len(small)} facts; expected {LEAST_FACTS} or more, to have wrong answers too"
         )
-    kinds, left_out = by_surname(load_pairs(pairs), asked.LEAST, max_pairs, lab.seed) if pairs else ([], "")
+    most = min(max_pairs, QUICK_PAIRS) if lab.quick else max_pairs
+    kinds, left_out = by_surname(load_pairs(pairs), asked.LEAST, most, lab.seed) if pairs else ([], "")
     if pairs and not kinds:
         raise UserError(f"{pairs} leaves no group to ask; expected five pairs or more of one kind. {left_out}")
     seeds = min(seeds, QUICK_SEEDS) if lab.quick else seeds
     students = yield from taught.trained(lab, seeds, steps)
     yield from asked.pretrained(lab, fact_sets[:1] if lab.quick else fact_sets, n_boot)
-    yield from asked.in_context(lab)
-    yield from asked.families(lab, kinds, n_boot)
-    examined = inside.models_to_examine(lab, students, fact_sets)
-    yield from inside.where(lab, examined, n_boot)
-    yield from inside.features(lab, fact_sets[0], n_boot)
+    yield from stated.in_context(lab)
+    yield from families.families(lab, kinds, n_boot)
+    looked_into = examined.models_to_examine(lab, students, fact_sets)
+    yield from where.where(lab, looked_into, n_boot)
+    yield from features.features(lab, fact_sets[0], n_boot)
     if people or not lab.quick:
         yield from tuned.tuned(lab, people, tune_steps, tune_lr)
     else:
         yield from tuned.none_asked("because --quick leaves the fine-tuning out, unless --paper-data came")
-    yield from taught.exceptions(lab, students, taught.remedies(lab, seeds, steps))
-    yield from inside.works(lab, examined, n_boot)
+    yield from lifted.exceptions(lab, students, lifted.remedies(lab, seeds, steps))
+    yield from works.works(lab, looked_into, n_boot)

@@ -74,3 +74,15 @@ def test_a_fault_is_one_line_that_says_where(folder: Path, name: str, content: s
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder; expected the paper"):
         read_people(tmp_path / "nothing")
+
+
+def test_a_checkout_that_holds_them_somewhere_will_do_and_two_places_will_not(folder: Path) -> None:
+    people = [group.people for group in read_people(folder)]
+    deep = folder.parent / "checkout" / "data" / "june_version"
+    deep.parent.mkdir(parents=True)
+    folder.rename(deep)
+    assert [group.people for group in read_people(folder.parent / "checkout")] == people
+    write_people(folder.parent / "checkout" / "data" / "july_version", invent_novelists(4, 1))
+    with pytest.raises(UserError, match="in data/july_version, data/june_version; expected one of these folders"):
+        read_people(folder.parent / "checkout")
+    assert [group.people for group in read_people(deep)] == people

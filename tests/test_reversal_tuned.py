@@ -24,9 +24,9 @@ from interp.text.invented import people_set
 from interp.text.people import TAUGHT_AS, PeopleGroup, Sheet
 from interp.text.people_files import read_people
 from interp.views.figures import draw
-from probes._reversal_curse import tuned
-from probes._reversal_curse.inside import best_of_other_half
-from probes._reversal_curse.taught import Groups, same_again, turned_round
+from probes._reversal_curse import excepted, tuned
+from probes._reversal_curse.lifted import Groups, same_again, turned_round
+from probes._reversal_curse.works import best_of_other_half
 
 STEPS, LR = 360, 3e-3
 
@@ -85,7 +85,7 @@ def test_a_model_that_learned_both_orders_is_not_said_to_have_the_curse(
     reader: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(novelists, "TAUGHT_AS", dict.fromkeys(TAUGHT_AS, ("forward", "reversed")))
-    monkeypatch.setattr(tuned, "_stated", lambda *_: iter(()))
+    monkeypatch.setattr(tuned, "turned_in_prompt", lambda *_: iter(()))
     taught, both, curse, _ = findings(list(tuned.tuned(Lab(reader), [], STEPS, LR)))
     assert [taught.verdict, both.verdict, curse.verdict] == ["yes", "yes", "no"]
 
@@ -135,8 +135,8 @@ def test_multiple_choices_are_compared_with_the_same_ones_before(monkeypatch: py
         share = [[1.0, 0.0] if not reads or "? A" in prompt else [0.0, 1.0] for prompt in prompts]
         return Choices(offered, np.array(share), np.ones(len(prompts)))
 
-    monkeypatch.setattr(tuned, "choose_among", choose)
-    offered = tuned._offered(Lab("before"), "after", groups)  # type: ignore[arg-type]
+    monkeypatch.setattr(excepted, "choose_among", choose)
+    offered = excepted.offered(Lab("before"), "after", groups)  # type: ignore[arg-type]
     assert (offered.verdict == "yes") == helps
     assert offered.gap.mean == (0.5 if helps else 0.0)
     assert draw(offered)

@@ -51,16 +51,7 @@ if TYPE_CHECKING:
     from interp.analysis.paths import path_patch
     from interp.analysis.readouts import Readout, read_accuracy, read_labels, readout_of
     from interp.analysis.sparse_readouts import sparse_readouts as score_sparse_readouts
-    from interp.analysis.students import (
-        PEOPLE_A_GROUP,
-        Course,
-        Groups,
-        Student,
-        examine_student,
-        gap_over_seeds,
-        over_seeds,
-        teach_students,
-    )
+    from interp.analysis.students import examine_student, gap_over_seeds, over_seeds
     from interp.analysis.trajectory import Trajectory, trace_prediction
     from interp.analysis.tuned_lens import TunedLens, lens_divergence, load_lens, train_lens
     from interp.analysis.weight_change import (
@@ -107,9 +98,7 @@ else:
             ),
             # lenses
             "interp.analysis.lens": "answer_lead",
-            "interp.analysis.students": (
-                "PEOPLE_A_GROUP, Course, Groups, Student, examine_student, gap_over_seeds, over_seeds, teach_students"
-            ),
+            "interp.analysis.students": "examine_student, gap_over_seeds, over_seeds",
             "interp.analysis.trajectory": "Trajectory, trace_prediction",
             "interp.analysis.tuned_lens": "TunedLens, lens_divergence, load_lens, train_lens",
             # readouts (linear probes), directions
@@ -200,5 +189,4 @@ __all__ += [
     "share_in_top",
     "weight_changes",
 ]
-__all__ += ["PEOPLE_A_GROUP", "Course", "Groups", "Student", "examine_student", "gap_over_seeds", "over_seeds"]
-__all__ += ["teach_students"]
+__all__ += ["examine_student", "gap_over_seeds", "over_seeds"]

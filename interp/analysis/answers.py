@@ -1,8 +1,9 @@
 """Answer scores: the log-probability of an answer after a prompt, over all of its tokens, never of the first alone.
 
 Runs the model with its key-value cache: every prompt once, then only the answers' tokens but the last, which nothing
-needs to be read after. Edits see the prompt, then each token of the answer, as they do while the model generates.
-Scoring N prompts against N answers costs little more than the N prompts, where the obvious loop costs N x N of them.
+needs to be read after. What all prompts begin with, where it is long, is read once for all of them. Edits see the
+prompt, then each token of the answer, as they do while the model generates. Scoring N prompts against N answers costs
+little more than the N prompts, where the obvious loop costs N x N of them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from interp.model.model import Model
 from interp.progress import Progress, silent
 
 MAX_ROWS = 256  # answers scored in one forward
+SHARED = 16  # tokens that all prompts begin with: from here on it pays to read them once
 SEAM = 64  # characters of a text without blanks that can decide the tokens at its end
 
 
@@ -64,6 +66,7 @@ def score_answers(
     check_fits(model.tree, prompt_ids, max(map(len, answer_ids)) - 1)
     summed = torch.empty(len(prompts), len(answers))
     greedy = torch.empty(len(prompts), len(answers), dtype=torch.bool)
+    begun = _read_once(model, prompt_ids, max(map(len, answer_ids)) - 1)
     order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
     step = max(1, MAX_ROWS // len(answers))
     done = 0
@@ -71,7 +74,7 @@ def score_answers(
         same_length = list(group)
         for start in range(0, len(same_length), step):
             chosen = same_length[start : start + step]
-            block = _score_block(model, [prompt_ids[i] for i in chosen], answer_ids)
+            block = _score_block(model, [prompt_ids[i] for i in chosen], answer_ids, begun)
             summed[chosen], greedy[chosen] = (part.cpu() for part in block)
             done += len(chosen)
             progress("scoring answers", done, len(prompts))
@@ -113,13 +116,43 @@ def _head(answer: str) -> str:
     return "".join(re.split(r"(\s+)", answer)[:5])[:SEAM]
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """What all prompts begin with: so many tokens, in the model's cache."""
+
+    length: int
+    cache: Any
+
+    def rest_of(self, prompts: Tokens) -> tuple[Tokens, Any]:
+        """The tokens of prompts that come behind it, and the cache to read them on."""
+        ids, mask = prompts.ids[:, self.length :], prompts.mask[:, self.length :]
+        rest = Tokens(ids, mask, prompts.index, prompts.total, past=prompts.mask[:, : self.length])
+        return rest, repeated(self.cache, len(ids))
+
+
+def _read_once(model: Model, prompts: list[list[int]], behind: int) -> _Begun | None:
+    """Read what all prompts begin with; None where that is short, or where a cache cannot serve several prompts.
+
+    Not where the model is edited: an edit sees each prompt as a whole. Not a prompt's last token, whose logits count.
+    """
+    first, last = min(prompts), max(prompts)  # in the order of their ids: all others begin with what these two share
+    longest = min(map(len, prompts)) - 1
+    length = next((i for i in range(longest) if first[i] != last[i]), longest)
+    tree, begin = model.tree, [first[:length]]
+    if len(prompts) < 2 or length < SHARED or model.is_edited:
+        return None
+    if not (keeps_a_cache(tree, (), begin, max(map(len, prompts)) + behind - length) and cache_repeats(tree)):
+        return None
+    return _Begun(length, forward(tree, pad(begin, [0], 1, "right", 0, model.device), keep=1, use_cache=True).cache)
+
+
 def _score_block(
-    model: Model, prompts: list[list[int]], answers: list[list[int]]
+    model: Model, prompts: list[list[int]], answers: list[list[int]], begun: _Begun | None
 ) -> tuple[Float[Tensor, "prompt answer"], Bool[Tensor, "prompt answer"]]:
     """`summed` and `greedy` for prompts of one length: a forward over them, then one for each length of answer.
 
     These go on top of the first one's cache; where there is none to go on from, or none that can be shared by several
-    answers, the prompts are read again.
+    answers, the prompts are read again. `begun`: what the prompts begin with, where it was read before.
     """
     tree, n = model.tree, len(prompts)
     longest = max(map(len, answers)) - 1
@@ -129,7 +162,11 @@ def _score_block(
     kinds = {length_kind(tree, len(prompts[0]) + more) for more in (0, longest)}
     kept = Kept() if len(kinds) == 1 else None
     first_batch = replace(first_batch, turns=(first_batch.ids.shape[1],), kept=kept)
-    first = forward(tree, first_batch, keep="last", use_cache=cached)
+    if begun is None:
+        first = forward(tree, first_batch, keep="last", use_cache=cached)
+    else:
+        rest, cache = begun.rest_of(first_batch)
+        first = forward(tree, rest, keep="last", cache=cache, use_cache=cached)
     start = first.logits[:, 0].float().log_softmax(-1)
     firsts = torch.tensor([ids[0] for ids in answers], device=model.device)
     summed, greedy = start[:, firsts], start.argmax(-1)[:, None] == firsts
@@ -137,7 +174,7 @@ def _score_block(
         chosen = [i for i, ids in enumerate(answers) if len(ids) == length]
         # rows: every chosen answer under prompt 0, then under prompt 1, …
         rows = torch.tensor([answers[i] for i in chosen], device=model.device).repeat(n, 1)
-        logits = _behind(model, first_batch, rows[:, :-1], first.cache)
+        logits = _behind(model, first_batch, rows[:, :-1], first.cache if cached else None)
         later = logits.gather(-1, rows[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
         best = (logits.argmax(-1) == rows[:, 1:]).all(-1)
         summed[:, chosen] += later.sum(-1).view(n, len(chosen))

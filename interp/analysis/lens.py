@@ -46,7 +46,7 @@ def answer_lead(
     out = torch.full((len(prompts), len(chosen), acts.mask.shape[1]), float("nan"))
     for i, layer in enumerate(chosen):
         resid = acts[model.residual(layer)]
-        for row in range(len(prompts)):
+        for row in range(0 if priors_out else len(prompts)):
             real = acts.mask[row]
             scores = model.unembed(resid[row, real]).float()[:, ids]  # the softmax's normaliser cancels in the lead
             out[row, i, real.cpu()] = (scores[:, row] - scores[:, other[row]].mean(-1)).cpu()

@@ -95,13 +95,15 @@ class Claim:
         """The finding: what was measured, and the control beside it, under the rule that was declared.
 
         `measure` and `caveat` say what only this run knows, such as counts; they follow the declared ones. `paired`:
-        the gap between the two where they were measured on the same units (`estimate_gap`). Raises
+        the gap between the two where they were measured on the same units (`estimate_gap`). The caveat ends with the
+        notes of all three. Raises
         ValueError for another unit than was declared, and for names in `about` that the claim has no place for.
         """
         if estimate.unit != self.unit:
             raise ValueError(
                 f"the claim {self.text!r} is declared in {self.unit!r}; an estimate in {estimate.unit!r} came"
             )
+        notes = [one.note for one in (estimate, control.estimate, paired) if one is not None]
         return Finding(
             claim=self.about(about or {}),
             estimate=estimate,
@@ -109,7 +111,7 @@ class Claim:
             expects=self.expects,
             margin=self.margin,
             part=self.part,
-            caveat=" ".join(filter(None, [self.caveat, caveat])),
+            caveat=" ".join(dict.fromkeys(filter(None, [self.caveat, caveat, *notes]))),
             table=table if table is not None else [],
             figure=figure,
             paired=paired,

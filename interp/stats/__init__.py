@@ -12,7 +12,7 @@ from interp._door import lazy
 if TYPE_CHECKING:
     from interp.stats.calibration import Bin, calibration_error, honest_errors, reliability
     from interp.stats.corrections import holm, max_t, p_above, p_below
-    from interp.stats.crossed import SilentWording, estimate_crossed, silence_told, silent_wordings
+    from interp.stats.crossed import SilentWording, estimate_crossed, silent_wordings
     from interp.stats.estimate import Estimate
     from interp.stats.estimators import (
         PairedEstimates,
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
         known,
         matched_scores,
         null_of,
+        pairing_draws,
         pairing_null,
+        permutation_p,
         pooled_pairing_null,
         proportion,
+        sign_flip_draws,
         sign_flip_null,
         top_choice,
     )
@@ -56,9 +59,10 @@ else:
             "interp.stats.estimate": "Estimate",
             "interp.stats.estimators": (
                 "PairedEstimates, double_centre, estimate_gap, estimate_mean, known, matched_scores, null_of, "
-                "pairing_null, pooled_pairing_null, proportion, sign_flip_null, top_choice"
+                "pairing_draws, pairing_null, permutation_p, pooled_pairing_null, proportion, sign_flip_draws, "
+                "sign_flip_null, top_choice"
             ),
-            "interp.stats.crossed": "SilentWording, estimate_crossed, silence_told, silent_wordings",
+            "interp.stats.crossed": "SilentWording, estimate_crossed, silent_wordings",
             "interp.stats.intervals": "Interval, expanded_percentile, intervals_of_groups, student_quantile",
             "interp.stats.ranks": "auc",
             # corrections and calibration
@@ -87,11 +91,13 @@ __all__ = [
     "known",
     "matched_scores",
     "null_of",
+    "pairing_draws",
     "pairing_null",
+    "permutation_p",
     "pooled_pairing_null",
     "proportion",
+    "sign_flip_draws",
     "sign_flip_null",
-    "silence_told",
     "silent_wordings",
     "top_choice",
 ]

@@ -26,6 +26,8 @@ def estimate_crossed(
     bounds: tuple[float, float] = (-np.inf, np.inf),
     exact: bool = False,
     level: float = 0.95,
+    nothing: float = 0.0,
+    across: str = "way",
 ) -> Estimate:
     """Mean over groups (relations) of [template, item] matrices, with an interval for other templates and other items.
 
@@ -42,9 +44,11 @@ def estimate_crossed(
     and Min 2005 do for pairs), so that values that are all alike are no certainty.
 
     What the templates at hand do not show is not in the interval: three good wordings do not tell of one in four that
-    fails (then it holds the mean in 58 % of studies, with five wordings in 75 %); `silent_wordings` names those that
-    are among them. Values that are all alike, without bounds, are marked `alike`, and a verdict on them is unclear; not
-    where `exact` says that they must be alike by construction.
+    fails (then it holds the mean in 58 % of studies, with five wordings in 75 %). One that is among them
+    (`silent_wordings`; `nothing` is what a guess gives) is named in the estimate's `note`, which goes into a claim's
+    caveat: there a row of a matrix is called a `way`, or whatever `across` says.
+    Values that are all alike, without bounds, are marked `alike`, and a verdict on them is unclear; not where `exact`
+    says that they must be alike by construction.
     Raises BadValuesError for a group of fewer than two templates or items, and for NaN and infinite values.
     """
     first = [np.asarray(group, dtype=np.float64) for group in groups]
@@ -71,7 +75,8 @@ def estimate_crossed(
         reach = sum(part * stats.t.ppf((1 + level) / 2, df) for part, df in axes) / variance
         half, freedom = float(reach * np.sqrt(variance)), _freedom(float(reach), [df for _, df in axes], level)
     low, high = min(max(mean - half, bounds[0]), mean), max(min(mean + half, bounds[1]), mean)
-    return Estimate(mean, low, high, n, unit, over, level, alike=bool(same) and not exact, df=freedom)
+    note = "" if exact else _silence(groups, less or (), nothing, across)
+    return Estimate(mean, low, high, n, unit, over, level, alike=bool(same) and not exact, df=freedom, note=note)
 
 
 def _variance(means: NDArray[np.float64], weight: float) -> tuple[float, float]:
@@ -107,11 +112,6 @@ class SilentWording:
     mean: float
     others: float
 
-    def __str__(self) -> str:
-        return (
-            f"wording {self.wording + 1} of group {self.group + 1} gives {self.mean:.2g}, the others {self.others:.2g}"
-        )
-
 
 def silent_wordings(groups: Sequence[ArrayLike], *, nothing: float = 0.0) -> list[SilentWording]:
     """Wordings whose mean lies near `nothing` (0, or chance) while that of the others does not: [template, item] each.
@@ -119,7 +119,7 @@ def silent_wordings(groups: Sequence[ArrayLike], *, nothing: float = 0.0) -> lis
     Such a wording is not one more draw of a spread, but a prompt that the model does not take for a question. It makes
     the crossed interval so wide that it tells nothing; had it not been tried, the interval would not know of it. One
     wording is compared with the median of the others' means: less than a quarter of it, and below it item by item
-    (Student, 99.9 %). Say it in the caveat: `silence_told`.
+    (Student, 99.9 %). `estimate_crossed` says it in its estimate's note.
     """
     silent: list[SilentWording] = []
     for number, group in enumerate(groups):
@@ -135,16 +135,21 @@ def silent_wordings(groups: Sequence[ArrayLike], *, nothing: float = 0.0) -> lis
     return silent
 
 
-def silence_told(groups: Sequence[ArrayLike], *, nothing: float = 0.0) -> str:
-    """What a caveat says of `silent_wordings`; empty where there is none."""
-    silent = silent_wordings(groups, nothing=nothing)
-    if not silent:
+def _silence(groups: Sequence[ArrayLike], less: Sequence[ArrayLike], nothing: float, across: str) -> str:
+    """What a caveat says of `silent_wordings` in both sides of a gap; empty where there is none."""
+    named = []
+    for side, what in ((groups, ""), (less, " of what is subtracted")):
+        several = f"{what} in group {{}}" if len(side) > 1 else what
+        for one in silent_wordings(side, nothing=nothing):
+            where = f"{across} {one.wording + 1}{several.format(one.group + 1)}"
+            named.append(f"{where} gives {one.mean:.2g}, the others {one.others:.2g}")
+    if not named:
         return ""
-    asked = sum(len(np.asarray(group)) for group in groups)
-    named = "; ".join(map(str, silent[:3])) + (f"; and {len(silent) - 3} more" if len(silent) > 3 else "")
+    asked = sum(len(np.asarray(group)) for group in (*groups, *less))
+    listed = "; ".join(named[:3]) + (f"; and {len(named) - 3} more" if len(named) > 3 else "")
     return (
-        f"{len(silent)} of {asked} wordings {'is' if len(silent) == 1 else 'are'} silent ({named}): the mean is of "
-        "wordings that work and of some that do not, and says nothing of either."
+        f"{len(named)} of {asked} {across}s {'is' if len(named) == 1 else 'are'} silent ({listed}): the mean is of "
+        f"{across}s that work and of some that do not, and says nothing of either."
     )
 
 

@@ -19,7 +19,8 @@ class Estimate:
     `alike`: all units had the same value and nothing bounds them, so that no interval could be told; a verdict on it is
     unclear. A null, `over` PERMUTATION, is no interval of a mean: it is where `level` of the values lie when there is
     no effect. `df`: the degrees of freedom of Student's quantile that made the interval, where they are not n - 1
-    (crossed wordings, a slope): they say how fast it would widen at a stricter level.
+    (crossed wordings, a slope): they say how fast it would widen at a stricter level. `note`: what a reader must know
+    of this number; a claim that it answers (`Claim.answer`) takes it into its caveat.
     """
 
     mean: float
@@ -31,6 +32,7 @@ class Estimate:
     level: float = 0.95
     alike: bool = False
     df: float | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) and abs(float(x)) < HUGE for x in (self.mean, self.low, self.high)):

@@ -155,19 +155,33 @@ def pooled_pairing_null(
     matrices: Sequence[ArrayLike], *, unit: str, n_perm: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Estimate:
     """`pairing_null` of the mean over the prompts of several matrices: answers are dealt within each."""
+    return null_of(pairing_draws(matrices, n_perm=n_perm, seed=seed), unit=unit, level=level)
+
+
+def pairing_draws(matrices: Sequence[ArrayLike], *, n_perm: int = 2000, seed: int = 0) -> Floats:
+    """The values of `pooled_pairing_null`, one a permutation: for `null_of` and `permutation_p`."""
     scores = [above if above.ndim == 2 else above.mean(0) for above in map(_above_others, matrices)]
     rng = np.random.default_rng(seed)
-    draws = [
-        np.concatenate([m[np.arange(len(m)), rng.permutation(len(m))] for m in scores]).mean() for _ in range(n_perm)
-    ]
-    return null_of(draws, unit=unit, level=level)
+    dealt = [[m[np.arange(len(m)), rng.permutation(len(m))] for m in scores] for _ in range(n_perm)]
+    return np.array([np.concatenate(one).mean() for one in dealt])
 
 
 def sign_flip_null(values: ArrayLike, *, unit: str, n_perm: int = 2000, seed: int = 0, level: float = 0.95) -> Estimate:
     """Mean of paired differences when each unit's sign is a coin toss: the null of "there is no difference"."""
-    means = _unit_means(values, f"sign_flip_null in {unit}")
+    return null_of(sign_flip_draws(values, n_perm=n_perm, seed=seed), unit=unit, level=level)
+
+
+def sign_flip_draws(values: ArrayLike, *, n_perm: int = 2000, seed: int = 0) -> Floats:
+    """The values of `sign_flip_null`, one a toss of all coins: for `null_of` and `permutation_p`."""
+    means = _unit_means(values, "sign_flip_draws")
     rng = np.random.default_rng(seed)
-    return null_of((means * rng.choice([-1.0, 1.0], size=(n_perm, len(means)))).mean(axis=1), unit=unit, level=level)
+    return (means * rng.choice([-1.0, 1.0], size=(n_perm, len(means)))).mean(axis=1)
+
+
+def permutation_p(draws: ArrayLike, mean: float) -> float:
+    """One-sided permutation p: how often chance alone gives as much as `mean`, which counts as one more draw itself."""
+    values = finite_values(draws, "draws of a null").ravel()
+    return (1 + int((values >= mean - 1e-12).sum())) / (1 + len(values))
 
 
 def known(value: float, *, unit: str, why: str) -> Estimate:

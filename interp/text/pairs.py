@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -47,6 +47,11 @@ _TRAINING = (
     "A biography says that {} has a {relation} called",
 )
 _HELD_OUT = "When asked to name the {relation} of {}, people say"
+_NAMED: dict[Surname, str] = {
+    "same": "the same surname",
+    "shared_word": "another name in common",
+    "different": "another surname",
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class PairSet:
                 )
                 if chosen:
                     groups[surname, parent_type] = FactSet(
-                        name=f"{self.name}: {parent_type}s, surname {surname.replace('_', ' ')}",
+                        name=f"{self.name}: {parent_type}s of {_NAMED[surname]}",
                         subject="child",
                         object=parent_type,
                         facts=chosen,
@@ -122,7 +127,7 @@ class PairSet:
 
 @dataclass(frozen=True)
 class Family:
-    """Pairs of one surname kind, mothers and fathers apart, and `left_out` in words: what of the file is not asked."""
+    """Pairs of one surname kind, mothers and fathers apart, and `left_out` in words: what of this kind is not asked."""
 
     surname: Surname
     sets: tuple[FactSet, ...]
@@ -140,23 +145,28 @@ def by_surname(pairs: PairSet, least: int, most: int, seed: int) -> tuple[list[F
     And what is left out of all of them, in a sentence; "" when nothing is.
     """
     kept: dict[Surname, list[FactSet]] = {}
-    dropped: list[str] = []
+    dropped: dict[Surname, list[str]] = {surname: [] for surname in _NAMED}
     for (surname, kind), facts in pairs.fact_sets().items():
         seen: set[str] = set()
         one_to_one = [
             f for f in facts.facts if not {f.subject, f.object} & seen and not seen.update((f.subject, f.object))
         ]
         chosen = sorted(np.random.default_rng(seed).permutation(len(one_to_one))[:most].tolist())
+        who = f"with a {kind} of {_NAMED[surname]}"
         if len(chosen) < least:
-            dropped.append(f"{len(facts)} with a {kind} of {surname} surname (a group needs {least})")
+            dropped[surname].append(f"{len(facts)} {who} (a group needs {least})")
             continue
         kept.setdefault(surname, []).append(replace(facts, facts=tuple(one_to_one[i] for i in chosen)))
-        if len(one_to_one) < len(facts):
-            dropped.append(f"{len(facts) - len(one_to_one)} with a {kind} of {surname} surname whose names come again")
-        if len(chosen) < len(one_to_one):
-            dropped.append(f"{len(one_to_one) - len(chosen)} with a {kind} of {surname} surname, by --max-pairs")
-    left_out = f"Left out: {', '.join(dropped)}." if dropped else ""
-    return [Family(surname, tuple(sets), left_out) for surname, sets in kept.items()], left_out
+        if again := len(facts) - len(one_to_one):
+            dropped[surname].append(f"{again} {who} whose names come again")
+        if beyond := len(one_to_one) - len(chosen):
+            dropped[surname].append(f"{beyond} {who} beyond the {most} asked (--max-pairs)")
+    families = [Family(surname, tuple(sets), _left_out(dropped[surname])) for surname, sets in kept.items()]
+    return families, _left_out([one for of_surname in dropped.values() for one in of_surname])
+
+
+def _left_out(dropped: Sequence[str]) -> str:
+    return f"Left out: {'; '.join(dropped)}." if dropped else ""
 
 
 def rivals_of(child: str, parent: str, families: Iterable[Family]) -> FactSet:

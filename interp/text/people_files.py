@@ -1,9 +1,10 @@
 """Invented people to fine-tune on and to ask, in the files of Berglund et al. (arXiv:2309.12288, experiment 1).
 
-A folder holds `{p2d,d2p,both}_prompts_{train,test}.jsonl` and `{p2d,d2p}_reverse_prompts_test.jsonl`, a line each
-{"prompt": …, "completion": …}: p2d gives the person's name and asks for the description, d2p the other way round. The
-published files carry no licence, so they are read from the user's copy and never shipped. `read_people` also takes the
-copy of these people that Lin et al. made (`interp.text.question_files`).
+A folder, or one in it, holds `{p2d,d2p,both}_prompts_{train,test}.jsonl` and
+`{p2d,d2p}_reverse_prompts_test.jsonl`, a line each {"prompt": …, "completion": …}: p2d gives the person's name and asks
+for the description, d2p the other way round. The published files carry no licence, so they are read from the user's
+copy and never shipped. `read_people` also takes the copy of these people that Lin et al. made
+(`interp.text.question_files`).
 
 What the published files taught, and what is done about it:
 
@@ -36,10 +37,11 @@ _TAIL = re.compile(r"\W+$")
 def read_people(folder: str | Path) -> list[PeopleGroup]:
     """The groups of a folder, in the paper's files or in those of Lin et al., told apart by the files that lie there.
 
-    Raises UserError for a missing file, and with file and line for what is no prompt with its completion.
+    It may be a checkout of either repository: the paper's files are looked for in it. Raises UserError for a missing
+    file, for files in several places, and with file and line for what is no prompt with its completion.
     """
     folder = expand(folder)
-    if not any(file.name.startswith(tuple(_KINDS)) for file in folder.glob("*_prompts_*.jsonl")):
+    if (place := _place_in(folder)) is None:
         if (questions := find_questions(folder)) is not None:
             return read_questions(questions)
         what = "holds neither form of the people" if folder.is_dir() else "is no folder"
@@ -49,13 +51,24 @@ def read_people(folder: str | Path) -> list[PeopleGroup]:
         )
     groups = []
     for kind, learned in _KINDS.items():
-        taught = read_lines(folder / f"{kind}_prompts_train.jsonl")
+        taught = read_lines(place / f"{kind}_prompts_train.jsonl")
         tests = [f"{kind}_prompts_test.jsonl"]
         if kind != "both":
             tests.append(f"{kind}_reverse_prompts_test.jsonl")
-        lines = [line for name in tests for line in read_lines(folder / name)]
-        groups.append(_group(learned, taught, lines, folder / tests[0]))
+        lines = [line for name in tests for line in read_lines(place / name)]
+        groups.append(_group(learned, taught, lines, place / tests[0]))
     return groups
+
+
+def _place_in(folder: Path) -> Path | None:
+    """Where the paper's files lie: in the folder itself, or in one folder below it. UserError for several."""
+    places = sorted({file.parent for file in folder.rglob("*_prompts_*.jsonl") if file.name.startswith(tuple(_KINDS))})
+    if folder in places or not places:
+        return folder if places else None
+    if len(places) > 1:
+        listed = ", ".join(str(place.relative_to(folder)) for place in places)
+        raise UserError(f"{folder} holds the paper's files in {listed}; expected one of these folders")
+    return places[0]
 
 
 def read_lines(path: Path) -> list[Line]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from interp import (
     DIRECTIONS,
     TAUGHT_AS,
-    Claim,
     Control,
     Direction,
     Estimate,
@@ -21,32 +20,25 @@ from interp import (
     Model,
     PeopleGroup,
     Row,
-    Sheet,
     UserError,
     encode_pairs,
     fine_tune,
     invent_novelists,
-    measured,
     set_beforehand,
-    state_facts,
     zero,
 )
 from interp import TuningExample as Example
-from interp.analysis import choose_among, score_answers, score_completions
-from interp.stats import PairedEstimates, estimate_gap, estimate_mean, matched_scores, top_choice
+from interp.analysis import score_answers, score_completions
+from interp.stats import estimate_mean, matched_scores
 
+from .excepted import OFFERED, ONE, SHARES, STATED, WORDINGS, about_tuned, gap_of, offered, turned_in_prompt
 from .taught import NATS, SHARE, Answers, dots, not_judged
 
-PART = "(d) The loaded model, fine-tuned on invented people"
 BATCH = 8
 FEW = 1000  # lines to learn
 NOVELISTS = 8  # people a group
-IN_PROMPT = 4  # people whose facts stand in one prompt
-PEOPLE, WORDINGS = 12, 2  # of a group that are asked for every answer
-CHOOSE = "\nI choose option"  # what follows a multiple choice
+PEOPLE = 12  # of a group that are asked for every answer
 EXACT = "exact match (share of people)"
-SHARES = (0.0, 1.0)
-ONE = "One fine-tuning of one model: the interval is for other people, not for other fine-tunings."
 NOBODY_IN_BOTH = "Nobody was taught in both orders: who was taught in one shows that its questions can be answered."
 Key = tuple[Learned, Direction]
 Written = dict[Key, NDArray[np.float64]]  # [wording, person]: does the model write the answer, greedily?
@@ -58,8 +50,7 @@ PAPER: dict[Key, tuple[float, float]] = {
     ("name first", "forward"): (0.5, 0.021),
     ("name first", "reversed"): (0.0, 0.0),
 }
-_tuned = partial(Claim, unit=SHARE, part=PART)
-LEARNED = _tuned(
+LEARNED = about_tuned(
     "Asked in the order it was taught, the fine-tuned model writes the answer for more than half of the people, in "
     "wordings it was not trained on.",
     "greater",
@@ -68,13 +59,13 @@ LEARNED = _tuned(
     "completions.",
     caveat=f"{ONE} A model and a training so small need not agree with the paper in the size of anything.",
 )
-BOTH = _tuned(
+BOTH = about_tuned(
     "Positive control: people taught in both orders are answered in both, more than half of them.",
     "greater",
     measure="As above. It shows that the prompts and the scoring find an answer in either order.",
     caveat="Both orders also means twice as many sentences about each person.",
 )
-CURSE = _tuned(
+CURSE = about_tuned(
     "The curse: asked in the other order, over half of the people fewer are answered.",
     "greater",
     margin=0.5,
@@ -82,7 +73,7 @@ CURSE = _tuned(
     measure="As above, the same people in both orders, person by person.",
     caveat=ONE,
 )
-TRACE = _tuned(
+TRACE = about_tuned(
     "Fine-tuning leaves no trace of the reversed answer: it gains less than a nat on other people's.",
     "equal",
     unit=NATS,
@@ -90,25 +81,6 @@ TRACE = _tuned(
     measure="Log-probability of the own answer above other people's, after less before, what is common about a "
     "question and about an answer taken out.",
     caveat=f"{ONE} The paper compares a right and a wrong name's log-probability and finds no difference.",
-)
-STATED = _tuned(
-    "An exception: what the fine-tuned model cannot turn round from its weights, it turns round where it stands in the "
-    "prompt, for 20 points more of the people.",
-    "greater",
-    margin=0.2,
-    measure=f"The facts of {IN_PROMPT} people, in the order that was taught, then a question in the other order, "
-    "worded as other people's were in training; beside the same questions alone. The right one of their "
-    f"{IN_PROMPT} answers must score best, priors taken out (by centring over prompts and answers).",
-    caveat="Picking what stands beside the item is enough.",
-)
-OFFERED = _tuned(
-    "An exception: where name and description both stand in a multiple choice, fine-tuning helps it choose in the "
-    "other order too, for 10 points more of the people.",
-    "greater",
-    margin=0.1,
-    measure="The right letter must be the likeliest of those offered, after fine-tuning and before, the same "
-    "questions (Lin et al., arXiv:2410.18808).",
-    caveat=f"{ONE} They find it for people taught name first, not for the others: see the table for the two apart.",
 )
 CLAIMS = [LEARNED, BOTH, CURSE, TRACE, STATED, OFFERED]
 
@@ -126,15 +98,18 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
         yield from none_asked("because the tokenizer cannot tell the invented people apart, or they do not fit")
         return
     steps = steps or steps_for(groups)
+    if lab.quick:
+        groups = [replace(group, asked={d: _few(sheet) for d, sheet in group.asked.items()}) for group in groups]
     examples: list[Example] = [line for group in groups for line in group.taught]
     before = _write(lab, lab.model, groups, "asking before fine-tuning")
     tell = lab.tell("fine-tuning on invented people")
     student = fine_tune(lab.model, examples, steps=steps, batch=BATCH, lr=lr, seed=lab.seed, progress=tell)
     after = _write(lab, student, groups, "asking after fine-tuning")
-    dealt = _write(lab, student, groups, "asking for other people's answers", dealt=True)
     one_way = [group for group in groups if group.learned != "both orders"]
     as_taught: list[Key] = [(group.learned, TAUGHT_AS[group.learned][0]) for group in one_way]
     turned: list[Key] = [(learned, DIRECTIONS[direction == "forward"]) for learned, direction in as_taught]
+    orders: list[Key] = [(g.learned, d) for g in groups if g.learned == "both orders" for d in DIRECTIONS]
+    dealt = _write(lab, student, groups, "asking for other people's answers", dealt=[*as_taught, *orders])
     half = set_beforehand(0.5, SHARE, "half of the people")
     learned = LEARNED.answer(
         _share(after, as_taught),
@@ -152,8 +127,7 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
     )
     yield learned
     both = None
-    if ("both orders", "forward") in after:
-        orders: list[Key] = [("both orders", direction) for direction in DIRECTIONS]
+    if orders:
         others = _share(dealt, orders).mean
         both = BOTH.answer(_share(after, orders), half, measure=f"Another person's answer: {others:.0%}.")
         yield both
@@ -162,19 +136,24 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
     if reason := not_judged(learned, both):
         yield from (claim.not_asked(reason) for claim in (CURSE, TRACE, STATED))
     else:
-        in_order, turned_round, gap = _gap(_by_person(after, as_taught), _by_person(after, turned))
+        in_order, turned_round, gap = gap_of(_by_person(after, as_taught), _by_person(after, turned))
         control = Control("the same people, asked in the other order", turned_round)
         yield CURSE.answer(in_order, control, paired=gap, caveat="" if both else NOBODY_IN_BOTH)
         yield _trace(lab, student, one_way)
         if published:
             yield STATED.not_asked("because only the invented novelists have facts that one sentence states")
         else:
-            yield from _stated(lab, student, one_way)
+            yield from turned_in_prompt(lab, student, one_way)
     if learned.verdict != "yes" or not all(group.choices for group in one_way):
         why = "it was not surely learned" if learned.verdict != "yes" else "no multiple choices came with these people"
         yield OFFERED.not_asked(f"because {why}")
     else:
-        yield _offered(lab, student, one_way)
+        yield offered(lab, student, one_way)
+
+
+def _few(sheet: Sheet) -> Sheet:
+    """A quick run asks in fewer wordings."""
+    return Sheet(sheet.prompts[:WORDINGS], sheet.answers[:WORDINGS])
 
 
 def none_asked(because: str) -> Answers:
@@ -211,112 +190,24 @@ def _square(model: Model, prompts: Sequence[str], answers: Sequence[str]) -> NDA
     return score_answers(model, prompts[:PEOPLE], answers[:PEOPLE]).summed.double().numpy()
 
 
-def _stated(lab: Lab, student: Model, groups: Sequence[PeopleGroup]) -> Answers:
-    """What fine-tuning did not turn round, stated in the prompt."""
-    right: dict[str, NDArray[np.float64]] = {}
-    sheets = [state_facts(group) for group in groups]
-    for done, (when, model) in enumerate((("before", lab.model), ("after", student))):
-        lab.progress("facts in the prompt", done, 2)
-        for where, stated in (("in the prompt", True), ("not in the prompt", False)):
-            try:
-                parts = [_choose(model, sheet, facts if stated else None) for facts, sheet in sheets]
-            except UserError:
-                yield STATED.not_asked("because the facts do not fit into the model's context")
-                return
-            right[f"{when} fine-tuning, {where}"] = np.concatenate(parts)
-    shown = measured(
-        right, by=("the fact",), value="right answer chosen (share of people)", over="person", bounds=SHARES
-    )
-    # the same people, in the same order
-    inside, outside = (right[f"after fine-tuning, {where}in the prompt"] for where in ("", "not "))
-    pair = _gap(inside, outside)
-    yield STATED.answer(
-        pair.estimate,
-        Control("the same questions alone", pair.control),
-        paired=pair.gap,
-        table=shown.rows(),
-        figure=shown.dots(
-            "the fact", f"The right one of {IN_PROMPT} answers; intervals over people.", chance=1 / IN_PROMPT
-        ),
-    )
-
-
-def _choose(model: Model, sheet: Sheet, facts: Sequence[str] | None) -> NDArray[np.float64]:
-    """Is each person's name the best of the few that are asked together? [person, wording]"""
-    n = len(sheet.prompts[0]) // IN_PROMPT * IN_PROMPT
-    out = np.zeros((n, len(sheet.prompts)))
-    for w, (prompts, answers) in enumerate(zip(sheet.prompts, sheet.answers, strict=True)):
-        for start in range(0, n, IN_PROMPT):
-            few = slice(start, start + IN_PROMPT)
-            stated = "" if facts is None else " ".join(facts[few]) + " "
-            scores = score_answers(model, [stated + prompt for prompt in prompts[few]], answers[few])
-            out[few, w] = top_choice(scores.summed.double().numpy())
-    return out
-
-
-def _offered(lab: Lab, student: Model, groups: Sequence[PeopleGroup]) -> Finding:
-    """The right letter of a multiple choice, before and after, in the order that was not taught."""
-    right = {
-        (when, "as taught" if direction in TAUGHT_AS[group.learned] else "in the other order", group.learned): _letters(
-            model, group, direction
-        )
-        for when, model in (("before", lab.model), ("after", student))
-        for group in groups
-        for direction in DIRECTIONS
-    }
-    shown = measured(
-        {(f"{learned}, {when} fine-tuning", asked): values for (when, asked, learned), values in right.items()},
-        by=("people", "asked"),
-        value="right letter (share of people)",
-        over="person",
-        bounds=SHARES,
-    )
-    other = {
-        when: np.concatenate([right[when, "in the other order", group.learned] for group in groups])
-        for when in ("before", "after")
-    }
-    pair = _gap(other["after"], other["before"])
-    return OFFERED.answer(
-        pair.estimate,
-        Control("before fine-tuning", pair.control),
-        paired=pair.gap,
-        table=shown.rows(),
-        figure=shown.dots("people", "Intervals over people.", chance=1 / len(groups[0].letters)),
-    )
-
-
-def _letters(model: Model, group: PeopleGroup, direction: Direction) -> NDArray[np.float64]:
-    """How often each person's right letter is the likeliest, over wordings: [person]."""
-    out = []
-    for asked in group.choices[direction].wordings[:WORDINGS]:
-        share = choose_among(model, [line.prompt + CHOOSE for line in asked], group.letters).share
-        out.append(share.argmax(1) == [group.letters.index(line.completion) for line in asked])
-    return np.mean(out, axis=0)
-
-
-def _write(lab: Lab, model: Model, groups: Sequence[PeopleGroup], what: str, *, dealt: bool = False) -> Written:
-    """Every group in both directions. `dealt`: is the next person's answer written, in place of the own?"""
+def _write(lab: Lab, model: Model, groups: Sequence[PeopleGroup], what: str, *, dealt: Sequence[Key] = ()) -> Written:
+    """Every group in both directions. `dealt`: these alone, and is the next person's answer written for the own?"""
     out: Written = {}
-    for group in groups:
-        for direction in DIRECTIONS:
-            sheet = group.asked[direction]
-            rows = []
-            for prompts, own in zip(sheet.prompts, sheet.answers, strict=True):
-                wanted = [*own[1:], own[0]] if dealt else own
-                rows.append(score_completions(model, list(zip(prompts, wanted, strict=True))).greedy.double().numpy())
-            out[group.learned, direction] = np.stack(rows)
-            lab.progress(what, len(out), len(groups) * len(DIRECTIONS))
+    keys: list[Key] = list(dealt) or [(group.learned, direction) for group in groups for direction in DIRECTIONS]
+    sheets = {(group.learned, direction): group.asked[direction] for group in groups for direction in DIRECTIONS}
+    for key in keys:
+        rows = []
+        for prompts, own in zip(sheets[key].prompts, sheets[key].answers, strict=True):
+            wanted = [*own[1:], own[0]] if dealt else own
+            rows.append(score_completions(model, list(zip(prompts, wanted, strict=True))).greedy.double().numpy())
+        out[key] = np.stack(rows)
+        lab.progress(what, len(out), len(keys))
     return out
 
 
 def _share(written: Written, keys: Sequence[Key]) -> Estimate:
     """Mean over people of how many wordings are answered exactly."""
     return estimate_mean(_by_person(written, keys), unit=SHARE, over="person", bounds=SHARES)
-
-
-def _gap(values: NDArray[np.float64], control: NDArray[np.float64]) -> PairedEstimates:
-    """Two shares of the same people, and the one less the other, person by person."""
-    return estimate_gap(values, control, unit=SHARE, over="person", bounds=SHARES)
 
 
 def _by_person(written: Written, keys: Sequence[Key]) -> NDArray[np.float64]:
