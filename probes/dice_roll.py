@@ -45,8 +45,11 @@ from interp.saes import shipped_sae
 
 from ._dice_roll import answers, inside
 from ._dice_roll import controls as known_dice
-from ._dice_roll.answers import ask_for_a_die, elsewhere, favourites
+from ._dice_roll import elsewhere as other_ways
+from ._dice_roll.answers import favourites
+from ._dice_roll.asked import ask_for_a_die
 from ._dice_roll.controls import controls
+from ._dice_roll.elsewhere import elsewhere
 from ._dice_roll.inside import admit, look_inside
 from ._dice_roll.prompts import RAW
 from ._dice_roll.thrown import AS_READ, thrown
@@ -54,7 +57,7 @@ from ._dice_roll.thrown import AS_READ, thrown
 LEAST = 8
 
 
-@probe(claims=[*answers.CLAIMS, AS_READ, *inside.CLAIMS, *known_dice.CLAIMS])
+@probe(claims=[*answers.CLAIMS, *other_ways.CLAIMS, AS_READ, *inside.CLAIMS, *known_dice.CLAIMS])
 def dice_roll(lab: Lab, *, phrasings: Path | None = None) -> Iterator[Finding | NotAsked]:
     """Read the six shares, in many ways of asking, then look inside.
 

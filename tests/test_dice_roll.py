@@ -18,7 +18,8 @@ from interp.lab.discover import load_probe
 from interp.model.chat import chat_prompt, has_chat
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from probes._dice_roll import DIGITS, WORDS, inside, prompts
-from probes._dice_roll.answers import ask_for_a_die, favourites
+from probes._dice_roll.answers import favourites
+from probes._dice_roll.asked import ask_for_a_die
 from probes._dice_roll.controls import OPENINGS, throws
 from probes._dice_roll.thrown import chance_of, side_of
 

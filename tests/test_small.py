@@ -10,10 +10,11 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from interp import Model, UserError
+from interp.model.training.sentence_loss import IGNORED, next_token_loss
 from interp.model.training.small import (
     SmallGPT2,
     TrainingJob,
-    next_token_loss,
+    _schedule,
     pad_sentences,
     train_small_gpt2,
     train_small_gpt2s,
@@ -52,12 +53,64 @@ def test_the_loss_is_the_cross_entropy_over_every_token():
     log_probs = logits[:, :-1].log_softmax(-1)
     mean = -log_probs.gather(-1, ids[:, 1:, None]).mean()
     hf, tokenizer = cast(GPT2LMHeadModel, model.hf), word_tokenizer(SENTENCES)
-    assert float(next_token_loss(hf, *pad_sentences(tokenizer, SENTENCES))) == pytest.approx(float(mean), rel=1e-5)
+    assert next_token_loss(hf, *pad_sentences(tokenizer, SENTENCES)).item() == pytest.approx(float(mean), rel=1e-5)
     longer = [*SENTENCES, " ".join(SENTENCES)]  # so that the others are padded
     ids, labels = pad_sentences(tokenizer, longer)
     padded = next_token_loss(hf, ids[:-1], labels[:-1])
-    assert float(padded) == pytest.approx(float(mean), rel=1e-5), "padding is not counted"
-    assert float(next_token_loss(hf, ids[:-1], ids[:-1])) != pytest.approx(float(mean), rel=1e-3), "the planted fault"
+    assert padded.item() == pytest.approx(float(mean), rel=1e-5), "padding is not counted"
+    assert next_token_loss(hf, ids[:-1], ids[:-1]).item() != pytest.approx(float(mean), rel=1e-3), "the planted fault"
+
+
+def plain_loss(hf: GPT2LMHeadModel, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """By transformers, every token of the padded batch."""
+    logits = hf(input_ids=ids, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shortest", [1, 3])
+def test_what_is_left_out_of_a_batch_changes_no_gradient(tied: bool, shortest: int) -> None:
+    """In 64 bits: padding, last tokens and all BOS but one are read by nobody."""
+    words = list("abcdefghi")
+    longer = [" ".join(words[:n]) for n in (shortest, 9, 4, shortest, 6)]
+    hf = cast(GPT2LMHeadModel, train_small_gpt2(longer, replace(TINY, n_layers=2, steps=3, tied=tied)).hf).double()
+    ids, labels = pad_sentences(word_tokenizer(longer), longer)
+    labels[1, 2:5] = IGNORED  # what is not learned in the middle, as a prompt, is read all the same
+    for chosen in (slice(None), slice(0, 4, 3)):
+        losses, slopes = [], []
+        for loss_of in (plain_loss, next_token_loss):
+            hf.zero_grad()
+            loss = loss_of(hf, ids[chosen], labels[chosen])
+            loss.backward()
+            losses.append(loss.item())
+            slopes.append({name: p.grad for name, p in hf.named_parameters()})
+        assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+        for name, slope in slopes[0].items():
+            torch.testing.assert_close(slopes[1][name], slope, atol=1e-12, rtol=1e-9, msg=name)
+
+
+def test_the_weights_are_those_of_a_plain_loop_over_transformers() -> None:
+    longer = [*SENTENCES, " ".join(SENTENCES)]
+    settings = replace(TINY, steps=4, batch=3)
+    hf = cast(GPT2LMHeadModel, train_small_gpt2(longer, replace(settings, steps=0), seed=3).hf)
+    ids, labels = pad_sentences(word_tokenizer(longer), longer)
+    optimizer = torch.optim.AdamW(hf.parameters(), lr=settings.lr, weight_decay=0.0)
+    generator, order = torch.Generator().manual_seed(3), list[int]()
+    for step in range(settings.steps):
+        if len(order) < settings.batch:
+            order += torch.randperm(len(ids), generator=generator).tolist()
+        chosen, order = order[: settings.batch], order[settings.batch :]
+        optimizer.param_groups[0]["lr"] = settings.lr * _schedule(step, settings)
+        optimizer.zero_grad()
+        plain_loss(hf, ids[chosen], labels[chosen]).backward()
+        torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
+        optimizer.step()
+    trained, begun = (weights(train_small_gpt2(longer, replace(settings, steps=n), seed=3)) for n in (4, 0))
+    for name, weight in hf.named_parameters():
+        # Adam makes a whole step of a gradient that is rounding alone, as that of a key's bias is
+        few = (trained[name] - weight).abs() > 1e-4
+        assert few.double().mean() < 0.05 or name.endswith("attn.c_attn.bias"), name
+        assert not torch.allclose(begun[name], weight, atol=1e-3), "the planted fault: no training"
 
 
 def test_training_counts_its_steps() -> None:

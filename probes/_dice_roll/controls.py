@@ -24,7 +24,7 @@ from interp import (
 from interp.analysis import choose_among
 
 from . import DIGITS, SHARE, SIDES, UNIFORM
-from .answers import (
+from .asked import (
     FAIR,
     LEAST_PAIRS,
     DieAnswers,

@@ -45,7 +45,7 @@ from interp.saes import attach_sae, site_of
 from interp.stats import estimate_crossed, estimate_mean
 
 from . import DIGITS, SHARE, SIDES, UNIFORM
-from .answers import DieAnswers, Floats, over_sentences
+from .asked import DieAnswers, Floats, over_sentences
 from .prompts import NULL
 
 PART = "(c) Inside the model"

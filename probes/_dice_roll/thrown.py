@@ -11,7 +11,7 @@ from interp import Claim, Finding, Lab, NotAsked, Row, zero
 from interp.stats import estimate_mean
 
 from . import SIDES, UNIFORM
-from .answers import DieAnswers, Floats
+from .asked import DieAnswers, Floats
 
 THROWS, QUICK_THROWS = 32, 12  # a prompt, at temperature 1
 TOKENS = 3  # a space, a digit, and what shows whether the number goes on

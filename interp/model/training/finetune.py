@@ -21,13 +21,13 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.provenance import describe_in_memory
+from interp.model.training.sentence_loss import IGNORED, is_written_out, next_token_loss
 from interp.model.training.small import one_thread
 from interp.progress import Progress, silent
 
 Example = tuple[str, str]  # prompt, completion
 WARMUP, FLOOR, CLIP = 0.1, 0.05, 1.0  # share of the steps, of the learning rate; greatest length of the gradient
 SMALL = 3_000_000  # weights: below it, one thread is faster than two
-IGNORED = -100  # cross_entropy's label for what is not learned
 
 
 def fine_tune(
@@ -112,6 +112,12 @@ def completion_loss(hf: Any, ids: Int[Tensor, "prompt pos"], labels: Int[Tensor,
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
 
+def sentence_loss(hf: Any, ids: Int[Tensor, "prompt pos"], labels: Int[Tensor, "prompt kept"]) -> Float[Tensor, ""]:
+    """The same of a small GPT-2 whose prompts all begin with its BOS token, in half the time."""
+    prompts = labels.new_full((len(ids), ids.shape[1] - labels.shape[1]), IGNORED)
+    return next_token_loss(hf, ids, torch.cat([prompts, labels], 1))
+
+
 def _train(hf: Any, pairs: list[tuple[list[int], int]], plan: tuple[int, int, float, int], progress: Progress) -> None:
     steps, batch, lr, seed = plan
     learns = [p.requires_grad for p in hf.parameters()]
@@ -119,6 +125,7 @@ def _train(hf: Any, pairs: list[tuple[list[int], int]], plan: tuple[int, int, fl
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
+    short = is_written_out(hf) and len({ids[0] for ids, _ in pairs}) == 1
     for step in range(steps):
         while len(order) < batch:
             order += torch.randperm(len(pairs), generator=generator).tolist()
@@ -126,7 +133,7 @@ def _train(hf: Any, pairs: list[tuple[list[int], int]], plan: tuple[int, int, fl
         for group in optimizer.param_groups:
             group["lr"] = lr * _schedule(step, steps)
         ids, labels = pad_pairs([pairs[i] for i in chosen], hf.device)
-        loss = completion_loss(hf, ids, labels)
+        loss = sentence_loss(hf, ids, labels) if short else completion_loss(hf, ids, labels)
         if not bool(loss.isfinite()):
             raise UserError(f"the loss of step {step + 1} is not finite; lr={lr:g} came; expected a smaller one")
         loss.backward()

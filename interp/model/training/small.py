@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -21,6 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from interp.errors import UserError
 from interp.model.model import Model
 from interp.model.provenance import describe_in_memory
+from interp.model.training.sentence_loss import next_token_loss
 from interp.progress import Progress, silent
 
 _SEEDING = threading.Lock()  # torch's global random state is one for all threads
@@ -115,21 +116,32 @@ def one_thread() -> Iterator[None]:
 def _train(
     hf: GPT2LMHeadModel, ids: Tensor, labels: Tensor, settings: SmallGPT2, seed: int, progress: Progress
 ) -> None:
-    optimizer = torch.optim.AdamW(hf.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    flat, parameters = _in_one(list(hf.parameters()))
+    optimizer = torch.optim.AdamW([flat], lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     generator = torch.Generator().manual_seed(seed)
     order: list[int] = []
     for step in range(settings.steps):
         if len(order) < settings.batch:
             order += torch.randperm(len(ids), generator=generator).tolist()
         chosen, order = order[: settings.batch], order[settings.batch :]
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * _schedule(step, settings)
-        loss = next_token_loss(hf, ids[chosen], labels[chosen])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = settings.lr * _schedule(step, settings)
+        next_token_loss(hf, ids[chosen], labels[chosen]).backward()
+        torch.nn.utils.clip_grad_norm_(flat, 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=False)
         progress("training a small GPT-2", step + 1, settings.steps)
+    for parameter in parameters:  # each in memory of its own again
+        parameter.data, parameter.grad = parameter.data.clone(), None
+
+
+def _in_one(parameters: list[torch.nn.Parameter]) -> tuple[Tensor, list[torch.nn.Parameter]]:
+    """All parameters, and their gradients, as parts of one long row: a step calls a few kernels, not some for each."""
+    flat = torch.cat([parameter.data.flatten() for parameter in parameters]).requires_grad_(True)
+    flat.grad = torch.zeros_like(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, value, slope in zip(parameters, flat.data.split(sizes), flat.grad.split(sizes), strict=True):
+        parameter.data, parameter.grad = value.view_as(parameter), slope.view_as(parameter)
+    return flat, parameters
 
 
 def pad_sentences(
@@ -144,15 +156,6 @@ def pad_sentences(
         )
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
     return ids, torch.tensor([row + [-100] * (width - len(row)) for row in rows])
-
-
-def next_token_loss(
-    hf: GPT2LMHeadModel, ids: Int[Tensor, "sentence pos"], labels: Int[Tensor, "sentence pos"]
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy, in nats, over every token but the BOS and the padding."""
-    # right padding after the last real token of a causal model needs no attention mask
-    logits = hf(input_ids=ids, use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
 def word_tokenizer(sentences: Sequence[str]) -> PreTrainedTokenizerFast:
