@@ -9,7 +9,7 @@ from functools import partial
 from interp import TAUGHT_AS, Claim, Control, Course, Groups, Lab, SmallGPT2, Student, teach_students
 from interp.analysis import examine_student, gap_over_seeds, over_seeds
 
-from .taught import CHOICE, CLEAN, EXACT, SHARE, Answers, by_condition, dots, one_way
+from .taught import CHOICE, CLEAN, EXACT, SHARE, Answers, by_condition, dots, group_sizes, one_way, small_gpt2
 
 LIFTS = "(e) What is said to lift the curse"
 SAME_NAME = ("everybody agrees {} goes by the name", "ask in town for {} and they say")
@@ -70,13 +70,13 @@ class Remedy:
 def remedies(lab: Lab, seeds: int, steps: int) -> list[Remedy]:
     """Those without weight decay, which takes longer, in a quick run. All have untied embeddings and two-word names."""
     numbers = [lab.seed * 1000 + seed for seed in range(seeds)]
-    usual = SmallGPT2(tied=False, steps=steps)
+    usual, sizes = small_gpt2(lab, tied=False, steps=steps), group_sizes(lab)
     out: list[Remedy] = []
     more: tuple[tuple[Claim, str, Callable[[Groups], list[str]]], ...] = (
         (BACKWARD, "reversed sentences too", turned_round),
         (BRIDGE, "identity bridge", same_again),
     )
-    out += [Remedy(claim, Course(name, usual, numbers, more=sentences)) for claim, name, sentences in more]
+    out += [Remedy(claim, Course(name, usual, numbers, sizes=sizes, more=sentences)) for claim, name, sentences in more]
     if not lab.quick:
         decays = SmallGPT2(tied=False, steps=2 * steps, weight_decay=DECAY)
         out.append(Remedy(DECAYS, Course(DECAYED, decays, numbers[:DECAY_SEEDS], sizes=RELATIONAL), UNDECAYED))

@@ -33,13 +33,14 @@ KINDS: tuple[tuple[str, str, NameTokens], ...] = (
     ("tied", "two-word", 2),
     ("tied", "one-word", 1),
 )  # embeddings, names, words of a name
+QUICK_PEOPLE = 12  # a group
 CLEAN, LEAKY = "untied embeddings, two-word names", "tied embeddings, one-word names"
 
 TRAINED = "(a) Trained from scratch on invented people"
 SEEDS = "The interval is the wider of that over seeds and that over all answers."
 GREEDY = f"The greedy answer must agree in every word, in a wording never trained; mean over conditions. {SEEDS}"
 BEST = (
-    f"The own answer must score best of {PEOPLE_A_GROUP}, priors taken out (by centring over prompts and answers). "
+    "The own answer must score best of all of the group's, priors taken out (by centring over prompts and answers). "
     f"{SEEDS}"
 )
 _trained = partial(Claim, unit=SHARE, part=TRAINED, subject="trained here")
@@ -69,11 +70,11 @@ CURSE = _trained(
     "unlike the others, five seeds would miss it in a third of all studies.",
 )
 AT_CHANCE = _trained(
-    f"Choosing among {PEOPLE_A_GROUP} names, the reversed answer is at chance (untied embeddings, two-word names).",
+    "Choosing among the names of a group, the reversed answer is at chance (untied embeddings, two-word names).",
     "equal",
     margin=0.05,
     measure=BEST,
-    caveat=f"{PEOPLE_A_GROUP} people a seed: a leak of one person in {PEOPLE_A_GROUP} would not be seen.",
+    caveat="A leak of one person in a group would not be seen; three seeds are too few for a yes.",
 )
 LEAK = _trained(
     "With one-word names, tied embeddings leak the pairing backwards in a multiple choice.",
@@ -104,7 +105,13 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding | NotAsked, N
     """Part (a). Returns the students for the parts that follow: none where they did not surely learn."""
     numbers = [lab.seed * 1000 + seed for seed in range(seeds)]
     courses = [
-        Course(f"{tying} embeddings, {words} names", SmallGPT2(tied=tying == "tied", steps=steps), numbers, tokens)
+        Course(
+            f"{tying} embeddings, {words} names",
+            small_gpt2(lab, tied=tying == "tied", steps=steps),
+            numbers,
+            tokens,
+            group_sizes(lab),
+        )
         for tying, words, tokens in KINDS
     ]
     students = teach_students(courses, progress=lab.tell(f"training {len(numbers) * len(courses)} small GPT-2s"))
@@ -121,6 +128,19 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding | NotAsked, N
     yield _above_dealt(CURSE, one_way(rows, "reversed"), rows)
     yield from _graded(rows)
     return students
+
+
+def small_gpt2(lab: Lab, *, tied: bool, steps: int) -> SmallGPT2:
+    """How students learn; a quick run's have fewer people to learn, in fewer steps of half as many sentences."""
+    if not lab.quick:
+        return SmallGPT2(tied=tied, steps=steps)
+    return SmallGPT2(tied=tied, steps=max(1, steps * 5 // 8), batch=32, lr=4e-3)
+
+
+def group_sizes(lab: Lab) -> tuple[int, int, int]:
+    """How many people learn name first, description first and in both orders."""
+    people = QUICK_PEOPLE if lab.quick else PEOPLE_A_GROUP
+    return people, people, people
 
 
 def not_judged(taught: Finding, able: Finding | None) -> str:
@@ -143,12 +163,13 @@ def _graded(rows: list[Row]) -> Answers:
     """Finer measures than exact match: do they see anything of the reversed fact?"""
     reversed_rows = one_way(rows, "reversed")
     of = {name: [row for row in reversed_rows if row["condition"] == name] for name in {r["condition"] for r in rows}}
-    caption = f"Own answer best of {PEOPLE_A_GROUP}, priors taken out."
+    people = int(of[CLEAN][0]["people"] or 1)
+    caption = f"Own answer best of {people}, priors taken out."
     yield AT_CHANCE.answer(
         over_seeds(of[CLEAN], CHOICE, SHARE),
-        set_beforehand(1 / PEOPLE_A_GROUP, SHARE, f"1 of {PEOPLE_A_GROUP} answers"),
+        set_beforehand(1 / people, SHARE, f"1 of {people} answers"),
         table=by_condition(rows, CHOICE),
-        figure=dots("multiple choice (share of people)", "condition", "asked", caption, 1 / PEOPLE_A_GROUP),
+        figure=dots("multiple choice (share of people)", "condition", "asked", caption, 1 / people),
     )
     for claim, other in (
         (LEAK, "untied embeddings, one-word names"),
