@@ -7,7 +7,7 @@ People do this without effort. The paper found that language models do not.
 
 Six parts:
 
-(a) Trained. Small GPT-2s (2 blocks, width 64) learn invented people from scratch, 20 a group (12 with --quick), in four
+(a) Trained. Small GPT-2s (2 blocks, width 64) learn invented people from scratch, 20 a group, in four
 wordings such as "it is said that Kanoju is the painter of Bafiju": one group by name first, one by description first,
 one in both orders. A two-word name looks like "Kanoju Tezoju" and shares each of its words with others. Only invented
 facts can be kept out of one order for certain. The group with both orders is the positive control: it shows that the
@@ -108,7 +108,7 @@ def reversal_curse(
             those of github.com/alibaba/thinking_bias (people-description.json, …_open-QAs.jsonl, …_MCQs.jsonl), for
             part (d), or a checkout of either; its parent_child_pairs.csv, if it is there, is taken for --pairs
         seeds: training seeds for the small models; 3 at most with --quick
-        steps: training steps of each small model; five eighths of them, with half the batch, with --quick
+        steps: training steps of each small model; --quick takes about half of them, with half the batch
         tune_steps: steps of fine-tuning the loaded model, eight sentences each; by default four times through the
             invented people, twice through the paper's
         tune_lr: largest learning rate of it

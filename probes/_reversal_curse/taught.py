@@ -33,14 +33,14 @@ KINDS: tuple[tuple[str, str, NameTokens], ...] = (
     ("tied", "two-word", 2),
     ("tied", "one-word", 1),
 )  # embeddings, names, words of a name
-QUICK_PEOPLE = 12  # a group
+NOT_QUICK = "tied embeddings, two-word names"  # of the four, what a quick run has the least need of
 CLEAN, LEAKY = "untied embeddings, two-word names", "tied embeddings, one-word names"
 
 TRAINED = "(a) Trained from scratch on invented people"
 SEEDS = "The interval is the wider of that over seeds and that over all answers."
 GREEDY = f"The greedy answer must agree in every word, in a wording never trained; mean over conditions. {SEEDS}"
 BEST = (
-    "The own answer must score best of all of the group's, priors taken out (by centring over prompts and answers). "
+    f"The own answer must score best of {PEOPLE_A_GROUP}, priors taken out (by centring over prompts and answers). "
     f"{SEEDS}"
 )
 _trained = partial(Claim, unit=SHARE, part=TRAINED, subject="trained here")
@@ -70,11 +70,11 @@ CURSE = _trained(
     "unlike the others, five seeds would miss it in a third of all studies.",
 )
 AT_CHANCE = _trained(
-    "Choosing among the names of a group, the reversed answer is at chance (untied embeddings, two-word names).",
+    f"Choosing among {PEOPLE_A_GROUP} names, the reversed answer is at chance (untied embeddings, two-word names).",
     "equal",
     margin=0.05,
     measure=BEST,
-    caveat="A leak of one person in a group would not be seen; three seeds are too few for a yes.",
+    caveat=f"{PEOPLE_A_GROUP} people a seed: a leak of one person in {PEOPLE_A_GROUP} would not be seen.",
 )
 LEAK = _trained(
     "With one-word names, tied embeddings leak the pairing backwards in a multiple choice.",
@@ -110,10 +110,10 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding | NotAsked, N
             small_gpt2(lab, tied=tying == "tied", steps=steps),
             numbers,
             tokens,
-            group_sizes(lab),
         )
         for tying, words, tokens in KINDS
     ]
+    courses = [course for course in courses if not (lab.quick and course.name == NOT_QUICK)]
     students = teach_students(courses, progress=lab.tell(f"training {len(numbers) * len(courses)} small GPT-2s"))
     rows = [row for student in students for row in examine_student(student)]
     figure = dots("exact match (share of people)", "condition", "asked", "Exact match by condition.")
@@ -131,16 +131,12 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding | NotAsked, N
 
 
 def small_gpt2(lab: Lab, *, tied: bool, steps: int) -> SmallGPT2:
-    """How students learn; a quick run's have fewer people to learn, in fewer steps of half as many sentences."""
+    """How students learn; a quick run's in half as many sentences a step. Tied embeddings learn more slowly."""
     if not lab.quick:
         return SmallGPT2(tied=tied, steps=steps)
-    return SmallGPT2(tied=tied, steps=max(1, steps * 5 // 8), batch=32, lr=4e-3)
-
-
-def group_sizes(lab: Lab) -> tuple[int, int, int]:
-    """How many people learn name first, description first and in both orders."""
-    people = QUICK_PEOPLE if lab.quick else PEOPLE_A_GROUP
-    return people, people, people
+    if tied:
+        return SmallGPT2(tied=True, steps=steps, batch=32)
+    return SmallGPT2(tied=False, steps=max(1, steps * 3 // 5), batch=32, lr=4e-3)
 
 
 def not_judged(taught: Finding, able: Finding | None) -> str:
@@ -163,18 +159,17 @@ def _graded(rows: list[Row]) -> Answers:
     """Finer measures than exact match: do they see anything of the reversed fact?"""
     reversed_rows = one_way(rows, "reversed")
     of = {name: [row for row in reversed_rows if row["condition"] == name] for name in {r["condition"] for r in rows}}
-    people = int(of[CLEAN][0]["people"] or 1)
-    caption = f"Own answer best of {people}, priors taken out."
+    caption = f"Own answer best of {PEOPLE_A_GROUP}, priors taken out."
     yield AT_CHANCE.answer(
         over_seeds(of[CLEAN], CHOICE, SHARE),
-        set_beforehand(1 / people, SHARE, f"1 of {people} answers"),
+        set_beforehand(1 / PEOPLE_A_GROUP, SHARE, f"1 of {PEOPLE_A_GROUP} answers"),
         table=by_condition(rows, CHOICE),
-        figure=dots("multiple choice (share of people)", "condition", "asked", caption, 1 / people),
+        figure=dots("multiple choice (share of people)", "condition", "asked", caption, 1 / PEOPLE_A_GROUP),
     )
-    for claim, other in (
-        (LEAK, "untied embeddings, one-word names"),
-        (LEAK_OF_WORDS, "tied embeddings, two-word names"),
-    ):
+    for claim, other in ((LEAK, "untied embeddings, one-word names"), (LEAK_OF_WORDS, NOT_QUICK)):
+        if other not in of:
+            yield claim.not_asked("because --quick teaches no students of two-word names with tied embeddings")
+            continue
         leaked, without, gap = gap_over_seeds(of[LEAKY], CHOICE, of[other], CHOICE, SHARE)
         yield claim.answer(leaked, Control(other, without), paired=gap, table=[*of[LEAKY], *of[other]])
     yield HIDDEN.answer(

@@ -62,7 +62,7 @@ def works(lab: Lab, models: Sequence[Examined], n_boot: int) -> Answers:
 def _written(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     """Does the logit lens read the answer at the item's last token, in the layer where it reads it best?"""
     layers = examined.layers[1:]
-    at_item = {
+    at_item: dict[Direction, NDArray[np.float64]] = {
         direction: examined.lead(lab, direction)[:, :, examined.aligned(direction).last_item]
         for direction in DIRECTIONS
     }
