@@ -7,12 +7,12 @@ People do this without effort. The paper found that language models do not.
 
 Six parts:
 
-(a) Trained. Small GPT-2s (2 blocks, width 64) learn invented people from scratch, 20 a group, in four wordings such as
-"it is said that Kanoju is the painter of Bafiju": one group by name first, one by description first, one in both
-orders. A two-word name looks like "Kanoju Tezoju" and shares each of its words with others. Only invented facts can be
-kept out of one order for certain. The group with both orders is the positive control: it shows that the model, the
-prompts and the scoring can find a reversed answer when there is one. In the negative control
-nothing gives the reversed answer away, and its log-probability is that of any other answer.
+(a) Trained. Small GPT-2s (2 blocks, width 64) learn invented people from scratch, 20 a group, in four
+wordings such as "it is said that Kanoju is the painter of Bafiju": one group by name first, one by description first,
+one in both orders. A two-word name looks like "Kanoju Tezoju" and shares each of its words with others. Only invented
+facts can be kept out of one order for certain. The group with both orders is the positive control: it shows that the
+model, the prompts and the scoring can find a reversed answer when there is one. In the negative control nothing gives
+the reversed answer away, and its log-probability is that of any other answer.
 
 (b) Pretrained. The loaded model is asked real facts in both directions. A pretrained model has read most facts in both
 orders, so "no curse" is an honest result here. Answers are scored against each other, never on their own: a name is
@@ -98,7 +98,7 @@ def reversal_curse(
     max_pairs: int = 40,
     n_boot: int = 2000,
 ) -> Iterator[Finding | NotAsked]:
-    """Run all parts; --quick leaves out (d), unless --paper-data is given, and weight decay in (e).
+    """Run all parts; --quick leaves out (d), unless --paper-data is given, and weight decay in (e), and asks less.
 
     Args:
         facts: a fact set of yours instead of the bundled ones: a CSV (subject,object) with its TOML of templates
@@ -108,7 +108,7 @@ def reversal_curse(
             those of github.com/alibaba/thinking_bias (people-description.json, …_open-QAs.jsonl, …_MCQs.jsonl), for
             part (d), or a checkout of either; its parent_child_pairs.csv, if it is there, is taken for --pairs
         seeds: training seeds for the small models; 3 at most with --quick
-        steps: training steps of each small model
+        steps: training steps of each small model; --quick takes about half of them, with half the batch
         tune_steps: steps of fine-tuning the loaded model, eight sentences each; by default four times through the
             invented people, twice through the paper's
         tune_lr: largest learning rate of it

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from interp.lab.claims import NotAsked
 from interp.lab.findings import Finding
-from interp.model.training.small import SmallGPT2
+from interp.lab.probe import Lab
 from interp.model.training.students import Course, Student, teach_students
 from interp.text.people import Learned
 from probes._reversal_curse import lifted
@@ -31,12 +31,18 @@ def run(generator: Generator[Yielded, None, T]) -> tuple[list[Yielded], T]:
 
 @cache
 def population() -> list[Student]:
-    """All that these tests teach, trained side by side: two seeds of each kind, and one that also reads backwards."""
+    """All that these tests teach, as a quick run does: two seeds of each kind, and one that also reads backwards."""
+    lab = Lab(None, quick=True)  # type: ignore[arg-type]
     kinds = [
-        Course(f"{tying} embeddings, {words} names", SmallGPT2(tied=tying == "tied"), (0, 1), tokens)
+        Course(
+            f"{tying} embeddings, {words} names",
+            part_a.small_gpt2(lab, tied=tying == "tied", steps=400),
+            (0, 1),
+            tokens,
+        )
         for tying, words, tokens in part_a.KINDS
     ]
-    backwards = Course("reversed sentences too", SmallGPT2(tied=False), (0,), more=lifted.turned_round)
+    backwards = lifted.remedies(lab, 1, 400)[0].course
     return teach_students([*kinds, backwards])
 
 

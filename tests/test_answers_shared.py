@@ -16,7 +16,7 @@ from interp.model.hooks.tokens import Tokens
 from interp.model.hooks.tree import HookedTree
 from interp.model.model import Model
 
-PAGE = "The river is the Isar."
+PAGE = "The river is the Isar. The town is by the river Isar."
 PROMPTS = [PAGE + end for end in (" It is the", " So what is it? It is the", " The")]
 ANSWERS = [" Isar", " Inn", " old"]
 

@@ -158,6 +158,9 @@ def test_facts_in_the_prompt_are_told_from_guesses(smol: Model, monkeypatch: pyt
         picked = findings(list(stated.in_context(Lab(smol))))
         assert [f.verdict for f in picked] == [verdict, verdict]
         assert [f.estimate.mean for f in picked] == [float(lean > 0)] * 2
+        quick = findings(list(stated.in_context(Lab(smol, quick=True))))  # each prompt in one wording, all in turn
+        assert [(f.estimate.mean, f.estimate.n) for f in quick] == [(float(lean > 0), stated.QUICK_CONTEXTS)] * 2
+        assert len(quick[0].table) == 6
 
     def guess(_: Model, prompts: list[str], answers: list[str]) -> AnswerScores:
         scores = torch.randn(len(prompts), len(answers), generator=generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from interp.errors import UserError
 from interp.lab.claims import check_declared, not_reached
 from interp.lab.probe import Lab
 from interp.model.model import Model
+from interp.model.training.students import Course, Student
 from probes._reversal_curse import asked as part_b
 from probes._reversal_curse import families, features, lifted, stated, where, works
 from probes._reversal_curse import taught as part_a
@@ -46,9 +47,12 @@ def test_no_declared_claim_is_passed_over(
 ) -> None:
     """Of a model with too few words for nearly everything: each claim is answered, or it is said why not."""
     taught = population() if learned else with_groups(population(), both_orders="name first")
-    nothing = replace(taught[0], course=replace(taught[0].course, name="identity bridge"))
-    batches = iter([taught[:-1], [taught[-1], nothing]])
-    monkeypatch.setattr(part_a, "teach_students", lambda *_, **__: next(batches))
+
+    def teach(courses: Sequence[Course], **_: object) -> list[Student]:
+        return [student for student in taught if student.course.name in {course.name for course in courses}]
+
+    for part in (part_a, lifted):
+        monkeypatch.setattr(part, "teach_students", teach)
     more = {}
     if learned:
         (tmp_path / "pairs.csv").write_text(PAIRS)
@@ -58,6 +62,7 @@ def test_no_declared_claim_is_passed_over(
         check_declared(one, CLAIMS, "reversal-curse")
     assert not_reached(CLAIMS, yielded) == []
     asked = {one.declared for one in findings(yielded)}
+    assert part_a.LEAK_OF_WORDS.text not in asked, "a quick run does not teach what it takes"
     assert (part_a.CURSE.text in asked, families.EXAMPLE.text in asked) == (learned, learned)
 
 

@@ -50,6 +50,7 @@ def test_pairs_that_are_not_asked_are_counted(tmp_path: Path) -> None:
     file = write_pairs(tmp_path, PAIRS + "".join(f"{line}\n" for line in more))
     kinds, left_out = by_surname(load_pairs(file), 5, 5, 0)
     assert {kind.surname: [len(s) for s in kind.sets] for kind in kinds} == {"different": [5], "same": [5]}
+    assert ["the same" in kind.left_out for kind in kinds] == [kind.surname == "same" for kind in kinds]  # its own
     asked_or_not = sum(len(s) for kind in kinds for s in kind.sets) + sum(
         map(int, re.findall(r"\b(\d+) with", left_out))
     )

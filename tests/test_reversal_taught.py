@@ -131,7 +131,11 @@ def test_reading_backwards_lifts_the_curse_and_nothing_more_does_not(
     nothing = replace(plain[0], course=replace(plain[0].course, name="identity bridge"))  # a plain one passed off
     monkeypatch.setattr(lifted, "teach_students", lambda *_, **__: [backwards, nothing])
     lab = Lab(None, quick=True)  # type: ignore[arg-type]
-    *asked, left_out = lifted.exceptions(lab, plain, lifted.remedies(lab, 1, 400))
+    remedies = [
+        lifted.Remedy(lifted.BACKWARD, backwards.course),
+        lifted.Remedy(lifted.BRIDGE, nothing.course),
+    ]
+    *asked, left_out = lifted.exceptions(lab, plain, remedies)
     backward, null = findings(asked)
     assert backward.gap.mean > 0.4
     assert abs(null.gap.mean) < 0.05

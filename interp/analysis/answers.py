@@ -29,7 +29,7 @@ from interp.model.model import Model
 from interp.progress import Progress, silent
 
 MAX_ROWS = 256  # answers scored in one forward
-SHARED = 16  # tokens that all prompts begin with: from here on it pays to read them once
+SHARED = 4  # tokens that all prompts begin with: from here on it pays to read them once
 SEAM = 64  # characters of a text without blanks that can decide the tokens at its end
 
 

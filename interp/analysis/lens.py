@@ -17,6 +17,8 @@ from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 from interp.progress import Progress, silent
 
+AT_ONCE = 256  # places unembedded in one product: each gives a number for every word of the vocabulary
+
 
 @looks_once
 def answer_lead(
@@ -46,28 +48,28 @@ def answer_lead(
     out = torch.full((len(prompts), len(chosen), acts.mask.shape[1]), float("nan"))
     for i, layer in enumerate(chosen):
         resid = acts[model.residual(layer)]
-        for row in range(0 if priors_out else len(prompts)):
-            real = acts.mask[row]
-            scores = model.unembed(resid[row, real]).float()[:, ids]  # the softmax's normaliser cancels in the lead
-            out[row, i, real.cpu()] = (scores[:, row] - scores[:, other[row]].mean(-1)).cpu()
         if priors_out:
-            out[:, i] = _less_priors(model, resid, acts.mask, ids)
+            kinds, own = ids.unique(return_inverse=True)
+            out[:, i] = lead_without_priors(_scores(model, resid, acts.mask, kinds), own.cpu())
+        else:
+            scores = _scores(model, resid, acts.mask, ids)
+            for row in range(len(prompts)):
+                out[row, i] = scores[row, :, row] - scores[row][:, other[row].cpu()].mean(-1)
         progress("reading layers", i + 1, len(chosen))
     return out
 
 
-def _less_priors(
+def _scores(
     model: Model,
     resid: Float[Tensor, "prompt pos d_model"],
     mask: Bool[Tensor, "prompt pos"],
-    ids: Int[Tensor, " prompt"],
-) -> Float[Tensor, "prompt pos"]:
-    """Each prompt's own answer above the mean of all, less the same answer's lead in prompts with another one."""
-    kinds, own = ids.unique(return_inverse=True)
-    scores = torch.full((*mask.shape, len(kinds)), float("nan"))
-    for row in range(len(mask)):
-        scores[row, mask[row].cpu()] = model.unembed(resid[row, mask[row]]).float()[:, kinds].cpu()
-    return lead_without_priors(scores, own.cpu())
+    ids: Int[Tensor, " answer"],
+) -> Float[Tensor, "prompt pos answer"]:
+    """Logits of some words at every place, NaN on padding; a softmax's normaliser cancels in every lead."""
+    scores = torch.full((*mask.shape, len(ids)), float("nan"))
+    parts = [model.unembed(places).float()[:, ids].cpu() for places in resid[mask].split(AT_ONCE)]
+    scores[mask.cpu()] = torch.cat(parts)
+    return scores
 
 
 def lead_without_priors(

@@ -135,8 +135,8 @@ class Family:
 
     @property
     def parents(self) -> str:
-        """Who they are: mother, father, or both."""
-        return " and ".join(sorted({facts.object for facts in self.sets}, reverse=True))
+        """Who they are: mothers, fathers, or both."""
+        return " and ".join(sorted({f"{facts.object}s" for facts in self.sets}, reverse=True))
 
 
 def by_surname(pairs: PairSet, least: int, most: int, seed: int) -> tuple[list[Family], str]:

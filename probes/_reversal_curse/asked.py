@@ -168,11 +168,17 @@ def among(asked: Asked, chosen: list[int]) -> Asked:
 
 
 def paired_ahead(
-    claim: Claim, scores: Sequence[NDArray[np.float64]], about: Mapping[str, object], n_boot: int, seed: int, null: str
+    claim: Claim,
+    scores: Sequence[NDArray[np.float64]],
+    about: Mapping[str, object],
+    n_boot: int,
+    seed: int,
+    null: str,
+    what: str = "facts",
 ) -> Finding:
     """How far own answers are ahead, against answers dealt within each set; one deal serves all wordings."""
     draws = pairing_draws(scores, n_perm=n_boot, seed=seed)
-    over = f"facts, each in {max(len(matrix) for matrix in scores)} wordings"
+    over = f"{what}, each in {max(len(matrix) for matrix in scores)} wordings"
     estimate = estimate_crossed([matched_scores(matrix) for matrix in scores], unit=NATS, over=over, across="wording")
     return claim.answer(
         estimate,

@@ -115,7 +115,7 @@ def models_to_examine(lab: Lab, students: Sequence[Student], fact_sets: Sequence
         first = Examined(SMALL, student.model, taught, True, "held_out", pairs=len(taught), note=note)
     facts = next((facts for facts in fact_sets if _aligns(lab.model, facts)), None)
     why_not = "" if facts else "because its tokenizer gives no four prompts of the facts one layout"
-    stride = max(1, min(5 if lab.quick else 3, lab.model.n_layers // 2))
+    stride = max(1, min(7 if lab.quick else 3, lab.model.n_layers // 4))
     facts = facts or fact_sets[0]
     who = f"{lab.model.provenance.name} on {facts.name}"
     return [first, Examined(who, lab.model, facts, stride=stride, why_not=why_not)]

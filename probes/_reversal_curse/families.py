@@ -22,7 +22,6 @@ from interp.stats import estimate_mean
 
 from .asked import (
     AHEAD,
-    HOW,
     INTERVAL,
     LEAST,
     MATCHED,
@@ -55,6 +54,10 @@ BY_NAME = Claim(
     measure=f"{MATCHED} {INTERVAL}",
     caveat="A shared name gives the answer away: believe the pairs with different surnames.",
 )
+HOW: dict[Direction, str] = {
+    "forward": "forward (the child is given)",
+    "reversed": "reversed (the parent is given)",
+}
 CHILD, PARENT = "Tom Cruise", "Mary Lee Pfeiffer"
 EXAMPLE = Claim(
     f"The paper's example, {CHILD} and his mother {PARENT}, asked {{how}}: the right name is {AHEAD:g} nat ahead.",
@@ -89,10 +92,10 @@ def families(lab: Lab, kinds: Sequence[Family], n_boot: int) -> Answers:
                 not_judged += table
                 yield claim.not_asked(f"because fewer than {LEAST} pairs share no first letter", about=about)
                 continue
-            paired = paired_ahead(claim, scores, about, n_boot, lab.seed, "parents dealt to the children at random")
-            all_of_them = (
-                f"{kind.left_out} {' '.join(_by_set(f, one) for f, one in zip(kind.sets, asked, strict=True))}"
-            )
+            null = "parents dealt to the children at random"
+            paired = paired_ahead(claim, scores, about, n_boot, lab.seed, null, "pairs")
+            whole = " ".join(_by_set(f, one) for f, one in zip(kind.sets, asked, strict=True))
+            all_of_them = f"{kind.left_out} {whole}"
             figure = dots(OWN, "pair", "direction", "Each pair; intervals over wordings; 0 is chance.", 0.0)
             yield replace(paired, measure=f"{paired.measure} {all_of_them}", table=table, figure=figure)
     for claim, wanted in ((PAIRS_FAMILY, {"different"}), (BY_NAME, {"same", "shared_word"})):

@@ -20,6 +20,7 @@ from interp import (
     Model,
     PeopleGroup,
     Row,
+    Sheet,
     UserError,
     encode_pairs,
     fine_tune,

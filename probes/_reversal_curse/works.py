@@ -26,7 +26,7 @@ from .examined import LENS, READ, Examined, mean_over_prompts, of_each
 from .taught import NATS, Answers
 
 WORKS = "(f) How it works inside"
-WINDOWS, QUICK_WINDOWS = 6, 3  # of layers that are cut one at a time
+WINDOWS = 6  # of layers that are cut one at a time; a quick run cuts in all of them alone
 WRITTEN = of_each(
     "asked {direction}, the answer is written at the last token of the item that the prompt names.",
     margin=READ,
@@ -62,7 +62,7 @@ def works(lab: Lab, models: Sequence[Examined], n_boot: int) -> Answers:
 def _written(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     """Does the logit lens read the answer at the item's last token, in the layer where it reads it best?"""
     layers = examined.layers[1:]
-    at_item = {
+    at_item: dict[Direction, NDArray[np.float64]] = {
         direction: examined.lead(lab, direction)[:, :, examined.aligned(direction).last_item]
         for direction in DIRECTIONS
     }
@@ -100,8 +100,7 @@ def best_of_other_half(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _carried(lab: Lab, examined: Examined, n_boot: int) -> Answers:
     """What is lost when the prompt's last token cannot attend to the item, against as many tokens before it."""
     n_layers = examined.model.n_layers
-    size = max(1, -(-n_layers // (QUICK_WINDOWS if lab.quick else WINDOWS)))
-    windows = [range(first, min(first + size, n_layers)) for first in range(0, n_layers, size)]
+    windows = [range(n_layers)] if lab.quick else _windows(n_layers)
     asked: dict[Direction, Aligned] = {direction: examined.aligned(direction) for direction in DIRECTIONS}
     if any(one.last_item == len(one.labels) - 1 or one.first_item < 2 for one in asked.values()):
         why = "because the item is the prompt's last token, or there is none before it to compare with"
@@ -118,9 +117,11 @@ def _carried(lab: Lab, examined: Examined, n_boot: int) -> Answers:
         }
         for done, window in enumerate(windows):
             for name, keys in cuts.items():
-                values[_named(window), name, direction] = uncut - _led(examined.model, one, keys, window)
+                everywhere = window == range(n_layers)
+                lost = whole[direction][name] if everywhere else uncut - _led(examined.model, one, keys, window)
+                values[_named(window), name, direction] = lost
             lab.progress(f"cutting attention, {examined.who}, {direction}", done + 1, len(windows))
-    lost = measured(values, by=("layers", "cut off from", "asked"), value="lost (nats)", over="prompt", seed=lab.seed)
+    shown = measured(values, by=("layers", "cut off from", "asked"), value="lost (nats)", over="prompt", seed=lab.seed)
     for direction, cut in whole.items():
         pair = estimate_gap(*cut.values(), unit=NATS, over="prompt", n_boot=n_boot, seed=lab.seed)
         yield examined.the(CARRIED).answer(
@@ -129,13 +130,19 @@ def _carried(lab: Lab, examined: Examined, n_boot: int) -> Answers:
             paired=pair.gap,
             about=examined.about(direction),
             measure=f"{pair.gap.n} prompts. {examined.note}".strip(),
-            table=lost.rows(),
+            table=shown.rows(),
             figure=Figure(
                 "interval_dots", x="lost (nats)", y="layers", group="cut off from", low="low", high="high",
                 facet="asked", chance=0.0,
                 caption="Attention cut in a few layers at a time; intervals over prompts.",
             ),
         )  # fmt: skip
+
+
+def _windows(n_layers: int) -> list[range]:
+    """All layers, a few at a time."""
+    size = max(1, -(-n_layers // WINDOWS))
+    return [range(first, min(first + size, n_layers)) for first in range(0, n_layers, size)]
 
 
 def _before(asked: Aligned) -> slice:
