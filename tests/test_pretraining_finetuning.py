@@ -36,9 +36,12 @@ def exam(tiny_gpt2: Model) -> Exam:
 # small models
 
 
-def test_pretraining_makes_the_difference_and_shuffled_answers_teach_none() -> None:
+def test_pretraining_makes_the_difference_and_shuffled_answers_teach_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fewer beings, which are learned in fewer steps."""
+    monkeypatch.setattr(small, "PEOPLE", 20)
     world = small.make_world(1)
-    model = train_small_gpt2([*map("".join, world.statements()), small.WORDS], small.SIZE, seed=1)
+    size = replace(small.SIZE, steps=250)
+    model = train_small_gpt2([*map("".join, world.statements()), small.WORDS], size, seed=1)
     held = world.questions(taught=False)
     taught_beings = {q.split()[2] for q, _ in world.questions(taught=True)}
     assert not taught_beings & {q.split()[2] for q, _ in held}
@@ -101,6 +104,7 @@ def test_without_an_sae_no_feature_is_asked_about(tiny_gpt2: Model, exam: Exam) 
 
 def run(model: Model, monkeypatch: pytest.MonkeyPatch, **flags: Any) -> list[Finding | NotAsked]:
     monkeypatch.setattr(small, "SIZE", replace(small.SIZE, steps=4, d_model=32))
+    monkeypatch.setattr(small, "SEEDS", 2)
     monkeypatch.setattr(small, "TUNING", {"steps": 4, "batch": 8, "lr": 1e-3})
     chosen = load_probe("pretraining-finetuning")
     answers = list(chosen(Lab(model, quick=True), **flags))
