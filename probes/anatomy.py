@@ -60,9 +60,9 @@ from interp.stats import estimate_gap, estimate_mean, known
 
 from ._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
 from ._anatomy.biases import biases_at, copied, losses, small_gpt2
-from ._anatomy.neurons import TOP, overlaps, read_neurons, share_above
+from ._anatomy.neurons import TOP, neuron_inputs, overlaps, read_neurons, share_above
 
-RANDOM_MOVES = 5
+RANDOM_MOVES, FEW_MOVES = 5, 2  # FEW_MOVES in a quick run
 ACTIVATION, STRONGEST, TOKENS = "share of squared activation", "share of the strongest neurons", "share of tokens"
 SHARES = (0.0, 1.0)
 Rows = list[list[int]]
@@ -292,7 +292,8 @@ def _missed(lab: Lab, subject: Model, rows: Rows) -> Finding:
 
     values = {}
     for name, changed in (("all biases", parts), *((part, [part]) for part in parts)):
-        moves = [added(changed, "random", lab.seed * 100 + i) for i in range(RANDOM_MOVES)]
+        each = FEW_MOVES if lab.quick else RANDOM_MOVES
+        moves = [added(changed, "random", lab.seed * 100 + i) for i in range(each)]
         values[name, "set to zero"] = added(changed, "zero").numpy()
         values[name, "moved as far at random"] = torch.stack(moves).mean(0).numpy()
         lab.progress("taking biases away", len(values) // 2, len(parts) + 1)
@@ -316,10 +317,8 @@ def _missed(lab: Lab, subject: Model, rows: Rows) -> Finding:
 
 def _threshold(lab: Lab, small: Model, sentences: Rows) -> Finding:
     """A bias moves the point from which a neuron is active."""
-    layer = small.n_layers // 2
-    active = {
-        shift: share_above(small, sentences[:40], layer, shift) for shift in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
-    }
+    inputs = neuron_inputs(small, sentences[:40], small.n_layers // 2)
+    active = {shift: share_above(inputs, shift) for shift in (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)}
     shown = measured(
         active,
         by=("added to the bias (standard deviations)",),

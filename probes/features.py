@@ -110,13 +110,13 @@ def features(lab: Lab, *, tokens: int = 20_000, units: int = 96, changed: int = 
 
 def _without_features(lab: Lab, text: Text, chosen: Units, coder: Coder) -> Lost:
     """What is lost without these features, and by what stands beside each."""
-    away, seed = without_features(text, chosen, coder), lab.seed
+    away, seed = without_features(lab, text, chosen, coder), lab.seed
     beside = {
         ALIKE: as_activations_vary(away, text, seed),
         AGAIN: as_activations_vary(away, text, seed + 1),
         BLIND: in_any_direction(away, text, seed),
         OTHER: of_other_features(away, text, chosen, coder, seed),
-        STEEP: down_the_slope(lab, away, text),
+        STEEP: down_the_slope(away, text),
     }
     first, *others = make(lab, [away, *beside.values()], "features")
     return Lost(first, dict(zip(beside, others, strict=True)), away.length.numpy())

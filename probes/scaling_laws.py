@@ -84,7 +84,8 @@ def scaling_laws(lab: Lab, *, corpus: Path | None = None, models: str = "") -> I
         yield no_frontier(PUBLISHED, of="compute", exponent=f"{KAPLAN['compute']:g}")
     yield from laws.doubt(by_size)
     yield laws.planted(lab, by_size)
-    bare = train_sizes(lab, text.shuffled(lab.seed), plan, plan.widths[:5], plan.durations[0], "on shuffled characters")
+    steps = plan.shorter[-1]  # how common each character is, is soon learned, and nothing else is there
+    bare = train_sizes(lab, text.shuffled(lab.seed), plan, plan.widths[:5], steps, "on shuffled characters")
     yield laws.nothing_to_learn(law_of("parameters", bare).fit)
     shorter = plan.shorter if any(point.read_once for point in every) else ()
     short = [point for steps in shorter for point in train_sizes(lab, text, plan, plan.widths, steps, "training")]

@@ -16,7 +16,7 @@ from interp.lab.discover import load_probe
 from interp.model.parameter_count import biases_of, count_by_formula, count_parameters
 from probes import anatomy as the_probe
 from probes._anatomy.biases import biases_at, copied, losses
-from probes._anatomy.neurons import overlaps, read_neurons, share_above
+from probes._anatomy.neurons import neuron_inputs, overlaps, read_neurons, share_above
 
 pytestmark = pytest.mark.usefixtures("trained_once")
 
@@ -119,7 +119,8 @@ def test_strongest_neurons_are_those_of_a_sort(tiny_gpt2: Model) -> None:
 
 def test_a_larger_bias_is_active_more_often(tiny_gpt2: Model) -> None:
     rows = [[5, 6, 7, 8, 6, 9, 10]]
-    shares = [share_above(tiny_gpt2, rows, 0, shift) for shift in (-9.0, 0.0, 9.0)]
+    inputs = neuron_inputs(tiny_gpt2, rows, 0)
+    shares = [share_above(inputs, shift) for shift in (-9.0, 0.0, 9.0)]
     assert np.all(shares[0] <= shares[1])
     assert np.all(shares[1] <= shares[2])
     assert shares[2].mean() > 0.9

@@ -7,6 +7,7 @@ no rounding of a processor decides what is found.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from interp.saes.loading.sae import SAE, load_sae
 from interp.saes.training.plan import Training, plan_sae
 from interp.saes.training.sources import MemoryRows
 from interp.saes.training.trainer import train
+from interp.text.corpus import split_corpus
 from interp.views.figures import draw
 from probes._features import CONTROLS, FEATURE_SHARE, FEATURES, RANDOM, causes, explained, made_of, units
 from probes._features.controls import PLANTED_RULE, PLANTED_SUM, STEEPEST, planted_tokens
@@ -98,10 +100,12 @@ def folder(small: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@pytest.fixture(autouse=True)
-def corpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (units, attach):
-        monkeypatch.setattr(module, "split_corpus", lambda: (sentences(500)[:200], sentences(500)[200:]))
+@pytest.fixture(scope="module", autouse=True)
+def corpus() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (units, attach):
+            patched.setattr(module, "split_corpus", lambda: (sentences(500)[:200], sentences(500)[200:]))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -119,17 +123,17 @@ def two_fire(sae: SAE[Any]) -> SAE[Any]:
     return twice
 
 
-@pytest.fixture
-def text(small: Model) -> Text:
+@pytest.fixture(scope="module")
+def text(small: Model, corpus: None) -> Text:
     return read_text(Lab(small), SITE, 8000)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def coder(sae: SAE[Any], text: Text) -> Coder:
     return Coder(sae, text.rows.values[text.kept])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def chosen(text: Text, coder: Coder) -> Units:
     return choose_features(text, coder, 20, 0)
 
@@ -139,11 +143,8 @@ def answers_of(model: Model, folder: Path) -> Answers:
 
 
 @pytest.fixture(scope="module")
-def answers(small: Model, folder: Path) -> Answers:
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (units, attach):
-            patch.setattr(module, "split_corpus", lambda: (sentences(500)[:200], sentences(500)[200:]))
-        return answers_of(small, folder)
+def answers(small: Model, folder: Path, corpus: None) -> Answers:
+    return answers_of(small, folder)
 
 
 def findings_of(answers: Answers) -> dict[str, Finding]:
@@ -265,7 +266,7 @@ def test_the_size_that_is_needed() -> None:
 
 
 def test_a_feature_is_taken_away_as_a_plain_hook_does(small: Model, text: Text, chosen: Units, coder: Coder) -> None:
-    away = without_features(text, chosen.first(4), coder)
+    away = without_features(Lab(small), text, chosen.first(4), coder)
     kls = make(Lab(small), [away], "features")[0]
     rows, values, numbers = strongest(text, chosen.first(4))
     block = small.hf.get_submodule("transformer.h.0")
@@ -302,7 +303,7 @@ def test_no_change_changes_nothing_and_the_others_are_as_long(
     small: Model, text: Text, chosen: Units, coder: Coder
 ) -> None:
     few = chosen.first(4)
-    away = without_features(text, few, coder)
+    away = without_features(Lab(small), text, few, coder)
     still = type(away)(away.prompts, away.site, torch.zeros_like(away.by), away.length)
     assert np.abs(make(Lab(small), [still], "nothing")[0]).max() < 1e-6
     pairs = Coder(two_fire(coder.sae), text.rows.values[text.kept])
@@ -311,7 +312,7 @@ def test_no_change_changes_nothing_and_the_others_are_as_long(
     for change in (
         as_activations_vary(away, text, 0),
         in_any_direction(away, text, 0),
-        down_the_slope(Lab(small), away, text),
+        down_the_slope(away, text),
         others,
     ):
         torch.testing.assert_close(change.by.norm(dim=1), away.length, rtol=1e-4, atol=1e-5)
@@ -323,8 +324,8 @@ def test_no_change_changes_nothing_and_the_others_are_as_long(
         assert int(toward) != int(numbers[i])
 
 
-def test_random_changes_vary_as_activations_do(text: Text, chosen: Units, coder: Coder) -> None:
-    away = without_features(text, chosen, coder)
+def test_random_changes_vary_as_activations_do(small: Model, text: Text, chosen: Units, coder: Coder) -> None:
+    away = without_features(Lab(small), text, chosen, coder)
     x = text.rows.values[text.kept]
     spread = torch.linalg.svd(x - x.mean(0), full_matrices=False)
     along = [
@@ -400,7 +401,8 @@ def test_too_few_features_are_told(text: Text, coder: Coder, monkeypatch: pytest
 
 @pytest.mark.slow
 def test_the_bundled_model(smol: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
+    for module in (units, attach):
+        monkeypatch.setattr(module, "split_corpus", split_corpus)
     answers = list(features(Lab(smol, quick=True)))
     assert not_reached(features.claims, answers) == []
     controls = [finding for finding in findings_of(answers).values() if finding.part == CONTROLS]

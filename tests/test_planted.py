@@ -29,8 +29,8 @@ from interp.model.training.planted import (
 )
 from interp.stats.corrections import max_t
 
-# 50 of 50, of which the default run plants 10
-PLANTS = [seed if seed < 10 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(50)]
+# 50 of 50, of which the default run plants 5: a method that is broken fails at each
+PLANTS = [seed if seed < 5 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(50)]
 
 
 def metric_of(contrast: Contrast) -> Metric:

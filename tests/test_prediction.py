@@ -19,6 +19,7 @@ from interp.stats.calibration import calibration_error, honest_errors, reliabili
 from interp.views.figures import draw
 from probes import prediction as the_probe
 from probes._prediction import OTHER
+from probes._prediction import temperature as temperature_part
 from probes._prediction.controls import controls
 from probes._prediction.guesses import more_context
 from probes._prediction.honest import HONEST, honest, misses
@@ -51,6 +52,12 @@ def chained() -> Model:
 def on_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(the_probe, "corpus_or_prose", lambda _: chain(40, 60, 1))
     monkeypatch.setattr(the_probe, "split_corpus", lambda: ([], chain(40, 60, 2)))
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is said of what is sampled."""
+    monkeypatch.setattr(temperature_part, "DRAWS", 20)
 
 
 def answers_of(model: Model, **flags: Any) -> list[Finding | NotAsked]:
@@ -95,12 +102,12 @@ def test_what_is_known_of_a_chain_is_found(chained: Model, on_the_chain: None) -
     assert answers == answers_of(chained), "the same seed, the same findings"
 
 
-def test_a_quick_run_reads_eight_documents(chained: Model, on_the_chain: None) -> None:
+def test_a_quick_run_reads_eight_documents(chained: Model, on_the_chain: None, few_draws: None) -> None:
     answers = list(load_probe("prediction")(Lab(chained, quick=True), tokens=48))
     assert by_claim(answers, "10 points more often").estimate.n == 8
 
 
-def test_who_knows_nothing_is_not_called_honest(chained: Model, on_the_chain: None) -> None:
+def test_who_knows_nothing_is_not_called_honest(chained: Model, on_the_chain: None, few_draws: None) -> None:
     """Random weights say of every guess that it is hardly right, and they are right about that."""
     answers = answers_of(with_random_weights(chained, 0), documents=8)
     (asked,) = [answer for answer in answers if answer.declared == HONEST.text]
@@ -111,7 +118,7 @@ def test_who_knows_nothing_is_not_called_honest(chained: Model, on_the_chain: No
 
 
 def test_who_knows_only_how_common_words_are_is_not_asked_for_a_temperature(
-    chained: Model, monkeypatch: pytest.MonkeyPatch
+    chained: Model, few_draws: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same words after every text, as likely as they are common: no other temperature predicts better than 1."""
     shares = np.array([1 / (1 + i) for i in range(12)])

@@ -20,6 +20,7 @@ from interp.stats.joint_law import joint_law_by_chance
 from interp.views.figures import draw
 from probes import scaling_laws as the_probe
 from probes._scaling_laws import joint
+from probes._scaling_laws import text as text_part
 from probes._scaling_laws.family import count_parameters, measure_family
 from probes._scaling_laws.grid import Plan, Point, train_on_shares, train_sizes
 from probes._scaling_laws.joint import BEST_SIZE, CLAIMS, joint_law
@@ -27,6 +28,12 @@ from probes._scaling_laws.laws import NOISE, doubt, falls, law_of, planted
 from probes._scaling_laws.text import read_characters
 
 TINY = Plan((4, 8, 12, 16), (40, 80), (1 / 16, 1 / 8, 1 / 4, 1.0), 8, (10, 20), lrs=(1e-2, 3e-2), batch=2)
+
+
+@pytest.fixture
+def little_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twentieth of the text to choose by and to test on: reading it costs more than training so small a grid."""
+    monkeypatch.setattr(text_part, "ENOUGH", 500)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +133,7 @@ def test_compute_and_sizes_are_counted_by_hand() -> None:
     assert point.compute == 6 * (2 * block + 2 * d) * 512_000
 
 
-def test_the_grid_takes_the_rate_that_other_text_chose(lab: Lab) -> None:
+def test_the_grid_takes_the_rate_that_other_text_chose(lab: Lab, little_text: None) -> None:
     text = read_characters(None)
     (point, _) = train_sizes(lab, text, TINY, (8, 12), 80, "training")
     assert point.lr in TINY.lrs
@@ -148,7 +155,7 @@ def test_documents_do_not_cross_from_training_to_test() -> None:
     assert shuffled.test.tolist() != text.test.tolist()
 
 
-def test_the_whole_probe_runs_small(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_probe_runs_small(lab: Lab, little_text: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(the_probe, "QUICK", TINY)
     scaling = load_probe("scaling-laws")
     answers = list(scaling(lab))

@@ -69,16 +69,8 @@ def capture_rows(
         if value is not None and value < 1:
             raise UserError(f"{word}={value}; expected 1 or more")
     context = fit_context(model, None) if context is None else context
-    name = model.tree.match(site)
-    if len(name) != 1:
-        raise UserError(f"site {site!r} matches {len(name)} sites; expected exactly one here")
-    axes = model.site_table.axes[name[0]]
-    if axes != ("prompt", "pos", "feature"):
-        raise UserError(
-            f"site {site!r} has no single vector a token (its axes are {', '.join(axes)}); "
-            "choose one that has, such as 'blocks.0.hook_resid_post'"
-        )
-    chosen = _cut(model.encode(documents, cut=context), max_tokens)
+    name = [rows_site(model, site)]
+    chosen = first_tokens(model.encode(documents, cut=context), max_tokens)
     position = torch.cat([torch.arange(len(ids)) for ids in chosen])
     values = torch.empty(0)
     done = 0
@@ -98,6 +90,20 @@ def capture_rows(
         position=position,
         is_sink=find_sinks(values, position),
     )
+
+
+def rows_site(model: Model, site: str) -> str:
+    """The full name of a site that has one vector a token. Raises UserError for another one, and for several."""
+    name = model.tree.match(site)
+    if len(name) != 1:
+        raise UserError(f"site {site!r} matches {len(name)} sites; expected exactly one here")
+    axes = model.site_table.axes[name[0]]
+    if axes != ("prompt", "pos", "feature"):
+        raise UserError(
+            f"site {site!r} has no single vector a token (its axes are {', '.join(axes)}); "
+            "choose one that has, such as 'blocks.0.hook_resid_post'"
+        )
+    return name[0]
 
 
 @looks_once
@@ -132,7 +138,7 @@ def find_sinks(
     return (position == 0) | (values.norm(dim=-1) > SINK_FACTOR * (median_norm(values) if typical is None else typical))
 
 
-def _cut(encoded: list[list[int]], max_tokens: int | None) -> list[list[int]]:
+def first_tokens(encoded: list[list[int]], max_tokens: int | None) -> list[list[int]]:
     """Documents until there are `max_tokens`; the last one is cut to fit."""
     chosen: list[list[int]] = []
     room = max_tokens if max_tokens is not None else sum(map(len, encoded))

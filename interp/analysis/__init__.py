@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from interp.analysis.multiple_choice import Choices, choose_among, choose_number, entropy_of, last_tokens
     from interp.analysis.patching import Pairs, Sweep, attribution_patch, correlation, pair_up, patch_sweep
     from interp.analysis.paths import path_patch
+    from interp.analysis.read_ahead import ReadAhead
     from interp.analysis.readouts import Readout, read_accuracy, read_labels, readout_of
     from interp.analysis.sparse_readouts import sparse_readouts as score_sparse_readouts
     from interp.analysis.students import examine_student, gap_over_seeds, over_seeds
@@ -91,6 +92,8 @@ else:
             ),
             "interp.analysis.feature_attribution": "attribute_features",
             "interp.model.gradients": "Observed, Slopes, gradients_of, observe",
+            # many changes at the last token
+            "interp.analysis.read_ahead": "ReadAhead",
             # attention heads
             "interp.analysis.heads": (
                 "KINDS as HEAD_KINDS, HeadScores, attention_paid, mean_outputs, others_like, repeated_tokens, "
@@ -139,6 +142,7 @@ __all__ += ["Pairs", "Sweep", "attribution_patch", "correlation", "pair_up", "pa
 __all__ += [
     "Attribution",
     "Observed",
+    "ReadAhead",
     "Reading",
     "Slopes",
     "add_up",

@@ -28,7 +28,7 @@ from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 from interp.progress import Progress, silent
 
-MAX_ROWS = 256  # answers scored in one forward
+MAX_PROMPTS, MAX_ROWS = 64, 256  # prompts, and beginnings of answers behind them, read in one forward
 SHARED = 4  # tokens that all prompts begin with: from here on it pays to read them once
 SEAM = 64  # characters of a text without blanks that can decide the tokens at its end
 
@@ -68,7 +68,7 @@ def score_answers(
     greedy = torch.empty(len(prompts), len(answers), dtype=torch.bool)
     begun = _read_once(model, prompt_ids, max(map(len, answer_ids)) - 1)
     order = sorted(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
-    step = max(1, MAX_ROWS // len(answers))
+    step = max(1, min(MAX_PROMPTS, MAX_ROWS // len(_beginnings(answer_ids))))
     done = 0
     for _, group in groupby(order, key=lambda i: len(prompt_ids[i])):
         same_length = list(group)
@@ -172,14 +172,22 @@ def _score_block(
     summed, greedy = start[:, firsts], start.argmax(-1)[:, None] == firsts
     for length in sorted({len(ids) for ids in answers} - {1}):
         chosen = [i for i, ids in enumerate(answers) if len(ids) == length]
-        # rows: every chosen answer under prompt 0, then under prompt 1, …
-        rows = torch.tensor([answers[i] for i in chosen], device=model.device).repeat(n, 1)
-        logits = _behind(model, first_batch, rows[:, :-1], first.cache if cached else None)
-        later = logits.gather(-1, rows[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
-        best = (logits.argmax(-1) == rows[:, 1:]).all(-1)
-        summed[:, chosen] += later.sum(-1).view(n, len(chosen))
-        greedy[:, chosen] &= best.view(n, len(chosen))
+        # what answers have in common before their last token (a space before each digit, say) is read once
+        stems = _beginnings([answers[i] for i in chosen])
+        of = torch.tensor([stems[tuple(answers[i][:-1])] for i in chosen], device=model.device)
+        # rows: every beginning under prompt 0, then under prompt 1, …
+        rows = torch.tensor(list(stems), device=model.device).repeat(n, 1)
+        logits = _behind(model, first_batch, rows, first.cache if cached else None).unflatten(0, (n, len(stems)))
+        told = torch.tensor([answers[i][1:] for i in chosen], device=model.device)
+        own = logits[:, of[:, None], torch.arange(length - 1, device=model.device), told]
+        summed[:, chosen] += (own - logits.logsumexp(-1)[:, of]).sum(-1)
+        greedy[:, chosen] &= (logits.argmax(-1)[:, of] == told).all(-1)
     return summed, greedy
+
+
+def _beginnings(answers: Sequence[list[int]]) -> dict[tuple[int, ...], int]:
+    """The tokens of each answer but its last, numbered; answers that begin alike have one."""
+    return {begun: i for i, begun in enumerate(dict.fromkeys(tuple(ids[:-1]) for ids in answers))}
 
 
 def _behind(

@@ -42,26 +42,33 @@ def sparse_readouts(inputs: ArrayLike, fires: ArrayLike, held_out: NDArray[np.bo
     products = fitted.T @ (y[~held_out] - shares) / len(fitted)
     out = np.full((len(sizes), y.shape[1]), np.nan)
     for j in np.flatnonzero((shares > 0) & (shares < 1)):
-        chosen, weights = _best(gram, products[:, j], min(max(sizes), len(gram)))
+        chosen, lower, whitened = _best(gram, products[:, j], min(max(sizes), len(gram)))
         for i, size in enumerate(sizes):
-            some = min(size, len(chosen))
-            if some:
-                out[i, j] = auc(judged[:, chosen[:some]] @ weights[some - 1], y[held_out, j])
+            n = min(size, len(chosen))
+            if n:
+                weights = np.linalg.solve(lower[:n, :n].T, whitened[:n])
+                out[i, j] = auc(judged[:, chosen[:n]] @ weights, y[held_out, j])
     return out
 
 
-def _best(gram: Floats, products: Floats, most: int) -> tuple[list[int], list[Floats]]:
-    """The columns in the order of choice, and the weights of the first 1, 2, … of them."""
+def _best(gram: Floats, products: Floats, most: int) -> tuple[list[int], Floats, Floats]:
+    """The columns in the order of choice; of their ridge regression the Cholesky factor and the whitened products.
+
+    The weights of the first n columns are `solve(lower[:n, :n].T, whitened[:n])`. Each step adds a row to the factor:
+    nothing is solved again.
+    """
     chosen: list[int] = []
-    weights: list[Floats] = []
-    rows = np.empty((most, len(gram)))  # of the symmetric gram: those of the chosen columns
-    left = np.abs(products)
+    lower, whitened = np.zeros((most, most)), np.zeros(most)
+    rows = np.empty((most, len(gram)))  # of the gram, those of the chosen columns, whitened
+    left = products.copy()  # what the fit leaves of each column's product
+    free = np.ones(len(gram), np.bool_)
     for i in range(most):
-        left[chosen] = -1
-        chosen.append(int(left.argmax()))
-        rows[i] = gram[chosen[-1]]
-        inside = rows[: i + 1, chosen] + RIDGE * np.eye(i + 1)
-        found: Floats = np.linalg.solve(inside, products[chosen]).astype(np.float64)
-        weights.append(found)
-        left = np.abs(products - found @ rows[: i + 1])
-    return chosen, weights
+        new = int(np.where(free, np.abs(left), -1.0).argmax())
+        lower[i, :i] = rows[:i, new]
+        lower[i, i] = np.sqrt(gram[new, new] + RIDGE - lower[i, :i] @ lower[i, :i])
+        rows[i] = (gram[new] - lower[i, :i] @ rows[:i]) / lower[i, i]
+        whitened[i] = left[new] / lower[i, i]
+        left -= whitened[i] * rows[i]
+        chosen.append(new)
+        free[new] = False
+    return chosen, lower, whitened

@@ -115,15 +115,40 @@ def joint_law_by_chance(
     of its own. Raises what `fit_joint_law` does.
     """
     grid, rng = _Grid.of(parameters, data, loss), np.random.default_rng(seed)
+    deals = [grid.dealt(rng) for _ in range(n_deals)]
+    problems = [deal.starting(FEW) for deal in deals]
+    best = _least(problems)
+    # an interval holds its middle: where neither exponent is above zero, neither interval is
+    asked = [i for i in range(n_deals) if best[i][0, 3:].max() > 0]
+    drawn = _least([deals[i].drawing(best[i][0], n_boot, rng, FEW[2:]) for i in asked])
     above = np.zeros((n_deals, 2))
-    for deal in range(n_deals):
-        dealt = grid.dealt(rng)
-        best = dealt.best(FEW)
-        if best[3:].max() <= 0:
-            continue  # an interval holds its middle: neither is above zero
-        drawn = dealt.resampled(best, n_boot, rng, FEW[2:])
-        above[deal] = [_interval(best[i], drawn[:, i], len(dealt.y)).low > 0 for i in (3, 4)]
+    for i, draws in zip(asked, drawn, strict=True):
+        above[i] = [_interval(best[i][0, k], draws[:, k], len(grid.y)).low > 0 for k in (3, 4)]
     return estimate_mean(above, unit="share of exponents", over="deal", bounds=(0, 1), seed=seed)
+
+
+class _Problem(NamedTuple):
+    """Fits of one grid: u, v, y and first coefficients [fit, …], as many neighbouring ones for each draw."""
+
+    u: Floats
+    v: Floats
+    y: Floats
+    start: Floats
+    draws: int
+
+
+def _least(problems: list[_Problem]) -> list[Floats]:
+    """Of each problem the coefficients with the least cost [draw, 5]; all are fitted at once."""
+    if not problems:
+        return []
+    u, v, y, start = (np.concatenate([getattr(one, name) for one in problems]) for name in ("u", "v", "y", "start"))
+    at, cost = descend(u, v, y, start)
+    ends = np.cumsum([len(one.u) for one in problems])[:-1]
+    out = []
+    for one, ats, costs in zip(problems, np.split(at, ends), np.split(cost, ends), strict=True):
+        least = costs.reshape(one.draws, -1).argmin(1)
+        out.append(ats.reshape(one.draws, -1, 5)[np.arange(one.draws), least])
+    return out
 
 
 def _interval(at: float, drawn: Floats, n: int) -> Interval:
@@ -172,10 +197,13 @@ class _Grid(NamedTuple):
 
     def best(self, exponents: Floats) -> Floats:
         """The coefficients with the least cost, from a start for each pair of exponents."""
+        return _least([self.starting(exponents)])[0][0]
+
+    def starting(self, exponents: Floats) -> _Problem:
+        """The fits that `best` takes the best of."""
         first = starts(self.u, self.v, self.y, exponents)
         u, v, y = (np.tile(one, (len(first), 1)) for one in (self.u, self.v, self.y))
-        at, cost = descend(u, v, y, first)
-        return at[cost.argmin()]
+        return _Problem(u, v, y, first, 1)
 
     def law(self, at: Floats) -> JointLaw:
         floor, of_parameters, of_data = np.exp(at[:3]).tolist()
@@ -188,14 +216,16 @@ class _Grid(NamedTuple):
 
     def resampled(self, best: Floats, n_boot: int, rng: np.random.Generator, exponents: Floats = FEW) -> Floats:
         """Coefficients [draw, 5] for points and seeds drawn with replacement, from `best` and other starts."""
+        return _least([self.drawing(best, n_boot, rng, exponents)])[0]
+
+    def drawing(self, best: Floats, n_boot: int, rng: np.random.Generator, exponents: Floats) -> _Problem:
+        """The fits that `resampled` takes the best of, draw by draw."""
         chosen = self._draws(n_boot, rng)
         seeds = rng.integers(0, self.losses.shape[1], (*chosen.shape, self.losses.shape[1]))
         means = np.log(np.take_along_axis(self.losses[chosen], seeds, 2).mean(2))
         first = np.concatenate([best[None], starts(self.u, self.v, self.y, exponents)])
         u, v, y = (np.repeat(one, len(first), 0) for one in (self.u[chosen], self.v[chosen], means))
-        at, cost = descend(u, v, y, np.tile(first, (n_boot, 1)))
-        least = cost.reshape(n_boot, len(first)).argmin(1)
-        return at.reshape(n_boot, len(first), 5)[np.arange(n_boot), least]
+        return _Problem(u, v, y, np.tile(first, (n_boot, 1)), n_boot)
 
     def _draws(self, n_boot: int, rng: np.random.Generator) -> Counts:
         """Points [draw, point], each draw one that decides a law."""

@@ -16,6 +16,7 @@ from interp import Lab, Model, SmallGPT2, split_corpus, train_small_gpt2
 from interp.analysis import biases_of
 
 WORDS, LENGTH, STEPS = 400, 14, 300
+AT_ONCE = 1024  # tokens whose logits are in memory together
 
 
 def small_gpt2(lab: Lab) -> tuple[Model, list[list[int]]]:
@@ -38,13 +39,18 @@ def small_gpt2(lab: Lab) -> tuple[Model, list[list[int]]]:
 
 @torch.no_grad()
 def losses(hf: Any, rows: Sequence[Sequence[int]]) -> Float[Tensor, " sentence"]:
-    """Mean surprise of each sentence's tokens but the first, in nats."""
-    out = []
-    for row in rows:
-        ids = torch.tensor([list(row)], device=hf.device)
-        logits = hf(ids, use_cache=False).logits[0, :-1].float()
-        out.append(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
-    return torch.stack(out).double().cpu()
+    """Mean surprise of each sentence's tokens but the first, in nats; sentences of one length go side by side."""
+    out = torch.empty(len(rows), dtype=torch.float64)
+    by_length: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_length.setdefault(len(row), []).append(i)
+    for length, alike in by_length.items():
+        for places in torch.tensor(alike).split(max(1, AT_ONCE // length)):
+            ids = torch.tensor([list(rows[i]) for i in places.tolist()], device=hf.device)
+            logits = hf(ids, use_cache=False).logits[:, :-1].float()
+            surprise = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+            out[places] = surprise.mean(1).double().cpu()
+    return out
 
 
 def copied(model: Model) -> Any:

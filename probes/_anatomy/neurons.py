@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from interp import Lab, Model
 
@@ -75,8 +76,13 @@ def overlaps(found: Activated, layer: int, most: int, seed: int) -> tuple[list[f
     return same, other
 
 
-def share_above(model: Model, rows: Sequence[list[int]], layer: int, shift: float) -> NDArray[np.float64]:
-    """Share of tokens at which each neuron's input is positive, `shift` standard deviations added to it: [neuron]."""
+def neuron_inputs(model: Model, rows: Sequence[list[int]], layer: int) -> Float[Tensor, "token neuron"]:
+    """What each neuron of a layer adds up, its bias included, at every token but the first."""
     site = f"blocks.{layer}.mlp.hook_pre"
-    x = torch.cat([model.capture([row], site)[site][0, 1:] for row in rows]).float().cpu()
-    return ((x + shift * x.std(0)) > 0).double().mean(0).numpy()
+    acts = model.capture(list(rows), site, batch_size=64)
+    return acts[site][:, 1:][acts.mask[:, 1:]].float().cpu()
+
+
+def share_above(inputs: Float[Tensor, "token neuron"], shift: float) -> NDArray[np.float64]:
+    """Share of tokens at which each neuron's input is positive, `shift` standard deviations added to it: [neuron]."""
+    return ((inputs + shift * inputs.std(0)) > 0).double().mean(0).numpy()

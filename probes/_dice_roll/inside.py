@@ -32,6 +32,7 @@ from interp import (
     zero,
 )
 from interp.analysis import (
+    ReadAhead,
     attribute_features,
     attribute_logits,
     last_tokens,
@@ -288,9 +289,11 @@ def steered_away(lab: Lab, die_prompts: DiePrompts) -> Finding:
     generator = torch.Generator().manual_seed(lab.seed)
     noise = torch.nn.functional.normalize(torch.randn(3 if lab.quick else 8, len(away), generator=generator), dim=1)
 
+    ahead = ReadAhead(model, judged)
+
     def share(direction: Tensor, dose: float) -> Floats:
         with model.edit({site: steer(direction, dose * length, pos=-1)}):
-            logits = model.last_logits(judged)
+            logits = ahead.last_logits()
         return logits[:, die_prompts.sides].float().softmax(-1)[:, die_prompts.side].cpu().numpy()
 
     kept: dict[tuple[str, float], Floats] = {}  # [direction, prompt]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Claim, Control, Edit, Estimate, Finding, Lab, Measured, Model, NotAsked, UserError, Where, zero
-from interp.analysis import encode_answers, logit_difference
+from interp.analysis import ReadAhead, encode_answers, logit_difference
 from interp.stats import estimate_crossed, student_quantile
 
 from . import CAUSES, CONTROLS
@@ -65,17 +66,9 @@ class NounSentences:
     nouns: list[tuple[str, str]]
     verbs: tuple[int, int]
 
-    def lean(
-        self, prompts: Sequence[str], added: Float[Tensor, "prompt d_model"] | None = None, layer: int = 0
-    ) -> Floats:
-        """How far "are" is ahead of "is" in nats, where `added` goes to the last token's stream; [template, noun]."""
-        metric = logit_difference(*([verb] * len(prompts) for verb in self.verbs[::-1]))
-        if added is None:
-            values = self.model.measure(list(prompts), metric, batch_size=64)
-        else:
-            with self.model.edit({self.model.residual(layer): _push(added)}):
-                values = self.model.measure(list(prompts), metric, batch_size=64)
-        return values.double().cpu().numpy().reshape(-1, len(TEMPLATES), len(self.nouns))
+    def lean(self, prompts: Sequence[str]) -> Floats:
+        """How far "are" is ahead of "is" in nats: [1, template, noun]."""
+        return self._shaped(self.model.measure(list(prompts), self._metric, batch_size=64))
 
     def prompts(self, which: int) -> list[str]:
         """With each noun's singular (0) or plural (1)."""
@@ -83,11 +76,22 @@ class NounSentences:
 
     def shift(self, layer: int, directions: Float[Tensor, "some noun d_model"], clean: Floats) -> Floats:
         """What adding each noun's own direction changes: [some, template, noun]; later nouns only made directions."""
-        some, directions = len(directions), directions[:, : len(self.nouns)]
-        added = (
-            directions[:, None].expand(some, len(TEMPLATES), *directions.shape[1:]).reshape(-1, directions.shape[-1])
-        )
-        return self.lean(self.prompts(0) * some, added, layer) - clean
+        leans: list[Floats] = []
+        for of_nouns in directions[:, : len(self.nouns)]:
+            with self.model.edit({self.model.residual(layer): _push(of_nouns.repeat(len(TEMPLATES), 1))}):
+                leans.append(self._shaped(self._singular.measure(self._metric)))
+        return np.concatenate(leans) - clean
+
+    @property
+    def _metric(self) -> Any:
+        return logit_difference(*([verb] * len(TEMPLATES) * len(self.nouns) for verb in self.verbs[::-1]))
+
+    @cached_property
+    def _singular(self) -> ReadAhead:
+        return ReadAhead(self.model, self.prompts(0))
+
+    def _shaped(self, values: Float[Tensor, " prompt"]) -> Floats:
+        return values.double().cpu().numpy().reshape(-1, len(TEMPLATES), len(self.nouns))
 
 
 def _push(added: Float[Tensor, "prompt d_model"]) -> Edit:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import Model, UserError, data
+from interp.analysis import ReadAhead
 
 PREFIX = "The word"
 FAMILIES = {  # the categories of Mikolov et al. (their two of capitals are one here), with words of everyday
@@ -130,8 +131,9 @@ def read_vectors(model: Model, words: Words, layers: Iterable[int]) -> Vectors:
     deep = [layer for layer in chosen if layer]
     sites = [model.residual(layer) for layer in deep]
     start = model.encode(PREFIX)[0]
-    acts = model.capture([[*start, i] for i in words.ids.values()], sites, batch_size=64) if deep else None
-    found = {layer: acts.last(site).float().cpu() for layer, site in zip(deep, sites, strict=True) if acts}
+    behind = ReadAhead(model, [[*start, i] for i in words.ids.values()], batch_size=128)
+    acts = behind.capture(sites) if deep else {}
+    found = {layer: acts[site].float().cpu() for layer, site in zip(deep, sites, strict=True)}
     embedding = embedding_of(model)[list(words.ids.values())]
     return Vectors(chosen, torch.stack([found.get(layer, embedding) for layer in chosen]))
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Edit, Lab, Where
-from interp.analysis import divergence, gradients_of, log_prob
+from interp.analysis import ReadAhead, divergence, log_prob
 from interp.edits import choose
 from interp.features import Coder
 
@@ -35,7 +35,7 @@ SMALLEST = 1e-9  # nats: below it, rounding
 class Change:
     """What is added at `site` to the last token of each prompt, and how long that is in the residual stream."""
 
-    prompts: list[list[int]]
+    prompts: ReadAhead
     site: str
     by: Float[Tensor, "prompt d"]
     length: Float[Tensor, " prompt"]
@@ -75,25 +75,30 @@ def strongest(text: Text, units: Units) -> tuple[NDArray[np.int64], NDArray[np.f
     return rows, values, torch.tensor(units.numbers).repeat_interleave(FIRINGS)
 
 
-def without_features(text: Text, features: Units, coder: Coder) -> Change:
+def without_features(lab: Lab, text: Text, features: Units, coder: Coder) -> Change:
     """Less what the feature adds to the dictionary's sum."""
     rows, values, numbers = strongest(text, features)
     x = text.rows.values[rows].to(coder.directions)
     away = coder.contribution(x, numbers, torch.from_numpy(values).to(x)).float().cpu()
-    return Change([text.up_to(int(row)) for row in rows], text.rows.site, -away, away.norm(dim=1))
+    return Change(_prompts(lab, text, rows), text.rows.site, -away, away.norm(dim=1))
 
 
 def without_neurons(lab: Lab, text: Text, neurons: Units) -> Change:
     """The neuron at its mean, instead of what it is there."""
     rows, _, numbers = strongest(text, neurons)
-    prompts, each = [text.up_to(int(row)) for row in rows], torch.arange(len(rows))
+    prompts, each = _prompts(lab, text, rows), torch.arange(len(rows))
     by = torch.zeros(len(rows), text.neurons.shape[1])
     by[each, numbers] = text.neurons[text.kept].mean(0)[numbers] - text.neurons[rows][each, numbers]
     site, at = text.rows.site, f"blocks.{text.layer}.mlp.hook_post"
-    before = lab.model.capture(prompts, site).last(site)
+    before = prompts.capture([site])[site]
     with lab.model.edit({at: change_last(by)}):
-        after = lab.model.capture(prompts, site).last(site)
+        after = prompts.capture([site])[site]
     return Change(prompts, at, by, (after - before).float().norm(dim=1).cpu())
+
+
+def _prompts(lab: Lab, text: Text, rows: NDArray[np.int64]) -> ReadAhead:
+    """Each row's document up to it; all changes are made at its last token."""
+    return ReadAhead(lab.model, [text.up_to(int(row)) for row in rows])
 
 
 def as_long(change: Change, directions: Float[Tensor, "prompt d"], text: Text) -> Change:
@@ -127,20 +132,21 @@ def of_other_features(change: Change, text: Text, features: Units, coder: Coder,
     return as_long(change, directions, text)
 
 
-def down_the_slope(lab: Lab, change: Change, text: Text) -> Change:
+def down_the_slope(change: Change, text: Text) -> Change:
     """Along the direction in which the likeliest next token loses most: a change that must do much for its length."""
-    site, best = text.rows.site, lab.model.last_logits(change.prompts).argmax(-1).tolist()
-    slopes = gradients_of(lab.model, change.prompts, site, log_prob(best)).gradients.last(site)
+    best = change.prompts.last_logits().argmax(-1).tolist()
+    slopes = change.prompts.gradients(text.rows.site, log_prob(best))
     return as_long(change, -slopes.float().cpu(), text)
 
 
 def make(lab: Lab, changes: list[Change], what: str) -> list[Kl]:
     """The KL of each change, [unit, firing]; all of them are of the same prompts."""
-    clean, kls = lab.model.last_logits(changes[0].prompts), list[Kl]()
+    prompts, kls = changes[0].prompts, list[Kl]()
+    clean = prompts.last_logits()
     for change in changes:
         unknown = change.by.isnan().any(1)
         with lab.model.edit({change.site: change_last(change.by.nan_to_num())}):
-            kl = lab.model.measure(change.prompts, divergence(clean)).double().cpu()
+            kl = prompts.measure(divergence(clean)).double().cpu()
         kls.append(kl.masked_fill(unknown, torch.nan).numpy().reshape(-1, FIRINGS))
         lab.progress(f"taking away {what}", len(kls), len(changes))
     return kls

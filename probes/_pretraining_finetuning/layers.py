@@ -77,11 +77,12 @@ def scores_with(
     """Log-probability of each completion with one block's weights from `source` at a time: [example, block]."""
     work = copy_model(model, f"{model.provenance.name} with weights swapped")
     out = []
-    for i, names in enumerate(blocks.values()):
-        with weights_from(work, source, names):
-            out.append(score_completions(work, examples).summed.double().numpy())
-        if lab is not None:
-            lab.progress("swapping weights", i + 1, len(blocks))
+    with work.tree.settled():  # other numbers in the same matrices: what was asked of the model once holds
+        for i, names in enumerate(blocks.values()):
+            with weights_from(work, source, names):
+                out.append(score_completions(work, examples).summed.double().numpy())
+            if lab is not None:
+                lab.progress("swapping weights", i + 1, len(blocks))
     return np.stack(out, 1)
 
 

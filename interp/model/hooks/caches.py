@@ -53,6 +53,20 @@ def repeated(cache: Any, copies: int) -> Any:
     return cache
 
 
+def copies_of(batch: Tokens) -> int:
+    """How often each prompt of a batch stands there, one behind the other; 1 where not all stand there as often."""
+    differ = ((batch.ids[1:] != batch.ids[:-1]) | (batch.mask[1:] != batch.mask[:-1])).any(1)
+    ends = [*(differ.nonzero().flatten() + 1).tolist(), len(batch.ids)]
+    lengths = {end - start for start, end in zip([0, *ends], ends, strict=False)}
+    return lengths.pop() if len(lengths) == 1 else 1
+
+
+def one_of_each(batch: Tokens, copies: int) -> Tokens:
+    """The batch with every prompt once, where each stands there `copies` times."""
+    first = slice(None, None, copies)
+    return Tokens(batch.ids[first], batch.mask[first], batch.index[first], batch.total)
+
+
 def reads_side_by_side(tree: HookedTree, site: str, length: int) -> bool:
     """May tokens be read again side by side, each seeing those before its own place, with a change at `site`?
 

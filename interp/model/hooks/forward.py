@@ -120,10 +120,13 @@ def read(tree: HookedTree, batch: Tokens, sites: Sequence[str]) -> dict[str, Ten
     return {site: seen[site] for site in sites}
 
 
-def stream(tree: HookedTree, batch: Tokens, sites: Sequence[str], on: Callable[[str, Tensor], None]) -> None:
+def stream(
+    tree: HookedTree, batch: Tokens, sites: Sequence[str], on: Callable[[str, Tensor], None], *, cache: Any = None
+) -> None:
     """Call `on(site, activation)` as each site is reached; the forward ends with the last of them.
 
-    The activation is the model's own tensor: copy what is to be kept. Raises UserError for a site that never comes.
+    The activation is the model's own tensor: copy what is to be kept. `cache`: as in `forward`; one that grew in a
+    forward that ended early is of no more use. Raises UserError for a site that never comes.
     """
     missing = set(sites)
 
@@ -138,7 +141,7 @@ def stream(tree: HookedTree, batch: Tokens, sites: Sequence[str], on: Callable[[
         return see
 
     with suppress(_Enough):
-        forward(tree, batch, watch={site: reader(site) for site in sites}, keep=1)
+        forward(tree, batch, watch={site: reader(site) for site in sites}, keep=1, cache=cache)
     if missing:
         raise UserError(f"nothing came at {', '.join(sorted(missing))}: the hook never fired in this forward")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.hooks.asked import has_length_switch, length_kind, padding_is_harmless
+from interp.model.hooks.caches import cache_repeats, copies_of, one_of_each, repeated
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.forward import check_fits, engine_for, forward, keeps_a_cache
 from interp.model.hooks.tokens import Kept, Tokens, pad
@@ -98,6 +99,9 @@ def generate(
 def _groups(tree: HookedTree, rows: Sequence[list[int]], sites: Sequence[str], new: int) -> list[list[int]]:
     """Prompts that are continued side by side."""
     lengths = [len(row) for row in rows]
+    first: dict[tuple[int, ...], int] = {}
+    places = [first.setdefault(tuple(row), i) for i, row in enumerate(rows)]
+    alike = sorted(range(len(rows)), key=lambda i: places[i])  # equal prompts are neighbours, and read once
     together = len(set(lengths)) == 1
     if not together:
         kinds = (
@@ -105,8 +109,8 @@ def _groups(tree: HookedTree, rows: Sequence[list[int]], sites: Sequence[str], n
         )
         together = len(kinds) < 2 and padding_is_harmless(tree, engine_for(tree, sites), "left")
     if together:
-        return [list(range(len(rows)))]
-    return [[i for i, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]
+        return [alike]
+    return [[i for i in alike if lengths[i] == length] for length in sorted(set(lengths))]
 
 
 def _check_sites(tree: HookedTree, sites: Sequence[str]) -> None:
@@ -146,12 +150,27 @@ class _Written:
 
     def forward(self) -> Tensor:
         """Logits behind the last token: [prompt, d_vocab]."""
+        if not self.steps and (copies := self.copies()) > 1:
+            return self.forward_once(copies)
         batch = self.next()
         width = 1 if self.steps else batch.ids.shape[1]
         watch = {site: self.reader(site, width) for site in self.sites}
         ran = forward(self.tree, batch, watch=watch, keep=1, cache=self.cache, use_cache=self.cached)
         self.cache, self.steps = ran.cache if self.cached else None, self.steps + 1
         return ran.logits[:, -1].float()
+
+    def copies(self) -> int:
+        """How many copies of each prompt may share what is read of it; 1 where there are none, or they may not."""
+        if not self.cached or self.sites or self.tree.is_edited:  # an edit may do another thing to each copy
+            return 1
+        copies = copies_of(self.prompt)
+        return copies if copies > 1 and cache_repeats(self.tree) else 1
+
+    def forward_once(self, copies: int) -> Tensor:
+        """The first forward where every prompt stands `copies` times: it reads each once."""
+        ran = forward(self.tree, one_of_each(self.prompt, copies), keep=1, use_cache=True)
+        self.cache, self.steps = repeated(ran.cache, copies), 1
+        return ran.logits[:, -1].float().repeat_interleave(copies, 0)
 
     def next(self) -> Tokens:
         """What the coming forward reads: the newest token on top of the cache, or everything again without one."""

@@ -89,6 +89,12 @@ class Population:
             parts.append(_surprise(logits, batch[..., 1:]).mean(-1))
         return torch.cat(parts, 1).cpu()
 
+    def part(self, members: Sequence[int]) -> Population:
+        """A few of them."""
+        chosen = list(members)
+        few = {name: value[chosen] for name, value in self.parameters.items()}
+        return Population(self.size, self.vocabulary, tuple(self.members[i] for i in chosen), few)
+
     def extract(self, member: int) -> GPT2LMHeadModel:
         """One of them as transformers' GPT-2."""
         size = self.size
@@ -198,8 +204,9 @@ def train_population(
     if len(texts) != len(members) or min(map(len, texts)) < width:
         raise UserError(f"{len(texts)} texts of {min(map(len, texts))} tokens or more came; expected one a member, of "
                         f"{width} tokens or more")  # fmt: skip
-    w = {name: value.requires_grad_(True) for name, value in begin(size, vocabulary, members, device).items()}
-    moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in w.items()}
+    begun = begin(size, vocabulary, members, device)
+    flat = torch.cat([value.flatten(1) for value in begun.values()], 1).requires_grad_(True)
+    moments = torch.zeros_like(flat), torch.zeros_like(flat)
     lr = torch.tensor([member.lr for member in members], device=device)
     draws = [torch.Generator().manual_seed(member.seed + 1_000_003) for member in members]
     for step in range(schedule.steps):
@@ -207,13 +214,19 @@ def train_population(
             [_windows(text, width, schedule.batch, draw) for text, draw in zip(texts, draws, strict=True)]
         )
         batch = batch.to(device)
-        loss = _surprise(forward(w, size, batch[..., :-1]), batch[..., 1:]).mean((-1, -2)).sum()  # members do not touch
-        grads = dict(zip(w, torch.autograd.grad(loss, list(w.values())), strict=True))
-        _step(w, grads, moments, lr * _rate_at(step, schedule), step + 1)
+        logits = forward(_parted(flat, begun), size, batch[..., :-1])
+        loss = _surprise(logits, batch[..., 1:]).mean((-1, -2)).sum()  # members do not touch
+        _step(flat, *torch.autograd.grad(loss, flat), moments, lr * _rate_at(step, schedule), step + 1)
         if watch is not None and (step + 1) % max(1, schedule.steps // 10) == 0:
-            watch(step + 1, _population(size, vocabulary, members, w))
+            watch(step + 1, _population(size, vocabulary, members, _parted(flat, begun)))
         progress("training small GPT-2s", step + 1, schedule.steps)
-    return _population(size, vocabulary, members, w)
+    return _population(size, vocabulary, members, _parted(flat, begun))
+
+
+def _parted(flat: Float[Tensor, "member weight"], like: Parameters) -> Parameters:
+    """One row of weights a member, seen as its matrices: a step on one long row calls a tenth of the kernels."""
+    parts = flat.split([value[0].numel() for value in like.values()], 1)
+    return {name: part.view(value.shape) for part, (name, value) in zip(parts, like.items(), strict=True)}
 
 
 def _population(size: Size, vocabulary: int, members: Sequence[Member], w: Parameters) -> Population:
@@ -240,17 +253,16 @@ def _rate_at(step: int, schedule: TrainingSchedule) -> float:
 
 @torch.no_grad()
 def _step(
-    w: Parameters, grads: Parameters, moments: dict[str, tuple[Tensor, Tensor]], lr: Float[Tensor, " member"], t: int
+    weights: Float[Tensor, "member weight"],
+    grad: Float[Tensor, "member weight"],
+    moments: tuple[Tensor, Tensor],
+    lr: Float[Tensor, " member"],
+    t: int,
 ) -> None:
     """Adam (Kingma and Ba 1412.6980), each member's gradient clipped to length 1 by itself."""
-    length = torch.stack([grad.flatten(1).square().sum(1) for grad in grads.values()]).sum(0).sqrt()
-    shrink = (CLIP / length).clamp(max=1.0)
-    first, second = BETAS
-    rate = lr / (1 - first**t)
-    for name, value in w.items():
-        each = (-1, *[1] * (value.ndim - 1))
-        grad = grads[name] * shrink.view(each)
-        mean, square = moments[name]
-        mean.lerp_(grad, 1 - first)
-        square.mul_(second).addcmul_(grad, grad, value=1 - second)
-        value -= rate.view(each) * mean / ((square / (1 - second**t)).sqrt_().add_(EPSILON))
+    grad = grad * (CLIP / grad.norm(dim=1)).clamp(max=1.0)[:, None]
+    (first, second), (mean, square) = BETAS, moments
+    mean.lerp_(grad, 1 - first)
+    square.mul_(second).addcmul_(grad, grad, value=1 - second)
+    spread = (square / (1 - second**t)).sqrt_().add_(EPSILON)
+    weights.addcdiv_(mean * (-lr / (1 - first**t))[:, None], spread)

@@ -8,7 +8,7 @@ the SAE's training wrote down (SAELens #553, #410 and #333 are SAEs that nobody 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from sae_lens import SAE
 
-from interp.activations.rows import capture_rows
+from interp.activations.rows import find_sinks, first_tokens, read_rows, rows_site
 from interp.errors import UserError
 from interp.model.hooks.sites import layer_of
 from interp.model.model import Model
@@ -59,8 +59,8 @@ def attach_sae(
     sae = load_sae(source, site=site).to(device=model.device)
     refuse_misfit(sae.cfg, model, str(source), force=force)
     documents = split_corpus()[1] if sample is None else sample
-    fit = measure_fit(sae, model, documents)
-    if faults := [*find_faults(sae, fit), *_better_neighbour(sae, model, documents, fit)]:
+    fits = measure_fits(sae, model, documents, [site_of(sae), *_neighbours(sae, model)])
+    if faults := [*find_faults(sae, fits[site_of(sae)]), *_better_neighbour(site_of(sae), fits)]:
         told = f"{source} does not fit {model.provenance.name} on a sample of text: {'; '.join(faults)}"
         if not force:
             raise UserError(f"{told}; check model, site and dtype, or use it all the same with --force (force=True)")
@@ -68,31 +68,47 @@ def attach_sae(
     return sae
 
 
-def _better_neighbour(sae: SAE[Any], model: Model, documents: Documents, fit: Fit) -> list[str]:
+def _neighbours(sae: SAE[Any], model: Model) -> list[str]:
+    """The same site one layer up and down, where there is one."""
+    site, table = site_of(sae), model.site_table.axes
+    if (layer := layer_of(site)) is None:
+        return []
+    others = [site.replace(f"blocks.{layer}.", f"blocks.{other}.") for other in (layer - 1, layer + 1)]
+    return [other for other in others if other in table]
+
+
+def _better_neighbour(site: str, fits: Mapping[str, Fit]) -> list[str]:
     """Does it explain more one layer up or down? Layers are alike: an SAE of the next one would pass by its numbers."""
-    site = site_of(sae)
-    layer, faults = layer_of(site), []
-    for other in () if layer is None else (layer - 1, layer + 1):
-        name = site.replace(f"blocks.{layer}.", f"blocks.{other}.")
-        if name in model.site_table.axes:
-            there = measure_fit(sae, model, documents, name).explained_variance
-            if there > max(0.3, fit.explained_variance + CLEARLY):
-                faults.append(
-                    f"it explains {there:.2f} of the variance at {name}, {fit.explained_variance:.2f} at {site}"
-                )
-    return faults
+    own = fits[site].explained_variance
+    return [
+        f"it explains {fit.explained_variance:.2f} of the variance at {name}, {own:.2f} at {site}"
+        for name, fit in fits.items()
+        if name != site and fit.explained_variance > max(0.3, own + CLEARLY)
+    ]
+
+
+def measure_fit(sae: SAE[Any], model: Model, documents: Documents) -> Fit:
+    """What the SAE does on the first tokens of `documents`; sinks are left out."""
+    return measure_fits(sae, model, documents, [site_of(sae)])[site_of(sae)]
 
 
 @torch.no_grad()
-def measure_fit(sae: SAE[Any], model: Model, documents: Documents, site: str | None = None) -> Fit:
-    """What the SAE does on the first tokens of `documents`, at its own site or another; sinks are left out."""
+def measure_fits(sae: SAE[Any], model: Model, documents: Documents, sites: Sequence[str]) -> dict[str, Fit]:
+    """The same at its own site and at others, all read in one pass."""
     context = min(CONTEXT, model.context_length or CONTEXT)
-    x = capture_rows(model, documents, site or site_of(sae), max_tokens=TOKENS, context=context).clean
-    features = sae.encode(x.to(sae.device, sae.dtype))
-    error = (sae.decode(features).cpu().double() - x.double()).square().sum()
-    variance = (x.double() - x.double().mean(0)).square().sum()
-    active = float((features != 0).sum(-1).double().mean())
-    return Fit(float(x.norm(dim=1).mean()), float(1 - error / variance), active)
+    ids = first_tokens(model.encode(documents, cut=context), TOKENS)
+    position = torch.cat([torch.arange(len(row)) for row in ids])
+    names = {site: rows_site(model, site) for site in sites}
+    read, found = read_rows(model, ids, list(names.values())), dict[str, Fit]()
+    for site, name in names.items():
+        rows = read[name].float().cpu()
+        x = rows[~find_sinks(rows, position)]
+        features = sae.encode(x.to(sae.device, sae.dtype))
+        error = (sae.decode(features).cpu().double() - x.double()).square().sum()
+        variance = (x.double() - x.double().mean(0)).square().sum()
+        active = float((features != 0).sum(-1).double().mean())
+        found[site] = Fit(float(x.norm(dim=1).mean()), float(1 - error / variance), active)
+    return found
 
 
 def find_faults(sae: SAE[Any], fit: Fit) -> list[str]:
