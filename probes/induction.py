@@ -61,6 +61,7 @@ NATS, PAID = "nats per token", "share of attention"
 LENGTHS = 4  # of copies: the longest, and two, four and six tokens less
 PLANTED, PLANTED_LENGTH = 6, 10  # models made by hand, and the longest copy that fits them
 GAIN, LOOKS = 1.0, 0.2  # nats, share of attention
+AT_ONCE = 4  # sequences: a vocabulary is wide
 CONTROLS = "Controls of the method"
 Heads = list[tuple[int, int]]
 Ids = list[int]
@@ -169,13 +170,15 @@ def induction(
         sequences, random_sets = 16, min(random_sets, 4)  # four sequences that judge would be too few to say
     choosing, judging, shuffled = make_sequences(model, length, sequences // 8, lab.seed)
     lab.progress("reading repeated tokens", 0, 1)
-    yield _copies(_log_probs(model, judging), _log_probs(model, shuffled), lab.seed)
+    judged = _log_probs(model, judging)
+    yield _copies(judged, _log_probs(model, shuffled), lab.seed)
 
     lab.progress("scoring heads", 0, 1)
     scores = _scores(model, choosing)
     heads = choose_heads(scores, share)
     yield _look_back(lab, heads, judging, shuffled, scores)
-    yield from _silenced(lab, heads, scores, choosing, judging, random_sets)
+    clean = torch.stack([logs[1, 1:].mean() for logs in judged])
+    yield from _silenced(lab, heads, scores, choosing, judging, clean, random_sets)
     yield from _controls(lab, length, share)
 
 
@@ -207,12 +210,8 @@ def _shuffle_second(ids: Ids, seed: int) -> Ids:
 
 def _log_probs(model: Model, sequences: Sequence[Ids]) -> list[Float[Tensor, "copy pos"]]:
     """Log-probability of every token but the opening one in nats, by copy, for each sequence."""
-    out = []
-    for ids in sequences:  # one by one: a vocabulary is wide
-        logs = model.logits([ids])[0, :-1].float().log_softmax(-1)
-        own = logs.gather(1, torch.tensor(ids[1:], device=logs.device)[:, None])[:, 0]
-        out.append(own.cpu().view(2, -1))
-    return out
+    losses = model.loss(sequences, batch_size=AT_ONCE).cpu()
+    return [-loss[1 : len(ids)].view(2, -1) for loss, ids in zip(losses, sequences, strict=True)]
 
 
 def _gains(logs: list[Float[Tensor, "copy pos"]]) -> Floats:
@@ -327,9 +326,10 @@ def _silenced(
     scores: dict[str, Float[Tensor, "layer head"]],
     choosing: list[Ids],
     judging: list[Ids],
+    clean: Float[Tensor, " sequence"],
     random_sets: int,
 ) -> Iterator[Finding | NotAsked]:
-    """What silencing the chosen heads costs, beside as many others."""
+    """What silencing the chosen heads costs, beside as many others; `clean`: each second copy's log-probability."""
     n_layers, n_heads = scores["induction"].shape
     sets = sets_like(heads, (n_layers, n_heads), random_sets, seed=lab.seed * 1000)
     if len(sets) < 2:
@@ -338,11 +338,10 @@ def _silenced(
         return
     silence = mean_outputs(lab.model, choosing)
     metric = continuation(judging, [len(ids) // 2 + 2 for ids in judging], per="token")
-    clean = lab.model.measure(judging, metric)
     lost: list[Floats] = []
     for some in (heads, *sets):
         with lab.model.edit(ablate_heads(some, silence)):
-            lost.append((clean - lab.model.measure(judging, metric)).double().cpu().numpy())
+            lost.append((clean - lab.model.measure(judging, metric, batch_size=AT_ONCE).cpu()).double().numpy())
         lab.progress("silencing heads", len(lost), len(sets) + 1)
     chosen, others = lost[0], np.stack(lost[1:])  # [set, sequence]
     shown = measured(

@@ -67,7 +67,7 @@ from interp.stats import estimate_gap, estimate_mean, known, proportion
 
 from ._tokenization import CONTROLS, CUT, MET, NATS, SPLIT
 from ._tokenization.cost import BLIND, DEARER, ELSEWHERE, cost_findings
-from ._tokenization.pieces import KINDS, best_layer, halve, read_as_whole, surprise_by_piece
+from ._tokenization.pieces import KINDS, best_layer, halve, read_as_whole, read_surprises, surprise_by_piece
 from ._tokenization.running import KNOWS_ALL, KNOWS_LETTERS, MET_WORDS, RUNNING, in_text, known_tokenizers
 from ._tokenization.words import (
     FORMS,
@@ -170,12 +170,13 @@ def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> 
     yield from _bands(lab, words)
     yield _capitals(lab, words)
     yield _scripts(lab, words)
-    surprise = surprise_by_piece(lab, documents, tokens)
+    texts_read = read_surprises(lab, lab.model, lab.model.encode(documents, cut=tokens), "reading text")
+    surprise = surprise_by_piece(lab.model, texts_read)
     if len(surprise[KINDS[2]]) >= 4:
         yield _second(lab, surprise, source)
     else:
         yield SECOND.not_asked("because this tokenizer cuts too few of the text's words to have second pieces")
-    yield from cost_findings(lab, documents, tokens, source)
+    yield from cost_findings(lab, texts_read, source)
     yield from _together(lab, words)
     yield from _controls(lab, words)
 
