@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,7 +20,20 @@ from interp.model.training import planted as planted_parts
 from interp.model.training.planted import plant_induction, plant_nothing
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from probes import indirect_object, induction
+from probes._indirect_object import controls as indirect_object_controls
 from probes._indirect_object import heads, places, sentences
+from probes._induction import controls as induction_controls
+
+
+@pytest.fixture(scope="module", autouse=True)
+def planted_once() -> Iterator[None]:
+    """The controls make models by seed, whatever model is asked: each is made, and looked into, once."""
+    once = cache(plant_induction)
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (induction_controls, indirect_object_controls):
+            patched.setattr(module, "plant_induction", once)
+        yield
+
 
 SHORT = {"length": 10, "sequences": 16, "random_sets": 4}  # a planted model knows 21 words and 24 positions
 
