@@ -22,7 +22,7 @@ from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.text.corpus import prose, prose_sources, split_corpus
 from probes import tokenization as the_probe
-from probes._tokenization import cost
+from probes._tokenization import cost, together
 from probes._tokenization import words as the_words
 from probes._tokenization.cost import cost_findings, costs, cut_by_force
 from probes._tokenization.pieces import _nearest, _places, best_layer, halve, read_as_whole, read_surprises
@@ -314,8 +314,8 @@ def test_a_model_that_copies_first_letters_puts_no_pieces_together(smol: Model) 
 
 
 def test_a_vocabulary_without_long_words_is_not_asked_to_put_them_together(tiny_gpt2: Model) -> None:
-    answers = list(the_probe._together(Lab(tiny_gpt2), english()))
-    assert [one.declared for one in answers] == [the_probe.TOGETHER.text, the_probe.APART.text]
+    answers = list(together.put_together(Lab(tiny_gpt2), english()))
+    assert [one.declared for one in answers] == [together.TOGETHER.text, together.APART.text]
     assert all(isinstance(one, NotAsked) and "one token of six letters" in one.because for one in answers)
 
 
