@@ -102,7 +102,7 @@ def dictionary(
     fitted = capture_rows(lab.model, training, site_of(sae), max_tokens=FITTED)
     blind = random_sae_like(sae, lab.seed, fitted)
     saes = {name: sae, RANDOM: blind, **others, **rewriting.controls_of(lab, sae, fitted)}
-    reports = rewriting.measure_all(lab, saes, held_out, tokens)
+    reports = rewriting.measure_all(lab, saes, held_out, tokens, silent=(rewriting.DEALT,))
     yield from rewriting.rewrites(name, reports)
     yield rewriting.on_prose(lab, name, saes, reports, tokens)
     yield from rewriting.beside_others(name, reports)

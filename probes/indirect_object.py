@@ -35,13 +35,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from interp import Claim, Finding, Lab, NotAsked, UserError, measured, probe, zero
 from interp.analysis import attribute_logits, attribution_patch, logit_difference, patch_sweep
 from interp.stats import estimate_mean
 
 from ._indirect_object import UNIT, controls, heads, places
-from ._indirect_object.sentences import TEMPLATES, Sentences, leads, make_sentences
+from ._indirect_object.sentences import TEMPLATES, Sentences, ahead, make_sentences, third_gives
 
 PREFERS = Claim(
     "Of the two names, the model prefers the one that has not been repeated.",
@@ -83,8 +84,9 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
     model = lab.model
     swept = min(swept, 4) if lab.quick else swept
     made = [make_sentences(model, template, pairs // 3, lab.seed + i) for i, template in enumerate(TEMPLATES)]
-    yield _prefers(lab, made)
-    yield _names(lab, made)
+    other, absent = ahead(model, made, "wrong", "absent")
+    yield _prefers(lab, made, other)
+    yield _names(lab, other, absent)
 
     lab.progress("attributing", 0, 1)
     parts = [attribute_logits(model, s.layout.prompts, s.right, s.wrong, by="head") for s in made]
@@ -108,8 +110,8 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
     yield from controls.controls(lab, made)
 
 
-def _prefers(lab: Lab, made: list[Sentences]) -> Finding:
-    one_of_the_two, a_third = leads(lab.model, made)
+def _prefers(lab: Lab, made: list[Sentences], one_of_the_two: NDArray[np.float64]) -> Finding:
+    a_third = third_gives(lab.model, made)
     by_template = measured(
         {
             (template, giver): part
@@ -135,15 +137,8 @@ def _prefers(lab: Lab, made: list[Sentences]) -> Finding:
     )
 
 
-def _names(lab: Lab, made: list[Sentences]) -> Finding:
+def _names(lab: Lab, other: NDArray[np.float64], absent: NDArray[np.float64]) -> Finding:
     """The likelier rival counts: to name anybody of the sentence, or anybody but who was repeated, is not enough."""
-    other, absent = (
-        np.concatenate([lab.model.measure(s.layout.prompts, metric).double().cpu().numpy() for s, metric in asked])
-        for asked in (
-            [(s, logit_difference(s.right, s.wrong)) for s in made],
-            [(s, logit_difference(s.right, s.absent)) for s in made],
-        )
-    )
     return NAMES.answer(
         estimate_mean(np.minimum(other, absent), unit=UNIT, over="prompt", seed=lab.seed),
         zero(UNIT, "the likelier of the two"),

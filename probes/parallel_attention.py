@@ -58,6 +58,7 @@ from interp import (
     with_random_weights,
     zero,
 )
+from interp.analysis import windowed_losses
 from interp.stats import estimate_mean
 
 from ._parallel_attention import AT_ONCE, CONTROLS, NATS, Rows, context, heads
@@ -126,11 +127,13 @@ def parallel_attention(
     rows = _rows(lab, corpus, n, min(tokens, 96) if lab.quick else tokens)
     half = len(rows[0]) // 2
     source = text_read(corpus)
-    yield from context.windows(lab, rows, half, source)
-    yield from context.contexts(lab, rows, half, source)
-    yield _one_pass(lab, rows[: 4 if lab.quick else 8])
-    yield _no_future(lab, rows)
-    yield heads.cut_layers(lab, rows, half)
+    whole = windowed_losses(lab.model, rows, None, start=half)
+    yield from context.windows(lab, rows, half, whole, source)
+    yield from context.contexts(lab, rows, half, whole, source)
+    few = rows[: 4 if lab.quick else 8]
+    yield _one_pass(lab, few)
+    yield _no_future(lab, few)
+    yield heads.cut_layers(lab, rows, half, whole)
     yield heads.look_far(lab, rows)
     yield _planted(lab)
     yield _random_weights(lab, rows, half)
@@ -147,20 +150,19 @@ def _rows(lab: Lab, corpus: Path | None, n: int, tokens: int) -> Rows:
 
 @torch.no_grad()
 def _one_pass(lab: Lab, rows: Rows) -> Finding:
-    """Token after token on the cache, against one pass."""
+    """Token after token on the cache, against one pass; the texts side by side, for they are equally long."""
     hf = lab.model.hf
-    most = []
-    for i, row in enumerate(rows):
-        ids = torch.tensor([row[:READ]], device=lab.model.device)
-        once = hf(ids, use_cache=False).logits[0].float()
-        steps, cache = [], None
-        for at in range(ids.shape[1]):
-            out = hf(ids[:, at : at + 1], past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            steps.append(out.logits[0, -1].float())
-        most.append(float((once - torch.stack(steps)).abs().max()))
-        lab.progress("reading token after token", i + 1, len(rows))
-    return ONE_PASS.answer(estimate_mean(most, unit="nats", over="document", exact=True, seed=lab.seed), zero("nats"))
+    ids = torch.tensor([row[:READ] for row in rows], device=lab.model.device)
+    once = hf(ids, use_cache=False).logits.float()
+    most, cache = torch.zeros(len(rows), device=ids.device), None
+    for at in range(ids.shape[1]):
+        out = hf(ids[:, at : at + 1], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        most = torch.maximum(most, (once[:, at] - out.logits[:, -1].float()).abs().amax(-1))
+        lab.progress("reading token after token", at + 1, ids.shape[1])
+    return ONE_PASS.answer(
+        estimate_mean(most.tolist(), unit="nats", over="document", exact=True, seed=lab.seed), zero("nats")
+    )
 
 
 @torch.no_grad()

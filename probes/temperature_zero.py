@@ -62,7 +62,7 @@ from interp.stats import estimate_mean, proportion
 
 from ._temperature_zero import CHANGES, CONTROLS, PARTED, SAME, cause, chance
 from ._temperature_zero.compare import Compared, compare_precisions, compare_ways, in_any, leads, parts, share
-from ._temperature_zero.ways import ASKED, PROMPTS, REPEAT, alone, cast, ways_for, write_texts
+from ._temperature_zero.ways import ASKED, PROMPTS, REPEAT, cast, ways_for, write_texts
 
 FEWER, FEW = 8, 0.4  # prompts in fp64 and in quick runs, and the share of prompts that so many can rule out
 FEWEST = 2  # prompts whose text parts
@@ -129,12 +129,11 @@ def temperature_zero(lab: Lab, *, new_tokens: int = 12) -> Iterator[Finding | No
     prompts, n = _prompts(lab), min(new_tokens, 8) if lab.quick else new_tokens
     ways = ways_for(lab.model)
     full = cast(lab.model, torch.float32)
-    exact = compare_ways(lab.model, full, "fp32", prompts, n, ways, lab.tell("computing in fp32"))
-    low = cast(lab.model, torch.bfloat16)
-    coarse = compare_ways(lab.model, low, "bf16", prompts, n, ways, lab.tell("computing in bf16"))
-    lab.progress("comparing precisions", 0, 1)
-    texts, _ = write_texts(lab.model, full, prompts[::2], n)
-    between = compare_precisions("bf16", texts, list(alone(full, texts)), low)
+    written = write_texts(lab.model, full, prompts, n)
+    exact = compare_ways("fp32", written, full, ways, lab.tell("computing in fp32"))
+    low, others = cast(lab.model, torch.bfloat16), [way for way in ways if way is not REPEAT]
+    coarse = compare_ways("bf16", write_texts(lab.model, low, prompts, n), low, others, lab.tell("computing in bf16"))
+    between = compare_precisions("bf16", written, low)
     yield from _changes(exact, coarse, between, lab.seed)
     yield _where_they_part(coarse)
     lab.progress("adding up in other orders", 0, 1)
@@ -147,8 +146,9 @@ def temperature_zero(lab: Lab, *, new_tokens: int = 12) -> Iterator[Finding | No
     yield chance.ties(full, prompts, lab)
     del full
     wide = cast(lab.model, torch.float64)
-    tell = lab.tell("computing in fp64")
-    yield _never(compare_ways(lab.model, wide, "fp64", prompts[:FEWER], n, ways, tell))
+    # as long as it takes to see that nothing parts: 64 bits cost twice as much as 32
+    written = write_texts(lab.model, wide, PROMPTS[:FEWER], 4 if lab.quick else n)
+    yield _never(compare_ways("fp64", written, wide, others, lab.tell("computing in fp64")))
 
 
 def _prompts(lab: Lab) -> list[str]:

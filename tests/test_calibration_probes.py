@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,7 +20,20 @@ from interp.model.training import planted as planted_parts
 from interp.model.training.planted import plant_induction, plant_nothing
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from probes import indirect_object, induction
+from probes._indirect_object import controls as indirect_object_controls
 from probes._indirect_object import heads, places, sentences
+from probes._induction import controls as induction_controls
+
+
+@pytest.fixture(scope="module", autouse=True)
+def planted_once() -> Iterator[None]:
+    """The controls make models by seed, whatever model is asked: each is made, and looked into, once."""
+    once = cache(plant_induction)
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (induction_controls, indirect_object_controls):
+            patched.setattr(module, "plant_induction", once)
+        yield
+
 
 SHORT = {"length": 10, "sequences": 16, "random_sets": 4}  # a planted model knows 21 words and 24 positions
 
@@ -75,47 +89,38 @@ def test_a_head_that_copies_from_a_fixed_distance_is_no_induction(seed: int) -> 
     assert "yes" not in verdicts(findings_of("induction", parts._wrap(hf, "copies from a distance"), **SHORT))
 
 
+def by_mentions(each: float) -> Callable[[Model, list[str]], torch.Tensor]:
+    """The last logits of a model that gives a token so much for each time that it stands in the prompt."""
+
+    def last_logits(model: Model, prompts: list[str]) -> torch.Tensor:
+        return torch.stack(
+            [each * torch.bincount(torch.tensor(ids), minlength=len(model.tokenizer)) for ids in model.encode(prompts)]
+        )
+
+    return last_logits
+
+
 def test_a_head_that_writes_against_every_name_names_nobody(
     sentences_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The repeated name is pushed down twice: the difference between the two grows, and neither is named."""
     spaced = indirect_object.TEMPLATES[0].replace(",", " ,")
     monkeypatch.setattr(indirect_object, "TEMPLATES", (spaced,))
-    made = sentences.make_sentences(sentences_model, spaced, 4, seed=0)
-
-    def pushed(right: list[int], wrong: list[int]) -> Any:
-        """A metric on the logits of such a model: each token's number of mentions, taken away."""
-
-        def metric(logits: torch.Tensor, site: Any) -> torch.Tensor:
-            ids = sentences_model.encode(made.layout.prompts)
-            count = [[ids[p].count(who[p]) for who in (right, wrong)] for p in site.prompts.tolist()]
-            return torch.tensor([float(b - a) for a, b in count])
-
-        return metric
-
-    for module in (indirect_object, sentences):
-        monkeypatch.setattr(module, "logit_difference", pushed)
-    difference = indirect_object._prefers(Lab(sentences_model), [made]).table[0]
+    made = [sentences.make_sentences(sentences_model, spaced, 4, seed=0)]
+    monkeypatch.setattr(Model, "last_logits", by_mentions(-1.0))
+    lab, (other, absent) = Lab(sentences_model), sentences.ahead(sentences_model, made, "wrong", "absent")
+    difference = indirect_object._prefers(lab, made, other).table[0]
     assert (difference["giver"], difference["lead of the name (nats)"]) == ("one of the two gives", 1.0)
-    assert indirect_object._names(Lab(sentences_model), [made]).estimate.mean == -1.0, "the second claim sees it"
+    assert indirect_object._names(lab, other, absent).estimate.mean == -1.0, "the second claim sees it"
 
 
 def test_a_model_that_names_anybody_of_the_sentence_names_nobody(
     sentences_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copier: what is mentioned more often is likelier, by 5 nats a mention."""
-    made = sentences.make_sentences(sentences_model, indirect_object.TEMPLATES[0].replace(",", " ,"), 4, seed=0)
-
-    def copied(right: list[int], wrong: list[int]) -> Any:
-        def metric(logits: torch.Tensor, site: Any) -> torch.Tensor:
-            ids = sentences_model.encode(made.layout.prompts)
-            count = [[ids[p].count(who[p]) for who in (right, wrong)] for p in site.prompts.tolist()]
-            return torch.tensor([5.0 * (a - b) for a, b in count])
-
-        return metric
-
-    monkeypatch.setattr(indirect_object, "logit_difference", copied)
-    named = indirect_object._names(Lab(sentences_model), [made])
+    made = [sentences.make_sentences(sentences_model, indirect_object.TEMPLATES[0].replace(",", " ,"), 4, seed=0)]
+    monkeypatch.setattr(Model, "last_logits", by_mentions(5.0))
+    named = indirect_object._names(Lab(sentences_model), *sentences.ahead(sentences_model, made, "wrong", "absent"))
     assert "of the third by 5.00" in named.measure
     assert named.estimate.mean == -5.0, "the repeated name is ahead of the right one"
 

@@ -65,8 +65,12 @@ def by_claim(answers: list[Finding | NotAsked], claim: Claim) -> Finding:
     return next(one for one in answers if isinstance(one, Finding) and one.declared == claim.text)
 
 
-def test_where_size_must_be_known_it_is_found(enriched: Model) -> None:
-    answers = findings_of(enriched)
+@pytest.fixture(scope="module")
+def answers(enriched: Model) -> list[Finding | NotAsked]:
+    return findings_of(enriched)
+
+
+def test_where_size_must_be_known_it_is_found(enriched: Model, answers: list[Finding | NotAsked]) -> None:
     for claim in (direction.GENERALISES, direction.ALIKE, carried.BY_ATTENTION, controls.BEGINNING, controls.PLANTED):
         assert by_claim(answers, claim).verdict == "yes", claim.text
     assert by_claim(answers, direction.GENERALISES).estimate.mean > 0.95
@@ -75,8 +79,8 @@ def test_where_size_must_be_known_it_is_found(enriched: Model) -> None:
     assert answers == findings_of(enriched), "the same seed, the same findings"
 
 
-def test_every_claim_is_answered_or_said_not_to_be_asked(enriched: Model) -> None:
-    assert not not_reached(load_probe("context-enrichment").claims, findings_of(enriched))
+def test_every_claim_is_answered_or_said_not_to_be_asked(answers: list[Finding | NotAsked]) -> None:
+    assert not not_reached(load_probe("context-enrichment").claims, answers)
 
 
 @pytest.mark.parametrize("kind", ["random_weights", "last_word", "token_copier"])
@@ -263,15 +267,17 @@ def test_heads_that_all_help_a_little_are_not_a_few() -> None:
 def test_a_push_is_read_with_its_sign_and_at_the_noun(enriched: Model) -> None:
     pushes = used.Pushes(enriched, 1, ("red", "white"), ("tower", "house"), {"size": ["small", "large"]})
     direction = torch.randn(48, generator=torch.Generator().manual_seed(0))
-    there, back = pushes.effects(direction)["size"], pushes.effects(-direction)["size"]
+    there, back = (effect["size"] for effect in pushes.effects([direction, -direction]))
     np.testing.assert_allclose(there, -back, atol=1e-6)
     assert np.abs(there).max() > 1e-4
     prompts = [phrases.SAID.format("red", "tower")]
-    with enriched.edit({enriched.residual(1): steer(direction, 0.5, pos=-3)}):
-        logs = enriched.last_logits(prompts).log_softmax(-1)[0]
-    large, small = (logs[enriched.encode(f"We saw the {word}")[0][-1]] for word in ("large", "small"))
-    lead = pushes._read(direction, 0.5)["size"][0, 0]
-    assert lead == pytest.approx(float(large - small), abs=1e-4)
+    leads = []
+    for by in (0.5, -0.5):
+        with enriched.edit({enriched.residual(1): steer(direction, by, pos=-3)}):
+            logs = enriched.last_logits(prompts).log_softmax(-1)[0]
+        large, small = (logs[enriched.encode(f"We saw the {word}")[0][-1]] for word in ("large", "small"))
+        leads.append(float(large - small))
+    assert there[0, 0] == pytest.approx(leads[0] - leads[1], abs=1e-4)
 
 
 def test_words_that_are_read_make_no_direction() -> None:
@@ -303,16 +309,18 @@ def test_a_push_must_do_more_than_pushes_that_mean_nothing() -> None:
 
 
 def test_the_control_of_a_push_is_passed_by_chance_as_rarely_as_it_says() -> None:
-    """24 deals, as in a quick run: each counts both ways, for no more forward passes; a push by chance is one more."""
+    """20 deals, as in a quick run: each counts both ways, for no more forward passes; a push by chance is one more."""
     rng = np.random.default_rng(2)
     beyond = {used.FOLLOWS.about({"kind": "size"}): 0, used.OWN_WORDS.about({"kind": "size", "other": "age"}): 0}
     studies = 300
     for _ in range(studies):
-        pushes = [{kind: np.full((2, 2), rng.normal()) for kind in ("size", "age")} for _ in range(26)]
+        pushes = [
+            {kind: np.full((2, 2), rng.normal()) for kind in ("size", "age")} for _ in range(2 + used.QUICK_DEALT)
+        ]
         by_kind: dict[str, used.Effects] = {"size": pushes[0], "age": pushes[1]}
         for one in used._answers(by_kind, pushes[2:], pushes[2:6], ""):
             if isinstance(one, Finding) and one.claim in beyond:
-                assert one.control.estimate.n == 48
+                assert one.control.estimate.n == 2 * used.QUICK_DEALT
                 beyond[one.claim] += one.estimate.mean > one.control.estimate.high
     assert all(0 < count / studies <= 0.045 for count in beyond.values())
 

@@ -11,12 +11,14 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import torch
+from refusals import the_line
 from safetensors.torch import save_file
 from word_sae import PLAN, SENTENCES, SITE, TRAINING, change_cfg
 
-from interp import Finding, Lab, Model, NotAsked, Rows
+from interp import Finding, Lab, Model, NotAsked, Rows, UserError
 from interp.lab.claims import check_declared, not_reached
 from interp.model.loading.cache import MANIFEST
+from interp.saes.evaluate import evaluate_saes, paired_gap
 from interp.saes.loading import attach
 from interp.saes.loading import default as default_sae
 from interp.saes.neuron_basis import coordinates_as_sae
@@ -91,6 +93,28 @@ def test_what_was_not_asked_is_said_and_the_controls_hold(word_model: Model, wor
     for one in answers:
         if isinstance(one, Finding) and one.figure is not None:
             draw(one)
+
+
+def test_variance_is_the_same_without_the_losses_that_nobody_asks_for(word_model: Model, word_sae: Path) -> None:
+    sae = attach.load_sae(word_sae, word_model)
+    documents = SENTENCES[1:40:2]
+    whole, whole_too = evaluate_saes([sae, sae], word_model, documents)
+    asked, bare = evaluate_saes([sae, sae], word_model, documents, losses=[True, False])
+    (alone,) = evaluate_saes([sae], word_model, documents, losses=False)
+    assert asked.ce_reconstruction == pytest.approx(whole.ce_reconstruction)
+    assert (asked.ce_recovered, bare.ce_recovered, alone.ce_recovered) == (whole.ce_recovered, None, None)
+    assert np.isnan([bare.ce_reconstruction, alone.ce_clean, alone.ce_zero_ablation]).all()
+    assert whole.explained_variance == bare.explained_variance == alone.explained_variance
+    for one, other in ((whole, whole_too), (asked, bare), (alone, alone)):
+        gap = paired_gap(one, other, "explained_variance")
+        assert gap is not None
+        assert gap.mean == pytest.approx(0.0, abs=1e-9)
+    assert paired_gap(asked, bare, "ce_recovered") is None
+    (elsewhere,) = evaluate_saes([sae], word_model, SENTENCES[2:41:2], losses=False)
+    assert paired_gap(alone, elsewhere, "explained_variance") is None, "other documents"
+    with pytest.raises(UserError, match="for 2 SAEs") as refused:
+        evaluate_saes([sae, sae], word_model, documents, losses=[True])
+    the_line(refused)
 
 
 @pytest.mark.usefixtures("words")

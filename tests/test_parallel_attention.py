@@ -91,7 +91,7 @@ def test_the_probe_on_a_model_that_needs_near_context_only(monkeypatch: pytest.M
             words.append(f"w{at}")
             at = (at * 3 + int(torch.randint(2, (1,), generator=rng))) % 10
         texts.append(" ".join(words))
-    model = train_small_gpt2(texts[:120], SmallGPT2(d_model=48, steps=150, batch=16))
+    model = train_small_gpt2(texts[:120], SmallGPT2(d_model=48, steps=60, batch=16))
     monkeypatch.setattr(the_probe, "corpus_or_prose", lambda _: texts[120:])
     verdicts = verdicts_of(Lab(model, quick=True))
     assert verdicts["What lies more than 16 tokens back matters as well, by 0.05 nats."] == "no"
@@ -131,7 +131,7 @@ def test_a_copier_that_more_text_makes_less_sure_is_not_believed(tiny_gpt2: Mode
     for window, margin in ((context.NEAR, context.CLEAR), (context.FAR, context.SOME)):
         cut = context.mean_surprise(model, rows, window, 32)
         assert context.over_documents(whole.mean(1) - cut, lab).high < -margin, "cut off alone, it is believed"
-    answers = [one for one in context.windows(lab, rows, 32, "made up") if one.answers]
+    answers = [one for one in context.windows(lab, rows, 32, whole, "made up") if one.answers]
     assert [one.declared for one in answers] == [context.WHOLE.text, context.FAR_BACK.text]
     for answer in answers:
         assert isinstance(answer, Finding)
@@ -147,7 +147,8 @@ def test_context_that_is_needed_is_seen_beside_another_document(seed: int) -> No
             torch.randperm(20, generator=torch.Generator().manual_seed(i))[:10].add(3).tolist() for i in range(10)
         )
     ]
-    whole, *_ = context.windows(Lab(plant_induction(seed).model), rows, 12, "made up")
+    model = plant_induction(seed).model
+    whole, *_ = context.windows(Lab(model), rows, 12, windowed_losses(model, rows, None, start=12), "made up")
     assert isinstance(whole, Finding)
     assert whole.verdict == "yes"
     assert whole.estimate.high < -2
@@ -156,8 +157,9 @@ def test_context_that_is_needed_is_seen_beside_another_document(seed: int) -> No
 def test_texts_that_are_too_short_are_said_to_be(tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that reads 24 tokens at once: no half of 16, and nothing behind the first 32."""
     lab = Lab(tiny_gpt2)
-    *_, far, sink = context.windows(lab, [row * 2 for row in ROWS], 14, "made up")
-    for left_out in (far, sink, the_probe._no_future(lab, [row * 2 for row in ROWS])):
+    rows = [row * 2 for row in ROWS]
+    *_, far, sink = context.windows(lab, rows, 14, windowed_losses(tiny_gpt2, rows, None, start=14), "made up")
+    for left_out in (far, sink, the_probe._no_future(lab, rows)):
         assert isinstance(left_out, NotAsked)
         assert "28 tokens" in left_out.because
 
@@ -167,10 +169,10 @@ def test_middle_layers_are_compared_within_each_document(make_tiny: Any, monkeyp
     model = make_tiny("gpt2")
     monkeypatch.setattr(type(model), "n_layers", property(lambda _: 4))
     levels = torch.linspace(0, 9, 10)
-    lost = iter([levels * 0, levels, levels + 0.2, levels + 0.2, levels + 0.1])
-    monkeypatch.setattr(type(model), "measure", lambda *_, **__: -next(lost))
+    lost = iter([levels, levels + 0.2, levels + 0.2, levels + 0.1])
+    monkeypatch.setattr(heads, "windowed_losses", lambda *_, **__: next(lost)[:, None])
     monkeypatch.setattr(type(model), "edit", lambda *_: contextlib.nullcontext())
-    finding = heads.cut_layers(Lab(model), [list(range(8)) for _ in range(10)], 4)
+    finding = heads.cut_layers(Lab(model), [list(range(8)) for _ in range(10)], 4, levels[:, None] * 0)
     assert isinstance(finding, Finding)
     assert finding.estimate.mean == pytest.approx(0.1, abs=1e-6)
     assert finding.verdict == "yes"

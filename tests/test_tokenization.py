@@ -22,10 +22,10 @@ from interp.lab.discover import load_probe
 from interp.model.training.small import SmallGPT2, train_small_gpt2
 from interp.text.corpus import prose, prose_sources, split_corpus
 from probes import tokenization as the_probe
-from probes._tokenization import cost
+from probes._tokenization import cost, together
 from probes._tokenization import words as the_words
 from probes._tokenization.cost import cost_findings, costs, cut_by_force
-from probes._tokenization.pieces import _nearest, _places, best_layer, halve, read_as_whole
+from probes._tokenization.pieces import _nearest, _places, best_layer, halve, read_as_whole, read_surprises
 from probes._tokenization.running import in_text, known_tokenizers
 from probes._tokenization.words import (
     COMMON,
@@ -171,13 +171,15 @@ def test_the_cost_of_cutting_is_that_of_the_pieces_less_that_of_the_whole(
     texts = [str(smol.tokenizer.decode([i])) for i in range(len(smol.tokenizer))]
     rows = smol.encode(prose()[:4], cut=80)
 
-    def known_loss(prompts: list[list[int]]) -> torch.Tensor:
-        (ids,) = prompts
-        factor = 1.0 if ids in rows else 1.5
-        return torch.tensor([[torch.nan, *(factor * len(texts[i]) for i in ids[1:])]])
+    def known_loss(prompts: list[list[int]], **_: int) -> torch.Tensor:
+        losses = torch.full((len(prompts), max(map(len, prompts))), torch.nan)
+        for loss, ids in zip(losses, prompts, strict=True):
+            loss[1 : len(ids)] = (1.0 if ids in rows else 1.5) * torch.tensor([len(texts[i]) for i in ids[1:]])
+        return losses
 
     monkeypatch.setattr(smol, "loss", known_loss)
-    found = costs(Lab(smol), smol, prose()[:4], 80, "reading")
+    lab = Lab(smol)
+    found = costs(lab, smol, read_surprises(lab, smol, rows, "reading"), "reading")
     for row, (at_cut, elsewhere) in zip(rows, found, strict=True):
         forced = cut_by_force(smol, row, texts)
         first = int(forced.is_cut.argmax())
@@ -188,7 +190,9 @@ def test_the_cost_of_cutting_is_that_of_the_pieces_less_that_of_the_whole(
 
 
 def test_where_too_little_can_be_cut_its_cost_is_said_not_to_be_asked(smol: Model) -> None:
-    answers = list(cost_findings(Lab(smol), ["the cat sat on the mat"] * 5, 40, "a made-up text"))
+    lab = Lab(smol)
+    texts_read = read_surprises(lab, smol, smol.encode(["the cat sat on the mat"] * 5), "reading")
+    answers = list(cost_findings(lab, texts_read, "a made-up text"))
     assert len(answers) == 3
     assert all(isinstance(one, NotAsked) and "0 documents have 4 words" in one.because for one in answers)
 
@@ -310,8 +314,8 @@ def test_a_model_that_copies_first_letters_puts_no_pieces_together(smol: Model) 
 
 
 def test_a_vocabulary_without_long_words_is_not_asked_to_put_them_together(tiny_gpt2: Model) -> None:
-    answers = list(the_probe._together(Lab(tiny_gpt2), english()))
-    assert [one.declared for one in answers] == [the_probe.TOGETHER.text, the_probe.APART.text]
+    answers = list(together.put_together(Lab(tiny_gpt2), english()))
+    assert [one.declared for one in answers] == [together.TOGETHER.text, together.APART.text]
     assert all(isinstance(one, NotAsked) and "one token of six letters" in one.because for one in answers)
 
 

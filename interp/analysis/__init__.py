@@ -66,6 +66,12 @@ if TYPE_CHECKING:
     )
     from interp.model.attention_window import windowed_losses
     from interp.model.gradients import Observed, Slopes, gradients_of, observe
+    from interp.model.last_activations import (
+        last_activations,
+        last_activations_under,
+        last_log_probs,
+        last_logits_under,
+    )
     from interp.model.parameter_count import BIASES, PARTS, biases_of, count_by_formula, count_parameters, part_by_name
 else:
     __getattr__, __dir__ = lazy(
@@ -77,6 +83,9 @@ else:
             "interp.analysis.completions": "CompletionScores, score_completions",
             "interp.analysis.facts": "Aligned, Asked, align, ask_facts",
             "interp.model.attention_window": "windowed_losses",
+            "interp.model.last_activations": (
+                "last_activations, last_activations_under, last_log_probs, last_logits_under"
+            ),
             # metrics of the logits, for patching and gradients
             "interp.analysis.metrics": (
                 "continuation, divergence, entropy, last, log_prob, logit_difference, rank, token_table"
@@ -131,6 +140,10 @@ __all__ = [
     "choose_number",
     "encode_answers",
     "entropy_of",
+    "last_activations",
+    "last_activations_under",
+    "last_log_probs",
+    "last_logits_under",
     "last_tokens",
     "score_answers",
     "score_completions",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -19,10 +20,12 @@ from interp.errors import UserError
 from interp.model.choose import only
 from interp.model.edits import ablate
 from interp.model.hooks.editing import Edit
+from interp.model.hooks.forward import batches, stream
 from interp.model.hooks.given import makes
 from interp.model.hooks.shown import Shown
 from interp.model.hooks.sites import layer_of
 from interp.model.hooks.tokens import Prompts
+from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 
 KINDS = ("previous", "duplicate", "induction")
@@ -78,6 +81,7 @@ def score_heads(model: Model, sequences: Sequence[list[int]], *, batch_size: int
     )
 
 
+@looks_once
 def attention_paid(
     model: Model,
     sequences: Sequence[list[int]],
@@ -98,14 +102,20 @@ def attention_paid(
             f"sequences of {least} to {length} tokens and places {int(places.min())} to {int(places.max())} came; "
             "expected sequences of one length, and places in them"
         )
-    scores: dict[str, dict[int, Tensor]] = {kind: {} for kind in keys}
-    for site in model.tree.match("blocks.*.attn.hook_pattern"):  # one layer at a time: patterns are large
-        pattern = model.capture(list(sequences), site, batch_size=batch_size)[site].float()
+    sites = model.tree.match("blocks.*.attn.hook_pattern")
+    paid = {kind: torch.full((len(ids), model.n_layers, 0), torch.nan) for kind in keys}
+
+    def keep(site: str, pattern: Tensor, index: Tensor) -> None:
+        """Only what is paid to the places: patterns are large, and all layers come in one forward."""
         for kind, where in keys.items():
-            scores[kind][layer_of(site) or 0] = pattern[:, :, queries, where].mean(-1).cpu()
-    layers = range(model.n_layers)
-    nothing = torch.full_like(next(iter(next(iter(scores.values())).values())), torch.nan)
-    return {kind: torch.stack([paid.get(i, nothing) for i in layers], 1) for kind, paid in scores.items()}
+            here = pattern[:, :, queries.to(pattern.device), where.to(pattern.device)].float().mean(-1).cpu()
+            if not paid[kind].shape[2]:
+                paid[kind] = torch.full((len(ids), model.n_layers, here.shape[1]), torch.nan)
+            paid[kind][index, layer_of(site) or 0] = here
+
+    for batch in batches(model.tree, ids, batch_size, "right", sites):
+        stream(model.tree, batch, sites, partial(keep, index=batch.index))
+    return paid
 
 
 def mean_outputs(model: Model, prompts: Prompts) -> dict[str, Float[Tensor, "head d_head"]]:

@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.analysis.cells import Cell, Runs, in_batches, is_the_same, place_of
 from interp.errors import UserError
 from interp.model.gradients import gradients_of, observe
 from interp.model.hooks.captured import Activations
-from interp.model.hooks.editing import Edit
 from interp.model.hooks.metrics import Metric
 from interp.model.hooks.sites import layer_of
 from interp.model.hooks.tokens import Prompts
-from interp.model.hooks.where import Where
+from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 from interp.progress import Progress, silent
 
@@ -102,6 +102,7 @@ class Sweep:
         return {"site": self.sites[site], **where}
 
 
+@looks_once
 def patch_sweep(
     model: Model,
     source: Prompts,
@@ -119,8 +120,9 @@ def patch_sweep(
     `source` are the clean prompts, or unrelated ones as a control; pair by pair they need the same number of tokens.
     `by`: each position by itself, each head by itself, both, or none of it (a site as a whole). At an attention pattern
     a position is a query: its row of attention is patched. `positions`: all by
-    default; negative ones count from the end. A batch holds places of one site, so that a sweep costs what its forwards
-    cost: one row a pair and place.
+    default; negative ones count from the end. A sweep costs what its forwards cost: one row a pair and place, of the
+    tokens from that place on, where those before it can be read once. A place before the first token in which a pair
+    differs moves nothing, and is not run.
     Raises UserError when a source and a corrupt prompt differ in length, with both layouts, and for heads where a site
     has none.
     """
@@ -129,22 +131,19 @@ def patch_sweep(
     whole = observe(model, pairs.source, names, metric, batch_size=batch_size)
     acts = whole.acts
     grid = _grid(pairs, acts, by, positions)
-    # rows of one length side by side, as they come in a batch: row i of a run is then cell i
-    grid.cells.sort(key=lambda cell: len(pairs.corrupt[cell.pair]))
     base = model.measure(pairs.corrupt, metric, batch_size=batch_size).cpu()
     effect = torch.full((len(pairs.source), len(names), *map(len, grid.axes)), torch.nan)
-    done, total = 0, len(names) * len(grid.cells)
-    for i, name in enumerate(names):
-        for start in range(0, len(grid.cells), batch_size):
-            some = grid.cells[start : start + batch_size]
-            with model.edit({name: _patch_cells(acts[name], acts.axes[name], some)}):
-                values = model.measure(
-                    [pairs.corrupt[cell.pair] for cell in some],
-                    metric,
-                    batch_size=len(some),
-                    numbers=[cell.pair for cell in some],
-                    total=len(pairs.source),
-                )
+    cells = []
+    for cell in grid.cells:
+        if not model.is_edited and is_the_same(pairs.source[cell.pair], pairs.corrupt[cell.pair], cell):
+            effect[cell.pair, :, *cell.index] = 0.0
+        else:
+            cells.append(cell)
+    done, total = 0, len(names) * len(cells)
+    for some in in_batches(cells, pairs.corrupt, batch_size):
+        runs = Runs(model, pairs.corrupt, some, names, metric)
+        for i, name in enumerate(names):
+            values = runs.patched(name, acts[name], acts.axes[name])
             for cell, value in zip(some, values.tolist(), strict=True):
                 effect[cell.pair, i, *cell.index] = value - base[cell.pair]
             done += len(some)
@@ -181,7 +180,7 @@ def attribution_patch(
         moved = torch.where(there == here, 0.0, there - here)  # what is masked is -inf in both, and does not move
         moved = (moved * slopes.gradients[name]).float().cpu()
         for cell in grid.cells:
-            place = _place(acts.axes[name], len(pairs.source[cell.pair]), cell)
+            place = place_of(acts.axes[name], len(pairs.source[cell.pair]), cell)
             effect[cell.pair, i, *cell.index] = moved[(cell.pair, *place)].sum()
     return Sweep(effect, tuple(names), tuple(by), grid.positions, whole.values.cpu(), slopes.values.cpu())
 
@@ -205,20 +204,10 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """One place of one pair: where it stands in the table of effects, and what is patched there."""
-
-    pair: int
-    index: tuple[int, ...]
-    pos: int | None
-    head: int | None
-
-
-@dataclass(frozen=True)
 class _Grid:
     axes: tuple[range, ...]
     positions: tuple[int, ...]
-    cells: list[_Cell]
+    cells: list[Cell]
 
 
 def pair_up(model: Model, source: Prompts, corrupt: Prompts) -> Pairs:
@@ -267,31 +256,5 @@ def _grid(pairs: Pairs, acts: Activations, by: Sequence[By], positions: Sequence
                 if positions is not None:
                     raise UserError(f"position {pos} is outside a prompt of {len(ids)} tokens")
                 continue
-            cells.append(_Cell(i, index, None if pos is None else pos % len(ids), where.get("head")))
+            cells.append(Cell(i, index, None if pos is None else pos % len(ids), where.get("head")))
     return _Grid(axes, tuple(wanted), cells)
-
-
-def _place(axes: Sequence[str], length: int, cell: _Cell) -> tuple[int | slice, ...]:
-    """Where a cell lies in a prompt's activation: of a pattern a position is a query, with its real keys."""
-    place: list[int | slice] = []
-    for axis in axes[1:]:
-        if axis == "pos" and "pos" not in axes[1 : len(place) + 1]:
-            place.append(slice(0, length) if cell.pos is None else cell.pos)
-        elif axis == "pos":
-            place.append(slice(0, length))
-        else:
-            place.append(cell.head if axis == "head" and cell.head is not None else slice(None))
-    return tuple(place)
-
-
-def _patch_cells(values: Float[Tensor, "pair ..."], axes: Sequence[str], cells: Sequence[_Cell]) -> Edit:
-    """Row i of the run gets `values` of its pair at the place of cell i."""
-
-    def patched(activation: Tensor, where: Where) -> Tensor:
-        out = activation.clone()
-        for row, cell in enumerate(cells):
-            place = _place(axes, int(where.mask[row].sum()), cell)
-            out[(row, *place)] = values[(cell.pair, *place)].to(out)
-        return out
-
-    return patched

@@ -24,13 +24,13 @@ from interp.model.hooks.asked import context_length, padding_is_harmless
 from interp.model.hooks.bridge import unembed
 from interp.model.hooks.captured import Activations, place
 from interp.model.hooks.editing import Edit
-from interp.model.hooks.forward import batches, check_fits, forward, read
+from interp.model.hooks.forward import batches, check_fits, forward, measure_batch, read
 from interp.model.hooks.generation import Generation, Sampling, generate
-from interp.model.hooks.metrics import Metric, apply_metric, heeds_padding, needs_last_only
+from interp.model.hooks.metrics import Metric, heeds_padding
 from interp.model.hooks.receipts import Receipts
 from interp.model.hooks.registered import register
 from interp.model.hooks.sites import SiteTable
-from interp.model.hooks.tokens import BosPolicy, Prompts, Side, Tokens, encode, pad
+from interp.model.hooks.tokens import BosPolicy, Prompts, Side, encode, pad
 from interp.model.hooks.tolerance import of_logits
 from interp.model.hooks.tree import HookedTree, looks_once
 from interp.model.hooks.vocabulary import end_ids, token_texts
@@ -278,16 +278,8 @@ class Model(Matrices):
         alike = None if heeds_padding(metric) else lambda i: len(ids[i])
         for batch in batches(self.tree, ids, batch_size, "right", alike=alike):
             named_batch = replace(batch, index=named[batch.index], total=total)
-            out[batch.index.to(self.device)] = self._measured(named_batch, metric).float()
+            out[batch.index.to(self.device)] = measure_batch(self.tree, named_batch, metric).float()
         return out
-
-    def _measured(self, batch: Tokens, metric: Metric) -> Tensor:
-        if not needs_last_only(metric):
-            return apply_metric(metric, forward(self.tree, batch).logits, batch)
-        logits = forward(self.tree, batch, keep="last").logits
-        ids = batch.ids.gather(1, batch.last[:, None])
-        last = replace(Tokens.full(ids), index=batch.index, total=batch.total)
-        return apply_metric(metric, logits, last)
 
     @looks_once
     def generate(

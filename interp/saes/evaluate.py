@@ -15,8 +15,7 @@ Both get an interval by resampling documents, because tokens of a document are n
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -30,15 +29,13 @@ from torch import Tensor
 
 from interp.activations.rows import SINK_RULE, Rows, capture_rows, median_norm
 from interp.errors import UserError
-from interp.model.hooks.editing import Edit
 from interp.model.model import Model
 from interp.progress import Progress, silent
 from interp.saes.edits import mean_ablate, reconstruct
 from interp.saes.lineage import refuse_misfit
 from interp.saes.loading.sae import BLOCK, site_of
+from interp.saes.losses import Passes, losses_under
 from interp.stats.intervals import Interval, expanded_percentile
-
-LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MB in fp32; a batch of 16 x 128 x 49,152 would take 400
 
 
 class DocumentSums(NamedTuple):
@@ -56,8 +53,10 @@ class DocumentSums(NamedTuple):
         return 1 - (weights @ self.errors) / np.where(total > 0, total, np.nan)
 
     def recovered(self, weights: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """The loss recovered of each resample; None where one of them has no scale."""
+        """The loss recovered of each resample; None where one of them has no scale, and without losses."""
         scale = weights @ (self.mean - self.clean)
+        if np.isnan(self.reconstruction).any():
+            return None
         return (weights @ (self.mean - self.reconstruction)) / scale if bool((scale > 0).all()) else None
 
 
@@ -75,12 +74,13 @@ class SAEReport:
     dead_share: float
     """Share of features that fire at none of the `n_tokens` tokens."""
     ce_clean: float
+    """NaN, as the other losses, where they were not asked for."""
     ce_reconstruction: float
     ce_mean_ablation: float
     ce_zero_ablation: float
     ce_recovered: Interval | None
     """(mean ablation - reconstruction) / (mean ablation - clean). None where mean ablation does not hurt in every
-    resample: then there is no scale to measure on."""
+    resample, so that there is no scale to measure on, and where losses were not asked for."""
     n_tokens: int
     """Tokens behind the variance, L0 and the dead share: sinks left out."""
     n_predictions: int
@@ -117,18 +117,23 @@ def evaluate_saes(
     *,
     max_tokens: int | None = None,
     progress: Progress = silent,
+    losses: bool | Sequence[bool] = True,
     seed: int = 0,
     n_boot: int = 1000,
 ) -> list[SAEReport]:
     """`evaluate_sae` for several SAEs of one site, an SAE and its `random_sae_like` say, on the same tokens.
 
-    The passes without an SAE are made once: 4 + len(saes) forwards of every token instead of 5 * len(saes).
+    The passes without an SAE are made once: 4 + len(saes) forwards of every token instead of 5 * len(saes). `losses`:
+    are the model's losses asked for, and with which SAEs? Else they are NaN, and the activations are read once.
     """
+    with_loss = [losses] * len(saes) if isinstance(losses, bool) else list(losses)
+    if len(with_loss) != len(saes):
+        raise UserError(f"losses={with_loss} came for {len(saes)} SAEs; expected True or False for each")
     for sae in saes:
         refuse_misfit(sae.cfg, model, "this SAE")
     if len(sites := {site_of(sae) for sae in saes}) != 1:
         raise UserError(f"the SAEs read {', '.join(sorted(sites)) or 'nothing'}; expected SAEs of one site")
-    passes = _Passes(progress, 4 + len(saes))
+    passes = Passes(progress, 1 + (3 + sum(with_loss)) * any(with_loss))
     context = saes[0].cfg.metadata.context_size or None  # where it does not say at what length it was trained
     rows = capture_rows(model, documents, *sites, max_tokens=max_tokens, context=context, progress=passes.count)
     texts = [ids.tolist() for ids in rows.ids.split(torch.bincount(rows.document).tolist())]
@@ -139,19 +144,26 @@ def evaluate_saes(
         )
     typical, mean = median_norm(rows.values), rows.clean.mean(0)
 
-    def loss(edit: Edit | None) -> NDArray[np.float64]:
-        passes.start()
-        return _losses(model, texts, {} if edit is None else {rows.site: edit}, passes)
-
+    replaced = [
+        mean_ablate(mean, typical_norm=typical),
+        mean_ablate(torch.zeros_like(mean), typical_norm=typical),
+        *(reconstruct(sae, typical_norm=typical) for sae, asked in zip(saes, with_loss, strict=True) if asked),
+    ]
+    never = np.full(len(texts), np.nan)
+    if any(with_loss):
+        clean, of_mean, of_zero, *rest = losses_under(model, texts, rows, [None, *replaced], passes)
+    else:
+        clean, of_mean, of_zero, *rest = never, never, never
     base = _Base(
         rows=rows,
         predictions=sum(max(0, len(text) - 2) for text in texts),
         weights=_resamples(len(texts), n_boot, seed),
-        clean=loss(None),
-        mean=loss(mean_ablate(mean, typical_norm=typical)),
-        zero=loss(mean_ablate(torch.zeros_like(mean), typical_norm=typical)),
+        clean=clean,
+        mean=of_mean,
+        zero=of_zero,
     )
-    return [_report(sae, base, loss(reconstruct(sae, typical_norm=typical))) for sae in saes]
+    losses_of = iter(rest)
+    return [_report(sae, base, next(losses_of) if asked else never) for sae, asked in zip(saes, with_loss, strict=True)]
 
 
 def paired_gap(
@@ -169,7 +181,11 @@ def paired_gap(
     and where a resample has no scale.
     """
     one, two = report.sums, other.sums
-    if one is None or two is None or len(one.clean) != len(two.clean) or not np.allclose(one.clean, two.clean, 1e-3):
+    if one is None or two is None or len(one.clean) != len(two.clean):
+        return None
+    asked = np.isfinite(one.clean).all() or np.isfinite(two.clean).all()
+    known = (one.clean, two.clean) if asked else (one.squares, two.squares)
+    if not np.allclose(*known, 1e-3):
         return None
     weights = _resamples(len(one.clean), n_boot, seed)
     if of == "explained_variance":
@@ -242,21 +258,6 @@ def _report(sae: SAE[Any], base: _Base, ours: NDArray[np.float64]) -> SAEReport:
     )
 
 
-class _Passes:
-    """Adds up the progress of equal passes over the same tokens."""
-
-    def __init__(self, progress: Progress, n: int) -> None:
-        self.progress, self.n, self.before, self.total = progress, n, 0, 0
-
-    def start(self) -> None:
-        self.before += self.total
-
-    def count(self, _: str, done: int, total: int) -> None:
-        """The `Progress` of one pass."""
-        self.total = total
-        self.progress("evaluating the SAE", self.before + done, self.n * total)
-
-
 class _Fit(NamedTuple):
     error: Float[Tensor, " row"]  # ||x - x̂||², sinks included
     l0: float
@@ -274,22 +275,6 @@ def _fit(sae: SAE[Any], rows: Rows) -> _Fit:
         active += int(ordinary.sum())
     n = int((~rows.is_sink).sum())
     return _Fit(torch.cat(errors), active / n, fired)
-
-
-def _losses(model: Model, texts: list[list[int]], edits: Mapping[str, Edit], passes: _Passes) -> NDArray[np.float64]:
-    """Summed next-token cross-entropy per document in nats, over predictions from position 1 on."""
-    longest = max(map(len, texts))
-    size = max(1, LOGITS_AT_ONCE // (longest * int(model.config.vocab_size)))
-    out = []
-    with model.edit(edits) if edits else nullcontext():
-        for start in range(0, len(texts), size):
-            chunk = texts[start : start + size]
-            for ids, logits in zip(chunk, model.logits(chunk, batch_size=size), strict=True):
-                target = torch.tensor(ids[2:], dtype=torch.long, device=logits.device)
-                scores = logits[1 : 1 + len(target)].float()
-                out.append(float(torch.nn.functional.cross_entropy(scores, target, reduction="sum")))
-            passes.count("reading", sum(map(len, texts[: start + size])), sum(map(len, texts)))
-    return np.array(out)
 
 
 def _resamples(n: int, n_boot: int, seed: int) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from interp import (
     set_beforehand,
     zero,
 )
-from interp.analysis import others_like, parts_written
+from interp.analysis import last_activations, last_activations_under, others_like, parts_written
 from interp.edits import knock_out, only
 from interp.saes import attach_sae, site_of
 from interp.stats import estimate_crossed, max_t
@@ -107,11 +107,14 @@ class SizePhrases:
     def site(self) -> str:
         return self.model.residual(self.layer)
 
-    def difference(self, prompts: list[str]) -> NDArray[np.float64]:
-        """Along the direction, large less small [noun, adjective]: what each adjective adds, the mean is the whole."""
-        acts = self.model.capture(prompts, self.site, batch_size=64).last(self.site).float().cpu()
-        along = (acts @ self.direction).double().view(len(ASKED), -1, self.nouns).mean(0)
-        return added(along).T.numpy()
+    def difference(self, edits: Sequence[dict[str, Edit]]) -> list[NDArray[np.float64]]:
+        """Along the direction, large less small [noun, adjective], in the phrases that judge, under each of the edits.
+
+        What each adjective adds; the mean is the whole. The edits are of what the noun looks at, the last token.
+        """
+        found = last_activations_under(self.model, self.judging, self.site, edits)
+        along = [(acts[self.site].float().cpu() @ self.direction).double() for acts in found]
+        return [added(values.view(len(ASKED), -1, self.nouns).mean(0)).T.numpy() for values in along]
 
 
 def admit(model: Model, words: Words, vectors: Vectors, layer: int) -> SizePhrases:
@@ -130,39 +133,35 @@ def admit(model: Model, words: Words, vectors: Vectors, layer: int) -> SizePhras
 
 def carried(lab: Lab, size_phrases: SizePhrases) -> Iterator[Finding | NotAsked]:
     """What attention does, in all heads, in one layer, in a few heads: shares of the whole [noun, adjective]."""
-    clean = size_phrases.difference(size_phrases.judging)
+    (clean,) = size_phrases.difference([{}])
     below = list(range(size_phrases.layer))
     if not over_adjectives(clean).low > 0:
         for claim in (BY_ATTENTION, NOT_THE_CUT, EARLIER, FEW_HEADS):
             yield claim.not_asked("because along the direction held-out adjectives lie no farther apart than by chance")
         return
 
-    def left(edits: dict[str, Edit]) -> NDArray[np.float64]:
-        with size_phrases.model.edit(edits):
-            return size_phrases.difference(size_phrases.judging) / clean.mean()
-
-    def lost(edits: dict[str, Edit]) -> NDArray[np.float64]:
-        return clean / clean.mean() - left(edits)
+    def lost(edits: Sequence[dict[str, Edit]]) -> list[NDArray[np.float64]]:
+        return [(clean - left) / clean.mean() for left in size_phrases.difference(edits)]
 
     def hidden(key: int) -> dict[str, Edit]:
         return {f"blocks.{layer}.attn.hook_pattern": knock_out(keys=key, queries=-1) for layer in below}
 
+    lab.progress("cutting the noun's attention to its adjective", 0, 1)
+    by_all, by_other, *by_layer = lost([hidden(-2), hidden(-3), *({s: edit} for s, edit in hidden(-2).items())])
+    whole = clean / clean.mean()
     yield BY_ATTENTION.answer(
-        estimate_crossed([left(hidden(-2))], unit=LOST, over="adjective", exact=True), zero(LOST, "nothing of it")
+        estimate_crossed([whole - by_all], unit=LOST, over="adjective", exact=True), zero(LOST, "nothing of it")
     )
-    yield NOT_THE_CUT.answer(over_adjectives(left(hidden(-3))), set_beforehand(0.5, LOST, "half of it"))
-    by_layer = []
-    for layer, (site, edit) in zip(below, hidden(-2).items(), strict=True):
-        by_layer.append(lost({site: edit}))
-        lab.progress("cutting the noun's attention to its adjective", layer + 1, len(below))
+    yield NOT_THE_CUT.answer(over_adjectives(whole - by_other), set_beforehand(0.5, LOST, "half of it"))
     yield _earlier(lab, np.stack(by_layer)) if len(below) > 1 else EARLIER.not_asked("because there is one layer")
     heads, shape = choose_heads(size_phrases)
     if 2 * len(heads) > shape[0] * shape[1]:
         yield FEW_HEADS.not_asked(f"because there are no more than {shape[0] * shape[1]} heads below this layer")
         return
-    chosen = lost(_without(heads))
     draws = range(4 if lab.quick else 8)
-    others = np.stack([lost(_without(others_like(heads, shape, seed=lab.seed * 100 + i))).mean(0) for i in draws])
+    sets = [heads, *(others_like(heads, shape, seed=lab.seed * 100 + i) for i in draws)]
+    chosen, *of_others = lost([_without(some) for some in sets])
+    others = np.stack([values.mean(0) for values in of_others])
     named = ", ".join(f"{layer}.{head}" for layer, head in heads)
     yield FEW_HEADS.answer(
         over_adjectives(chosen),
@@ -193,9 +192,9 @@ def choose_heads(size_phrases: SizePhrases) -> tuple[Heads, tuple[int, int]]:
     """The heads below the layer that write most along the direction, and how many layers and heads there are."""
     model, prompts = size_phrases.model, size_phrases.choosing
     sites = [f"blocks.{layer}.attn.hook_z" for layer in range(size_phrases.layer)]
-    acts = model.capture(prompts, sites, batch_size=64)
+    acts = last_activations(model, prompts, sites)
     direction = size_phrases.direction.to(model.device).expand(len(prompts), -1)
-    written = torch.stack([parts_written(model, acts.last(s), i, "attn", direction)[0] for i, s in enumerate(sites)], 1)
+    written = torch.stack([parts_written(model, acts[s], i, "attn", direction)[0] for i, s in enumerate(sites)], 1)
     by_class = written.cpu().view(len(ASKED), 2, -1, *written.shape[1:])
     gap = by_class[:, 1].mean((0, 1)) - by_class[:, 0].mean((0, 1))
     best = gap.flatten().argsort(descending=True)[: max(2, round(CHOSEN * gap.numel()))].tolist()
@@ -237,8 +236,8 @@ def features(lab: Lab, words: Words, folder: Path | None, n_perm: int) -> Findin
     site = site_of(sae)
     rows = []
     for template in TEMPLATES:
-        acts = lab.model.capture(prompts_of(words.sized, words.nouns, template), site, batch_size=64)
-        rows.append(_encode(sae, acts.last(site)))
+        acts = last_activations(lab.model, prompts_of(words.sized, words.nouns, template), site)
+        rows.append(_encode(sae, acts[site]))
     at = torch.stack(rows).view(len(TEMPLATES), len(words.sized), len(words.nouns), -1)
     alive = (at > 0).flatten(0, 2).any(0).nonzero().flatten()
     apart = tell_apart(at[..., alive], n_perm, lab.seed)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from interp import Claim, Finding, Lab, Measured, Model, set_beforehand, with_random_weights
+from interp import Claim, Finding, Lab, Measured, Model, set_beforehand
+from interp.analysis import layer_of_parameter
 from interp.stats import estimate_crossed, estimate_mean, proportion
 
 from . import CONTROLS, RIGHT
@@ -100,17 +101,32 @@ def plant_and_find(at: At, length: float, rng: np.random.Generator, n_perm: int)
 
 
 def untrained(lab: Lab, words: Words, middle: int, first: Model) -> Finding:
-    """Several models with random weights, `first` among them: one has its own luck with a few adjectives."""
-    shares = []
-    for i in range(MODELS):
-        model = with_random_weights(lab.model, lab.seed * MODELS + i) if i else first
-        shares.append(share_told(lab, model, words, middle, SHORT))
-        lab.progress("telling with random weights", i + 1, MODELS)
+    """Several models with random weights, `first` among them: one has its own luck with a few adjectives.
+
+    The others are drawn in the place of `first`, which is of no more use behind this: to make a model takes longer than
+    to draw its weights.
+    """
+    shares = [share_told(lab, first, words, middle, SHORT)]
+    with first.tree.settled():  # hooks that share the weights stay right, however these are drawn
+        for i in range(1, MODELS):
+            redraw(first, lab.seed * MODELS + i, middle)
+            shares.append(share_told(lab, first, words, middle, SHORT))
+            lab.progress("telling with random weights", i + 1, MODELS)
     return UNTRAINED.answer(
         estimate_mean(shares, unit=RIGHT, over="random model", bounds=(0.0, 1.0), seed=lab.seed),
         set_beforehand(0.5, RIGHT, "chance"),
         measure=f"{len(words.small)} adjectives of each kind, {NOUNS} nouns, {len(SHORT)} sentences.",
     )
+
+
+@torch.no_grad()
+def redraw(model: Model, seed: int, below: int) -> None:
+    """Draw the matrices outside the blocks, and those of the blocks `below`, anew: as wide as each is."""
+    generator = torch.Generator(model.device).manual_seed(seed)
+    for name, weight in model.hf.named_parameters():
+        layer = layer_of_parameter(name)
+        if weight.ndim > 1 and (layer is None or layer < below):
+            weight.normal_(0.0, float(weight.float().std()), generator=generator)
 
 
 def share_told(lab: Lab, model: Model, words: Words, middle: int, templates: Sequence[str]) -> float:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import Lab, Model, UserError
-from interp.analysis import single_tokens
+from interp.analysis import last_activations, single_tokens
 
 SMALL = ("small", "tiny", "little", "miniature", "mini", "short", "compact", "narrow", "thin", "minor")
 LARGE = ("large", "big", "huge", "giant", "enormous", "massive", "vast", "tall", "wide", "great")
@@ -105,8 +105,8 @@ def read_vectors(
     sites = [model.residual(layer) for layer in layers]
     rows = []
     for i, template in enumerate(templates):
-        acts = model.capture(prompts_of(adjectives, nouns, template), sites, batch_size=64)
-        rows.append(torch.stack([acts.last(site).float().cpu() for site in sites], 1))
+        acts = last_activations(model, prompts_of(adjectives, nouns, template), sites)
+        rows.append(torch.stack([acts[site].float().cpu() for site in sites], 1))
         lab.progress(what, i + 1, len(templates))
     shape = (len(templates), len(adjectives), len(nouns), len(layers), -1)
     return Vectors(adjectives, layers, torch.stack(rows).view(shape))

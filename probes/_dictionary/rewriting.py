@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -131,13 +132,21 @@ def controls_of(lab: Lab, sae: SAE[Any], rows: Rows) -> dict[str, SAE[Any]]:
     return {ALL: everything, DEALT: dealt}
 
 
-def measure_all(lab: Lab, saes: Mapping[str, SAE[Any]], documents: list[str], tokens: int) -> dict[str, SAEReport]:
-    """Each SAE on the same documents; those of one site share the passes without an SAE."""
+def measure_all(
+    lab: Lab, saes: Mapping[str, SAE[Any]], documents: list[str], tokens: int, *, silent: Collection[str] = ()
+) -> dict[str, SAEReport]:
+    """Each SAE on the same documents; those of one site share the passes without an SAE.
+
+    `silent`: those that nothing asks the model's loss of.
+    """
     reports: dict[str, SAEReport] = {}
     for site in dict.fromkeys(map(site_of, saes.values())):
         here = {name: sae for name, sae in saes.items() if site_of(sae) == site}
         tell = lab.tell(f"measuring {len(here)} SAEs at {site}")
-        measured_here = evaluate_saes(list(here.values()), lab.model, documents, max_tokens=tokens, progress=tell)
+        losses = [name not in silent for name in here]
+        measured_here = evaluate_saes(
+            list(here.values()), lab.model, documents, max_tokens=tokens, progress=tell, losses=losses
+        )
         reports |= dict(zip(here, measured_here, strict=True))
     return reports
 
@@ -172,7 +181,8 @@ def on_prose(
 ) -> Finding:
     """The same on text that the model did not write, half as much of it, for it only checks the number before."""
     text = bundled_corpus("prose").name
-    here = measure_all(lab, {label: saes[label] for label in (name, RANDOM)}, prose(), max(1, tokens // 2))
+    asked = {label: saes[label] for label in (name, RANDOM)}
+    here = measure_all(lab, asked, prose(), max(1, tokens // 2), silent=asked)
     sae, random = here[name], here[RANDOM]
     rows = [("held-out sample", row_of(name, reports[name])), *((text, row_of(*one)) for one in here.items())]
     return ON_PROSE.answer(
@@ -281,15 +291,20 @@ def row_of(name: str, report: SAEReport) -> Row:
         "loss recovered (share)": recovered.mean if recovered else None,
         "ce low": recovered.low if recovered else None,
         "ce high": recovered.high if recovered else None,
-        "loss, model itself (nats)": report.ce_clean,
-        "loss, rewritten (nats)": report.ce_reconstruction,
-        "loss, mean instead (nats)": report.ce_mean_ablation,
-        "loss, zero instead (nats)": report.ce_zero_ablation,
+        "loss, model itself (nats)": _asked(report.ce_clean),
+        "loss, rewritten (nats)": _asked(report.ce_reconstruction),
+        "loss, mean instead (nats)": _asked(report.ce_mean_ablation),
+        "loss, zero instead (nats)": _asked(report.ce_zero_ablation),
         "features active per token": report.l0,
         "never fire (share)": report.dead_share,
         "tokens": report.n_tokens,
         "sinks left out": report.n_sinks,
     }
+
+
+def _asked(loss: float) -> float | None:
+    """None for a loss that was not asked for."""
+    return None if math.isnan(loss) else loss
 
 
 def _dots(x: str, prefix: str) -> Figure:

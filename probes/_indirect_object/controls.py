@@ -21,7 +21,7 @@ from interp.stats import estimate_mean
 
 from . import CONTROLS, UNIT
 from .heads import MOST, WRITTEN, choose_heads, shares_written
-from .sentences import Sentences, leads
+from .sentences import Sentences, ahead, third_gives
 
 FOUND = Claim(
     "Positive control: where one head was planted that writes the answer, the chosen heads write most of it.",
@@ -56,5 +56,8 @@ def controls(lab: Lab, made: list[Sentences]) -> Iterator[Finding]:
         estimate_mean(shares, unit=WRITTEN, over="model", seed=lab.seed),
         set_beforehand(MOST, WRITTEN, "half of it"),
     )
-    one_of_the_two, a_third = leads(with_random_weights(lab.model, lab.seed), made)
-    yield BLIND.answer(estimate_mean(one_of_the_two - a_third, unit=UNIT, over="prompt", seed=lab.seed), zero(UNIT))
+    model = with_random_weights(lab.model, lab.seed)
+    (one_of_the_two,) = ahead(model, made, "wrong")
+    yield BLIND.answer(
+        estimate_mean(one_of_the_two - third_gives(model, made), unit=UNIT, over="prompt", seed=lab.seed), zero(UNIT)
+    )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from interp import Model, UserError
-from interp.analysis import Layout, lay_out, logit_difference, single_tokens
+from interp.analysis import Layout, lay_out, single_tokens
 
 TEMPLATES = (
     "When {first} and {second} went to the {place}, {giver} gave a {thing} to",
@@ -68,17 +69,21 @@ def make_sentences(model: Model, template: str, n: int, seed: int) -> Sentences:
     return Sentences(layouts[0], layouts[1].prompts, layouts[2].prompts, right_ids, wrong_ids, absent_ids)
 
 
-def leads(model: Model, made: list[Sentences]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How far the right name is ahead of the other, in nats: where one of the two gives, and where a third person does.
+def ahead(model: Model, made: list[Sentences], *rivals: Literal["wrong", "absent"]) -> list[NDArray[np.float64]]:
+    """How far the right name is ahead of these, in nats, where one of the two gives: [prompt] for each of them."""
+    by_template = [_leads(model, s.layout.prompts, s.right, *(getattr(s, name) for name in rivals)) for s in made]
+    return [np.concatenate(parts) for parts in zip(*by_template, strict=True)]
 
-    Both [prompt], the prompts of all templates in the same order.
-    """
 
-    def ahead(s: Sentences, prompts: list[str]) -> NDArray[np.float64]:
-        return model.measure(prompts, logit_difference(s.right, s.wrong)).double().cpu().numpy()
+def third_gives(model: Model, made: list[Sentences]) -> NDArray[np.float64]:
+    """How far the right name is ahead of the other, in nats, where a third person gives [prompt]."""
+    return np.concatenate([_leads(model, s.third, s.right, s.wrong)[0] for s in made])
 
-    one_of_the_two = np.concatenate([ahead(s, s.layout.prompts) for s in made])
-    return one_of_the_two, np.concatenate([ahead(s, s.third) for s in made])
+
+def _leads(model: Model, prompts: list[str], right: list[int], *rivals: list[int]) -> list[NDArray[np.float64]]:
+    logits = model.last_logits(prompts).double().cpu().numpy()
+    each = np.arange(len(logits))
+    return [logits[each, right] - logits[each, rival] for rival in rivals]
 
 
 def _token(model: Model, name: str) -> int:

@@ -6,19 +6,23 @@ import random
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
 
 from interp import Claim, Estimate, Finding, Lab, Model, NotAsked, measured, zero
-from interp.analysis import windowed_losses
+from interp.analysis import last_log_probs, windowed_losses
 from interp.stats import estimate_mean
 
 from . import MATTERS, NATS, Rows
 
 WINDOWS = (2, 4, 8, 16, 32, 64)
 NEAR, FAR = 2, 16  # tokens in sight
+QUICK_WINDOWS = (NEAR, 8, FAR)
+ALONE = (NEAR, FAR, 64)  # windows that are tried without the first token as well
 CLEAR, SOME, SINK = 1.0, 0.05, 0.5  # nats
 PLACES = 4  # tokens of a text that are read behind another document's context
 WITH_FIRST, WITHOUT = "and the first token", "nothing else"
 SURPRISE = "surprise (nats per token)"
+Losses = Float[torch.Tensor, "sequence pos"]
 
 HARDER = (  # a copier is surer, and more wrong, the fewer tokens it sees: more of any text helps it
     f"What lies further back is cut off or, for {PLACES} tokens of each text, another document's: the smaller gap "
@@ -92,24 +96,28 @@ def gap_beside(
     `losses` [document, token from `half` on] have the whole context.
     """
     places = sorted({half + round(i * (losses.shape[1] - 1) / (PLACES - 1)) for i in range(PLACES)})
-    gaps = []
-    for at in places:
-        others = [[*row[:1], *rows[i - 1][1 : at - window], *row[at - window : at + 1]] for i, row in enumerate(rows)]
-        gaps.append(losses[:, at - half] - mean_surprise(lab.model, others, None, at))
-        lab.progress(f"{window} tokens behind another document", len(gaps), len(places))
-    nothing, other = (over_documents(gap, lab) for gap in (losses.mean(1) - cut, torch.stack(gaps, 1).mean(1)))
+    pairs = zip(rows, [rows[-1], *rows], strict=False)  # a text and the one before it
+    others = [[*row[:1], *other[1 : at - window], *row[at - window : at + 1]] for row, other in pairs for at in places]
+    lab.progress(f"{window} tokens behind another document", 0, 1)
+    behind = -last_log_probs(lab.model, others).view(len(rows), len(places))
+    gap = losses[:, [at - half for at in places]] - behind
+    nothing, other = (over_documents(gap, lab) for gap in (losses.mean(1) - cut, gap.mean(1)))
     told = f"Less nothing: {nothing.mean:.2f}; less another document: {other.mean:.2f}."
     return max(nothing, other, key=lambda gap: gap.high), told
 
 
-def windows(lab: Lab, rows: Rows, half: int, source: str) -> Iterator[Finding | NotAsked]:
-    """Loss over the second half of each text, by how much of it every layer sees. `source` names the text."""
+def windows(lab: Lab, rows: Rows, half: int, all_seen: Losses, source: str) -> Iterator[Finding | NotAsked]:
+    """Loss over the second half of each text, by how much of it every layer sees. `source` names the text.
+
+    `all_seen`: the losses from `half` on where every layer sees everything.
+    """
     losses: dict[tuple[str, int], torch.Tensor] = {}
-    for i, window in enumerate(w for w in WINDOWS if w < half):
-        for name, first in ((WITH_FIRST, True), (WITHOUT, False)):
-            losses[name, window] = mean_surprise(lab.model, rows, window, half, first=first)
-        lab.progress("cutting the context", i + 1, len(WINDOWS))
-    all_seen = windowed_losses(lab.model, rows, None, start=half)
+    tried = [window for window in (QUICK_WINDOWS if lab.quick else WINDOWS) if window < half]
+    for i, window in enumerate(tried):
+        losses[WITH_FIRST, window] = mean_surprise(lab.model, rows, window, half)
+        if window in ALONE:
+            losses[WITHOUT, window] = mean_surprise(lab.model, rows, window, half, first=False)
+        lab.progress("cutting the context", i + 1, len(tried))
     whole = all_seen.mean(1)
     by_window = measured(
         losses | {(name, len(rows[0])): whole for name in (WITH_FIRST, WITHOUT)},
@@ -147,7 +155,7 @@ def windows(lab: Lab, rows: Rows, half: int, source: str) -> Iterator[Finding | 
     yield ATTENTION_SINK.answer(over_documents(losses[WITHOUT, FAR] - losses[WITH_FIRST, FAR], lab), zero(NATS))
 
 
-def contexts(lab: Lab, rows: Rows, half: int, source: str) -> Iterator[Finding]:
+def contexts(lab: Lab, rows: Rows, half: int, all_seen: Losses, source: str) -> Iterator[Finding]:
     """The same second halves behind their own first half, the same shuffled, and another document's."""
     rng = random.Random(lab.seed)
     shuffled = []
@@ -156,7 +164,8 @@ def contexts(lab: Lab, rows: Rows, half: int, source: str) -> Iterator[Finding]:
         rng.shuffle(middle)
         shuffled.append([row[0], *middle, *row[half:]])
     others = [[*rows[(i + 1) % len(rows)][:half], *row[half:]] for i, row in enumerate(rows)]
-    own, mixed, other = (mean_surprise(lab.model, texts, None, half + 1) for texts in (rows, shuffled, others))
+    mixed, other = (mean_surprise(lab.model, texts, None, half + 1) for texts in (shuffled, others))
+    own = all_seen[:, 1:].mean(1)
     by_context = measured(
         {"its own": own, "its own, shuffled": mixed, "another document's": other},
         by=("context",),

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import Claim, Figure, Finding, Lab, NotAsked, Row, halves, measured, zero
-from interp.analysis import continuation
+from interp.analysis import windowed_losses
 from interp.edits import windowed
 from interp.stats import estimate_mean
 
@@ -43,26 +43,28 @@ FAR_AND_NEAR = Claim(
 CLAIMS = [MIDDLE_LAYERS, FAR_AND_NEAR]
 
 
-def cut_layers(lab: Lab, rows: Rows, start: int) -> Finding | NotAsked:
-    """A quarter of the layers sees eight tokens (and the first), the others everything."""
+def cut_layers(lab: Lab, rows: Rows, start: int, whole: Float[Tensor, "sequence pos"]) -> Finding | NotAsked:
+    """A quarter of the layers sees eight tokens (and the first), the others everything.
+
+    `whole`: the losses from `start` on where all of them see everything.
+    """
     model = lab.model
     bounds = np.linspace(0, model.n_layers, PARTS + 1).round().astype(int).tolist()
     quarters = [(low, high) for low, high in pairwise(bounds) if high > low]
     if len(quarters) < 3:
         return MIDDLE_LAYERS.not_asked(f"because the model has {model.n_layers} layers: none is in the middle")
-    metric = continuation(rows, [start] * len(rows), per="token")
-    clean = -model.measure(rows, metric, batch_size=4).cpu()
     lost: dict[str, Tensor] = {}
+    quarters = quarters[1:] if lab.quick else quarters  # of the first one nothing is claimed
     for i, (low, high) in enumerate(quarters):
         with model.edit({f"blocks.{n}.attn.hook_pattern": windowed(NEAR) for n in range(low, high)}):
-            lost[f"{low} to {high - 1}"] = -model.measure(rows, metric, batch_size=4).cpu() - clean
+            lost[f"{low} to {high - 1}"] = windowed_losses(model, rows, None, start=start).mean(1) - whole.mean(1)
         lab.progress("cutting layers", i + 1, len(quarters))
     by_quarter = measured(
         lost, by=("layers cut",), value="lost (nats per token)", unit=NATS, over="document", seed=lab.seed
     )
-    *before, last = lost.values()
+    *before, last = list(lost.values())[0 if lab.quick else 1 :]
     return MIDDLE_LAYERS.answer(
-        estimate_mean((torch.stack(before[1:]).mean(0) - last).numpy(), unit=NATS, over="document", seed=lab.seed),
+        estimate_mean((torch.stack(before).mean(0) - last).numpy(), unit=NATS, over="document", seed=lab.seed),
         zero(NATS, "as much as by the last quarter of the layers"),
         table=by_quarter.rows(),
         figure=by_quarter.bars(

@@ -15,7 +15,7 @@ from . import CAUSE, PARTED
 from .compare import Compared, Pair, compare_ways, parts
 from .one_order import linear_layers, one_order
 from .sums import add_in_orders, products_of, whole_numbers
-from .ways import WITH_MATES
+from .ways import WITH_MATES, write_texts
 
 ORDERS = 20
 ROWS = "share of sums"
@@ -39,7 +39,7 @@ SAME_BITS = Claim(
     part=CAUSE,
     answers=True,
     measure="Share of prompts whose logits have other bits in fp32 in a batch than alone, where every linear layer "
-    "takes one row at a time, less that share with the usual products, prompt by prompt.",
+    "takes one text at a time, less that share with the usual products, prompt by prompt.",
     caveat="This ties the bits to the linear layers' products. Padding and the cache change sums of attention, "
     "too, which are left as they are.",
     subject="machine",
@@ -110,7 +110,7 @@ def in_one_order(
         return claim.not_asked(f"because with the usual products, too, batch mates give no prompt {name} here")
     with one_order(hf):
         tell = lab.tell("adding in one order")
-        *_, compared = compare_ways(lab.model, hf, usual[0].dtype, prompts, n, [WITH_MATES], tell)
+        *_, compared = compare_ways(usual[0].dtype, write_texts(lab.model, hf, prompts, n), hf, [WITH_MATES], tell)
     fixed = np.array([float(test(pair)) for pair in compared.pairs])
     by_order = measured(
         {"the usual": usually, "one fixed": fixed},

@@ -36,10 +36,7 @@ def other_seed(lab: Lab, prompts: Sequence[str], n: int) -> Finding:
     """Sampling, with two seeds and with one."""
 
     def sample(seed: int) -> list[list[int]]:
-        return [
-            lab.model.generate([prompt], max_new_tokens=min(n, 8), temperature=1.0, seed=seed).ids[0]
-            for prompt in prompts[:8]
-        ]
+        return lab.model.generate(prompts[:8], max_new_tokens=min(n, 8), temperature=1.0, seed=seed).ids
 
     first, again, other = sample(lab.seed), sample(lab.seed), sample(lab.seed + 1)
     changed, changed_again = (

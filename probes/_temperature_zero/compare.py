@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp import Estimate, Model, Progress, Row
+from interp import Estimate, Progress, Row
 from interp.stats import proportion
 
 from . import PARTED
-from .ways import CACHE, Logits, Text, Way, alone, write_texts
+from .ways import CACHE, Logits, Text, Way, Written, alone
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,20 @@ class Compared:
         }
 
 
-def compare_ways(
-    model: Model, hf: Any, dtype: str, prompts: Sequence[str], n: int, ways: Iterable[Way], progress: Progress
-) -> list[Compared]:
-    """Write, read again in every way, compare with each text alone."""
-    texts, written = write_texts(model, hf, prompts, n)
+def compare_ways(dtype: str, written: Written, hf: Any, ways: Iterable[Way], progress: Progress) -> list[Compared]:
+    """Read what was written again in every way, and compare with each text alone."""
     ways = list(ways)
-    reference = list(alone(hf, texts))
-    compared = [Compared(dtype, CACHE, _pairs(texts, reference, written))]
-    progress("decoding", 1, 1 + len(ways))
+    compared = [Compared(dtype, CACHE, _pairs(written.texts, written.whole, written.step_by_step))]
     for i, way in enumerate(ways):
-        compared.append(Compared(dtype, way.name, _pairs(texts, reference, way.run(hf, texts))))
-        progress("decoding", i + 2, 1 + len(ways))
+        compared.append(Compared(dtype, way.name, _pairs(written.texts, written.whole, way.run(hf, written.texts))))
+        progress("reading again", i + 1, len(ways))
     return compared
 
 
-def compare_precisions(dtype: str, texts: Sequence[Text], reference: Sequence[Logits], hf: Any) -> Compared:
-    """The model in another precision, on the texts that the reference wrote."""
-    return Compared(dtype, "another precision than fp32", _pairs(texts, reference, alone(hf, texts)))
+def compare_precisions(dtype: str, written: Written, hf: Any) -> Compared:
+    """The model in another precision, on every second text that the reference wrote."""
+    texts = written.texts[::2]
+    return Compared(dtype, "another precision than fp32", _pairs(texts, written.whole[::2], alone(hf, texts)))
 
 
 def _pairs(texts: Sequence[Text], reference: Iterable[Logits], other: Iterable[Logits]) -> tuple[Pair, ...]:

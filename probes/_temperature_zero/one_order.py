@@ -1,4 +1,4 @@
-"""A batch-invariant product: each row is multiplied by itself, so that no other row decides in which order it adds."""
+"""A batch-invariant product: each text is multiplied by itself, so that no other decides in which order it adds."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def linear_layers(hf: Any) -> list[Any]:
 
 @contextmanager
 def one_order(hf: Any) -> Iterator[None]:
-    """Inside, every linear layer of `hf` takes one row at a time: always a product of one shape, from a fresh copy.
+    """Inside, every linear layer of `hf` takes one text at a time, always from a fresh copy.
 
-    A kernel chooses by the shape of its input in which order it adds up. Here the shape is the same whatever else is in
-    the batch. Attention and norms are left as they are: they work on each text by itself.
+    A kernel chooses by the shape of its input, and where it lies in memory, in which order it adds up. Here both are
+    the same whatever else is in the batch. Attention and norms are left as they are: they work on each text by itself.
     """
     layers = linear_layers(hf)
     before = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
-        layer.forward = _row_by_row(layer.forward)
+        layer.forward = _text_by_text(layer.forward)
     try:
         yield
     finally:
@@ -38,9 +38,8 @@ def one_order(hf: Any) -> Iterator[None]:
                 layer.forward = forward
 
 
-def _row_by_row(plain: Any) -> Any:
+def _text_by_text(plain: Any) -> Any:
     def forward(x: Tensor) -> Tensor:
-        products = [plain(row[None].clone()) for row in x.reshape(-1, x.shape[-1])]
-        return torch.cat(products).reshape(*x.shape[:-1], -1)
+        return torch.cat([plain(text[None].clone()) for text in x])
 
     return forward

@@ -32,15 +32,21 @@ class Sums:
         return (self.by_order.amax(1) - self.by_order.amin(1)).double()
 
 
+@torch.no_grad()
 def products_of(model: Model, prompts: list[str], rows: int) -> Float[Tensor, "row d"]:
     """The terms of the model's own logits: what the unembedding reads, times the row of the likeliest token."""
-    site = f"blocks.{model.n_layers - 1}.hook_resid_post"
-    found = model.capture(prompts, site).last(site)[:rows]
-    best = model.unembed(found).argmax(-1)
     head = model.hf.get_output_embeddings()
     assert head is not None
-    x = found.float() / found.float().square().mean(-1, keepdim=True).sqrt()
-    return (x * head.weight.detach()[best].float()).cpu()
+    read: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, args: read.append(args[0][0, -1].detach().float()))
+    try:
+        best = [
+            int(model.hf(torch.tensor([ids], device=model.device)).logits[0, -1].argmax())
+            for ids in model.encode(prompts[:rows])
+        ]
+    finally:
+        handle.remove()
+    return (torch.stack(read) * head.weight.detach()[best].float()).cpu()
 
 
 def add_in_orders(terms: Float[Tensor, "row d"], dtype: torch.dtype, name: str, *, orders: int, seed: int) -> Sums:

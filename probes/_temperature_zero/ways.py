@@ -72,8 +72,17 @@ def cast(model: Model, dtype: torch.dtype) -> Any:
     return hf.to(dtype=dtype).eval()
 
 
-def write_texts(model: Model, hf: Any, prompts: Sequence[str], n: int) -> tuple[list[Text], list[Logits]]:
-    """What `hf` writes behind each prompt by itself, `n` tokens, taking the likeliest; and the logits it took it from.
+@dataclass(frozen=True)
+class Written:
+    """Texts that greedy decoding wrote, with the logits that it took each token from, and those of each text whole."""
+
+    texts: list[Text]
+    step_by_step: list[Logits]
+    whole: list[Logits]
+
+
+def write_texts(model: Model, hf: Any, prompts: Sequence[str], n: int) -> Written:
+    """What `hf` writes behind each prompt by itself, `n` tokens, taking the likeliest.
 
     Raises UserError where the context leaves room for fewer than four.
     """
@@ -94,7 +103,7 @@ def write_texts(model: Model, hf: Any, prompts: Sequence[str], n: int) -> tuple[
                 out = hf(new, past_key_values=out.past_key_values, use_cache=True)
         texts.append(Text(tuple(ids), len(row)))
         logits.append(torch.stack(seen))
-    return texts, logits
+    return Written(texts, logits, list(alone(hf, texts)))
 
 
 def _read(hf: Any, ids: Tensor, text: Text, first: int = 0, **more: Any) -> Logits:

@@ -12,6 +12,7 @@ from interp import Claim, Finding, Lab, Model, NotAsked, Row, with_random_weight
 from interp.stats import estimate_mean
 
 from . import CONTROLS, MET
+from .pieces import Surprises, read_surprises
 
 LONG = 6  # letters of a word that is cut, at least
 LEAST_CUT, LEAST_DOCUMENTS = 4, 4
@@ -89,28 +90,33 @@ def _halves(model: Model, text: str) -> list[int] | None:
     return pieces if len(pieces) > 1 and model.tokenizer.decode(pieces) == text else None
 
 
-def costs(lab: Lab, model: Model, documents: Sequence[str], tokens: int, what: str) -> NDArray[np.float64]:
+def costs(lab: Lab, model: Model, texts_read: Sequence[Surprises], what: str) -> NDArray[np.float64]:
     """[document, (at a word that is cut, at a token that is left whole)]: what more it costs in nats.
 
     Behind a document's first cut; a cut word's cost is that of its pieces together less that of the whole. Documents
     with too few words to cut are left out.
     """
-    texts = model.vocabulary
+    names = model.vocabulary
+    forced = [(text, cut_by_force(model, text.ids, names)) for text in texts_read]
+    chosen = [(text, cut) for text, cut in forced if cut.is_cut.sum() >= LEAST_CUT and _left_whole(cut).any()]
     out = []
-    for n, row in enumerate(model.encode(list(documents), cut=tokens)):
-        forced = cut_by_force(model, row, texts)
-        behind = np.arange(len(row)) > int(forced.is_cut.argmax())
-        if forced.is_cut.sum() >= LEAST_CUT and (behind & ~forced.is_cut).any():
-            as_it_is, cut = (np.nan_to_num(model.loss([ids])[0].double().cpu().numpy()) for ids in (row, forced.ids))
-            more = np.add.reduceat(cut, forced.at[:-1]) - as_it_is
-            out.append((more[forced.is_cut].mean(), more[behind & ~forced.is_cut].mean()))
-        lab.progress(what, n + 1, len(documents))
+    for (text, cut), again in zip(
+        chosen, read_surprises(lab, model, [cut.ids for _, cut in chosen], what), strict=True
+    ):
+        more = np.add.reduceat(np.nan_to_num(again.loss), cut.at[:-1]) - np.nan_to_num(text.loss)
+        out.append((more[cut.is_cut].mean(), more[_left_whole(cut)].mean()))
     return np.array(out).reshape(-1, 2)
 
 
-def cost_findings(lab: Lab, documents: Sequence[str], tokens: int, source: str) -> Iterator[Finding | NotAsked]:
+def _left_whole(forced: Forced) -> NDArray[np.bool_]:
+    """Tokens behind the first cut that are the same in both."""
+    behind = np.arange(len(forced.is_cut)) > int(forced.is_cut.argmax())
+    return behind & ~forced.is_cut
+
+
+def cost_findings(lab: Lab, texts_read: Sequence[Surprises], source: str) -> Iterator[Finding | NotAsked]:
     """The cost at the words that are cut, at those that are left whole, and the latter with random weights."""
-    cost = costs(lab, lab.model, documents, tokens, "cutting words by force")
+    cost = costs(lab, lab.model, texts_read, "cutting words by force")
     if len(cost) < LEAST_DOCUMENTS:
         for claim in (DEARER, ELSEWHERE, BLIND):
             yield claim.not_asked(
@@ -138,7 +144,8 @@ def cost_findings(lab: Lab, documents: Sequence[str], tokens: int, source: str) 
         measure=f"{text}Surprise of the tokens behind the first cut that are the same in both, punctuation included.",
     )
     model = with_random_weights(lab.model, lab.seed)
-    bare = costs(lab, model, documents, tokens, "cutting words by force, random weights")
+    what = "with random weights"
+    bare = costs(lab, model, read_surprises(lab, model, [text.ids for text in texts_read], what), what)
     yield BLIND.answer(
         estimate_mean(bare[:, 1], unit=WHOLE, over="document", seed=lab.seed),
         zero(WHOLE, "nothing"),

@@ -12,32 +12,49 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Lab, Model, UserError
+from interp.analysis import last_activations
 
 CONTEXTS = (
     "They were talking about the",
     "Nobody had an answer to the question of",
     "On the last page there is a note on",
 )
+AT_ONCE = 4  # texts: a vocabulary is wide
 KINDS = ("words of one piece", "first pieces", "second pieces", "later pieces")
 
 
-def surprise_by_piece(lab: Lab, documents: Sequence[str], tokens: int) -> dict[str, list[float]]:
+@dataclass(frozen=True)
+class Surprises:
+    """A text's token ids, and how much each surprises a model, in nats; NaN at the first."""
+
+    ids: list[int]
+    loss: NDArray[np.float64]
+
+
+def read_surprises(lab: Lab, model: Model, rows: Sequence[list[int]], what: str) -> list[Surprises]:
+    """Each text, given as token ids, read by `model`."""
+    out = []
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        losses = model.loss(some, batch_size=AT_ONCE).double().cpu().numpy()
+        out += [Surprises(list(row), loss[: len(row)]) for row, loss in zip(some, losses, strict=True)]
+        lab.progress(what, start + len(some), len(rows))
+    return out
+
+
+def surprise_by_piece(model: Model, texts_read: Sequence[Surprises]) -> dict[str, list[float]]:
     """Mean surprise of each document's tokens, in nats, by what piece of a word they are. Documents have all kinds."""
-    model = lab.model
     texts = model.vocabulary
     starts = np.array([not t[:1].isalpha() or t[:1] == " " for t in texts])
     letters = np.array([t.strip().isalpha() and t.strip().isascii() for t in texts])
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for n, row in enumerate(model.encode(list(documents), cut=tokens)):
-        ids = np.array(row)
-        place = _places(ids, starts, letters)
-        loss = model.loss([row])[0, 1:].cpu().numpy()
-        means = [loss[place[1:] == k] for k in range(len(KINDS))]
+    for text in texts_read:
+        place = _places(np.array(text.ids), starts, letters)
+        means = [text.loss[1:][place[1:] == k] for k in range(len(KINDS))]
         if all(len(part) for part in means[:3]):
             for kind, part in zip(KINDS, means, strict=True):
                 if len(part):
                     found[kind].append(float(part.mean()))
-        lab.progress("reading text", n + 1, len(documents))
     return found
 
 
@@ -127,9 +144,9 @@ def read_as_whole(
         rows = [[*start, *ids] for ids in halves.whole]
         rows += [[*start, *a, *b] for a, b in halves.parts]
         rows += [[*start, *a, *b] for a, (_, b) in zip(halves.instead, halves.parts, strict=True)]
-        acts = model.capture(rows, sites, batch_size=64)
+        acts = last_activations(model, rows, sites)
         for k, site in enumerate(sites):
-            whole, cut, other = acts.last(site).float().cpu().split(n)
+            whole, cut, other = acts[site].float().cpu().split(n)
             right["cut in two"][:, k] += _nearest(cut, whole) / len(CONTEXTS)
             right["behind another word's half"][:, k] += _nearest(other, whole) / len(CONTEXTS)
         lab.progress(what, done + 1, len(CONTEXTS))

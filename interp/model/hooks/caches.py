@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,36 @@ def one_of_each(batch: Tokens, copies: int) -> Tokens:
     """The batch with every prompt once, where each stands there `copies` times."""
     first = slice(None, None, copies)
     return Tokens(batch.ids[first], batch.mask[first], batch.index[first], batch.total)
+
+
+def cache_deals(tree: HookedTree, sites: Iterable[str] = ()) -> bool:
+    """May a forward that reads `sites` go on from some prompts of a cache, in any order, and from one of them twice?"""
+    engine = engine_for(tree, sites)
+
+    def ask() -> float:
+        ids = varied_ids(tree, 6)
+        whole = Tokens.full(torch.cat([ids, ids.flip(1)]))
+        n, places = whole.ids.shape[1] - 2, [1, 0, 1]
+        cache = _run(tree, engine, Tokens.full(whole.ids[:, :n]), use_cache=True).cache
+        for _ in range(2):  # the cache that they are dealt from must be left as it was
+            later = on_top(whole.ids[places, n:], whole.ids[places, :n])
+            logits = _run(tree, engine, later, cache=dealt(cache, places)).logits
+        return relative_gap(logits, _run(tree, engine, whole).logits[places, n:])
+
+    return tree.once(f"cache deals {engine}", lambda: cache_works(tree, engine) and _agrees(tree, ask))
+
+
+def dealt(cache: Any, places: Sequence[int]) -> Any:
+    """A copy of a cache with the prompts at these places of it, in this order."""
+    cache = copy.deepcopy(cache)  # a forward adds to the one that it is given
+    cache.batch_select_indices(torch.tensor(list(places)))
+    return cache
+
+
+def on_top(ids: Tensor, before: Tensor) -> Tokens:
+    """The batch that reads `ids` behind `before`, which a cache holds."""
+    real, past = (torch.ones_like(part, dtype=torch.bool) for part in (ids, before))
+    return Tokens(ids, real, torch.arange(len(ids)), len(ids), past=past)
 
 
 def reads_side_by_side(tree: HookedTree, site: str, length: int) -> bool:

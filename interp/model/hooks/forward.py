@@ -9,7 +9,8 @@ padding, caches and positions that depend on the batch are decided here too.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -32,6 +33,8 @@ from interp.model.hooks.asked import (
 )
 from interp.model.hooks.editing import apply_edit, edit_in_turns
 from interp.model.hooks.engines import Keep, Ran, Reader, chosen, run_hooked, run_plain
+from interp.model.hooks.late import Late, started
+from interp.model.hooks.metrics import Metric, apply_metric, needs_last_only
 from interp.model.hooks.midstream import ends_of, past_the_mlp
 from interp.model.hooks.taps import Tap
 from interp.model.hooks.tokens import Side, Tokens, batches_of, pad
@@ -53,6 +56,7 @@ def forward(
     cache: Any = None,
     use_cache: bool = False,
     gradients: bool = False,
+    late: Late | None = None,
 ) -> Ran:
     """Run one padded batch: logits [prompt, kept, d_vocab] and, if asked for, attention's cache.
 
@@ -60,7 +64,8 @@ def forward(
     what they return takes its place, for the same values with a gradient of their own. `change`: the same for
     functions that change values, without the checks and the receipt of an edit. `keep`: the logits of "all" positions,
     of each prompt's "last" token, or of the last so many columns. `cache`: what an earlier forward of the tokens
-    `batch.past` gave; it grows. RuntimeErrors of torch come through.
+    `batch.past` gave; it grows. `late`: the stream behind the first blocks, which the plain model need not run again
+    (`late.py`: where it `starts_late`). RuntimeErrors of torch come through.
     """
     watch, change = watch or {}, change or {}
     tree.warn_of_unopened()
@@ -83,7 +88,8 @@ def forward(
             how: dict[str, Any] = {"keep": cut, "cache": cache, "use_cache": use_cache}
             if engine == "plain":
                 taps = [(_tap(tree, site), function) for site, function in hooks]
-                ran = run_plain(tree.hf, batch, taps, **how)
+                with started(tree, late, lambda: tree.running is token) if late else nullcontext() as put:
+                    ran = run_plain(tree.hf, batch, [put, *taps] if put else taps, **how)
             else:
                 with tree.opened(names):
                     attached = [tree.attached_at(site, function) for site, function in hooks]
@@ -91,6 +97,15 @@ def forward(
     finally:
         tree.running = outer
     return ran if cut == keep else Ran(chosen(ran.logits, batch, keep), ran.cache)
+
+
+def measure_batch(tree: HookedTree, batch: Tokens, metric: Metric, *, cache: Any = None) -> Tensor:
+    """One number a prompt of the batch; of a metric that reads the last token alone, no other logits are computed."""
+    if not needs_last_only(metric):
+        return apply_metric(metric, forward(tree, batch, cache=cache).logits, batch)
+    logits = forward(tree, batch, keep="last", cache=cache).logits
+    last = Tokens.full(batch.ids.gather(1, batch.last[:, None]))
+    return apply_metric(metric, logits, replace(last, index=batch.index, total=batch.total))
 
 
 def engine_for(tree: HookedTree, watch: Iterable[str] = (), change: Iterable[str] = ()) -> Engine:
@@ -125,8 +140,8 @@ def stream(
 ) -> None:
     """Call `on(site, activation)` as each site is reached; the forward ends with the last of them.
 
-    The activation is the model's own tensor: copy what is to be kept. `cache`: as in `forward`; one that grew in a
-    forward that ended early is of no more use. Raises UserError for a site that never comes.
+    The activation is the model's own tensor: copy what is to be kept. A `cache` that is gone on from is of no use
+    afterwards: some layers have added to it. Raises UserError for a site that never comes.
     """
     missing = set(sites)
 

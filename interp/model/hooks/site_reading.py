@@ -17,6 +17,7 @@ from interp.model.hooks.bridge import Attach, attached, opened, run, run_dummy
 from interp.model.hooks.sites import SiteTable
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
+    from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
 
 HEADS: dict[tuple[str, ...], tuple[str, ...]] = {  # what has four axes is parted into heads
@@ -27,9 +28,9 @@ HEADS: dict[tuple[str, ...], tuple[str, ...]] = {  # what has four axes is parte
 
 def read_site_table(bridge: TransformerBridge) -> SiteTable:
     """Ask the model which hooks fire and what they carry."""
-    points = bridge.hook_dict
-    empty = _mislabelled(bridge)
-    small, large = _dummy_shapes(bridge, 2, 5), _dummy_shapes(bridge, 3, 7)
+    points = bridge.hook_dict  # made anew each time it is asked for, which takes long
+    empty = _mislabelled(bridge, points)
+    small, large = (_dummy_shapes(bridge, points, prompts, length) for prompts, length in ((2, 5), (3, 7)))
     aliases: dict[int, list[str]] = {}
     for name, point in points.items():
         aliases.setdefault(id(point), []).append(name)
@@ -78,19 +79,20 @@ def measure_gated(
 ) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
     """The axes of gated sites of one switch, those that fire a prompt, and a shape; asked with the switch on."""
     with opened(bridge, [switch]):
-        small, large = (_dummy_shapes(bridge, prompts, length, names) for prompts, length in ((2, 5), (3, 7)))
+        points = bridge.hook_dict
+        small, large = (_dummy_shapes(bridge, points, prompts, length, names) for prompts, length in ((2, 5), (3, 7)))
     both = [name for name in names if name in small and name in large]
     measured = {name: (_name_axes(small[name], large[name]), small[name]) for name in both}
     return {name: (axes, shape) for name, (axes, shape) in measured.items() if axes[0] == "prompt"}
 
 
-def _mislabelled(bridge: TransformerBridge) -> set[str]:
+def _mislabelled(bridge: TransformerBridge, points: dict[str, HookPoint]) -> set[str]:
     """Score hooks that carry the pattern: where TransformerLens cannot see the scores, it shows the pattern twice."""
     seen: dict[str, Tensor] = {}
-    pairs = [(n, n.replace("hook_attn_scores", "hook_pattern")) for n in bridge.hook_dict if "hook_attn_scores" in n]
+    pairs = [(n, n.replace("hook_attn_scores", "hook_pattern")) for n in points if "hook_attn_scores" in n]
     with ExitStack() as stack:
-        for name in {n for pair in pairs for n in pair if n in bridge.hook_dict}:
-            stack.enter_context(attached(bridge.hook_dict[name], lambda t, name=name: seen.update({name: t.detach()})))
+        for name in {n for pair in pairs for n in pair if n in points}:
+            stack.enter_context(attached(points[name], lambda t, name=name: seen.update({name: t.detach()})))
         run_dummy(bridge)
     return {s for s, p in pairs if s in seen and p in seen and torch.equal(seen[s], seen[p])}
 
@@ -122,7 +124,11 @@ def _run_zeros(bridge: TransformerBridge, prompts: int, length: int) -> None:
 
 
 def _dummy_shapes(
-    bridge: TransformerBridge, prompts: int, length: int, only: Collection[str] | None = None
+    bridge: TransformerBridge,
+    points: dict[str, HookPoint],
+    prompts: int,
+    length: int,
+    only: Collection[str] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Shape of the activation at each hook point's first name (or at `only`), in a forward of `prompts` x `length`."""
     shapes: dict[str, tuple[int, ...]] = {}
@@ -134,9 +140,9 @@ def _dummy_shapes(
 
         return read
 
-    first_names = {id(point): name for name, point in reversed(bridge.hook_dict.items())}
+    first_names = {id(point): name for name, point in reversed(points.items())}
     with ExitStack() as stack:
-        for name, point in bridge.hook_dict.items():
+        for name, point in points.items():
             first = first_names[id(point)] == name and bridge._gated_hook_reason(name) is None
             if first if only is None else name in only:
                 stack.enter_context(attached(point, reader(name)))
