@@ -17,6 +17,7 @@ from hub import tiny_gpt2 as write_tiny_gpt2
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
     from stores import Captured
 
     from interp import Model
@@ -37,6 +38,15 @@ def smol() -> Model:
     from interp import load_model
 
     return load_model("smollm2-135m", "cpu")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests that look at pages."""
+    from explorer_browser import started
+
+    with started() as there:
+        yield there
 
 
 @pytest.fixture(scope="session")

@@ -122,8 +122,9 @@ def column(page: Page, name: str, n: int = 10) -> list[str]:
     return page.evaluate(script, [ROWS, name, n])
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+@contextmanager
+def started() -> Iterator[Browser]:
+    """Chromium that reaches this machine alone; the tests skip where there is none, or fail where it is wanted."""
     if lacks := missing():
         if os.environ.get("INTERP_REQUIRE_BROWSER") == "1":
             pytest.fail(f"INTERP_REQUIRE_BROWSER=1, but {lacks}")
@@ -151,6 +152,27 @@ def opened(browser: Browser, address: str, width: int = 1280) -> Iterator[tuple[
         yield page, Watch(page, address)
     finally:
         context.close()
+
+
+def visit(page: Page, path: str, seen: str) -> None:
+    """Go to a path of the explorer as its own links do, without loading the whole anew, and wait for a selector."""
+    script = """(path) => {
+      history.pushState({}, "", path);
+      dispatchEvent(new CustomEvent("_dashprivate_pushstate"));
+    }"""
+    here = urlsplit(page.url)
+    if path != f"{here.path}?{here.query}".rstrip("?"):
+        with page.expect_response(lambda answer: "page.children" in (answer.request.post_data or "")):
+            page.evaluate(script, path)
+        settle(page)
+    page.wait_for_selector(seen)
+    settle(page)
+
+
+def settle(page: Page) -> None:
+    """Until nothing is being made any more, and what was made is drawn."""
+    page.wait_for_function("() => !document.querySelector('[data-dash-is-loading]')")
+    page.evaluate("() => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
 
 
 def query(page: Page) -> dict[str, list[str]]:

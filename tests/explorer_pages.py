@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from explorer_browser import (
-    opened,
-)
+from explorer_browser import Watch, opened
 from explorer_server import served, with_runs
 from fake_index import write_fake_index
 
@@ -29,9 +27,18 @@ def address(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield there
 
 
+@pytest.fixture(scope="module")
+def watched(browser: Browser, address: str) -> Iterator[tuple[Page, Watch]]:
+    """One page for a whole file: its browser has read the scripts once. Each test goes to an address of its own."""
+    with opened(browser, address) as both:
+        yield both
+
+
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
+def page(watched: tuple[Page, Watch]) -> Iterator[Page]:
     """A page of which nothing may complain, and which asks nobody else."""
-    with opened(browser, address) as (page, watch):
-        yield page
-        assert watch.take() == []
+    page, watch = watched
+    page.mouse.move(0, 0)
+    watch.take()
+    yield page
+    assert watch.take() == []

@@ -171,7 +171,10 @@ def test_a_door_loads_nothing_before_it_is_used_and_then_only_what_it_needs() ->
     assert loaded_by(every) == set()
     assert loaded_by("from interp.stats import *") == set(), "statistics need no torch"
     assert loaded_by("from interp.figures import *") == {"plotly"}, "nor do figures"
-    assert "torch" in loaded_by("from interp.edits import steer"), "negative control"
+    blocked = "import sys; sys.modules['torch'] = None\n"
+    with pytest.raises(subprocess.CalledProcessError) as needs_it:  # negative control, without torch's own seconds
+        loaded_by(f"{blocked}from interp.edits import steer")
+    assert "import of torch halted" in needs_it.value.stderr
 
 
 @pytest.mark.parametrize("file", [*PROBES, TEMPLATE])

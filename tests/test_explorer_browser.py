@@ -12,17 +12,18 @@ import pytest
 from explorer_browser import (
     FILLED,
     ROWS,
-    browser,
     click_head,
     column,
     flaws,
     open_table,
     opened,
     query,
+    settle,
+    visit,
     wait_for_first,
     wait_for_path,
 )
-from explorer_pages import address, index, page
+from explorer_pages import address, index, page, watched
 from explorer_server import served
 from fake_findings import fake_findings
 
@@ -33,7 +34,7 @@ from interp.views.explorer.context import Context
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-__all__ = ["address", "browser", "index", "page"]  # fixtures
+__all__ = ["address", "index", "page", "watched"]  # fixtures
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
@@ -55,9 +56,7 @@ def test_every_page_is_whole(browser: Browser, address: str, width: int):
             ("runs", "a[href='/runs/good']"),
             ("runs/good", ".js-plotly-plot .main-svg"),
         ]:
-            page.goto(address + path)
-            page.wait_for_selector(seen)
-            page.wait_for_timeout(300)
+            visit(page, f"/{path}", seen)
             assert flaws(page) == [], path
         assert watch.take() == []
 
@@ -191,14 +190,25 @@ _LONELIEST = """
 def test_a_dot_opens_its_feature(page: Page, address: str, view: str):
     page.goto(f"{address}features/{view}")
     page.wait_for_selector("#map .main-svg")
-    page.wait_for_timeout(800)
-    x, y, number = page.evaluate(_LONELIEST)
+    x, y, number = _where_it_stays(page)
     page.mouse.move(x, y)
     page.wait_for_selector("#map .hovertext")
     page.mouse.click(x, y)
     wait_for_path(page, f"/feature/{number}")
     page.go_back()
     page.wait_for_selector("#map .main-svg")
+
+
+def _where_it_stays(page: Page) -> tuple[float, float, int]:
+    """The dot's place once it is the same twice: the plot takes its size when it is drawn."""
+    before = None
+    for _ in range(100):
+        settle(page)
+        place = page.evaluate(_LONELIEST)
+        if place == before:
+            return place
+        before = place
+    raise AssertionError("the plot never comes to rest")
 
 
 def test_a_search_carries_over_to_the_map_and_back(page: Page, address: str, index: Index):

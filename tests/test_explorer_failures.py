@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from explorer_browser import (
     ROWS,
-    browser,
+    Watch,
     column,
     flaws,
     open_table,
     opened,
+    visit,
 )
-from explorer_server import served, with_runs
+from explorer_pages import address, index, page, watched
+from explorer_server import served
 from fake_index import write_fake_index
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -30,8 +31,7 @@ from interp.views.token_text import visible
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-__all__ = ["browser"]  # a fixture
-
+__all__ = ["address", "index", "page", "watched"]  # fixtures
 
 NASTY = (
     "<script>window.hacked = 1</script>",
@@ -49,25 +49,6 @@ NASTY = (
 )
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return open_index(write_fake_index(tmp_path_factory.mktemp("explorer") / "index", features=300))
-
-
-@pytest.fixture(scope="module")
-def address(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(with_runs(index, tmp_path_factory.mktemp("runs"))) as there:
-        yield there
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A page of which nothing may complain, and which asks nobody else."""
-    with opened(browser, address) as (page, watch):
-        yield page
-        assert watch.take() == []
-
-
 # --- harm and failure -----------------------------------------------------------------------------------------------
 
 
@@ -79,20 +60,17 @@ def test_text_that_means_harm_is_only_text(browser: Browser, tmp_path: Path):
         open_table(page, there)
         assert "<script>window.hacked = 1</script> 0" in column(page, "label", 30)
         page.hover(f'{ROWS}[row-index="1"] [col-id="label"]')
-        page.wait_for_timeout(700)  # a tooltip, where there is one, is text as well
+        page.wait_for_selector(".ag-tooltip")
         assert page.locator(".ag-tooltip *").count() == 0
         assert flaws(page) == []
         for number in range(0, 12, 3):
-            page.goto(f"{there}feature/{number}")
-            page.wait_for_selector("#logits .main-svg")
+            visit(page, f"/feature/{number}", "#logits .main-svg")
             page.wait_for_selector(".token")
             assert flaws(page) == [], number
             _point_at_bars(page)
             assert flaws(page) == [], number
         for path in ("feature/0?doc=0", "feature/error", "features/map", "features/effect", "?q=%3Cscript%3E"):
-            page.goto(there + path)
-            page.wait_for_selector(".token, #map .main-svg, .ag-row")
-            page.wait_for_timeout(500)
+            visit(page, f"/{path}", ".token, #map .main-svg, .ag-row")
             assert flaws(page) == [], path
         told = page.goto(there + "nowhere/%3Cimg%20src=x%20onerror=window.hacked=1%3E")
         assert told
@@ -173,36 +151,43 @@ def test_tokens_do_not_turn_their_neighbours(browser: Browser, tmp_path: Path):
         ),
     ],
 )
-def test_the_checker_sees_what_is_planted(browser: Browser, address: str, script: str, seen: str):
+def test_the_checker_sees_what_is_planted(watched: tuple[Page, Watch], address: str, script: str, seen: str):
     """Negative controls: each flaw that the tests above look for."""
-    with opened(browser, address) as (page, _):
-        page.goto(address + "feature/3")
-        page.wait_for_selector(".token")
-        page.evaluate(script)
-        assert any(seen in flaw for flaw in flaws(page))
+    page, _ = watched
+    page.goto(address + "feature/3")
+    page.wait_for_selector(".token")
+    assert not any(seen in flaw for flaw in flaws(page))
+    page.evaluate(script)
+    assert any(seen in flaw for flaw in flaws(page))
 
 
-def test_the_policy_stops_a_script_that_got_in(browser: Browser, address: str):
-    with opened(browser, address) as (page, watch):
-        page.goto(address + "feature/3")
-        page.wait_for_selector(".token")
-        page.evaluate(
-            "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hacked = 1'}))"
-        )
-        page.evaluate("document.body.append(Object.assign(new Image(), {src: 'https://example.org/x.png'}))")
-        page.wait_for_timeout(300)
-        assert not page.evaluate("window.hacked")
-        assert len([line for line in watch.take() if "Content Security Policy" in line]) >= 2
+def test_the_policy_stops_a_script_that_got_in(watched: tuple[Page, Watch], address: str):
+    page, watch = watched
+    page.goto(address + "feature/3")
+    page.wait_for_selector(".token")
+    watch.take()
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hacked = 1'}))"
+    )
+    page.evaluate("document.body.append(Object.assign(new Image(), {src: 'https://example.org/x.png'}))")
+    told = list[str]()
+    for _ in range(200):
+        told += [line for line in watch.take() if "Content Security Policy" in line]
+        if len(told) >= 2:
+            break
+        page.wait_for_timeout(20)
+    assert len(told) >= 2
+    assert not page.evaluate("window.hacked")
 
 
-def test_a_wrong_address_is_one_line_and_the_menu_stays(browser: Browser, address: str):
-    with opened(browser, address) as (page, _):
-        for path in ("nowhere", "feature/300", "feature/x", "feature/3?doc=99", "runs/broken", "features/map?colour=x"):
-            page.goto(address + path)
-            line = page.wait_for_selector("main .problem")
-            assert line
-            assert "\n" not in line.inner_text()
-            assert page.locator("header nav a").count() >= 3
+def test_a_wrong_address_is_one_line_and_the_menu_stays(page: Page, address: str):
+    page.goto(f"{address}nowhere")
+    for path in ("feature/300", "feature/x", "feature/3?doc=99", "runs/broken", "features/map?colour=x", "nowhere"):
+        line = page.wait_for_selector("main .problem")
+        assert line
+        assert "\n" not in line.inner_text()
+        assert page.locator("header nav a").count() >= 3
+        visit(page, f"/{path}", "main .problem")
 
 
 def test_an_error_while_the_table_is_used_is_told(browser: Browser, tmp_path: Path):
@@ -232,12 +217,13 @@ def test_a_slow_answer_is_told_where_one_looks(page: Page, address: str):
     page.wait_for_selector("#logits .main-svg")
     page.evaluate(
         """() => {
-          const send = window.fetch, wait = () => new Promise((go) => setTimeout(go, 3000));
-          window.fetch = (...request) => wait().then(() => send(...request));
+          const send = window.fetch, told = new Promise((go) => { window.answer = go; });
+          window.fetch = (...request) => told.then(() => send(...request));
         }"""
     )
     page.keyboard.press("j")
     wait_for_line_in_sight(page, "moment|loading|reading")
+    page.evaluate("answer()")
     page.wait_for_selector("h1:has-text('feature 4 ')")
 
 

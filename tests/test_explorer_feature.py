@@ -7,19 +7,18 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from explorer_browser import (
-    browser,
     open_table,
     query,
     wait_for_path,
 )
-from explorer_pages import address, index, page
+from explorer_pages import address, index, page, watched
 
 from interp.features.read.index import Index
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-__all__ = ["address", "browser", "index", "page"]  # fixtures
+__all__ = ["address", "index", "page", "watched"]  # fixtures
 
 
 def test_a_feature_page_tells_all_that_is_known_with_units(page: Page, address: str, index: Index):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from explorer_browser import browser, flaws, opened
+from explorer_browser import FILLED, flaws, open_table, opened, visit
 from explorer_server import served
 from fake_index import write_fake_index
 
@@ -24,7 +23,6 @@ from interp.views.explorer.pages.steer import read_changes
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-__all__ = ["browser"]  # a fixture
 HOSTILE = "<img src=x onerror=window.hacked=1>\u202e"
 
 
@@ -33,6 +31,7 @@ class Pretended:
     """Every word is a token; word i fires feature i. The likeliest next token is hostile text."""
 
     asked: list[object] = field(default_factory=list)
+    go_on: threading.Event = field(default_factory=threading.Event)
     name: str = "a model"
 
     def read(self, prompt: str) -> PromptReading:
@@ -41,7 +40,7 @@ class Pretended:
         if words[0] == "refuse":
             raise UserError("this prompt is refused; write another")
         if words[0] == "slow":
-            time.sleep(1.0)
+            assert self.go_on.wait(20)
         active = tuple(() if i == 0 else (Active(i, float(i)),) for i in range(len(words)))
         error = tuple(0.1 * (i > 0) for i in range(len(words)))
         return PromptReading(words, tuple(i == 0 for i in range(len(words))), active, error, self._next())
@@ -63,28 +62,39 @@ class Pretended:
         return 6
 
 
-@pytest.fixture
-def live() -> Pretended:
+@pytest.fixture(scope="module")
+def pretended() -> Pretended:
     return Pretended()
 
 
-@pytest.fixture
-def context(live: Pretended, tmp_path: Path) -> Context:
-    index = open_index(write_fake_index(tmp_path / "index"))
-    return Context(index, open_index(write_fake_index(tmp_path / "other", features=30)), live)
+@pytest.fixture(scope="module")
+def context(pretended: Pretended, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    folder = tmp_path_factory.mktemp("live")
+    index = open_index(write_fake_index(folder / "index"))
+    return Context(index, open_index(write_fake_index(folder / "other", features=30)), pretended)
 
 
 @pytest.fixture
-def page(browser: Browser, context: Context) -> Iterator[Page]:
-    with served(context) as address, opened(browser, address) as (shown, _):
-        shown.goto(address)
-        yield shown
-        assert flaws(shown) == []
+def live(pretended: Pretended) -> Pretended:
+    """The model of the pages, which was asked nothing so far."""
+    pretended.asked.clear()
+    pretended.go_on.clear()
+    return pretended
 
 
-def go(page: Page, path: str) -> None:
-    parts = urlsplit(page.url)
-    page.goto(f"{parts.scheme}://{parts.netloc}{path}")
+@pytest.fixture(scope="module")
+def shown(browser: Browser, context: Context) -> Iterator[Page]:
+    """One page for the whole file, whose browser has read the scripts once."""
+    with served(context) as address, opened(browser, address) as (page, _):
+        open_table(page, address)
+        yield page
+
+
+@pytest.fixture
+def page(shown: Page) -> Iterator[Page]:
+    visit(shown, "/", FILLED)
+    yield shown
+    assert flaws(shown) == []
 
 
 def test_a_prompt_is_read_kept_in_the_address_and_asked_about(page: Page, live: Pretended):
@@ -121,7 +131,7 @@ def test_features_are_steered_beside_the_plain_and_the_random(page: Page, live: 
 
 
 def test_an_empty_prompt_is_said_to_be_empty(page: Page, live: Pretended):
-    go(page, "/prompt")
+    visit(page, "/prompt", "#prompt-go")
     page.click("#prompt-go")
     assert page.eval_on_selector("#prompt-text", "box => box.validationMessage") == "Write a prompt first."
     page.fill("#prompt-text", "a small tower")
@@ -130,10 +140,11 @@ def test_an_empty_prompt_is_said_to_be_empty(page: Page, live: Pretended):
 
 
 def test_what_is_typed_while_a_page_is_made_does_not_get_lost(page: Page, live: Pretended):
-    go(page, "/prompt")
+    visit(page, "/prompt", "#prompt-go")
     page.fill("#prompt-text", "slow small tower")
     page.click("#prompt-go")
     page.wait_for_function("() => document.getElementById('page').inert")
+    live.go_on.set()
     page.wait_for_selector("#attribution .main-svg")
     page.fill("#prompt-text", "a small tower and more")
     assert page.input_value("#prompt-text") == "a small tower and more"
@@ -153,8 +164,7 @@ def test_a_feature_leads_to_its_steering(context: Context):
 
 
 def test_two_prompts_and_two_dictionaries_stand_side_by_side(page: Page, live: Pretended):
-    go(page, "/compare?feature=2")
-    page.wait_for_selector("h2:has-text('Two SAEs')")
+    visit(page, "/compare?feature=2", "h2:has-text('Two SAEs')")
     page.fill("#first-text", "a small tower")
     page.fill("#second-text", "a large old tower")
     page.click("#first-go")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from explorer_browser import chromium, missing
 from fake_index import TEXTS, write_fake_index
 from refusals import the_line
 
@@ -21,7 +19,7 @@ from interp.features.read.search import search
 from interp.views.feature_page import write_page
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 HOSTILE = (
     "</script><script>window.hacked=1</script>",
@@ -44,23 +42,16 @@ def file(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    if lacks := missing():
-        if os.environ.get("INTERP_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"INTERP_REQUIRE_BROWSER=1, but {lacks}")
-        pytest.skip(lacks)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        started = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        yield started.new_context(offline=True, viewport={"width": 1280, "height": 900})
-        started.close()
+def offline(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(offline=True, viewport={"width": 1280, "height": 900})
+    yield context
+    context.close()
 
 
 @pytest.fixture
-def page(browser: BrowserContext, file: Path) -> Iterator[Page]:
+def page(offline: BrowserContext, file: Path) -> Iterator[Page]:
     """The open file; what it complains of, and what it asks for elsewhere, fails the test."""
-    opened, wrong = browser.new_page(), list[str]()
+    opened, wrong = offline.new_page(), list[str]()
     opened.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else wrong.append(r.url))
@@ -158,10 +149,10 @@ def test_hostile_labels_and_tokens_are_text(page: Page):
             assert HOSTILE[number] in page.inner_text("h1")
 
 
-def test_the_fixture_would_see_a_script_that_ran(browser: BrowserContext, tmp_path: Path):
+def test_the_fixture_would_see_a_script_that_ran(offline: BrowserContext, tmp_path: Path):
     """Negative control."""
     (tmp_path / "bad.html").write_text("<main><img src=x onerror='window.hacked = 1'></main>")
-    opened = browser.new_page()
+    opened = offline.new_page()
     opened.goto((tmp_path / "bad.html").as_uri())
     opened.wait_for_function("() => window.hacked")
     assert opened.evaluate("document.querySelectorAll('main img').length") == 1

@@ -316,6 +316,7 @@ def test_views_and_saved_findings_need_no_torch():
 
 def test_the_import_blocker_blocks():
     assert "torch is blocked" in import_without_torch("torch").stderr
+    assert "torch is blocked" in import_without_torch("interp.model.model").stderr, "also behind an import of ours"
 
 
 def loaded_by(source: str) -> set[str]:
@@ -327,7 +328,7 @@ def loaded_by(source: str) -> set[str]:
 
 def test_importing_interp_loads_nothing_slow():
     assert loaded_by("import interp, interp.errors; dir(interp)") == set()
-    assert loaded_by("import torch") == {"torch"}, "negative control"
+    assert loaded_by("import sys; sys.modules['torch'] = sys") == {"torch"}, "negative control, without its seconds"
 
 
 def test_help_answers_at_once():
@@ -337,4 +338,4 @@ def test_help_answers_at_once():
     assert done.returncode == 0, done.stderr
     assert "probe" in done.stdout
     assert loaded_by(ENTRY) == set()
-    assert "torch" in loaded_by(f"{ENTRY}\nimport interp.model.model"), "negative control"
+    assert loaded_by(f"{ENTRY}\nimport sys; sys.modules['torch'] = sys") == {"torch"}, "negative control"

@@ -7,13 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from tiny import left_in
 
 from interp import UserError, load_model
@@ -87,21 +87,16 @@ load_model(sys.argv[1], "cpu")
 """
 
 
-def start(script: str, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
 def test_two_processes_convert_at_once_and_a_killed_one_leaves_nothing_trusted(gguf_file: Path, own_cache: Path):
-    killed = start(STALL, str(gguf_file))
-    assert killed.stdout is not None
-    assert killed.stdout.readline() == "half way\n"
+    killed = warm.Process(STALL, [gguf_file])
+    while "half way\n" not in killed.told("output"):
+        assert killed.poll() is None, killed.told("error")
+        time.sleep(0.01)
     assert not [p for p in (own_cache / "models").iterdir() if not p.name.startswith(".")]
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     (left,) = (own_cache / "models").iterdir()  # a killed process cannot tidy up
-    both = [start(LOAD, str(gguf_file)) for _ in range(2)]
+    both = [warm.Process(LOAD, [gguf_file]) for _ in range(2)]
     sums = []
     for process in both:
         out, err = process.communicate(timeout=120)

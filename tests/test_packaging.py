@@ -13,8 +13,16 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import warm
+from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[1]
+# The paths that are given, and of the usual ones those of this environment: no checkout, wherever it stands.
+ON_PATHS = """
+import sys
+usual = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
+sys.path[:] = [*sys.argv[1:], *usual]
+"""
 WHERE_IS = """
 import sys
 from interp.lab.discover import load_probe
@@ -31,11 +39,17 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+def run_warm(script: str, *paths: Path, cwd: Path) -> str:
+    """What a script prints that must succeed, with these paths before this environment's."""
+    done = warm.run(ON_PATHS + script, paths, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def build(checkout: Path, folder: Path) -> Path:
-    """The wheel of a checkout, put into `folder`."""
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ".", cwd=checkout)
-    (built,) = folder.glob("interp_probes-*.whl")
-    return built
+    """The wheel of a checkout, put into `folder`, by the builder that pip calls (the editable install asks pip)."""
+    (built,) = WheelBuilder(str(checkout)).build(directory=str(folder), versions=["standard"])
+    return Path(built)
 
 
 def names_in(wheel: Path) -> set[str]:
@@ -127,7 +141,19 @@ def test_the_metadata_names_the_licence_the_command_and_the_python(metadata: Mes
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel alone, installed far from the checkout; the dependencies are this environment's."""
     folder = tmp_path_factory.mktemp("installed")
-    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", folder, wheel, cwd=folder)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--no-compile",
+        "--target",
+        folder,
+        wheel,
+        cwd=folder,
+    )
     return folder
 
 
@@ -153,9 +179,9 @@ print("---")
 """
 
 
-def told_and_where(folder: Path, **environment: str) -> tuple[str, str]:
-    """What the commands print, and where the probe's file lies: one process, which imports torch once."""
-    told, where = run(sys.executable, "-c", COMMANDS + WHERE_IS, cwd=folder, **environment).split("---\n")
+def told_and_where(folder: Path, *paths: Path) -> tuple[str, str]:
+    """What the commands print, and where the probe's file lies."""
+    told, where = run_warm(COMMANDS + WHERE_IS, *paths, cwd=folder).split("---\n")
     return told, where
 
 
@@ -173,23 +199,21 @@ def foreign(tmp_path: Path) -> Path:
 def test_the_installed_wheel_runs_its_probes_beside_a_foreign_package_of_that_name(
     site: Path, foreign: Path, tmp_path: Path
 ):
-    path = os.pathsep.join([str(foreign), str(site)])
-    told, where = told_and_where(tmp_path, PYTHONPATH=path)
+    told, where = told_and_where(tmp_path, foreign, site)
     assert "dice-roll" in told
     assert "Not ours" not in told
     assert "Asked to roll a die" in told
     assert Path(where.strip()) == site / "interp_probes" / "dice_roll.py"
     shutil.copytree(foreign / "probes", site / "probes")  # as `pip install` of that package would
     try:
-        assert run(sys.executable, "-c", WHERE_IS, cwd=tmp_path, PYTHONPATH=str(site)) == where
+        assert run_warm(WHERE_IS, site, cwd=tmp_path) == where
     finally:
         shutil.rmtree(site / "probes")
 
 
 def test_a_checkout_runs_its_probes_beside_a_foreign_package_of_that_name(foreign: Path, tmp_path: Path):
     for path in ([ROOT], [foreign, ROOT]):
-        told = {"PYTHONPATH": os.pathsep.join(map(str, path))}
-        said, where = told_and_where(tmp_path, **told)
+        said, where = told_and_where(tmp_path, *path)
         assert Path(where.strip()) == ROOT / "probes" / "dice_roll.py"
         assert "Not ours" not in said
         assert "Asked to roll a die" in said
@@ -203,7 +227,7 @@ def test_an_editable_install_reads_the_checkout_and_copies_nothing(tmp_path: Pat
     assert not [file for file in site.rglob("*") if file.suffix == ".py" or "_data" in file.parts]
     (lines,) = (file.read_text().splitlines() for file in site.glob("*.pth"))
     assert lines == [str(ROOT)]
-    where = run(sys.executable, "-c", WHERE_IS, cwd=tmp_path, PYTHONPATH=lines[0])
+    where = run_warm(WHERE_IS, Path(lines[0]), cwd=tmp_path)
     assert Path(where.strip()) == ROOT / "probes" / "dice_roll.py"
 
 

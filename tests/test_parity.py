@@ -11,14 +11,14 @@ from tiny import PLACES
 
 from interp import Model, UserError
 from interp.model import model as model_module
-from interp.model.checking.parity import PROMPTS, KindResult, ParityResult, check_parity
+from interp.model.checking.parity import PROMPTS, Compared, KindResult, ParityResult, check_parity, compare_values
 from interp.model.hooks.bridge import count_hooks
 from interp.model.hooks.engines import Ran
 
 SHORT = PROMPTS[1:2]
 
 
-def failing(result: ParityResult) -> set[str]:
+def failing(result: ParityResult | Compared) -> set[str]:
     return {kind.kind for kind in result.kinds if not kind.ok}
 
 
@@ -151,13 +151,21 @@ def test_a_planted_fault_is_found(
     architecture: str,
     fault: Callable[[Model], None],
 ):
+    """By a comparison of values, not only by a fault of parity's own that went unseen."""
     assert passes_parity(architecture)
     model = make_tiny(architecture)
     with torch.no_grad():
         fault(model)
+    assert failing(compare_values(model, model.encode(SHORT)))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_comparison_that_fails_fails_the_whole(make_tiny: Callable[..., Model], architecture: str):
+    model = make_tiny(architecture)
+    scaled_capture(model)
     result = check_parity(model, SHORT)
+    assert failing(result) == failing(compare_values(model, model.encode(SHORT))) != set()
     assert not result.ok
-    assert failing(result), "found by a comparison, not only by a planted fault that went unseen"
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "bloom", "falcon", "gpt_bigcode", "codegen", "mpt"])
@@ -170,7 +178,7 @@ def test_parts_of_one_matrix_that_are_swapped_in_every_layer_are_found(
     sites = [[f"blocks.{layer}.attn.hook_{part}" for part in parts] for layer in range(model.n_layers)]
     for a, b in sites:
         points[a], points[b] = points[b], points[a]
-    assert failing(check_parity(model, SHORT)) >= {f"blocks.*.attn.hook_{part}" for part in parts}
+    assert failing(compare_values(model, model.encode(SHORT))) >= {f"blocks.*.attn.hook_{part}" for part in parts}
 
 
 def batch_mates_swapped(model: Model, patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp import Model
-from interp.model.checking.parity import PROMPTS, ParityResult, check_parity
+from interp.model.checking.parity import PROMPTS, Compared, ParityResult, check_parity, compare_values
 from interp.model.provenance import describe_in_memory
 
 SHORT = PROMPTS[1:2]
@@ -55,7 +55,7 @@ def made(tiny_gpt2: Model) -> Callable[[str], Model]:
     return make
 
 
-def off(result: ParityResult) -> set[str]:
+def off(result: ParityResult | Compared) -> set[str]:
     return {kind.kind for kind in result.kinds if not kind.ok}
 
 
@@ -144,9 +144,7 @@ def test_a_fault_planted_where_an_identity_is_not_promised_is_found(
 ):
     model = made(name)
     fault(model)
-    result = check_parity(model, SHORT)
-    assert not result.ok
-    assert kind in off(result), said(result)
+    assert kind in off(compare_values(model, model.encode(SHORT)))
 
 
 @pytest.mark.parametrize("name", ["lfm2", "llama"])
@@ -163,19 +161,18 @@ def test_attention_without_a_pattern_in_the_hooks_is_found(made: Callable[[str],
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-@pytest.mark.parametrize("site", ["blocks.0.attn.hook_new", "blocks.0.hook_new", "blocks.0.part.hook_new", "hook_new"])
-def test_a_new_site_that_nothing_checks_fails_a_textbook_model(made: Callable[[str], Model], name: str, site: str):
+def test_a_new_site_that_nothing_checks_fails_a_textbook_model(made: Callable[[str], Model], name: str):
     model = made(name)
-    table = model.site_table
-    model.tree.points[site] = model.tree.points["blocks.0.hook_mlp_out"]
+    table, new = model.site_table, ("blocks.0.attn.hook_new", "blocks.0.hook_new", "blocks.0.part.hook_new", "hook_new")
+    model.tree.points.update(dict.fromkeys(new, model.tree.points["blocks.0.hook_mlp_out"]))
     model.tree._built["site_table"] = replace(
         table,
-        listed=(*table.listed, site),
-        axes=table.axes | {site: table.axes["blocks.0.hook_mlp_out"]},
-        origin=table.origin | {site: site},
+        listed=(*table.listed, *new),
+        axes=table.axes | dict.fromkeys(new, table.axes["blocks.0.hook_mlp_out"]),
+        origin=table.origin | dict(zip(new, new, strict=True)),
     )
     result = check_parity(model, SHORT)
-    assert result.unchecked == (site,)
+    assert result.unchecked == tuple(sorted(new))
     assert not result.ok
 
 
@@ -185,7 +182,7 @@ def test_a_prompt_of_as_many_tokens_as_heads_is_read_in_the_right_order(made: Ca
     result = check_parity(model, [[5, 6, 7, 8]])
     assert result.ok, said(result)
     change(model, "blocks.1.attn.q_norm.hook_out", lambda q: q.roll(1, dims=1))
-    assert not check_parity(model, [[5, 6, 7, 8]]).ok
+    assert off(compare_values(model, [[5, 6, 7, 8]]))
 
 
 def test_latent_attention_with_chosen_keys_has_a_verdict_and_no_traceback(made: Callable[[str], Model]):
@@ -203,7 +200,8 @@ def test_latent_attention_with_chosen_keys_has_a_verdict_and_no_traceback(made: 
     ],
 )
 def test_true_faults_of_the_hooks_stay_off(made: Callable[[str], Model], name: str, kind: str):
-    assert kind in off(check_parity(made(name), SHORT))
+    model = made(name)
+    assert kind in off(compare_values(model, model.encode(SHORT)))
 
 
 def test_an_edit_that_is_not_what_plain_transformers_makes_of_it_is_found(

@@ -10,12 +10,13 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -85,6 +86,22 @@ def build_report(
 
 def render(runs: list[Run], left_out: Mapping[str, str] = MappingProxyType({})) -> str:
     """The report's HTML."""
+    views = [_run_view(run, f"run{i + 1}") for i, run in enumerate(runs)]
+    scripts, hashes = _scripts()
+    return _template().render(
+        runs=views,
+        claims=summarise_claims([item.finding for view in views for _, items in view.parts for item in items]),
+        css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+        scripts=scripts,
+        hashes=hashes,
+        shown_rows=SHOWN_ROWS,
+        left_out=dict(left_out),
+        words=glossary([text for run in runs for finding in run.findings for text in _texts(finding)]),
+    )
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -96,18 +113,14 @@ def render(runs: list[Run], left_out: Mapping[str, str] = MappingProxyType({})) 
     environment.filters |= {
         f.__name__: f for f in (wording.lasted, wording.p_value, wording.prose, strip.strip, strip.small_strip)
     }
+    return environment.get_template("report.html.j2")
+
+
+@cache
+def _scripts() -> tuple[list[Markup], list[str]]:
+    """Plotly and our own, with their hashes: five megabytes that are read once, for however many reports."""
     scripts = [get_plotlyjs(), (_HERE / "report.js").read_text(encoding="utf-8")]
-    views = [_run_view(run, f"run{i + 1}") for i, run in enumerate(runs)]
-    return environment.get_template("report.html.j2").render(
-        runs=views,
-        claims=summarise_claims([item.finding for view in views for _, items in view.parts for item in items]),
-        css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        scripts=[Markup(script) for script in scripts],
-        hashes=[hash_of(script) for script in scripts],
-        shown_rows=SHOWN_ROWS,
-        left_out=dict(left_out),
-        words=glossary([text for run in runs for finding in run.findings for text in _texts(finding)]),
-    )
+    return [Markup(script) for script in scripts], [hash_of(script) for script in scripts]
 
 
 def _run_view(run: Run, name: str) -> RunView:

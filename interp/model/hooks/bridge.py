@@ -162,10 +162,10 @@ def lens_gap(bridge: TransformerBridge, last_site: str) -> float:
         return float("inf")
 
 
-def has_effect(bridge: TransformerBridge, name: str, attach: Attach) -> bool:
+def has_effect(bridge: TransformerBridge, name: str, attach: Attach, before: Tensor) -> bool:
     """Does what a hook returns here change the logits? Some hooks show a value that the model does not read back.
 
-    `attach` puts a function at the site `name` while its context lasts.
+    `attach` puts a function at the site `name` while its context lasts; `before` are `run_dummy`'s logits without.
 
     Raises UserError where TransformerLens cannot take a value back.
     """
@@ -174,7 +174,6 @@ def has_effect(bridge: TransformerBridge, name: str, attach: Attach) -> bool:
         ramp = torch.linspace(0.5, 1.5, tensor.shape[-1], device=tensor.device)
         return tensor * ramp.to(tensor.dtype) + 0.01  # zeros change too
 
-    before = run_dummy(bridge)
     try:
         with attach(change):
             return not torch.equal(run_dummy(bridge), before)

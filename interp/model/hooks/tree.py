@@ -25,6 +25,7 @@ from interp.model.hooks.bridge import (
     has_effect,
     lens_gap,
     opened,
+    run_dummy,
     same_logits,
     text_config,
 )
@@ -276,7 +277,9 @@ class HookedTree:
 
         def ask() -> bool:
             with self.opened([site]):
-                return has_effect(self.bridge, site, partial(self.attached_at, site))
+                gates = ", ".join(self.switches_of([site]))  # an open one rounds in another way
+                before = self.once(f"dummy logits {gates}", lambda: run_dummy(self.bridge))
+                return has_effect(self.bridge, site, partial(self.attached_at, site), before)
 
         if not self.once(f"has_effect {kind}", ask):
             raise UserError(
