@@ -159,7 +159,8 @@ def test_a_line_cut_short_by_a_kill_is_dropped_and_the_rest_kept(tmp_path: Path)
     path = tmp_path / "r" / "findings.jsonl"
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
-    for cut in range(first, len(whole)):
+    ends = (*range(first, first + 12), *range(len(whole) - 12, len(whole)))
+    for cut in (*ends, *range(first + 12, len(whole) - 12, 11)):  # all of the line's characters are alike
         path.write_bytes(whole[:cut])
         assert len(read_run(tmp_path / "r").findings) == 1
 
@@ -181,7 +182,7 @@ def damages(value: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("file", ["run.json", "findings.jsonl", "tables/0.json"])
 def test_any_damage_is_one_line_or_harmless(tmp_path: Path, file: str) -> None:
-    """Values replaced one by one (of the findings, a third): a refusal in one line, or a report that still builds."""
+    """Values replaced one by one (of the longer files, some): a refusal in one line, or a report that still builds."""
     writer = RunWriter(tmp_path / "r", run_info())
     one = Finding(
         "c", Estimate(2, 1, 3, 10, "nats"), Control("k", Estimate(0, -1, 1, 9, "nats")), "greater", 0.5, "p", "caveat",
@@ -192,7 +193,8 @@ def test_any_damage_is_one_line_or_harmless(tmp_path: Path, file: str) -> None:
     path = tmp_path / "r" / file
     whole = json.loads(path.read_text())
     refused: list[str] = []
-    for damaged in list(damages(whole))[:: 3 if file == "findings.jsonl" else 1]:
+    every = {"run.json": 3, "findings.jsonl": 5, "tables/0.json": 2}[file]  # no divisor of the wrong values' number
+    for damaged in list(damages(whole))[::every]:
         path.write_text(json.dumps(damaged) + "\n")
         try:
             run = read_run(tmp_path / "r")

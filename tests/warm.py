@@ -1,8 +1,8 @@
 """Python processes that have imported torch already: what `subprocess` does, begun in hundredths of a second.
 
-A new interpreter imports torch and transformers for seconds before it does what the test is about. Here a server has
-imported them once, and each process is a fork of it: with a number of its own, which can be killed, and with nothing of
-the test's own process in it.
+A new interpreter imports torch, transformers and TransformerLens for seconds before it does what the test is about.
+Here a server has imported them once, and each process is a fork of it: with a number of its own, which can be killed,
+and with nothing of the test's own process in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ from typing import Literal
 INTERP = "import sys; from interp.cli import main; main(sys.argv[1:])"
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["torch", "transformers.models.gpt2.modeling_gpt2", "numpy", "tyro", "safetensors.torch"]
+    [
+        "torch",
+        "transformers.models.gpt2.modeling_gpt2",
+        "transformer_lens.model_bridge.sources._bridge_builder",
+        "sae_lens",
+        "scipy.stats",
+        "plotly.graph_objects",
+        "tyro",
+        "safetensors.torch",
+    ]
 )
 
 

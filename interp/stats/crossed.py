@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from interp.stats.estimate import Estimate
 from interp.stats.values import BadValuesError, finite_values
@@ -68,7 +68,7 @@ def estimate_crossed(
     variance = sum(part for part, _ in axes)
     half, freedom, same = 0.0, None, variance <= 1e-24 * max(1.0, mean**2)
     if not same:
-        reach = sum(part * stats.t.ppf((1 + level) / 2, df) for part, df in axes) / variance
+        reach = sum(part * special.stdtrit(df, (1 + level) / 2) for part, df in axes) / variance
         half, freedom = float(reach * np.sqrt(variance)), _freedom(float(reach), [df for _, df in axes], level)
     low, high = min(max(mean - half, bounds[0]), mean), max(min(mean + half, bounds[1]), mean)
     return Estimate(mean, low, high, n, unit, over, level, alike=bool(same) and not exact, df=freedom)
@@ -90,7 +90,7 @@ def _freedom(reach: float, freedoms: Sequence[float], level: float) -> float:
     low, high = float(min(freedoms)), float(max(freedoms))
 
     def beyond(df: float) -> float:
-        return float(stats.t.ppf((1 + level) / 2, df)) - reach
+        return float(special.stdtrit(df, (1 + level) / 2)) - reach
 
     if beyond(low) <= 0 or beyond(high) >= 0:
         return low if beyond(low) <= 0 else high
@@ -152,4 +152,4 @@ def _surely_apart(differences: np.ndarray) -> bool:
     n, spread = len(differences), float(differences.std(ddof=1))
     if spread == 0:
         return bool(differences.mean() != 0)
-    return bool(abs(differences.mean()) > stats.t.ppf((1 + SURE) / 2, n - 1) * spread / np.sqrt(n))
+    return bool(abs(differences.mean()) > special.stdtrit(n - 1, (1 + SURE) / 2) * spread / np.sqrt(n))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 
 class Interval(NamedTuple):
@@ -19,7 +19,7 @@ class Interval(NamedTuple):
 
 def student_quantile(df: int, level: float = 0.95) -> float:
     """How many standard errors an interval of Student's distribution reaches to either side."""
-    return float(stats.t.ppf((1 + level) / 2, df))
+    return float(special.stdtrit(df, (1 + level) / 2))
 
 
 def expanded_percentile(values: NDArray[np.float64], n: int) -> Interval:
@@ -31,7 +31,7 @@ def expanded_percentile(values: NDArray[np.float64], n: int) -> Interval:
     mean = float(values[0])
     if len(values) == 1:
         return Interval(mean, mean, mean)
-    wider = student_quantile(n - 1) / float(stats.norm.ppf(0.975)) * (n / (n - 1)) ** 0.5
+    wider = student_quantile(n - 1) / float(special.ndtri(0.975)) * (n / (n - 1)) ** 0.5
     low, high = np.nanpercentile(values[1:], [2.5, 97.5])
     return Interval(mean, mean - wider * max(mean - float(low), 0.0), mean + wider * max(float(high) - mean, 0.0))
 
@@ -47,6 +47,6 @@ def intervals_of_groups(
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.bincount(group, wide, minlength=len(n)) / n
         squares = np.bincount(group, np.square(wide - mean[group]), minlength=len(n))
-        reach = np.where(n > 1, stats.t.ppf(0.975, np.maximum(n - 1, 1)), np.nan)
+        reach = np.where(n > 1, special.stdtrit(np.maximum(n - 1, 1), 0.975), np.nan)
         half = reach * np.sqrt(squares / (n - 1) / n)
     return mean, mean - half, mean + half

@@ -19,11 +19,12 @@ this folder's README.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 Bounds = tuple[float, float]
@@ -42,7 +43,7 @@ def mean_limits(
         return low, high
     at_ends = np.isin(values, bounds).all(-1) | alike(values)
     drawn = gaffke_limits(values, bounds, level, n_draws, seed) if values.shape[-1] <= DRAWN_UP_TO else (low, high)
-    exact = _exact_limits(values, bounds, level)
+    exact = _exact_limits(values, bounds, level) if at_ends.any() else drawn
     return (
         np.where(at_ends, exact[0], np.maximum(low, drawn[0])),
         np.where(at_ends, exact[1], np.minimum(high, drawn[1])),
@@ -61,7 +62,7 @@ def gaffke_limits(values: Floats, bounds: Bounds, level: float, n_draws: int, se
     The weights are drawn as those of n + 1 gaps between n random points (Gaffke 2005; Learned-Miller and Thomas 2019).
     """
     n = values.shape[-1]
-    weights = np.random.default_rng(seed).dirichlet(np.ones(n + 1), size=n_draws)
+    weights = _gaps(n, n_draws, seed)
     tail = (1 - level) / 2
     ordered = np.sort(values, axis=-1)  # its order must not decide
     ends = [np.full((*values.shape[:-1], 1), bound) for bound in bounds]
@@ -70,11 +71,17 @@ def gaffke_limits(values: Floats, bounds: Bounds, level: float, n_draws: int, se
     return low, high
 
 
+@lru_cache(maxsize=16)
+def _gaps(n: int, n_draws: int, seed: int) -> Floats:
+    """The gaps [draw, gap] between `n` random points and the two ends: to be read only, for it is kept."""
+    return np.random.default_rng(seed).dirichlet(np.ones(n + 1), size=n_draws)
+
+
 def clopper_pearson(successes: Any, n: int, level: float = 0.95) -> tuple[Floats, Floats]:
     """Limits for a share of `successes` in `n`, exact: neither side misses more often than it says."""
     k, tail = np.asarray(successes, np.float64), (1 - level) / 2
-    low = np.where(k > 0, stats.beta.ppf(tail, np.maximum(k, _TINY), n - k + 1), 0.0)
-    high = np.where(k < n, stats.beta.ppf(1 - tail, k + 1, np.maximum(n - k, _TINY)), 1.0)
+    low = np.where(k > 0, special.betaincinv(np.maximum(k, _TINY), n - k + 1, tail), 0.0)
+    high = np.where(k < n, special.betaincinv(k + 1, np.maximum(n - k, _TINY), 1 - tail), 1.0)
     return low, high
 
 
@@ -95,7 +102,7 @@ def _reach(values: Floats, bounds: Bounds, level: float, side: int) -> Floats:
     n = values.shape[-1]
     x = values * side
     mean, spread = x.mean(-1), x.std(-1, ddof=1)
-    t = float(stats.t.ppf((1 + level) / 2, n - 1))
+    t = float(special.stdtrit(n - 1, (1 + level) / 2))
     half = t * spread / np.sqrt(n)
     far = bounds[0] if side > 0 else -bounds[1]  # the end that a long tail on this side leads away from
     factor = _factor(x, x - far if np.isfinite(far) else x, half, t)

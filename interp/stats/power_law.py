@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
 from interp.stats.estimate import Estimate
 from interp.stats.values import BadValuesError, finite_values
@@ -117,7 +117,7 @@ def foretold_miss(x: ArrayLike, loss: ArrayLike, *, unit: str, over: str = "size
     scatter = v[:-1] - start - slope * u[:-1]
     n, off = len(u) - 1, u[:-1] - u[:-1].mean()
     error = np.sqrt(scatter @ scatter / (n - 2) * (1 + 1 / n + (u[-1] - u[:-1].mean()) ** 2 / (off @ off)))
-    half = float(stats.t.ppf(0.975, n - 2) * error)
+    half = float(special.stdtrit(n - 2, 0.975) * error)
     middle = float(start + slope * u[-1])
     low, mean, high = (float(np.exp(min(middle + d, 200.0)) - losses[-1]) for d in (-half, 0.0, half))
     return Estimate(mean, low, high, n, unit, over, df=n - 2)
@@ -164,7 +164,7 @@ def _regress(design: Floats, v: Floats) -> tuple[NDArray[Any], NDArray[Any]]:
 
 def _estimate(mean: float, error: float, freedom: int, n: int, over: str) -> Estimate:
     freedom = max(1, freedom)
-    half = float(stats.t.ppf(0.975, freedom) * error)
+    half = float(special.stdtrit(freedom, 0.975) * error)
     return Estimate(float(mean), float(mean) - half, float(mean) + half, n, UNIT, over, df=freedom)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 
 def student_tail(t: float, df: float) -> float:
@@ -11,15 +12,28 @@ def student_tail(t: float, df: float) -> float:
     return half if t >= 0 else 1 - half
 
 
+@lru_cache(maxsize=1024)
 def student_point(tail: float, df: float) -> float:
     """The t above which `tail` (below 0.5) of the distribution lies."""
     low, high = 0.0, 1.0
     while student_tail(high, df) > tail:
         high *= 2
+    t = (low + high) / 2
     for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_tail(middle, df) > tail else (low, middle)
-    return (low + high) / 2
+        value = student_tail(t, df)
+        low, high = (t, high) if value > tail else (low, t)
+        # Newton's step for the logarithm, which is nearly a line far out; in the middle where it leads outside
+        following = t + math.log(value / tail) * value / _density(t, df) if value > 0 else low
+        following = following if low < following < high else (low + high) / 2
+        if abs(following - t) <= 1e-14 * t:
+            break
+        t = following
+    return t
+
+
+def _density(t: float, df: float) -> float:
+    front = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(df * math.pi)
+    return front * math.exp(-(df + 1) / 2 * math.log1p(t * t / df))
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:
