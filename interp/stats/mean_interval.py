@@ -110,8 +110,9 @@ def _reach(values: Floats, bounds: Bounds, level: float, side: int) -> Floats:
     common = np.median(x, -1, keepdims=True)
     others = (x != common).sum(-1)
     on_one_point = (others <= n / 2) & (others < FEW_OTHERS)
-    mirrored = _factor(common - x, common - x, half, t)
-    factor = np.where(on_one_point, np.maximum(factor, mirrored), factor)
+    if on_one_point.any():
+        mirrored = _factor(common - x, common - x, half, t)
+        factor = np.where(on_one_point, np.maximum(factor, mirrored), factor)
     return side * (mean + half * factor)
 
 
