@@ -12,6 +12,7 @@ def far(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference where `theirs` is a number that was computed, over its size where that exceeds 100."""
     both = torch.isfinite(theirs) & (theirs > -1e30)
     assert bool(torch.isfinite(ours[both]).all())
+    ours, theirs = ours.detach(), theirs.detach()
     return float((ours - theirs)[both].abs().max()) / max(1.0, float(theirs[both].abs().max()) / 100)
 
 

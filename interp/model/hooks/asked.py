@@ -21,7 +21,7 @@ from interp.model.hooks.sites import kind_of
 from interp.model.hooks.taps import Tap
 from interp.model.hooks.tokens import Side, Tokens
 from interp.model.hooks.tolerance import of_logits, of_values
-from interp.model.hooks.tree import HookedTree
+from interp.model.hooks.tree import SEE_THE_CUT, HookedTree
 
 Engine = Literal["plain", "hooked"]
 ASKED = 40  # tokens of the prompts with which padding is tried: more than a tiny model's window
@@ -72,16 +72,17 @@ def sees_the_cut(tree: HookedTree, site: str) -> bool:
     if site not in tree.registered:
         return "unembed" in site
 
-    def ask() -> bool:
+    def ask() -> set[str]:
         whole: dict[str, Tensor] = {}
         cut: dict[str, Tensor] = {}
         with torch.no_grad():
             batch = dummy_batch(tree)
-            run_hooked(tree.bridge, batch, [tree.attached_at(site, _keep(whole, site))], masked=True)
-            run_hooked(tree.bridge, batch, [tree.attached_at(site, _keep(cut, site))], masked=True, keep=1)
-        return whole[site].shape != cut[site].shape
+            for seen, kept in ((whole, "all"), (cut, 1)):
+                at = [tree.attached_at(name, _keep(seen, name)) for name in tree.registered]
+                run_hooked(tree.bridge, batch, at, masked=True, keep=kept)
+        return {name for name in whole if whole[name].shape != cut[name].shape}
 
-    return tree.once(f"sees the cut {site}", ask)
+    return site in tree.once(SEE_THE_CUT, ask)
 
 
 def padding_is_harmless(tree: HookedTree, engine: Engine, side: Side, *, masked: bool = True) -> bool:

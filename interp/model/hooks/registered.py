@@ -27,18 +27,18 @@ def register(tree: HookedTree, name: str, where: str) -> list[str]:
         )
     if tree.is_edited:
         raise UserError(f"site {name!r} cannot be named while an edit is active; register sites first")
-    table, new = tree.site_table, []
+    table, places = tree.site_table, dict[str, Place]()
+    for label, path in _resolve(pattern.module, modules):
+        site = name.replace("*", label)
+        if site in table.axes or site in table.silent or site in table.gated or site in table.misnomers:
+            raise UserError(f"site {site!r} exists already; choose another name")
+        places[site] = replace(pattern, module=path)
     try:
-        for label, path in _resolve(pattern.module, modules):
-            site = name.replace("*", label)
-            if site in tree.site_table.axes or site in table.silent or site in table.gated or site in table.misnomers:
-                raise UserError(f"site {site!r} exists already; choose another name")
-            new.append(site)
-            _add(tree, site, replace(pattern, module=path))
+        _add(tree, places)
     except BaseException:
-        tree.forget_sites([site for site in new if site not in table.axes])
+        tree.forget_sites([*places])
         raise
-    return new
+    return [*places]
 
 
 def _resolve(path: str, modules: dict[str, object]) -> list[tuple[str, str]]:
@@ -54,19 +54,25 @@ def _resolve(path: str, modules: dict[str, object]) -> list[tuple[str, str]]:
     return matches
 
 
-def _add(tree: HookedTree, site: str, place: Place) -> None:
-    start, stop = place.columns
-    if stop is not None and (start or 0) >= stop:
-        raise UserError(f"site {site!r}: columns {start}:{stop} are none; expected a first one below the last")
-    tree.name_site(site, ("prompt", "pos", "feature"), place)  # hooks look there for their place
-    axes = measure_axes(tree.bridge, partial(tree.attached_at, site))
-    if axes is None or axes[0] != "prompt":
-        raise UserError(
-            f"site {site!r}: the hooked model does not run {place.module} once a forward, or what comes by is not one "
-            f"activation a prompt (axes: {axes}); name another module"
-        )
-    tree.name_site(site, axes, place)
+def _add(tree: HookedTree, places: dict[str, Place]) -> None:
+    """All of them in the same few forwards: a pattern may mean a place in every layer."""
+    for site, place in places.items():
+        start, stop = place.columns
+        if stop is not None and (start or 0) >= stop:
+            raise UserError(f"site {site!r}: columns {start}:{stop} are none; expected a first one below the last")
+        tree.name_site(site, ("prompt", "pos", "feature"), place)  # hooks look there for their place
+    measured = measure_axes(tree.bridge, {site: partial(tree.attached_at, site) for site in places})
+    for site, place in places.items():
+        axes = measured[site]
+        if axes is None or axes[0] != "prompt":
+            raise UserError(
+                f"site {site!r}: the hooked model does not run {place.module} once a forward, or what comes by is not "
+                f"one activation a prompt (axes: {axes}); name another module"
+            )
+        tree.name_site(site, axes, place)
     with tree.hooked_only(), torch.no_grad():
-        width = read(tree, pad([[0]], [0], 1, "right", 0, tree.hf.device), [site])[site].shape[-1]
-    if width < (1 if stop is None else stop - (start or 0)):
-        raise UserError(f"site {site!r}: the module does not have the columns {start}:{stop}")
+        shown = read(tree, pad([[0]], [0], 1, "right", 0, tree.hf.device), [*places])
+    for site, place in places.items():
+        start, stop = place.columns
+        if shown[site].shape[-1] < (1 if stop is None else stop - (start or 0)):
+            raise UserError(f"site {site!r}: the module does not have the columns {start}:{stop}")

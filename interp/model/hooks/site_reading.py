@@ -6,7 +6,7 @@ the number of tokens is `pos`, and a hook that stays silent is not a site of thi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -95,21 +95,23 @@ def _mislabelled(bridge: TransformerBridge) -> set[str]:
     return {s for s, p in pairs if s in seen and p in seen and torch.equal(seen[s], seen[p])}
 
 
-def measure_axes(bridge: TransformerBridge, attach: Attach) -> tuple[str, ...] | None:
-    """What each axis at a place is, by two dummy forwards of different size.
+def measure_axes(bridge: TransformerBridge, attach: Mapping[str, Attach]) -> dict[str, tuple[str, ...] | None]:
+    """What each axis at each of these places is, by two dummy forwards of different size.
 
     None where nothing came by, something came by twice, or what came holds no fractions (token ids).
     """
-    shapes: list[tuple[int, ...]] = []
+    shapes: dict[str, list[tuple[int, ...]]] = {site: [] for site in attach}
 
-    def look(tensor: Tensor) -> None:
-        shapes.append(tuple(tensor.shape) if tensor.is_floating_point() else ())
+    def look(site: str) -> Callable[[Tensor], None]:
+        return lambda tensor: shapes[site].append(tuple(tensor.shape) if tensor.is_floating_point() else ())
 
     for prompts, length in ((2, 5), (3, 7)):
-        with attach(look):
+        with ExitStack() as stack:
+            for site, at in attach.items():
+                stack.enter_context(at(look(site)))
             _run_zeros(bridge, prompts, length)
-    right = len(shapes) == 2 and 0 < len(shapes[0]) == len(shapes[1])
-    return _name_axes(shapes[0], shapes[1]) if right else None
+    right = {site: len(seen) == 2 and 0 < len(seen[0]) == len(seen[1]) for site, seen in shapes.items()}
+    return {site: _name_axes(*seen) if right[site] else None for site, seen in shapes.items()}
 
 
 def _run_zeros(bridge: TransformerBridge, prompts: int, length: int) -> None:

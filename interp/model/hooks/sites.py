@@ -36,10 +36,10 @@ class SiteTable:
     registered: Mapping[str, Place] = field(default_factory=dict)
 
     def with_site(self, name: str, axes: tuple[str, ...], place: Place) -> SiteTable:
-        """The table with one more site."""
+        """The table with one more site, or with that site's axes anew."""
         return replace(
             self,
-            listed=(*self.listed, name),
+            listed=(*(site for site in self.listed if site != name), name),
             axes={**self.axes, name: axes},
             origin={**self.origin, name: name},
             registered={**self.registered, name: place},

@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
     from transformer_lens.model_bridge import TransformerBridge
 
 
+SEE_THE_CUT = "registered sites that see the cut"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -153,13 +154,14 @@ class HookedTree:
         """Add a site of the user's; it stays when the hooked modules are made anew."""
         self._named[name] = (axes, place)
         self._built["site_table"] = self.site_table.with_site(name, axes, place)
+        self._built.pop(SEE_THE_CUT, None)
 
     def forget_sites(self, names: Sequence[str]) -> None:
         """Take registered sites away again."""
         for name in names:
             self._named.pop(name, None)
-            self._built.pop(f"sees the cut {name}", None)
         self._built.pop("site_table", None)
+        self._built.pop(SEE_THE_CUT, None)
 
     def match(self, sites: Any) -> list[str]:
         """Names of the sites that names and patterns mean, in model order; gated ones are opened, and their cost said.
