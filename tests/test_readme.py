@@ -75,7 +75,7 @@ def test_the_probe_in_the_readme_is_a_probe(smol: Model, tmp_path: Path) -> None
 
 def test_the_store_of_the_guide_is_read(smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    texts = [f"Number {i} walked to the sea and back again, and told nobody of it." for i in range(70)]
+    texts = [f"Number {i} walked to the sea and back again, and told nobody of it." for i in range(42)]
     plan, tokens = plan_capture(smol, texts, "blocks.14.hook_resid_post")
     capture_store(smol, Path("store"), plan, tokens)
     names: dict[str, Any] = {}

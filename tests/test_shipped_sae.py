@@ -49,7 +49,7 @@ def test_plain_sae_lens_gives_the_same(smol: Model, folder: Path) -> None:
 def test_it_does_what_its_card_says(smol: Model, folder: Path) -> None:
     """On the bundled held-out documents, which no training saw; its card has more text and narrower intervals."""
     written = json.loads((folder / "evaluation.json").read_text())["sae"]
-    report = evaluate_sae(load_sae(folder, smol), smol, split_corpus()[1], max_tokens=1500, n_boot=200)
+    report = evaluate_sae(load_sae(folder, smol), smol, split_corpus()[1], max_tokens=500, n_boot=200)
     assert report.ce_recovered is not None
     assert report.explained_variance.mean == pytest.approx(written["explained_variance"][0], abs=0.05)
     assert report.ce_recovered.mean == pytest.approx(written["ce_recovered"][0], abs=0.05)

@@ -33,7 +33,7 @@ def test_a_wrong_plan_costs_no_shard_its_seal(tiny_gpt2: Model, store_copy: Stor
     assert open_store(store_copy.folder).missing == []
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_flipped_bit_anywhere_is_found_and_made_good(
     tiny_gpt2: Model, whole_store: Captured, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
