@@ -69,7 +69,7 @@ def test_the_loss_is_the_surprise_at_completion_tokens(tiny_gpt2: Model) -> None
     batch = pad_pairs(encode_pairs(tiny_gpt2, EXAMPLES), tiny_gpt2.device)
     scores = score_completions(tiny_gpt2, EXAMPLES)
     surprise = -float(scores.summed.sum() / scores.lengths.sum())
-    assert float(completion_loss(tiny_gpt2.hf, *batch)) == pytest.approx(surprise, rel=1e-5)
+    assert completion_loss(tiny_gpt2.hf, *batch).item() == pytest.approx(surprise, rel=1e-5)
 
 
 def test_fine_tuning_counts_its_steps(tiny_gpt2: Model) -> None:

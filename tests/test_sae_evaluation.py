@@ -154,7 +154,7 @@ def test_a_random_control_has_the_same_shape_and_other_directions(word_rows: Row
 
     def error(factor: float) -> float:
         written = (one.decode(one.encode(x)) - one.b_dec) * factor
-        return float((x - one.b_dec - written).square().sum())
+        return (x - one.b_dec - written).square().sum().item()
 
     assert error(1.0) < min(error(0.9), error(1.1)), "no other gain fits better"
     assert "random" in describe_sae(one)["lineage"]["control"]
