@@ -72,18 +72,21 @@ def test_an_edit_does_what_the_same_change_in_plain_transformers_does(
 
 @pytest.mark.parametrize("architecture", [*PLACES, "mamba"])
 def test_every_listed_site_takes_an_edit_or_says_that_it_cannot(make_tiny: Callable[..., Model], architecture: str):
-    """Some hooks show a value that the model does not read back: an edit there would be silently nothing."""
+    """Some hooks show a value that the model does not read back: an edit there would be silently nothing.
+
+    Of the blocks the last one: they are built alike, and parity edits a site of every kind.
+    """
     model = make_tiny(architecture)
     row = model.encode(["Paris is the capital"])
     with model.tree.hooked_only():
         base = model.logits(row)
     refused: set[str] = set()
-    for site in model.sites():
+    for site in (site for site in model.sites() if not site.startswith("blocks.0.")):
         edit = model.edit({site: lambda a, _: a * torch.linspace(0.5, 1.5, a.shape[-1])})
         try:
             receipts = edit.__enter__()
         except UserError:
-            refused.add(site.removeprefix("blocks.0.").removeprefix("blocks.1."))
+            refused.add(site.removeprefix("blocks.1."))
             continue
         with model.tree.hooked_only():  # the other engine rounds in another way
             changed = model.logits(row)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.model.hooks.bridge import dummy_ids, relative_gap
-from interp.model.hooks.engines import Reader, run_hooked, run_plain
+from interp.model.hooks.engines import Keep, Reader, run_hooked, run_plain
 from interp.model.hooks.plain import find_tap
 from interp.model.hooks.sites import kind_of
 from interp.model.hooks.taps import Tap
@@ -75,9 +75,10 @@ def sees_the_cut(tree: HookedTree, site: str) -> bool:
     def ask() -> set[str]:
         whole: dict[str, Tensor] = {}
         cut: dict[str, Tensor] = {}
+        ways: list[tuple[dict[str, Tensor], Keep]] = [(whole, "all"), (cut, 1)]
         with torch.no_grad():
             batch = dummy_batch(tree)
-            for seen, kept in ((whole, "all"), (cut, 1)):
+            for seen, kept in ways:
                 at = [tree.attached_at(name, _keep(seen, name)) for name in tree.registered]
                 run_hooked(tree.bridge, batch, at, masked=True, keep=kept)
         return {name for name in whole if whole[name].shape != cut[name].shape}
