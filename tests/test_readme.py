@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_the_probe_in_the_readme_is_a_probe(smol: Model, tmp_path: Path) -> None
 
 def test_the_store_of_the_guide_is_read(smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    texts = [f"Number {i} walked to the sea and back again, and told nobody of it." for i in range(42)]
+    texts = [f"Number {i} walked to the sea and back again, and told nobody of it." for i in range(58)]
     plan, tokens = plan_capture(smol, texts, "blocks.14.hook_resid_post")
     capture_store(smol, Path("store"), plan, tokens)
     names: dict[str, Any] = {}
@@ -165,8 +166,23 @@ def test_the_guide_to_features_runs_from_the_first_block_to_the_last(
     assert "tokens about human beings" in capsys.readouterr().out
 
 
+@pytest.fixture
+def loaded(smol: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A guide that loads the bundled model gets the one that is loaded, and leaves no site of its own in it."""
+
+    def give(name: str) -> Model:
+        assert name == "smollm2-135m"
+        return smol
+
+    monkeypatch.setattr(interp, "load_model", give)
+    before = {*smol.tree.registered}
+    yield
+    smol.tree.forget_sites([site for site in smol.tree.registered if site not in before])
+
+
+@pytest.mark.usefixtures("loaded")
 def test_the_hook_guide_runs_from_the_first_block_to_the_last(
-    smol: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # it writes a store
     names: dict[str, Any] = {}
