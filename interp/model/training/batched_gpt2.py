@@ -216,7 +216,8 @@ def train_population(
         batch = batch.to(device)
         logits = forward(_parted(flat, begun), size, batch[..., :-1])
         loss = _surprise(logits, batch[..., 1:]).mean((-1, -2)).sum()  # members do not touch
-        _step(flat, *torch.autograd.grad(loss, flat), moments, lr * _rate_at(step, schedule), step + 1)
+        (grad,) = torch.autograd.grad(loss, flat)
+        _step(flat, grad, moments, lr * _rate_at(step, schedule), step + 1)
         if watch is not None and (step + 1) % max(1, schedule.steps // 10) == 0:
             watch(step + 1, _population(size, vocabulary, members, _parted(flat, begun)))
         progress("training small GPT-2s", step + 1, schedule.steps)
