@@ -43,9 +43,20 @@ What could fool us:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-from interp import Finding, Lab, NotAsked, check_least, corpus_or_prose, probe, prose_sources, text_read
+from interp import (
+    Finding,
+    Lab,
+    NotAsked,
+    check_least,
+    corpus_or_prose,
+    probe,
+    prose_sources,
+    text_read,
+    with_random_weights,
+)
 
 from ._tokenization import kinds, together
 from ._tokenization.cost import BLIND, DEARER, ELSEWHERE, cost_findings
@@ -75,9 +86,10 @@ def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> 
     yield kinds.by_bands(lab, words)
     yield kinds.in_capitals(lab, words)
     yield kinds.by_scripts(lab, words)
+    untrained = cache(lambda: with_random_weights(lab.model, lab.seed))  # made where it is asked first
     texts_read = read_surprises(lab, lab.model, lab.model.encode(documents, cut=tokens), "reading text")
     yield together.second_pieces(lab, surprise_by_piece(lab.model, texts_read), source)
-    yield from cost_findings(lab, texts_read, source)
-    yield from together.put_together(lab, words)
+    yield from cost_findings(lab, texts_read, source, untrained)
+    yield from together.put_together(lab, words, untrained)
     yield kinds.of_made_up(lab, words)
     yield from known_tokenizers(words)

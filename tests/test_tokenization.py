@@ -192,7 +192,7 @@ def test_the_cost_of_cutting_is_that_of_the_pieces_less_that_of_the_whole(
 def test_where_too_little_can_be_cut_its_cost_is_said_not_to_be_asked(smol: Model) -> None:
     lab = Lab(smol)
     texts_read = read_surprises(lab, smol, smol.encode(["the cat sat on the mat"] * 5), "reading")
-    answers = list(cost_findings(lab, texts_read, "a made-up text"))
+    answers = list(cost_findings(lab, texts_read, "a made-up text", lambda: smol))
     assert len(answers) == 3
     assert all(isinstance(one, NotAsked) and "0 documents have 4 words" in one.because for one in answers)
 
@@ -314,7 +314,7 @@ def test_a_model_that_copies_first_letters_puts_no_pieces_together(smol: Model) 
 
 
 def test_a_vocabulary_without_long_words_is_not_asked_to_put_them_together(tiny_gpt2: Model) -> None:
-    answers = list(together.put_together(Lab(tiny_gpt2), english()))
+    answers = list(together.put_together(Lab(tiny_gpt2), english(), lambda: tiny_gpt2))
     assert [one.declared for one in answers] == [together.TOGETHER.text, together.APART.text]
     assert all(isinstance(one, NotAsked) and "one token of six letters" in one.because for one in answers)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Claim, Finding, Lab, Model, NotAsked, Row, with_random_weights, zero
+from interp import Claim, Finding, Lab, Model, NotAsked, Row, zero
 from interp.stats import estimate_mean
 
 from . import CONTROLS, MET
@@ -114,8 +114,13 @@ def _left_whole(forced: Forced) -> NDArray[np.bool_]:
     return behind & ~forced.is_cut
 
 
-def cost_findings(lab: Lab, texts_read: Sequence[Surprises], source: str) -> Iterator[Finding | NotAsked]:
-    """The cost at the words that are cut, at those that are left whole, and the latter with random weights."""
+def cost_findings(
+    lab: Lab, texts_read: Sequence[Surprises], source: str, untrained: Callable[[], Model]
+) -> Iterator[Finding | NotAsked]:
+    """The cost at the words that are cut, at those that are left whole, and the latter with random weights.
+
+    `untrained` gives the model that has these.
+    """
     cost = costs(lab, lab.model, texts_read, "cutting words by force")
     if len(cost) < LEAST_DOCUMENTS:
         for claim in (DEARER, ELSEWHERE, BLIND):
@@ -143,7 +148,7 @@ def cost_findings(lab: Lab, texts_read: Sequence[Surprises], source: str) -> Ite
         zero(WHOLE, "the same tokens where no word is cut"),
         measure=f"{text}Surprise of the tokens behind the first cut that are the same in both, punctuation included.",
     )
-    model = with_random_weights(lab.model, lab.seed)
+    model = untrained()
     what = "with random weights"
     bare = costs(lab, model, read_surprises(lab, model, [text.ids for text in texts_read], what), what)
     yield BLIND.answer(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from interp import Claim, Control, Finding, Lab, NotAsked, UserError, measured, with_random_weights
+from interp import Claim, Control, Finding, Lab, Model, NotAsked, UserError, measured
 from interp.stats import estimate_gap, estimate_mean, known
 
 from . import CONTROLS, MET, NATS, SPLIT
@@ -61,8 +61,11 @@ def second_pieces(lab: Lab, surprise: Mapping[str, Sequence[float]], source: str
     )
 
 
-def put_together(lab: Lab, words: Sequence[Word]) -> Iterator[Finding | NotAsked]:
-    """Words that are one token are cut in two: where is the last piece read as the whole word?"""
+def put_together(lab: Lab, words: Sequence[Word], untrained: Callable[[], Model]) -> Iterator[Finding | NotAsked]:
+    """Words that are one token are cut in two: where is the last piece read as the whole word?
+
+    `untrained` gives the model with random weights.
+    """
     model = lab.model
     try:
         halves = halve(model, [w.text for w in words if w.zipf >= 3], 40 if lab.quick else 80)
@@ -71,7 +74,7 @@ def put_together(lab: Lab, words: Sequence[Word]) -> Iterator[Finding | NotAsked
         return
     layers = sorted({*range(0, model.n_layers, max(1, model.n_layers // (8 if lab.quick else 15))), model.n_layers})
     right = read_as_whole(lab, model, halves, layers, "cutting words in two")
-    bare = read_as_whole(lab, with_random_weights(model, lab.seed), halves, layers, "with random weights")
+    bare = read_as_whole(lab, untrained(), halves, layers, "with random weights")
     by_layer = measured(
         {
             (layer, name): values[:, k]
