@@ -108,7 +108,7 @@ def reversal_curse(
             those of github.com/alibaba/thinking_bias (people-description.json, …_open-QAs.jsonl, …_MCQs.jsonl), for
             part (d), or a checkout of either; its parent_child_pairs.csv, if it is there, is taken for --pairs
         seeds: training seeds for the small models; 3 at most with --quick
-        steps: training steps of each small model; --quick takes about half of them, with half the batch
+        steps: training steps of each small model
         tune_steps: steps of fine-tuning the loaded model, eight sentences each; by default four times through the
             invented people, twice through the paper's
         tune_lr: largest learning rate of it

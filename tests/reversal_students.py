@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from interp.lab.claims import NotAsked
 from interp.lab.findings import Finding
-from interp.lab.probe import Lab
+from interp.model.training.small import SmallGPT2
 from interp.model.training.students import Course, Student, teach_students
 from interp.text.people import Learned
 from probes._reversal_curse import lifted
@@ -17,6 +17,7 @@ from probes._reversal_curse import taught as part_a
 
 T = TypeVar("T")
 Yielded = Finding | NotAsked
+PEOPLE = (12, 12, 12)  # name first, description first, in both orders
 
 
 def run(generator: Generator[Yielded, None, T]) -> tuple[list[Yielded], T]:
@@ -31,18 +32,14 @@ def run(generator: Generator[Yielded, None, T]) -> tuple[list[Yielded], T]:
 
 @cache
 def population() -> list[Student]:
-    """All that these tests teach, as a quick run does: two seeds of each kind, and one that also reads backwards."""
-    lab = Lab(None, quick=True)  # type: ignore[arg-type]
+    """All that these tests teach, of few people: two seeds of each kind, and one that also reads backwards."""
+    how = {tied: SmallGPT2(tied=tied, steps=300, batch=32, lr=4e-3) for tied in (True, False)}
     kinds = [
-        Course(
-            f"{tying} embeddings, {words} names",
-            part_a.small_gpt2(lab, tied=tying == "tied", steps=400),
-            (0, 1),
-            tokens,
-        )
+        Course(f"{tying} embeddings, {words} names", how[tying == "tied"], (0, 1), tokens, PEOPLE)
         for tying, words, tokens in part_a.KINDS
     ]
-    backwards = lifted.remedies(lab, 1, 400)[0].course
+    twice_the_sentences = SmallGPT2(tied=False, steps=400)
+    backwards = Course("reversed sentences too", twice_the_sentences, (0,), sizes=PEOPLE, more=lifted.turned_round)
     return teach_students([*kinds, backwards])
 
 

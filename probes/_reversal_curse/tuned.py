@@ -115,8 +115,10 @@ def tuned(lab: Lab, published: Sequence[PeopleGroup], steps: int | None, lr: flo
     learned = LEARNED.answer(
         _share(after, as_taught),
         half,
-        measure=f"{len(examples)} prompts with completions, {steps} steps of {BATCH}, learning rate {lr:g}. Another "
-        f"person's answer is written for {_share(dealt, as_taught).mean:.0%}.",
+        measure=f"{len(examples):,} prompts with completions, {steps:,} steps of {BATCH}: "
+        f"{steps * BATCH / len(examples):.2g} times through them; learning rate {lr:g}. Asked in "
+        f"{len(next(iter(after.values())))} wordings. Another person's answer is written for "
+        f"{_share(dealt, as_taught).mean:.0%}.",
         table=_table(lab, before, after),
         figure=dots(
             EXACT,
