@@ -33,6 +33,7 @@ What could fool us:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -43,10 +44,10 @@ from interp import (
     Figure,
     Finding,
     Lab,
+    Least,
     Model,
     NotAsked,
     Row,
-    check_least,
     measured,
     probe,
     prose,
@@ -144,14 +145,15 @@ ZEROS = Claim(
 
 
 @probe(claims=[ADDS_UP, FEW_BIASES, FEW_STRONG, SAME_TOKEN, MISSED, ALTERS, PLANTED, ZEROS])
-def anatomy(lab: Lab, *, documents: int = 16, tokens: int = 96) -> Iterator[Finding | NotAsked]:
+def anatomy(
+    lab: Lab, *, documents: Annotated[int, Least(8)] = 16, tokens: Annotated[int, Least(24)] = 96
+) -> Iterator[Finding | NotAsked]:
     """Count, look at neurons, and take biases away.
 
     Args:
         documents: how many texts to read, 8 or more
         tokens: how many tokens of each, 24 or more
     """
-    check_least(documents=(documents, 8), tokens=(tokens, 24))
     model = lab.model
     rows = model.encode(prose(), cut=tokens)[: 8 if lab.quick else documents]
     yield from _counted(model)

@@ -43,8 +43,9 @@ What could fool us:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
-from interp import Finding, Lab, NotAsked, check_least, probe, with_random_weights
+from interp import Finding, Lab, Least, NotAsked, probe, with_random_weights
 from interp.saes import shipped_sae
 
 from ._context_enrichment import carried, controls, direction, senses, used
@@ -55,13 +56,12 @@ CLAIMS = [*direction.CLAIMS, *carried.CLAIMS, *senses.CLAIMS, *used.CLAIMS, *con
 
 
 @probe(claims=CLAIMS)
-def context_enrichment(lab: Lab, *, n_perm: int = 200) -> Iterator[Finding | NotAsked]:
+def context_enrichment(lab: Lab, *, n_perm: Annotated[int, Least(39)] = 200) -> Iterator[Finding | NotAsked]:
     """Find the direction of size, judge it on held-out words, and ask who carries it and what it does.
 
     Args:
         n_perm: deals of the adjectives to two classes, for the null; 39 or more, to show that 2.5 % reach a number
     """
-    check_least(n_perm=(n_perm, 39))
     model = lab.model
     words, ages = choose_words(model, lab.quick), choose_age(model, lab.quick)
     layers, middle = depths(model.n_layers, lab.quick), middle_of(model.n_layers)

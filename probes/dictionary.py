@@ -33,18 +33,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from interp import (
     Figure,
     Finding,
     Lab,
+    Least,
     NotAsked,
     Row,
     Rows,
     UserError,
     capture_rows,
-    check_least,
     probe,
     set_beforehand,
     split_corpus,
@@ -77,8 +77,8 @@ CLAIMS = [
 def dictionary(
     lab: Lab,
     *,
-    tokens: int = 8000,
-    shown: int = 8,
+    tokens: Annotated[int, Least(1)] = 8000,
+    shown: Annotated[int, Least(1)] = 8,
     beside: tuple[Path, ...] = (),
     random_model: bool = False,
     force: bool = False,
@@ -92,7 +92,6 @@ def dictionary(
         force: measure SAEs that do not fit the model, too
         random_model: train an SAE as wide and sparse on the model with random weights, and compare (minutes)
     """
-    check_least(tokens=(tokens, 1), shown=(shown, 1))
     folder = lab.sae_folder or ensure_default_sae(lab.model, lab.progress)
     sae = attach_sae(folder, lab.model, force=force)
     name, *labels = _names((folder, *beside)) if beside else ["trained"]

@@ -46,8 +46,9 @@ What could fool us:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
-from interp import Finding, Lab, NotAsked, check_least, probe, with_random_weights
+from interp import Finding, Lab, Least, NotAsked, probe, with_random_weights
 
 from ._embedding_directions import analogies as by_offset
 from ._embedding_directions import controls as known_vectors
@@ -67,14 +68,15 @@ from ._embedding_directions.words import choose_words, depths, read_vectors
         *known_vectors.CLAIMS,
     ],
 )
-def embedding_directions(lab: Lab, *, n_perm: int = 200, n_deals: int = 40) -> Iterator[Finding | NotAsked]:
+def embedding_directions(
+    lab: Lab, *, n_perm: Annotated[int, Least(40)] = 200, n_deals: Annotated[int, Least(40)] = 40
+) -> Iterator[Finding | NotAsked]:
     """Ask analogies, compare offsets, read what is held, and steer.
 
     Args:
         n_perm: deals of second words to first ones, for the nulls; 40 or more, to show that 2.5 % reach a number
         n_deals: deals of kinds to words for the classifiers, which are slower; 40 or more
     """
-    check_least(n_perm=(n_perm, 40), n_deals=(n_deals, 40))
     words = choose_words(lab.model, lab.quick)
     layers, middle = depths(lab.model.n_layers, lab.quick)
     lab.progress("reading words", 0, 1)

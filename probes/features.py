@@ -51,8 +51,9 @@ What could fool us:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
-from interp import Finding, Lab, NotAsked, check_least, probe
+from interp import Finding, Lab, Least, NotAsked, probe
 from interp.features import Coder, TokenRules
 from interp.saes import attach_sae, ensure_default_sae, site_of
 
@@ -78,7 +79,13 @@ LEAST_TOKENS, LEAST_UNITS = 4000, 10
 
 
 @probe(paper="arXiv:2305.01610", claims=[*explained.CLAIMS, *made_of.CLAIMS, *causes.CLAIMS, *controls.CLAIMS])
-def features(lab: Lab, *, tokens: int = 20_000, units: int = 96, changed: int = 48) -> Iterator[Finding | NotAsked]:
+def features(
+    lab: Lab,
+    *,
+    tokens: Annotated[int, Least(LEAST_TOKENS)] = 20_000,
+    units: Annotated[int, Least(LEAST_UNITS)] = 96,
+    changed: Annotated[int, Least(LEAST_UNITS)] = 48,
+) -> Iterator[Finding | NotAsked]:
     """Explain, take apart and take away.
 
     Args:
@@ -87,7 +94,6 @@ def features(lab: Lab, *, tokens: int = 20_000, units: int = 96, changed: int = 
         changed: how many of the features and neurons to take away, 10 or more; all, where there are fewer;
             half with --quick
     """
-    check_least(tokens=(tokens, LEAST_TOKENS), units=(units, LEAST_UNITS), changed=(changed, LEAST_UNITS))
     if lab.quick:
         tokens, units, changed = (
             max(least, n // 2) for n, least in ((tokens, LEAST_TOKENS), (units, LEAST_UNITS), (changed, LEAST_UNITS))

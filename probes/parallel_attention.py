@@ -40,6 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -47,9 +48,9 @@ from interp import (
     Claim,
     Finding,
     Lab,
+    Least,
     NotAsked,
     UserError,
-    check_least,
     corpus_or_prose,
     measured,
     plant_induction,
@@ -113,7 +114,11 @@ NO_HELP = Claim(
 
 @probe(paper="arXiv:1706.03762", claims=[*context.CLAIMS, ONE_PASS, NO_FUTURE, *heads.CLAIMS, PLANTED, NO_HELP])
 def parallel_attention(
-    lab: Lab, *, corpus: Path | None = None, documents: int = 24, tokens: int = 128
+    lab: Lab,
+    *,
+    corpus: Path | None = None,
+    documents: Annotated[int, Least(8)] = 24,
+    tokens: Annotated[int, Least(64)] = 128,
 ) -> Iterator[Finding | NotAsked]:
     """Cut the context in several ways and see what the prediction loses.
 
@@ -122,7 +127,6 @@ def parallel_attention(
         documents: how many documents, 8 or more
         tokens: how many tokens of each, 64 or more; shorter documents are left out
     """
-    check_least(documents=(documents, 8), tokens=(tokens, 64))
     n = min(documents, 10) if lab.quick else documents
     rows = _rows(lab, corpus, n, min(tokens, 96) if lab.quick else tokens)
     half = len(rows[0]) // 2

@@ -39,13 +39,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 from interp import (
     Finding,
     Lab,
+    Least,
     NotAsked,
     bundled_corpus,
-    check_least,
     corpus_or_prose,
     probe,
     split_corpus,
@@ -61,7 +62,11 @@ DULL = "because its best guess was not seen to be 10 points better than the comm
 
 @probe(paper="arXiv:1706.04599", claims=[*honest.CLAIMS, *guesses.CLAIMS, *temperature.CLAIMS, *method.CLAIMS])
 def prediction(
-    lab: Lab, *, corpus: Path | None = None, documents: int = 36, tokens: int = 200
+    lab: Lab,
+    *,
+    corpus: Path | None = None,
+    documents: Annotated[int, Least(8)] = 36,
+    tokens: Annotated[int, Least(48)] = 200,
 ) -> Iterator[Finding | NotAsked]:
     """Read every token of two kinds of text, and ask how honest the probabilities are.
 
@@ -70,7 +75,6 @@ def prediction(
         documents: how many documents of each kind, 8 or more
         tokens: how many tokens of each, 48 or more
     """
-    check_least(documents=(documents, 8), tokens=(tokens, 48))
     n = min(documents, 8) if lab.quick else documents
     other = corpus_or_prose(corpus)
     sources = {

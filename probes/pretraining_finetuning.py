@@ -58,8 +58,9 @@ What could fool us:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
-from interp import Finding, Lab, NotAsked, UserError, check_least, fine_tune, probe
+from interp import Finding, Lab, Least, NotAsked, UserError, fine_tune, probe
 
 from ._pretraining_finetuning import behaviour, controls, features, inside, knowledge, layers, small
 from ._pretraining_finetuning.questions import Exam, Question, dealt, set_exam
@@ -79,14 +80,15 @@ OF_THE_LOADED = [
 
 
 @probe(claims=[*OF_THE_LOADED, *small.CLAIMS, controls.PLANTED])
-def pretraining_finetuning(lab: Lab, *, steps: int = 30, lr: float = 5e-5) -> Iterator[Finding | NotAsked]:
+def pretraining_finetuning(
+    lab: Lab, *, steps: Annotated[int, Least(1)] = 30, lr: float = 5e-5
+) -> Iterator[Finding | NotAsked]:
     """Fine-tune a copy of the loaded model, look at what changed, and train small models with and without a past.
 
     Args:
         steps: of fine-tuning the loaded model, four questions each; 16 with --quick, unless fewer are asked for
         lr: largest learning rate of it
     """
-    check_least(steps=(steps, 1))
     if not 0 < lr < 1:
         raise UserError(f"--lr {lr}; expected above 0 and below 1")
     exam = set_exam(lab.model, lab.seed, each=8 if lab.quick else 24)

@@ -59,15 +59,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 from interp import (
     Finding,
     Lab,
+    Least,
     NotAsked,
     PeopleGroup,
     UserError,
     by_surname,
-    check_least,
     data,
     load_facts,
     load_pairs,
@@ -91,12 +92,12 @@ def reversal_curse(
     facts: Path | None = None,
     pairs: Path | None = None,
     paper_data: Path | None = None,
-    seeds: int = 5,
-    steps: int = 400,
-    tune_steps: int | None = None,
+    seeds: Annotated[int, Least(1)] = 5,
+    steps: Annotated[int, Least(1)] = 400,
+    tune_steps: Annotated[int | None, Least(1)] = None,
     tune_lr: float = 3e-4,
-    max_pairs: int = 40,
-    n_boot: int = 2000,
+    max_pairs: Annotated[int, Least(asked.LEAST)] = 40,
+    n_boot: Annotated[int, Least(100)] = 2000,
 ) -> Iterator[Finding | NotAsked]:
     """Run all parts; --quick leaves out (d), unless --paper-data is given, and weight decay in (e), and asks less.
 
@@ -116,9 +117,6 @@ def reversal_curse(
         n_boot: resamples for intervals and permutations
     """
     # Bad input is found before minutes of training.
-    check_least(seeds=(seeds, 1), steps=(steps, 1), max_pairs=(max_pairs, asked.LEAST), n_boot=(n_boot, 100))
-    if tune_steps is not None:
-        check_least(tune_steps=(tune_steps, 1))
     if not 0 < tune_lr < 1:
         raise UserError(f"--tune-lr {tune_lr}; expected above 0 and below 1")
     people: list[PeopleGroup] = []

@@ -40,6 +40,7 @@ What could fool us:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -49,9 +50,9 @@ from interp import (
     Figure,
     Finding,
     Lab,
+    Least,
     NotAsked,
     chat_prompt,
-    check_least,
     has_chat,
     measured,
     probe,
@@ -119,13 +120,12 @@ NEVER = Claim(
 
 
 @probe(claims=[SAME_AGAIN, BITS_CHANGE, TEXTS_CHANGE, CLOSE, *cause.CLAIMS, chance.OTHER_SEED, chance.TIES, NEVER])
-def temperature_zero(lab: Lab, *, new_tokens: int = 12) -> Iterator[Finding | NotAsked]:
+def temperature_zero(lab: Lab, *, new_tokens: Annotated[int, Least(4)] = 12) -> Iterator[Finding | NotAsked]:
     """Compute the same thing in several ways, and look at what changes.
 
     Args:
         new_tokens: how many tokens to write behind every prompt, 4 or more
     """
-    check_least(new_tokens=(new_tokens, 4))
     prompts, n = _prompts(lab), min(new_tokens, 8) if lab.quick else new_tokens
     ways = ways_for(lab.model)
     full = cast(lab.model, torch.float32)

@@ -45,12 +45,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 from interp import (
     Finding,
     Lab,
+    Least,
     NotAsked,
-    check_least,
     corpus_or_prose,
     probe,
     prose_sources,
@@ -69,14 +70,15 @@ CLAIMS += [together.TOGETHER, BLIND, together.APART, kinds.MADE_UP, KNOWS_ALL, K
 
 
 @probe(paper="arXiv:2410.05864", claims=CLAIMS)
-def tokenization(lab: Lab, *, corpus: Path | None = None, tokens: int = 200) -> Iterator[Finding | NotAsked]:
+def tokenization(
+    lab: Lab, *, corpus: Path | None = None, tokens: Annotated[int, Least(40)] = 200
+) -> Iterator[Finding | NotAsked]:
     """Count the pieces of words, then see what the model does with them.
 
     Args:
         corpus: running English text of yours instead of the bundled prose
         tokens: how many tokens of each document the model reads, 40 or more; at most 100 in a quick run
     """
-    check_least(tokens=(tokens, 40))
     words = english()
     documents = corpus_or_prose(corpus)
     source = text_read(corpus)

@@ -1,4 +1,4 @@
-"""What probes share: values by group as estimates, rows and a picture; the zero control; halves; least values of flags.
+"""What probes share: values by group as estimates, rows and a picture; the zero control; halves.
 
 held = measured({(model, layer): values, …}, by=("model", "layer"), value="share held", over="document")
 yield CLAIM.answer(held["trained", 0], Control("random weights", held["random", 0]), table=held.rows(),
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from interp.errors import UserError
 from interp.lab.findings import Control, Figure, Row, Scalar
 from interp.stats.estimate import Estimate
 from interp.stats.estimators import estimate_mean, known
@@ -103,10 +102,3 @@ def set_beforehand(value: float, unit: str, name: str) -> Control:
 def halves(values: Any) -> tuple[Any, Any]:
     """Every second one, and the others: the first half chooses (a layer, a head), the second judges what was chosen."""
     return values[::2], values[1::2]
-
-
-def check_least(**flags: tuple[float, float]) -> None:
-    """Raise UserError for a flag below its least value: `check_least(documents=(documents, 8))`."""
-    for name, (value, least) in flags.items():
-        if not value >= least:
-            raise UserError(f"--{name.replace('_', '-')} {value}; expected {least:,} or more")
