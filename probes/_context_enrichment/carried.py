@@ -174,7 +174,7 @@ def carried(lab: Lab, size_phrases: SizePhrases) -> Iterator[Finding | NotAsked]
 
 def over_adjectives(values: NDArray[np.float64]) -> Estimate:
     """Mean of [noun or draw, adjective] for others of both."""
-    return estimate_crossed([values], unit=LOST, over="adjective")
+    return estimate_crossed([values], unit=LOST, over="adjective", across="noun or draw")
 
 
 def _without(heads: Heads) -> dict[str, Edit]:

@@ -56,7 +56,8 @@ CLAIMS = [BEGINNING, PLANTED, UNTRAINED]
 def beginning(apart: ToldApart) -> Finding:
     """Layer 0."""
     return BEGINNING.answer(
-        estimate_crossed([apart.right], unit=RIGHT, over="noun", exact=True), set_beforehand(0.5, RIGHT, "chance")
+        estimate_crossed([apart.right], unit=RIGHT, over="noun", exact=True, across="adjective"),
+        set_beforehand(0.5, RIGHT, "chance"),
     )
 
 

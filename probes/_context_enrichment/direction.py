@@ -110,7 +110,7 @@ def in_between(sized: At, neutral: At, words: Words, direction: Finding) -> Find
         over="noun",
     )
     return IN_BETWEEN.answer(
-        estimate_crossed([place], unit=WAY, over="adjective"),
+        estimate_crossed([place], unit=WAY, over="adjective", across="noun"),
         set_beforehand(0.5, WAY, "half-way"),
         table=by_adjective.rows(),
         figure=by_adjective.dots(
@@ -136,7 +136,7 @@ def alike(lab: Lab, vectors: Vectors, words: Words, middle: int, n_perm: int) ->
     centred = at - at.mean((0, 1, 2))
     gap = np.subtract(*likeness(centred))
     return ALIKE.answer(
-        estimate_crossed([gap.T], unit=COSINE, over="adjective"),
+        estimate_crossed([gap.T], unit=COSINE, over="adjective", across="noun"),
         Control("adjectives dealt to two classes at random", dealt_likeness(centred, n_perm, lab.seed, COSINE)),
         measure=f"Layer {middle}.",
         table=by_layer.rows(),
@@ -186,7 +186,7 @@ def specific(vectors: dict[str, At], layer: int) -> Iterator[Finding | NotAsked]
 
 def over_both(ways: Floats) -> Estimate:
     """Mean of [noun, adjective] for others of both."""
-    return estimate_crossed([ways], unit=APART, over="adjective")
+    return estimate_crossed([ways], unit=APART, over="adjective", across="noun")
 
 
 def specific_not_asked(because: str) -> Iterator[NotAsked]:

@@ -40,7 +40,7 @@ class ToldApart:
 
 def share_of_pairs(right: Floats) -> Estimate:
     """The mean of [adjective, noun] for other adjectives and other nouns."""
-    return estimate_crossed([right], unit=RIGHT, over="noun", bounds=(0.0, 1.0))
+    return estimate_crossed([right], unit=RIGHT, over="noun", bounds=(0.0, 1.0), across="adjective")
 
 
 def tell_apart(at: At, n_perm: int, seed: int) -> ToldApart:

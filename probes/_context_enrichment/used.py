@@ -159,7 +159,9 @@ def _answers(
     leads = {kind: np.array([effects[kind].mean() for effects in dealt]) for kind in by_kind}
     nulls = {kind: null_of(both_ways(leads[kind]), unit=NATS) for kind in by_kind}
     groups: dict[tuple[Any, ...], Estimate] = {
-        (f"the direction of {made}", f"words of {kind}"): estimate_crossed([effects[kind]], unit=NATS, over="noun")
+        (f"the direction of {made}", f"words of {kind}"): estimate_crossed(
+            [effects[kind]], unit=NATS, over="noun", across="adjective"
+        )
         for made, effects in by_kind.items()
         for kind in by_kind
     }
@@ -191,7 +193,7 @@ def _answers(
         first, second = leads[kind][: len(dealt) // 2 * 2].reshape(-1, 2).T
         apart = both_ways(np.concatenate([first - second, first + second]))
         yield OWN_WORDS.answer(
-            estimate_crossed([by_kind[kind][kind] - by_kind[other][kind]], unit=NATS, over="noun"),
+            estimate_crossed([by_kind[kind][kind] - by_kind[other][kind]], unit=NATS, over="noun", across="adjective"),
             Control("two directions between neutral adjectives", null_of(apart, unit=NATS)),
             about={"kind": kind, "other": other},
             measure=measure,

@@ -192,7 +192,7 @@ def _carried(
     chosen, others = lost[0], np.stack(lost[1:])
     measure = told.pop("measure")
     return claim.answer(
-        estimate_crossed([chosen[None] - others], unit=CARRIED, over="prompt"),
+        estimate_crossed([chosen[None] - others], unit=CARRIED, over="prompt", across="set of others"),
         zero(CARRIED, "as many others"),
         measure=f"{measure} They take {chosen.mean():.2f} of it, the others {others.mean():.2f}.",
         **told,

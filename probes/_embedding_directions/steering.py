@@ -160,7 +160,7 @@ def another(shifts: Floats) -> Estimate:
 
 
 def _crossed(table: Floats) -> Estimate:
-    return estimate_crossed([table], unit=UNIT, over="noun")
+    return estimate_crossed([table], unit=UNIT, over="noun", across="template")
 
 
 def _directions(

@@ -76,10 +76,12 @@ def silenced(
         seed=lab.seed,
     )
     yield SILENCED.answer(
-        estimate_crossed([chosen[None] - others], unit=NATS, over="sequence"),
+        estimate_crossed([chosen[None] - others], unit=NATS, over="sequence", across="set of others"),
         zero(NATS, f"as many other heads, {len(sets)} different sets"),
         measure=f"The chosen ones lose {chosen.mean():.2g}, others {others.mean():.2g}.",
         table=shown.rows(),
         figure=shown.bars(y="silenced", caption="What the second copy loses. Intervals over sequences."),
     )
-    yield OTHERS.answer(estimate_crossed([others], unit=NATS, over="sequence"), zero(NATS, "nothing lost"))
+    yield OTHERS.answer(
+        estimate_crossed([others], unit=NATS, over="sequence", across="set of others"), zero(NATS, "nothing lost")
+    )
