@@ -88,7 +88,7 @@ def forward(
             how: dict[str, Any] = {"keep": cut, "cache": cache, "use_cache": use_cache}
             if engine == "plain":
                 taps = [(_tap(tree, site), function) for site, function in hooks]
-                with started(tree, late, lambda: tree.running is token) if late else nullcontext() as put:
+                with started(tree, late, token) if late else nullcontext() as put:
                     ran = run_plain(tree.hf, batch, [put, *taps] if put else taps, **how)
             else:
                 with tree.opened(names):

@@ -41,14 +41,14 @@ def starts_late(tree: HookedTree, blocks: int) -> bool:
 
 
 @contextmanager
-def started(tree: HookedTree, late: Late, is_this: Callable[[], bool]) -> Iterator[tuple[Tap, Reader]]:
-    """Hold the first blocks back while `is_this` forward runs; yields what puts the stream in at the first of them."""
+def started(tree: HookedTree, late: Late, token: object) -> Iterator[tuple[Tap, Reader]]:
+    """Hold the first blocks back in the forward with this `token`; yields what puts the stream in at the first of them."""
     modules, form, first = _modules(tree, late.blocks), _form(tree, late.blocks), tap_of(tree, FIRST)
     assert modules is not None
     assert form is not None
     assert first is not None
-    with handing_on(modules, form, is_this):
-        yield first, lambda value: late.stream.to(value) if is_this() else value
+    with handing_on(modules, form, tree, token):
+        yield first, lambda value: late.stream.to(value) if tree.running is token else value
 
 
 def _form(tree: HookedTree, blocks: int) -> Form | None:
@@ -66,7 +66,7 @@ def _form(tree: HookedTree, blocks: int) -> Form | None:
             whole = run_plain(tree.hf, batch, [(at, lambda value: seen.append(value.clone()))]).logits
             for form in FORMS:
                 try:
-                    with handing_on(modules, form, lambda: True):
+                    with handing_on(modules, form, tree, tree.running):
                         late = run_plain(tree.hf, batch, [(first, lambda _: seen[0])]).logits
                 except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError):
                     continue  # blocks give the stream in another form
@@ -85,11 +85,11 @@ def _modules(tree: HookedTree, blocks: int) -> list[nn.Module] | None:
 
 
 @contextmanager
-def handing_on(modules: Sequence[nn.Module], form: Form, is_this: Callable[[], bool]) -> Iterator[None]:
-    """Inside, these blocks give what they get while `is_this` forward runs, and compute in any other."""
+def handing_on(modules: Sequence[nn.Module], form: Form, tree: HookedTree, token: object) -> Iterator[None]:
+    """Inside, these blocks give what they get while the forward with this `token` runs, and compute in any other."""
     before = [vars(module).get("forward") for module in modules]
     for module in modules:
-        module.forward = _passing(module.forward, form, is_this)
+        module.forward = _passing(module.forward, form, tree, token)
     try:
         yield
     finally:
@@ -100,9 +100,9 @@ def handing_on(modules: Sequence[nn.Module], form: Form, is_this: Callable[[], b
                 module.forward = own
 
 
-def _passing(compute: Callable[..., Any], form: Form, is_this: Callable[[], bool]) -> Callable[..., Any]:
+def _passing(compute: Callable[..., Any], form: Form, tree: HookedTree, token: object) -> Callable[..., Any]:
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not is_this():
+        if tree.running is not token:
             return compute(hidden_states, *args, **kwargs)
         return hidden_states if form == "tensor" else (hidden_states, None)
 
