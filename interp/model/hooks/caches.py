@@ -76,10 +76,10 @@ def cache_deals(tree: HookedTree, sites: Iterable[str] = ()) -> bool:
         whole = Tokens.full(torch.cat([ids, ids.flip(1)]))
         n, places = whole.ids.shape[1] - 2, [1, 0, 1]
         cache = _run(tree, engine, Tokens.full(whole.ids[:, :n]), use_cache=True).cache
-        for _ in range(2):  # the cache that they are dealt from must be left as it was
-            later = on_top(whole.ids[places, n:], whole.ids[places, :n])
-            logits = _run(tree, engine, later, cache=dealt(cache, places)).logits
-        return relative_gap(logits, _run(tree, engine, whole).logits[places, n:])
+        later = on_top(whole.ids[places, n:], whole.ids[places, :n])
+        expected = _run(tree, engine, whole).logits[places, n:]
+        # twice: the cache that they are dealt from must be left as it was
+        return max(relative_gap(_run(tree, engine, later, cache=dealt(cache, places)).logits, expected) for _ in "12")
 
     return tree.once(f"cache deals {engine}", lambda: cache_works(tree, engine) and _agrees(tree, ask))
 

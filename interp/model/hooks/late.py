@@ -42,7 +42,7 @@ def starts_late(tree: HookedTree, blocks: int) -> bool:
 
 @contextmanager
 def started(tree: HookedTree, late: Late, token: object) -> Iterator[tuple[Tap, Reader]]:
-    """Hold the first blocks back in the forward with this `token`; yields what puts the stream in at the first of them."""
+    """Hold the first blocks back in the forward with this `token`; yields what puts the stream in at the first one."""
     modules, form, first = _modules(tree, late.blocks), _form(tree, late.blocks), tap_of(tree, FIRST)
     assert modules is not None
     assert form is not None
