@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 from hub import LocalHub, Request, tiny_gpt2
+from refusals import the_line
 
 from interp.errors import UserError
+from interp.model.loading import hub as hub_cache
 from interp.model.loading.hub import refuse_disk_error
 
 NAMES = ["gpt2", "other-seed", "no-such-model"]
@@ -220,16 +222,30 @@ def test_the_hub_refuses_as_the_real_one_does(tmp_path: Path, path: str, status:
 
 
 @pytest.mark.parametrize("place", ["home", "hub", "above"])
-def test_a_file_in_the_caches_place_is_named_and_the_hub_is_not_blamed(
-    tmp_path: Path, checkpoints: tuple[Path, Path], place: str
-):
-    """HF_HOME that is a file, holds a file called hub, or lies under a file; for a model and for SAEs."""
-    file = tmp_path / "file"
+def test_a_file_in_the_caches_place_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str):
+    """HF_HOME that is a file, holds a file called hub, or lies under a file."""
+    home, file = home_with_a_file(tmp_path, place)
+    monkeypatch.setattr(hub_cache.constants, "HF_HUB_CACHE", str(home / "hub"))
+    with pytest.raises(UserError) as refused:
+        hub_cache.check_hub_cache()
+    assert f"{file} is a file, and the Hugging Face cache should be the folder {home / 'hub'}" in the_line(refused)
+    file.unlink()
+    hub_cache.check_hub_cache()  # a folder that can be made
+
+
+def home_with_a_file(folder: Path, place: str) -> tuple[Path, Path]:
+    """HF_HOME, and the file that is in its way."""
+    file = folder / "file"
     if place == "hub":
         file.mkdir()
         file = file / "hub"
     file.write_text("")
-    home = {"home": file, "hub": file.parent, "above": file / "deep" / "er"}[place]
+    return {"home": file, "hub": file.parent, "above": file / "deep" / "er"}[place], file
+
+
+def test_no_way_to_load_blames_the_hub_for_a_file_in_the_caches_place(tmp_path: Path, checkpoints: tuple[Path, Path]):
+    """A model, an SAE and a release of SAEs, in a process that finds HF_HOME so when it begins."""
+    home, file = home_with_a_file(tmp_path, "home")
     script = """
 import sys
 import interp
