@@ -11,7 +11,7 @@ import torch
 from refusals import the_line
 
 from interp import Model, UserError
-from interp.analysis import last_activations, last_activations_under, last_log_probs, logit_difference, patch_sweep
+from interp.analysis import ReadAhead, last_activations, last_log_probs, logit_difference, patch_sweep
 from interp.edits import ablate, knock_out, only, steer
 from interp.model.hooks import beginnings, forward, late
 from interp.model.hooks.late import Late, starts_late
@@ -98,12 +98,13 @@ def test_edits_of_last_tokens_do_what_they_do_in_whole_prompts(
         {"blocks.0.hook_resid_post": only(steer(direction), pos=-1, prompts=[0, 7])},
     ]
     plain = model.capture(ROWS, SITES[1]).last(SITES[1])
-    found = last_activations_under(model, ROWS, SITES[1], [*several, {}])
-    assert far(found[-1][SITES[1]], plain) < 1e-4, "the one without edits"
-    for edits, vectors in zip(several, found, strict=False):
+    ahead = ReadAhead(model, ROWS)
+    assert far(ahead.capture([SITES[1]])[SITES[1]], plain) < 1e-4, "without edits"
+    for edits in several:
         with model.edit(edits):
             whole = model.capture(ROWS, SITES[1]).last(SITES[1])
-        assert far(vectors[SITES[1]], whole) < 1e-4
+            vectors = ahead.capture([SITES[1]])[SITES[1]]
+        assert far(vectors, whole) < 1e-4
         assert far(whole, plain) > 1e-3, "the edit does something"
     with model.edit({"blocks.0.hook_resid_post": steer(direction)}):
         log_probs, losses = last_log_probs(model, ROWS), -model.loss(ROWS)

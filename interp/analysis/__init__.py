@@ -68,7 +68,6 @@ if TYPE_CHECKING:
     from interp.model.gradients import Observed, Slopes, gradients_of, observe
     from interp.model.last_activations import (
         last_activations,
-        last_activations_under,
         last_log_probs,
         last_logits_under,
     )
@@ -83,9 +82,7 @@ else:
             "interp.analysis.completions": "CompletionScores, score_completions",
             "interp.analysis.facts": "Aligned, Asked, align, ask_facts",
             "interp.model.attention_window": "windowed_losses",
-            "interp.model.last_activations": (
-                "last_activations, last_activations_under, last_log_probs, last_logits_under"
-            ),
+            "interp.model.last_activations": ("last_activations, last_log_probs, last_logits_under"),
             # metrics of the logits, for patching and gradients
             "interp.analysis.metrics": (
                 "continuation, divergence, entropy, last, log_prob, logit_difference, rank, token_table"
@@ -141,7 +138,6 @@ __all__ = [
     "encode_answers",
     "entropy_of",
     "last_activations",
-    "last_activations_under",
     "last_log_probs",
     "last_logits_under",
     "last_tokens",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -21,6 +20,8 @@ from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 
 
+@looks_once
+@torch.no_grad()
 def last_activations(
     model: Model, prompts: Prompts, sites: str | Iterable[str], *, batch_size: int = 64
 ) -> dict[str, Float[Tensor, "prompt ..."]]:
@@ -31,51 +32,25 @@ def last_activations(
     on from, or edits are active, every prompt is read whole.
     Raises UserError as `capture` does, and for a site that has no activation per token.
     """
-    return last_activations_under(model, prompts, sites, [{}], batch_size=batch_size)[0]
-
-
-@looks_once
-@torch.no_grad()
-def last_activations_under(
-    model: Model,
-    prompts: Prompts,
-    sites: str | Iterable[str],
-    edits: Sequence[Mapping[str, Edit]],
-    *,
-    batch_size: int = 64,
-) -> list[dict[str, Float[Tensor, "prompt ..."]]]:
-    """`last_activations` under each of several edits of the last token (`pos=-1`), and of no other.
-
-    The tokens before it are read once for all of them, without any edit. Raises UserError as `last_activations` does.
-    """
     tree, names = model.tree, model.tree.match(sites)
     rows = model.encode(prompts)
-    edited = [site for some in edits for pattern in some for site in tree.match(pattern)]
-    seen: list[dict[str, list[Tensor]]] = [{name: [torch.empty(0)] * len(rows) for name in names} for _ in edits]
+    vectors: dict[str, list[Tensor]] = {name: [torch.empty(0)] * len(rows) for name in names}
 
     def last(batch: Tokens, numbers: list[list[int]], cache: Any) -> None:
-        for into, some in zip(seen, edits, strict=True):
+        def keep(site: str, value: Tensor) -> None:
+            for vector, alike in zip(value[:, -1], numbers, strict=True):
+                for i in alike:
+                    vectors[site][i] = vector.clone()
 
-            def keep(site: str, value: Tensor, into: dict[str, list[Tensor]] = into) -> None:
-                for vector, alike in zip(value[:, -1], numbers, strict=True):
-                    for i in alike:
-                        into[site][i] = vector.clone()
+        stream(tree, batch, names, keep, cache=cache)
 
-            here = copy.deepcopy(cache) if len(edits) > 1 else cache  # a forward adds to the one that it is given
-            with _edited(model, some):
-                stream(tree, batch, names, keep, cache=here)
-
-    with _one_engine(model, names, edited):
+    with _one_engine(model, names):
         per_token = all(tree.site_table.axes[name][:2] == ("prompt", "pos") for name in names)
         if per_token and not tree.is_edited and begins_once(tree, rows, names):
-            read_last(tree, rows, batch_size, last, to_last=any(edits))
-            return [{name: torch.stack(vectors) for name, vectors in of_one.items()} for of_one in seen]
-        out: list[dict[str, Tensor]] = []
-        for some in edits:
-            with _edited(model, some):
-                acts = model.capture(rows, names, batch_size=batch_size)
-            out.append({name: acts.last(name) for name in names})
-        return out
+            read_last(tree, rows, batch_size, last)
+            return {name: torch.stack(of_one) for name, of_one in vectors.items()}
+        acts = model.capture(rows, names, batch_size=batch_size)
+        return {name: acts.last(name) for name in names}
 
 
 @looks_once
@@ -93,7 +68,7 @@ def last_logits_under(
     for batch in batches(tree, rows, batch_size, "right"):
         late = Late(behind, read(tree, batch, [site])[site]) if once and (site := model.residual(behind)) else None
         for i, some in enumerate(edits):
-            with _edited(model, some):
+            with model.edit(some) if some else nullcontext():
                 logits = forward(tree, batch, keep="last", late=late).logits[:, 0]
             if not len(out[i]):
                 out[i] = logits.new_empty(len(rows), logits.shape[-1])
@@ -120,7 +95,7 @@ def last_log_probs(model: Model, rows: Sequence[Sequence[int]], *, batch_size: i
         for own, alike in zip(logs, numbers, strict=True):
             out[alike] = own[[wanted[i] for i in alike]].cpu()
 
-    with _one_engine(model, (), ()):
+    with _one_engine(model, ()):
         if tree.is_edited or not begins_once(tree, before, ()):
             for batch in batches(tree, before, batch_size, "right"):
                 last(batch, [[i] for i in batch.index.tolist()], None)
@@ -129,11 +104,6 @@ def last_log_probs(model: Model, rows: Sequence[Sequence[int]], *, batch_size: i
     return out
 
 
-def _edited(model: Model, edits: Mapping[str, Edit]) -> AbstractContextManager[object]:
-    return model.edit(edits) if edits else nullcontext()
-
-
-def _one_engine(model: Model, names: Iterable[str], edited: Iterable[str]) -> AbstractContextManager[None]:
+def _one_engine(model: Model, names: Iterable[str]) -> AbstractContextManager[None]:
     """What is read first and what goes on top of its cache must run on the same engine."""
-    is_hooked = engine_for(model.tree, names, edited) == "hooked"
-    return model.tree.hooked_only() if is_hooked else nullcontext()
+    return model.tree.hooked_only() if engine_for(model.tree, names) == "hooked" else nullcontext()

@@ -28,7 +28,7 @@ from interp import (
     set_beforehand,
     zero,
 )
-from interp.analysis import last_activations, last_activations_under, others_like, parts_written
+from interp.analysis import ReadAhead, last_activations, others_like, parts_written
 from interp.edits import knock_out, only
 from interp.saes import attach_sae, site_of
 from interp.stats import estimate_crossed, max_t
@@ -112,8 +112,11 @@ class SizePhrases:
 
         What each adjective adds; the mean is the whole. The edits are of what the noun looks at, the last token.
         """
-        found = last_activations_under(self.model, self.judging, self.site, edits)
-        along = [(acts[self.site].float().cpu() @ self.direction).double() for acts in found]
+        ahead, along = ReadAhead(self.model, self.judging, batch_size=64), list[Tensor]()
+        for edit in edits:
+            with self.model.edit(edit):
+                acts = ahead.capture([self.site])[self.site]
+            along.append((acts.float().cpu() @ self.direction).double())
         return [added(values.view(len(ASKED), -1, self.nouns).mean(0)).T.numpy() for values in along]
 
 

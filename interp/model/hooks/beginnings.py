@@ -25,16 +25,13 @@ def begins_once(tree: HookedTree, rows: Sequence[Sequence[int]], sites: Sequence
     return keeps_a_cache(tree, sites, [[0], *rows], 0) and cache_deals(tree, sites)  # from the first token on
 
 
-def read_last(
-    tree: HookedTree, rows: Sequence[Sequence[int]], batch_size: int, last: Last, *, to_last: bool = False
-) -> None:
+def read_last(tree: HookedTree, rows: Sequence[Sequence[int]], batch_size: int, last: Last) -> None:
     """Read beginnings once, and call `last(batch, numbers, cache)` for the ends of prompts.
 
     The batch goes on top of the cache up to the last token of each of its rows, which are the prompts `numbers` [row,
-    …]: several where prompts are alike. With `to_last` it has the last tokens alone, each prompt's in a row of its own:
-    for edits, which may tell prompts that are alike from each other.
+    …]: several where prompts are alike.
     """
-    _Reading(tree, rows, batch_size, last, _ends(rows, to_last=to_last), to_last).go([list(range(len(rows)))], 0, None)
+    _Reading(tree, rows, batch_size, last, _ends(rows)).go([list(range(len(rows)))], 0, None)
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,6 @@ class _Reading:
     batch_size: int
     last: Last
     ends: list[int]
-    apart: bool
 
     def go(self, parents: Sequence[Sequence[int]], start: int, cache: Any) -> None:
         """Read on from `start` behind each of `parents`: the numbers of prompts that are alike up to there."""
@@ -59,9 +55,7 @@ class _Reading:
             nodes: dict[tuple[Any, ...], list[int]] = {}
             for i in numbers:
                 if len(self.rows[i]) >= end:
-                    is_last = len(self.rows[i]) == end
-                    own = i if is_last and self.apart else -1
-                    nodes.setdefault((is_last, own, *self.rows[i][start:end]), []).append(i)
+                    nodes.setdefault((len(self.rows[i]) == end, *self.rows[i][start:end]), []).append(i)
             for (is_last, *_), of_node in nodes.items():
                 (last if is_last else inner).append((parent, of_node))
         for kind in (inner, last):
@@ -83,12 +77,12 @@ class _Reading:
             self.go(numbers, end, forward(self.tree, batch, keep=1, cache=here, use_cache=True).cache)
 
 
-def _ends(rows: Sequence[Sequence[int]], *, to_last: bool) -> list[int]:
-    """How far to read at once: to where prompts part, and to the end of each; with `to_last`, first to its last token.
+def _ends(rows: Sequence[Sequence[int]]) -> list[int]:
+    """How far to read at once: to where prompts part, and to the end of each.
 
     [[1, 2, 3, 4], [1, 2, 5, 4]] is read to 2 and to 4: the second forward has two tokens of each.
     """
-    ends = {len(row) - back for row in rows for back in range(1 + to_last)}
+    ends = {len(row) for row in rows}
     alike = 1
     for n in range(1, max(map(len, rows)) + 1):
         different = len({tuple(row[:n]) for row in rows if len(row) >= n})
