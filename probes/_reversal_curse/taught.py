@@ -98,7 +98,7 @@ HIDDEN = _trained(
     measure="Log-probability of the own answer above the others', summed over its words, priors taken out.",
     caveat="Probability may hide in wordings that nobody tried; the figure shows how large the taught order's is.",
 )
-CLAIMS = [TAUGHT, ABLE, CURSE, AT_CHANCE, LEAK, LEAK_OF_WORDS, HIDDEN]
+CLAIMS = [CURSE, TAUGHT, ABLE, AT_CHANCE, LEAK, LEAK_OF_WORDS, HIDDEN]  # the README shows the first
 
 
 def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding | NotAsked, None, list[Student]]:
