@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class SizePhrases:
         """
         ahead, along = ReadAhead(self.model, self.judging, batch_size=64), list[Tensor]()
         for edit in edits:
-            with self.model.edit(edit):
+            with self.model.edit(edit) if edit else nullcontext():
                 acts = ahead.capture([self.site])[self.site]
             along.append((acts.float().cpu() @ self.direction).double())
         return [added(values.view(len(ASKED), -1, self.nouns).mean(0)).T.numpy() for values in along]
