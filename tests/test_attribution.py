@@ -12,7 +12,7 @@ from architectures import ARCHITECTURES
 from refusals import the_line
 
 from interp import Model, UserError, ablate
-from interp.analysis.attribution import attribute_logits
+from interp.analysis.attribution import attribute_logits, check_sum
 from interp.analysis.heads import repeated_tokens, score_heads
 from interp.analysis.metrics import logit_difference
 from interp.model.choose import only
@@ -261,3 +261,13 @@ def test_a_model_whose_parts_do_not_add_up_is_refused(make_tiny: Callable[..., M
         attribute_logits(model, PROMPTS, RIGHT[:2], WRONG)
     with pytest.raises(UserError, match="expected component, head or neuron"):
         attribute_logits(model, PROMPTS, RIGHT, WRONG, by="layer")  # type: ignore[arg-type]
+
+
+def test_parts_that_are_next_to_nothing_in_one_prompt_are_not_held_to_their_own_rounding(tiny_gpt2: Model) -> None:
+    """Two answers that a model cannot tell apart in one prompt, and can in another."""
+    size = torch.tensor([9e-7, 17.7])
+    parts = torch.tensor([1e-7, 5.0])
+    check_sum(tiny_gpt2, parts, parts + torch.tensor([1e-7, 1e-6]), size, "the parts")
+    for planted in ([1e-4, 0.0], [0.0, 0.1]):
+        with pytest.raises(UserError, match="do not add up"):
+            check_sum(tiny_gpt2, parts, parts + torch.tensor(planted), size, "the parts")

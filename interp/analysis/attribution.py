@@ -32,6 +32,7 @@ from interp.model.model import Model
 
 Unit = Literal["component", "head", "neuron"]
 RELATIVE = 1e-4  # how far a sum may be from the whole in fp32, as a share of the sum of sizes
+NOTHING = 1e-3  # parts of a prompt that are smaller than this share of another prompt's
 ROUGH = 0.05  # the same in half precision, where the model itself rounds as it adds
 
 
@@ -180,7 +181,9 @@ def add_up(model: Model, columns: Mapping[str, Float[Tensor, " prompt"]], readin
 
 def check_sum(model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: str, instead: str = "") -> None:
     """Refuse a model in which the parts are not all that there is. `instead`: the unit to attribute by instead."""
-    off = float(((parts - whole).abs() / size.clamp_min(1e-6)).max())
+    # where a prompt's parts are next to nothing, their sum is off by the rounding of what they were computed from
+    least = max(1e-6, NOTHING * float(size.max()))
+    off = float(((parts - whole).abs() / size.clamp_min(least)).max())
     if off <= (RELATIVE if model.hf.dtype in (torch.float32, torch.float64) else ROUGH):
         return
     if model.is_edited:
