@@ -18,14 +18,14 @@ What counts as yes:
 - part by part, the count equals the formula;
 - the strongest hundredth of the neurons holds 10 points more of the squared activation than with random weights;
 - the same token shares more of its strongest neurons with itself in another text than with another token of that text,
-  and by 10 points more so than with random weights, which tell tokens apart as well;
+  and by 10 points more so than neurons of random weights that read the same stream: it tells tokens apart by itself;
 - without biases the loss is higher by 0.05 nats.
 
 What could fool us:
 
 - A matrix that is used twice is one: tied embeddings are counted once.
-- Any activations have a largest hundredth, and any weights give a token an activation of its own: random weights are
-  measured, too.
+- Any activations have a largest hundredth: random weights are measured, too. Any stream that carries its token along
+  gives it an activation of its own, in any neurons: those of one layer are drawn at random, and the rest is kept.
 - A weight may matter because everything does: the biases are also moved, as far, in a random direction.
 - A method that changes the model it measures: everything is done on a copy, or put back.
 """
@@ -53,6 +53,7 @@ from interp import (
     prose,
     set_beforehand,
     text_read,
+    weights_from,
     with_random_weights,
     zero,
 )
@@ -61,7 +62,7 @@ from interp.stats import estimate_gap, estimate_mean, known
 
 from ._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
 from ._anatomy.biases import biases_at, copied, losses, small_gpt2
-from ._anatomy.neurons import TOP, neuron_inputs, overlaps, read_neurons, share_above
+from ._anatomy.neurons import TOP, mlp_parameters, neuron_inputs, overlaps, read_neurons, share_above
 
 RANDOM_MOVES, FEW_MOVES = 5, 2  # FEW_MOVES in a quick run
 ACTIVATION, STRONGEST, TOKENS = "share of squared activation", "share of the strongest neurons", "share of tokens"
@@ -93,14 +94,15 @@ FEW_STRONG = Claim(
     answers=True,
 )
 SAME_TOKEN = Claim(
-    "The same token activates the same neurons in another text, beyond what random weights make alike by 10 points.",
+    "The same token activates the same neurons in another text, 10 points more than neurons drawn at random there.",
     expects="greater",
     margin=0.1,
     unit=STRONGEST,
     part=NEURONS,
     answers=True,
     measure="How much more of a token's strongest neurons are among the strongest of the same token in another text "
-    "than of another token of that text; with random weights as much is measured, for the same tokens.",
+    "than of another token of that text; as much is measured of neurons with weights drawn at random, which read the "
+    "same stream in the same place, for the same tokens.",
     caveat="Frequent tokens alone occur in two texts. What a token activates depends on its text as well.",
 )
 MISSED = Claim(
@@ -212,11 +214,10 @@ def _counted(model: Model) -> Iterator[Finding | NotAsked]:
 
 def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding | NotAsked]:
     """Part (b). The same texts and tokens with random weights, so that what they share is paired."""
+    random_weights = with_random_weights(lab.model, lab.seed)
     read = {
         "trained": read_neurons(lab, lab.model, rows, layers, "reading neurons"),
-        "random weights": read_neurons(
-            lab, with_random_weights(lab.model, lab.seed), rows, layers, "reading neurons of random weights"
-        ),
+        "random weights": read_neurons(lab, random_weights, rows, layers, "reading neurons of random weights"),
     }
     by_layer = measured(
         {(layer, name): neurons.held[:, k] for name, neurons in read.items() for k, layer in enumerate(layers)},
@@ -249,7 +250,12 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding 
         ),
     )
     middle = layers[len(layers) // 2]
-    shared = {name: overlaps(neurons, middle, 60 if lab.quick else 150, lab.seed) for name, neurons in read.items()}
+    with weights_from(lab.model, random_weights, mlp_parameters(lab.model, middle)):
+        drawn = read_neurons(lab, lab.model, rows, (middle,), "reading neurons drawn at random")
+    shared = {
+        name: overlaps(neurons, middle, 60 if lab.quick else 150, lab.seed)
+        for name, neurons in (("trained", read["trained"]), ("drawn at random", drawn))
+    }
     if (n := len(shared["trained"][0])) < 8:
         yield SAME_TOKEN.not_asked(f"because only {n} tokens occur in two of the texts; 8 are needed")
         return
@@ -259,7 +265,7 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding 
             for name, pair in shared.items()
             for whose, values in zip(("the same token", "another token of that text"), pair, strict=True)
         },
-        by=("model", "token"),
+        by=("neurons", "token"),
         value=STRONGEST,
         over="token",
         bounds=SHARES,
@@ -274,7 +280,7 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding 
     )
     yield SAME_TOKEN.answer(
         gained.estimate,
-        Control("random weights", gained.control),
+        Control("neurons drawn at random", gained.control),
         paired=gained.gap,
         measure=f"The strongest {TOP:.0%} of neurons at layer {middle}.",
         table=alike.rows(),

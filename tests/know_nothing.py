@@ -44,12 +44,12 @@ def constant_favourite(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     for word in (" Paris", " 4", "4", " the"):
         if word in texts:
             logits[texts.index(word)] = 12.0
-    return always_the_same(logits)
+    return always_the_same(logits, seed)
 
 
 def longest_answer(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     """The same distribution after every prompt, in which a longer token is likelier."""
-    return always_the_same(torch.tensor([0.5 * len(text) for text in _texts(tokenizer)]))
+    return always_the_same(torch.tensor([0.5 * len(text) for text in _texts(tokenizer)]), seed)
 
 
 def honest_on_average(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
@@ -57,7 +57,7 @@ def honest_on_average(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     from interp.text.corpus import prose
 
     written = torch.tensor([token for text in prose() for token in tokenizer(text).input_ids])
-    return always_the_same(torch.log(torch.bincount(written, minlength=len(tokenizer)) + 0.1))
+    return always_the_same(torch.log(torch.bincount(written, minlength=len(tokenizer)) + 0.1), seed)
 
 
 def first_letter(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
@@ -126,9 +126,9 @@ def _gpt2(vocabulary: int, n_layer: int, seed: int = 0) -> Any:
     )
 
 
-def always_the_same(logits: torch.Tensor) -> Any:
+def always_the_same(logits: torch.Tensor, seed: int = 0) -> Any:
     """The last norm lets its bias through, which is read as these logits, and a breath of the rest."""
-    hf = _gpt2(len(logits), 2)
+    hf = _gpt2(len(logits), 2, seed)
     with torch.no_grad():
         hf.transformer.ln_f.weight.fill_(BREATH)
         hf.transformer.ln_f.bias.zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp import Lab, Model
+from interp.analysis import part_by_name
 
 TOP = 0.01  # of the neurons
 
@@ -74,6 +76,13 @@ def overlaps(found: Activated, layer: int, most: int, seed: int) -> tuple[list[f
         if len(same) == most:
             break
     return same, other
+
+
+def mlp_parameters(model: Model, layer: int) -> list[str]:
+    """Names of the weights and biases of one layer's MLP; the first number in a name is the layer's."""
+    parts = part_by_name(model.hf)
+    of_layer = [name for name in parts if (number := re.search(r"\.(\d+)\.", name)) and int(number[1]) == layer]
+    return [name for name in of_layer if parts[name].startswith("MLP")]
 
 
 def neuron_inputs(model: Model, rows: Sequence[list[int]], layer: int) -> Float[Tensor, "token neuron"]:

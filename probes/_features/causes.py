@@ -26,7 +26,8 @@ THAN_CHANGE = Claim(
     measure="How often the KL of the random change, drawn as activations vary, must be doubled to give that without "
     "the feature, at three of its strong firings.",
     caveat="Taken away at one token; what it does to later tokens is not seen. Beside a change in any direction the "
-    "number is larger, for most directions do little.",
+    "number is larger, for most directions do little. A model that only copies tokens uses features of tokens, too.",
+    subject="SAE",
 )
 THAN_FEATURE = Claim(
     "And more than without another feature that is active there, made as long.",
