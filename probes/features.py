@@ -55,7 +55,7 @@ from typing import Annotated
 
 from interp import Finding, Lab, Least, NotAsked, probe
 from interp.features import Coder, TokenRules
-from interp.saes import attach_sae, ensure_default_sae, site_of
+from interp.saes import attach_sae, ensure_default_sae, load_sae, site_of
 
 from ._features import causes, controls, explained, made_of
 from ._features.effect import (
@@ -98,7 +98,10 @@ def features(
         tokens, units, changed = (
             max(least, n // 2) for n, least in ((tokens, LEAST_TOKENS), (units, LEAST_UNITS), (changed, LEAST_UNITS))
         )
-    sae = attach_sae(lab.sae_folder or ensure_default_sae(lab.model, lab.progress), lab.model)
+    if lab.sae_folder:
+        sae = attach_sae(lab.sae_folder, lab.model)
+    else:  # one that is made for this very model need not be told from one of another layer
+        sae = load_sae(ensure_default_sae(lab.model, lab.progress), lab.model)
     text = read_text(lab, site_of(sae), tokens)
     coder = Coder(sae, text.rows.values[text.kept])
     chosen = choose_features(text, coder, units, lab.seed)

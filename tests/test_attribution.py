@@ -271,3 +271,12 @@ def test_parts_that_are_next_to_nothing_in_one_prompt_are_not_held_to_their_own_
     for planted in ([1e-4, 0.0], [0.0, 0.1]):
         with pytest.raises(UserError, match="do not add up"):
             check_sum(tiny_gpt2, parts, parts + torch.tensor(planted), size, "the parts")
+
+
+def test_a_small_difference_of_large_logits_is_rounded_as_they_are(tiny_gpt2: Model) -> None:
+    size, parts = torch.tensor([0.004]), torch.tensor([0.001])
+    check_sum(tiny_gpt2, parts, parts + 4e-6, size, "the parts", largest=50.0)
+    with pytest.raises(UserError, match="do not add up"):
+        check_sum(tiny_gpt2, parts, parts + 4e-6, size, "the parts", largest=1.0)
+    with pytest.raises(UserError, match="do not add up"):
+        check_sum(tiny_gpt2, parts, parts + 1e-3, size, "the parts", largest=50.0)

@@ -32,6 +32,7 @@ from interp.model.model import Model
 
 Unit = Literal["component", "head", "neuron"]
 RELATIVE = 1e-4  # how far a sum may be from the whole in fp32, as a share of the sum of sizes
+ULPS = 16  # roundings of a logit in fp32
 NOTHING = 1e-3  # parts of a prompt that are smaller than this share of another prompt's
 ROUGH = 0.05  # the same in half precision, where the model itself rounds as it adds
 
@@ -111,6 +112,7 @@ class Reading(Shown):
     direction: Float[Tensor, "prompt d_model"]
     constant: Float[Tensor, " prompt"]
     total: Float[Tensor, " prompt"]
+    largest: float = 0.0  # logit: what `total`, a difference of two, is rounded by
 
     def along(self, written: Float[Tensor, "prompt d_model"]) -> Float[Tensor, " prompt"]:
         """What a vector written to the residual stream adds to the logit difference."""
@@ -136,7 +138,7 @@ def read_logits(
     acts = model.capture(ids, [*written, *sites], batch_size=batch_size)
     logits = model.last_logits(ids, batch_size=batch_size)
     direction, constant = read_out(model, acts.last(last_block), logits, right, wrong)
-    return Reading(acts, direction, constant, total)
+    return Reading(acts, direction, constant, total, float(logits.abs().max()))
 
 
 def _written_sites(model: Model) -> list[str]:
@@ -175,16 +177,24 @@ def add_up(model: Model, columns: Mapping[str, Float[Tensor, " prompt"]], readin
     """The parts as one table. Raises UserError where they do not sum to the model's own logit difference."""
     effect = torch.stack([part.float().cpu() for part in columns.values()], 1)
     found = Attribution(tuple(columns), effect, reading.total.cpu())
-    check_sum(model, effect.sum(1), found.total, effect.abs().sum(1), "its logit difference")
+    size = effect.abs().sum(1)
+    check_sum(model, effect.sum(1), found.total, size, "its logit difference", largest=reading.largest)
     return found
 
 
-def check_sum(model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: str, instead: str = "") -> None:
-    """Refuse a model in which the parts are not all that there is. `instead`: the unit to attribute by instead."""
+def check_sum(
+    model: Model, parts: Tensor, whole: Tensor, size: Tensor, what: str, instead: str = "", largest: float = 0.0
+) -> None:
+    """Refuse a model in which the parts are not all that there is. `instead`: the unit to attribute by instead.
+
+    `largest`: the size of the numbers of which `whole` is a difference; it is rounded as they are.
+    """
     # where a prompt's parts are next to nothing, their sum is off by the rounding of what they were computed from
     least = max(1e-6, NOTHING * float(size.max()))
-    off = float(((parts - whole).abs() / size.clamp_min(least)).max())
-    if off <= (RELATIVE if model.hf.dtype in (torch.float32, torch.float64) else ROUGH):
+    whole_floats = model.hf.dtype in (torch.float32, torch.float64)
+    rounding = ULPS * torch.finfo(torch.float32).eps * largest if whole_floats else 0.0
+    off = float((((parts - whole).abs() - rounding) / size.clamp_min(least)).max())
+    if off <= (RELATIVE if whole_floats else ROUGH):
         return
     if model.is_edited:
         raise UserError(f"the parts of {what} do not add up while an edit is active; attribute outside model.edit")
