@@ -57,7 +57,7 @@ from interp import (
     with_random_weights,
     zero,
 )
-from interp.analysis import BIASES, biases_of, count_by_formula, count_parameters
+from interp.analysis import BIASES, biases_of, count_by_formula, count_parameters, part_by_name
 from interp.stats import estimate_gap, estimate_mean, known
 
 from ._anatomy import BIAS, CONTROLS, COUNTED, NATS, NEURONS
@@ -250,8 +250,9 @@ def _neurons(lab: Lab, rows: Rows, layers: tuple[int, ...]) -> Iterator[Finding 
         ),
     )
     middle = layers[len(layers) // 2]
-    with weights_from(lab.model, random_weights, mlp_parameters(lab.model, middle)):
-        drawn = read_neurons(lab, lab.model, rows, (middle,), "reading neurons drawn at random")
+    others = set(part_by_name(lab.model.hf)) - set(mlp_parameters(lab.model, middle))
+    with weights_from(random_weights, lab.model, others):  # all but this layer's MLP
+        drawn = read_neurons(lab, random_weights, rows, (middle,), "reading neurons drawn at random")
     shared = {
         name: overlaps(neurons, middle, 60 if lab.quick else 150, lab.seed)
         for name, neurons in (("trained", read["trained"]), ("drawn at random", drawn))
