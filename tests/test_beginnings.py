@@ -228,3 +228,13 @@ def test_losses_under_edits_are_those_of_whole_forwards(
     by_hand = word_model.loss(texts).nan_to_num()[:, 2:].sum(1)
     np.testing.assert_allclose(whole[0], by_hand.numpy(), rtol=1e-4)
     assert abs(whole[1] - whole[0]).max() > 0.1
+
+
+def test_texts_that_only_have_lengths_are_read_side_by_side(tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of forty lengths would be a forward, and a copy of the cache, of its own."""
+    texts = [[5, *range(10, 10 + n)] if n % 2 else [5, *range(30, 30 + n)] for n in range(2, 42)]
+    prompts = [[row[0], *row[:0:-1]] for row in texts]  # they part behind the first token
+    monkeypatch.setattr("interp.model.last_activations.read_last", lambda *_: pytest.fail("read piece by piece"))
+    vectors = last_activations(tiny_gpt2, prompts, SITES[1])[SITES[1]]
+    assert far(vectors, tiny_gpt2.capture(prompts, SITES[1]).last(SITES[1])) < 1e-4
+    assert beginnings.begin_alike_enough([[*TEMPLATE, a, b] for a in (9, 10, 11) for b in (12, 13)])

@@ -239,3 +239,17 @@ def test_a_word_it_never_saw_is_refused(model: Model):
     """It would become <unk>, whose row was never trained, and every answer would be noise."""
     with pytest.raises(UserError, match="does not know 'purple'"):
         model.last_logits(["the purple one is"])
+
+
+def test_the_short_loss_is_not_taken_of_a_model_with_an_adapter_in_it() -> None:
+    import copy
+
+    from interp.model.training.sentence_loss import is_written_out
+
+    class Adapted(torch.nn.Module):
+        """What an adapter puts in a matrix's place."""
+
+    hf = copy.deepcopy(train_small_gpt2(["the cat sat", "a dog ran"], SmallGPT2(steps=1, d_model=16)).hf)
+    assert is_written_out(hf)
+    hf.transformer.h[0].attn.c_attn = Adapted()
+    assert not is_written_out(hf)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.beginnings import begins_once, read_last
+from interp.model.hooks.beginnings import begin_alike_enough, begins_once, read_last
 from interp.model.hooks.editing import Edit
 from interp.model.hooks.forward import batches, engine_for, forward, read, stream
 from interp.model.hooks.late import Late, starts_late
@@ -46,7 +46,8 @@ def last_activations(
 
     with _one_engine(model, names):
         per_token = all(tree.site_table.axes[name][:2] == ("prompt", "pos") for name in names)
-        if per_token and not tree.is_edited and begins_once(tree, rows, names):
+        alike = per_token and not tree.is_edited and begin_alike_enough(rows)
+        if alike and begins_once(tree, rows, names):
             read_last(tree, rows, batch_size, last)
             return {name: torch.stack(of_one) for name, of_one in vectors.items()}
         acts = model.capture(rows, names, batch_size=batch_size)
@@ -96,7 +97,7 @@ def last_log_probs(model: Model, rows: Sequence[Sequence[int]], *, batch_size: i
             out[alike] = own[[wanted[i] for i in alike]].cpu()
 
     with _one_engine(model, ()):
-        if tree.is_edited or not begins_once(tree, before, ()):
+        if tree.is_edited or not (begin_alike_enough(before) and begins_once(tree, before, ())):
             for batch in batches(tree, before, batch_size, "right"):
                 last(batch, [[i] for i in batch.index.tolist()], None)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,12 +18,20 @@ from interp.model.hooks.forward import forward, keeps_a_cache
 from interp.model.hooks.tokens import Tokens
 from interp.model.hooks.tree import HookedTree
 
+MOST_PIECES = 24  # of the longest prompt: each is a forward of its own
 Last = Callable[[Tokens, list[list[int]], Any], None]
 
 
 def begins_once(tree: HookedTree, rows: Sequence[Sequence[int]], sites: Sequence[str]) -> bool:
     """May beginnings of these prompts be shared in a forward that reads, or edits, `sites`?"""
     return keeps_a_cache(tree, sites, [[0], *rows], 0) and cache_deals(tree, sites)  # from the first token on
+
+
+def begin_alike_enough(rows: Sequence[Sequence[int]]) -> bool:
+    """Is a third of the tokens read once for several prompts, in few pieces? Of texts of many lengths it is not."""
+    ordered = sorted(map(tuple, rows))
+    shared = sum(_alike(one, other) for one, other in pairwise(ordered))
+    return 3 * shared >= sum(map(len, rows)) and len(_ends(rows)) <= MOST_PIECES
 
 
 def read_last(tree: HookedTree, rows: Sequence[Sequence[int]], batch_size: int, last: Last) -> None:
@@ -82,11 +91,10 @@ def _ends(rows: Sequence[Sequence[int]]) -> list[int]:
 
     [[1, 2, 3, 4], [1, 2, 5, 4]] is read to 2 and to 4: the second forward has two tokens of each.
     """
-    ends = {len(row) for row in rows}
-    alike = 1
-    for n in range(1, max(map(len, rows)) + 1):
-        different = len({tuple(row[:n]) for row in rows if len(row) >= n})
-        if different != alike:
-            ends.add(n - 1)
-        alike = different
-    return sorted(ends - {0})
+    ordered = sorted(map(tuple, rows))  # neighbours in this order part last
+    return sorted({*map(len, rows), *(_alike(one, other) for one, other in pairwise(ordered))} - {0})
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two prompts begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -46,7 +46,10 @@ def is_written_out(hf: Any) -> bool:
     config = hf.config
     usual = config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx and not config.add_cross_attention
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in hf.modules())
-    return usual and config.activation_function == "gelu_pytorch_tanh" and not hooked
+    plain = all(
+        type(module).__module__.startswith(("torch.nn.", "transformers.")) for module in hf.modules()
+    )  # no adapter
+    return plain and usual and config.activation_function == "gelu_pytorch_tanh" and not hooked
 
 
 class _Packed(NamedTuple):
