@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -249,7 +249,7 @@ def test_the_short_loss_is_not_taken_of_a_model_with_an_adapter_in_it() -> None:
     class Adapted(torch.nn.Module):
         """What an adapter puts in a matrix's place."""
 
-    hf = copy.deepcopy(train_small_gpt2(["the cat sat", "a dog ran"], SmallGPT2(steps=1, d_model=16)).hf)
+    hf: Any = copy.deepcopy(train_small_gpt2(["the cat sat", "a dog ran"], SmallGPT2(steps=1, d_model=16)).hf)
     assert is_written_out(hf)
     hf.transformer.h[0].attn.c_attn = Adapted()
     assert not is_written_out(hf)
