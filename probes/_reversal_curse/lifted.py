@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from interp import TAUGHT_AS, Claim, Control, Course, Groups, Lab, SmallGPT2, Student, teach_students
+from interp import TAUGHT_AS, Claim, Control, Course, Groups, Lab, Student, teach_students
 from interp.analysis import examine_student, gap_over_seeds, over_seeds
 
-from .taught import CHOICE, CLEAN, EXACT, SHARE, Answers, by_condition, dots, one_way
+from .taught import CHOICE, CLEAN, EXACT, SHARE, Answers, by_condition, dots, one_way, small_gpt2
 
 LIFTS = "(e) What is said to lift the curse"
 SAME_NAME = ("everybody agrees {} goes by the name", "ask in town for {} and they say")
@@ -70,11 +70,11 @@ class Remedy:
 def remedies(lab: Lab, seeds: int, steps: int) -> list[Remedy]:
     """Those that do not take long, in a quick run. All have untied embeddings and two-word names."""
     numbers = [lab.seed * 1000 + seed for seed in range(seeds)]
-    usual = SmallGPT2(tied=False, steps=steps)
+    usual = small_gpt2(tied=False, steps=steps)
     out = [Remedy(BACKWARD, Course("reversed sentences too", usual, numbers, more=turned_round))]
     if not lab.quick:
         out.append(Remedy(BRIDGE, Course("identity bridge", usual, numbers, more=same_again)))
-        decays = SmallGPT2(tied=False, steps=2 * steps, weight_decay=DECAY)
+        decays = replace(usual, steps=2 * steps, weight_decay=DECAY)
         out.append(Remedy(DECAYS, Course(DECAYED, decays, numbers[:DECAY_SEEDS], sizes=RELATIONAL), UNDECAYED))
     return out
 

@@ -107,7 +107,7 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding | NotAsked, N
     courses = [
         Course(
             f"{tying} embeddings, {words} names",
-            small_gpt2(lab, tied=tying == "tied", steps=steps),
+            small_gpt2(tied=tying == "tied", steps=steps),
             numbers,
             tokens,
         )
@@ -130,9 +130,9 @@ def trained(lab: Lab, seeds: int, steps: int) -> Generator[Finding | NotAsked, N
     return students
 
 
-def small_gpt2(lab: Lab, *, tied: bool, steps: int) -> SmallGPT2:
-    """How students learn. Untied embeddings learn as surely from half as many sentences a step, in a quick run."""
-    return SmallGPT2(tied=tied, steps=steps, batch=32 if lab.quick and not tied else 64)
+def small_gpt2(*, tied: bool, steps: int) -> SmallGPT2:
+    """How students learn. Untied embeddings learn as surely from half as many sentences a step."""
+    return SmallGPT2(tied=tied, steps=steps, batch=64 if tied else 32)
 
 
 def not_judged(taught: Finding, able: Finding | None) -> str:
