@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from interp.activations.rows import Rows
     from interp.activations.store import Store
 
+if cards := os.environ.get("INTERP_PRETEND_GPUS"):  # `make test-pretend`: before anything of the product is imported
+    import pretend_gpu
+
+    pretend_gpu.install(int(cards))
+
 # Torch's threads spin while they wait: on cores that other processes share, two are slower than one. Subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -13,7 +13,7 @@ from torch.utils.backend_registration import _DummyBackendModule
 from .cards import CARDS, HERE, SPARE, Kind, current, place
 from .operators import call, new_empty
 from .rules import Generator, default_generator
-from .streams import Event, Stream, current_stream, is_pinned, on_stream, pin, synchronize
+from .streams import Event, Stream, current_stream, default_stream, is_pinned, on_stream, pin, synchronize
 from .tensors import Pretend
 
 _kept: list[Any] = []  # what C++ holds by a bare pointer
@@ -198,7 +198,7 @@ def _cuda() -> dict[str, Any]:
         "Event": Event,
         "stream": on_stream,
         "current_stream": current_stream,
-        "default_stream": current_stream,
+        "default_stream": default_stream,
         "is_current_stream_capturing": lambda: False,
         "_check_bf16_tensor_supported": lambda device: True,
     }

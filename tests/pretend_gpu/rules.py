@@ -18,6 +18,7 @@ INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_inde
 TAKE_NUMBERS = {
     "fill_", "fill", "masked_fill", "masked_fill_", "index_fill", "index_fill_", "where", "result_type", "lerp",
 }  # fmt: skip
+OWN = 0x9E3779B9  # a card and the CPU draw different numbers from one seed
 
 
 def refuse_mixed(func: Any, name: str, args: Any, tensors: Sequence[torch.Tensor]) -> None:
@@ -55,7 +56,7 @@ def _clamps_by_tensor(func: Any, name: str) -> bool:
 
 
 class Generator(torch.Generator):
-    """torch.Generator("cuda"): a CPU's generator that says that it is the card's."""
+    """torch.Generator("cuda"): a CPU's generator that says that it is the card's, and draws other numbers."""
 
     card: torch.device
 
@@ -70,6 +71,10 @@ class Generator(torch.Generator):
 
     def __init__(self, device: Any = "cpu") -> None: ...
 
+    def manual_seed(self, seed: int) -> Generator:
+        super().manual_seed(seed ^ OWN)
+        return self
+
     device = property(lambda self: self.card)  # type: ignore[assignment]
 
 
@@ -81,7 +86,7 @@ def default_generator(index: int) -> Generator:
     """A card's own, from which it draws where no generator came: not the CPU's numbers."""
     if index not in _defaults:
         _defaults[index] = Generator(torch.device(CARDS.kind, index))
-        _defaults[index].manual_seed(torch.initial_seed() + 1)
+        _defaults[index].manual_seed(torch.initial_seed())
     return _defaults[index]
 
 

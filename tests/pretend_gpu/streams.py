@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .cards import CARDS, HERE, current, place
+from .cards import HERE, current, place
 
 LOCK = threading.RLock()  # of clocks and of late copies
 
@@ -140,13 +140,16 @@ def synchronize(device: Any = None) -> None:
 
 def current_stream(device: Any = None) -> Stream:
     """The one that this thread's work goes to; each card has its own when none was chosen."""
-    index = place(device).index
     chosen = getattr(HERE, "stream", None)
-    if chosen is not None and chosen.device.index == index:
-        return chosen
-    if index not in _defaults:
-        _defaults[index] = Stream(torch.device(CARDS.kind, index))
-    return _defaults[index]
+    return chosen if chosen is not None and chosen.device == place(device) else default_stream(device)
+
+
+def default_stream(device: Any = None) -> Stream:
+    """A card's own."""
+    card = place(device)
+    if card.index not in _defaults:
+        _defaults[card.index] = Stream(card)
+    return _defaults[card.index]
 
 
 class on_stream:  # noqa: N801 - it stands in torch.cuda.stream's place
