@@ -77,7 +77,7 @@ CLAIMS = [
 def dictionary(
     lab: Lab,
     *,
-    tokens: Annotated[int, Least(1)] = 8000,
+    tokens: Annotated[int, Least(1)] = 6000,
     shown: Annotated[int, Least(1)] = 8,
     beside: tuple[Path, ...] = (),
     random_model: bool = False,

@@ -117,7 +117,7 @@ def parallel_attention(
     lab: Lab,
     *,
     corpus: Path | None = None,
-    documents: Annotated[int, Least(8)] = 24,
+    documents: Annotated[int, Least(8)] = 16,
     tokens: Annotated[int, Least(64)] = 128,
 ) -> Iterator[Finding | NotAsked]:
     """Cut the context in several ways and see what the prediction loses.
