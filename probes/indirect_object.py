@@ -37,7 +37,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Claim, Finding, Lab, NotAsked, UserError, measured, probe, zero
+from interp import Claim, Finding, Lab, NotAsked, UserError, measured, probe, same_as, zero
 from interp.analysis import attribute_logits, attribution_patch, logit_difference, patch_sweep
 from interp.stats import estimate_mean
 
@@ -125,7 +125,7 @@ def _prefers(lab: Lab, made: list[Sentences], one_of_the_two: NDArray[np.float64
     )
     return PREFERS.answer(
         estimate_mean(one_of_the_two - a_third, unit=UNIT, over="prompt", seed=lab.seed),
-        zero(UNIT, "a third person gives"),
+        same_as(UNIT, "where a third person gives"),
         measure=f"The lead is {one_of_the_two.mean():.2f}, and {a_third.mean():.2f} where a third person gives. The "
         f"right name leads in {np.mean(one_of_the_two > 0):.0%} of {len(a_third)} prompts.",
         table=by_template.rows(),
@@ -141,6 +141,6 @@ def _names(lab: Lab, other: NDArray[np.float64], absent: NDArray[np.float64]) ->
     """The likelier rival counts: to name anybody of the sentence, or anybody but who was repeated, is not enough."""
     return NAMES.answer(
         estimate_mean(np.minimum(other, absent), unit=UNIT, over="prompt", seed=lab.seed),
-        zero(UNIT, "the likelier of the two"),
+        zero(UNIT, "no further ahead than of the likelier of the two"),
         measure=f"It is ahead of the other one by {other.mean():.2f}, of the third by {absent.mean():.2f}.",
     )

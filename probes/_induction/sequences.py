@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp import Claim, Finding, Model, measured, zero
+from interp import Claim, Finding, Model, measured, same_as
 from interp.analysis import repeated_tokens
 from interp.stats import estimate_mean
 
@@ -91,7 +91,7 @@ def copies(repeated: list[Float[Tensor, "copy pos"]], shuffled: list[Float[Tenso
     )
     return COPIES.answer(
         estimate_mean(gained - gained_shuffled, unit=NATS, over="sequence", seed=seed),
-        zero(NATS, "the second copy in another order"),
+        same_as(NATS, "by a second copy in another order"),
         measure=f"In order the second copy gains {gained.mean():.2g}, in another order {gained_shuffled.mean():.2g}.",
         table=by_position.rows(),
         figure=by_position.lines(
