@@ -114,7 +114,8 @@ NEVER = Claim(
     expects="less",
     unit=PARTED,
     part=CONTROLS,
-    measure="The same ways with 64 bits, where rounding is a thousand million times finer.",
+    measure="The same ways with 64 bits, where rounding is a thousand million times finer; but for what a model's own "
+    "code computes with 32 all the same, such as norms and the softmax of one way of attention.",
     subject="machine",
 )
 

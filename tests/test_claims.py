@@ -229,7 +229,7 @@ def test_the_claims_of_a_probe_are_printed_without_a_model(capsys: pytest.Captur
         main(["probe", "anatomy", "--claims", "--model", "no-such-model"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
-    assert "Without its biases the model predicts worse, by 0.05 nats.  [answers]" in told
+    assert "Without its biases [a model] predicts worse, by 0.05 nats.  [answers]" in told
     assert "yes if the whole interval of the gap lies above 0.05 nats per token" in told
     assert "no if it lies wholly at or below 0.05 nats per token" in told
 
