@@ -89,6 +89,7 @@ class Figure:
     facet: str | None = None
     chance: float | None = None
     caption: str = ""
+    chance_is: str = "chance"  # what stands beside the dashed line
 
 
 @dataclass(frozen=True)

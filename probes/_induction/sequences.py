@@ -81,7 +81,7 @@ def copies(repeated: list[Float[Tensor, "copy pos"]], shuffled: list[Float[Tenso
                 ("second", repeated, 1),
                 ("second, shuffled", shuffled, 1),
             )
-            for i in range(max(logs.shape[1] for logs in logs_of))
+            for i in range(int(np.median([logs.shape[1] for logs in logs_of])))
         },
         by=("copy", "position in the copy"),
         value="log-probability (nats)",
@@ -96,6 +96,6 @@ def copies(repeated: list[Float[Tensor, "copy pos"]], shuffled: list[Float[Tenso
         table=by_position.rows(),
         figure=by_position.lines(
             x="position in the copy",
-            caption="Log-probability of each token. Bands are over sequences; fewer of them are long.",
+            caption="Log-probability of each token, as far as half of the sequences reach. Bands are over sequences.",
         ),
     )
