@@ -197,7 +197,7 @@ def _changes(exact: list[Compared], coarse: list[Compared], between: Compared, s
     )
     yield TEXTS_CHANGE.answer(
         estimate_mean(parted["bf16"] - parted["fp32"], unit=PARTED, over="prompt", bounds=(-1.0, 1.0), seed=seed),
-        same_as(PARTED, "the same ways in fp32"),
+        same_as(PARTED, "those ways in fp32"),
         measure=f"In bf16 {parted['bf16'].sum():.0f} of {len(parted['bf16'])} texts part, in fp32 "
         f"{parted['fp32'].sum():.0f}.",
         caveat=f"Between the two precisions themselves, {sum(between.parted)} of {len(between.pairs)} texts part.",

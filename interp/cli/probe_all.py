@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from interp.lab.probe import Lab, Probe
     from interp.lab.series import Series
     from interp.model.model import Model
+
 LONG = ("reversal-curse", "temperature-zero", "pretraining-finetuning", "scaling-laws")  # minutes
 
 

@@ -129,7 +129,7 @@ def _of_the_die(lab: Lab, asked: DieAnswers) -> Finding | NotAsked:
     without = asked.other_things[:, asked.judging, asked.favourite].mean()
     return OF_THE_DIE.answer(
         over_sentences(gaps, lab),
-        same_as(SHARE, "in the same sentences about another thing"),
+        same_as(SHARE, "in those sentences about another thing"),
         about=about,
         measure=f"It is {without + gaps.mean():.2f} with the die and {without:.2f} without.",
         table=by_noun.rows(),

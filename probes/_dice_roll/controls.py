@@ -137,6 +137,6 @@ def _nothing_known(lab: Lab, asked: DieAnswers) -> Finding | NotAsked:
     gaps = more_with_the_die(share, asked.swapped, other, side)
     return BLIND.answer(
         over_sentences(gaps, lab),
-        same_as(SHARE, "in the same sentences about another thing"),
+        same_as(SHARE, "in those sentences about another thing"),
         measure=f"Its favourite is {side + 1}.",
     )

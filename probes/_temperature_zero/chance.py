@@ -44,7 +44,7 @@ def other_seed(lab: Lab, prompts: Sequence[str], n: int) -> Finding:
     )
     return OTHER_SEED.answer(
         estimate_mean(changed - changed_again, unit=PARTED, over="prompt", bounds=(-1.0, 1.0), seed=lab.seed),
-        same_as(PARTED, "with the same seed again"),
+        same_as(PARTED, "with one seed twice"),
         measure=f"Another seed changes {changed.sum():.0f} of {len(changed)} texts, the same one "
         f"{changed_again.sum():.0f}.",
     )

@@ -139,13 +139,13 @@ def cost_findings(
     text = f"Text: {source}; every word of {LONG} small letters or more that is one token is cut in its middle. "
     yield DEARER.answer(
         at_cut,
-        same_as(AT_CUT, "the same words whole"),
+        same_as(AT_CUT, "those words whole"),
         measure=f"{text}Surprise of a word's pieces together less that of the word as one token, in the same text.",
         table=rows,
     )
     yield ELSEWHERE.answer(
         elsewhere,
-        same_as(WHOLE, "the same tokens where no word is cut"),
+        same_as(WHOLE, "where no word is cut"),
         measure=f"{text}Surprise of the tokens behind the first cut that are the same in both, punctuation included.",
     )
     model = untrained()
