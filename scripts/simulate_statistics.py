@@ -183,8 +183,8 @@ def tails() -> Iterator[str]:
         for n in (5, 8, 16, 48):
             values = draw(rng, (STUDIES, n))
             values = values[~alike(values)]
-            estimates = zip(values.mean(1), *mean_limits(values, ANY), strict=True)
-            p = np.array([p_below(Estimate(*map(float, e), n, "x"), truth) for e in estimates])
+            ends = zip(values.mean(1).tolist(), *(end.tolist() for end in mean_limits(values, ANY)), strict=True)
+            p = np.array([p_below(Estimate(mean, low, high, n, "x"), truth) for mean, low, high in ends])
             yield (
                 f"| {name}, n = {n} | "
                 + " | ".join(f"{100 * (p <= level).sum() / STUDIES:.2f} %" for level in at)

@@ -308,5 +308,5 @@ def test_what_no_statistic_can_be_made_of_is_one_line(make: Callable[[], object]
 
 def test_float32_values_that_differ_by_as_much_everywhere_are_alike() -> None:
     """Their differences vary in the seventh digit alone: that is no interval."""
-    pair = estimate_gap(np.float32([5.1, 7.1, 9.1]), np.float32([5, 7, 9]), unit="x", over="item")
+    pair = estimate_gap(np.array([5.1, 7.1, 9.1], np.float32), np.array([5, 7, 9], np.float32), unit="x", over="item")
     assert pair.gap.alike

@@ -19,7 +19,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from interp.errors import UserError, nearest
 from interp.lab.findings import Control, Expects, Figure, Finding, Row, rule_in_words, shown
@@ -137,20 +137,24 @@ class Claim:
             arithmetic=self.arithmetic,
         )
 
-    def _check(self, estimate: object, control: object, paired: object) -> None:
+    def _check(self, estimate: Estimate, control: Control, paired: Estimate | None) -> None:
         """Raise UserError, which names the claim, where one of them is something else, or in another unit."""
-        given = {"estimate": estimate, "control": control, "paired": paired}
-        for name, kind in (("estimate", Estimate), ("control", Control), ("paired", Estimate)):
-            if not isinstance(given[name], kind) and not (name == "paired" and paired is None):
+        given: list[tuple[str, object, Any]] = [
+            ("estimate", estimate, Estimate),
+            ("control", control, Control),
+            ("paired", paired, Estimate | None),
+        ]
+        for name, one, kind in given:
+            if not isinstance(one, kind):
                 raise UserError(
-                    f"the claim {self.text!r} was answered with {shown(given[name])} as its {name}; expected "
+                    f"the claim {self.text!r} was answered with {shown(one)} as its {name}; expected "
                     "CLAIM.answer(estimate, control): an Estimate, as estimate_mean(…) gives it, and a Control, as "
                     "zero(unit), set_beforehand(…) or Control(name, estimate)"
                 )
-            of = getattr(given[name], "estimate", given[name])
-            if of is not None and of.unit != self.unit:
+        for name, number in (("estimate", estimate), ("control", control.estimate), ("paired", paired)):
+            if number is not None and number.unit != self.unit:
                 raise UserError(
-                    f"the claim {self.text!r} is declared in {self.unit!r}, and its {name} came in {of.unit!r}; "
+                    f"the claim {self.text!r} is declared in {self.unit!r}, and its {name} came in {number.unit!r}; "
                     "expected one unit: change the one or the other"
                 )
 
