@@ -32,8 +32,8 @@ Floats = NDArray[np.float64]
 Bounds = tuple[float, float]
 LONGEST = 5.0  # a longer reach on the log scale than e**5 of the mean says no more than "unknown"
 DRAWN_UP_TO = 400  # units; above, Gaffke's limit costs much and narrows little
-BESIDE = 0.05  # of the span between the bounds: as near counts as beside one
-FEW_VALUES = 3  # different values; of many units, an eighth
+BESIDE = 0.02  # of the span between the bounds: as near counts as beside one
+FEW_VALUES = 3  # different values, of six units or more; of fewer half as many as units, of many an eighth
 FEW_OTHERS = 6  # six that lie on one side of a point do so by chance in 3 % (a sign test's p), five in 6 %
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -63,7 +63,7 @@ def _may_hide_a_tail(values: Floats, bounds: Bounds) -> NDArray[np.bool_]:
     n, span = values.shape[-1], bounds[1] - bounds[0]
     beside = [(np.abs(values - bound) <= BESIDE * span).mean(-1) > 0.5 for bound in bounds]
     different = 1 + (np.diff(np.sort(values, axis=-1), axis=-1) > 1e-9 * span).sum(-1)
-    return beside[0] | beside[1] | (different <= max(FEW_VALUES, n // 8))
+    return beside[0] | beside[1] | (different <= max(min(FEW_VALUES, n // 2), n // 8))
 
 
 def alike(values: Floats) -> NDArray[np.bool_]:
