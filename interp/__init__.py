@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from interp.lab.claims import Claim, NotAsked
     from interp.lab.discover import list_probes, load_probe
     from interp.lab.findings import Control, Expects, Figure, Finding, Row
-    from interp.lab.measured import Measured, halves, measured, set_beforehand, zero
+    from interp.lab.measured import Measured, halves, measured, same_as, set_beforehand, zero
     from interp.lab.probe import Lab, Least, Probe, probe
     from interp.lab.runner import run_probe
     from interp.lab.runs import Run, read_run
@@ -129,7 +129,7 @@ else:
             "interp.lab.claims": "Claim, NotAsked",
             "interp.lab.discover": "list_probes, load_probe",
             "interp.lab.findings": "Control, Expects, Figure, Finding, Row",
-            "interp.lab.measured": "Measured, halves, measured, set_beforehand, zero",
+            "interp.lab.measured": "Measured, halves, measured, same_as, set_beforehand, zero",
             "interp.lab.probe": "Lab, Least, Probe, probe",
             "interp.lab.runner": "run_probe",
             "interp.lab.runs": "Run, read_run",
@@ -257,6 +257,7 @@ __all__ += [
     "prose_sources",
     "read_run",
     "run_probe",
+    "same_as",
     "set_beforehand",
     "zero",
 ]

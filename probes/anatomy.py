@@ -106,7 +106,7 @@ SAME_TOKEN = Claim(
     caveat="Frequent tokens alone occur in two texts. What a token activates depends on its text as well.",
 )
 MISSED = Claim(
-    "Without its biases the model predicts worse, by 0.05 nats.",
+    "Without its biases {a_model} predicts worse, by 0.05 nats.",
     expects="greater",
     margin=0.05,
     unit=NATS,
@@ -318,7 +318,8 @@ def _missed(lab: Lab, subject: Model, rows: Rows) -> Finding:
     return MISSED.answer(
         lost["all biases", "set to zero"],
         zero(NATS, "as it was"),
-        measure=f"The model is {who}." if subject is lab.model else f"It is a {who}, as the loaded one has no biases.",
+        about={"a_model": who if subject is lab.model else "a small GPT-2, trained here,"},
+        measure="" if subject is lab.model else f"It is a {who}, as the loaded one has no biases.",
         table=lost.rows(),
         figure=lost.bars(y="biases", caption="What is lost, by which biases are changed. Intervals over texts."),
     )

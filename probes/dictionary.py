@@ -77,7 +77,7 @@ CLAIMS = [
 def dictionary(
     lab: Lab,
     *,
-    tokens: Annotated[int, Least(1)] = 8000,
+    tokens: Annotated[int, Least(400)] = 6000,
     shown: Annotated[int, Least(1)] = 8,
     beside: tuple[Path, ...] = (),
     random_model: bool = False,
@@ -86,7 +86,7 @@ def dictionary(
     """Measure an SAE and show what its features fire on.
 
     Args:
-        tokens: how many tokens of held-out text to measure on
+        tokens: how many tokens of held-out text to measure on, 400 or more; a quarter of them with --quick
         shown: how many features to show with examples
         beside: folders of other SAEs to measure on the same text
         force: measure SAEs that do not fit the model, too

@@ -9,7 +9,8 @@ at which layer is the decision where?
 
 What counts as yes:
 
-- of the two names, the right one's logit is above the other's by 0.5 more than where a third person gives;
+- of the two names, the right one's logit is above the other's by 0.5 more than where the other one is said again, too,
+  but a third person gives;
 - the right name's logit is above that of the other one, and of a name that is not in the sentence, by 0.5;
 - the few heads that write most for the right name in some prompts write more than half of what heads write for it in
   others;
@@ -37,7 +38,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Claim, Finding, Lab, NotAsked, UserError, measured, probe, zero
+from interp import Claim, Finding, Lab, NotAsked, UserError, measured, probe, same_as, zero
 from interp.analysis import attribute_logits, attribution_patch, logit_difference, patch_sweep
 from interp.stats import estimate_mean
 
@@ -50,8 +51,8 @@ PREFERS = Claim(
     unit=UNIT,
     margin=0.5,
     answers=True,
-    measure="Logit of the right name less that of the other, at the last token; less the same where a third person "
-    "gives, and neither name is right.",
+    measure="Logit of the right name less that of the other, at the last token; less the same where the other is said "
+    "again, too, and a third person gives: no name is right there, and who shuns what was said twice gains nothing.",
 )
 NAMES = Claim(
     "The right name is likelier than the other one and than one that is not in the sentence.",
@@ -86,8 +87,19 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
     made = [make_sentences(model, template, pairs // 3, lab.seed + i) for i, template in enumerate(TEMPLATES)]
     other, absent = ahead(model, made, "wrong", "absent")
     yield _prefers(lab, made, other)
-    yield _names(lab, other, absent)
+    named = _names(lab, other, absent)
+    yield named
+    if named.verdict == "no":
+        why = "because the model does not name the right one: there is nothing that heads write or places hold"
+        yield from (claim.not_asked(why) for claim in (*heads.CLAIMS, *places.CLAIMS))
+    else:
+        yield from _inside(lab, made, share, swept)
+    yield from controls.controls(lab, made)
 
+
+def _inside(lab: Lab, made: list[Sentences], share: float, swept: int) -> Iterator[Finding | NotAsked]:
+    """Which heads write the name, and where it stands which one it is."""
+    model = lab.model
     lab.progress("attributing", 0, 1)
     parts = [attribute_logits(model, s.layout.prompts, s.right, s.wrong, by="head") for s in made]
     chosen = heads.choose_heads(parts, share)
@@ -107,7 +119,6 @@ def indirect_object(lab: Lab, *, pairs: int = 48, share: float = 0.05, swept: in
         yield from (
             claim.not_asked("because a model of one block has no stream between two") for claim in places.CLAIMS
         )
-    yield from controls.controls(lab, made)
 
 
 def _prefers(lab: Lab, made: list[Sentences], one_of_the_two: NDArray[np.float64]) -> Finding:
@@ -115,7 +126,7 @@ def _prefers(lab: Lab, made: list[Sentences], one_of_the_two: NDArray[np.float64
     by_template = measured(
         {
             (template, giver): part
-            for giver, values in (("one of the two gives", one_of_the_two), ("a third person gives", a_third))
+            for giver, values in (("one of the two gives", one_of_the_two), ("said again, a third gives", a_third))
             for template, part in zip(TEMPLATES, np.split(values, len(made)), strict=True)
         },
         by=("template", "giver"),
@@ -125,8 +136,8 @@ def _prefers(lab: Lab, made: list[Sentences], one_of_the_two: NDArray[np.float64
     )
     return PREFERS.answer(
         estimate_mean(one_of_the_two - a_third, unit=UNIT, over="prompt", seed=lab.seed),
-        zero(UNIT, "a third person gives"),
-        measure=f"The lead is {one_of_the_two.mean():.2f}, and {a_third.mean():.2f} where a third person gives. The "
+        same_as(UNIT, "where the other is said again and a third person gives"),
+        measure=f"The lead is {one_of_the_two.mean():.2f}, and {a_third.mean():.2f} where a third gives. The "
         f"right name leads in {np.mean(one_of_the_two > 0):.0%} of {len(a_third)} prompts.",
         table=by_template.rows(),
         figure=by_template.dots(
@@ -141,6 +152,6 @@ def _names(lab: Lab, other: NDArray[np.float64], absent: NDArray[np.float64]) ->
     """The likelier rival counts: to name anybody of the sentence, or anybody but who was repeated, is not enough."""
     return NAMES.answer(
         estimate_mean(np.minimum(other, absent), unit=UNIT, over="prompt", seed=lab.seed),
-        zero(UNIT, "the likelier of the two"),
+        zero(UNIT, "no further ahead than of the likelier of the two"),
         measure=f"It is ahead of the other one by {other.mean():.2f}, of the third by {absent.mean():.2f}.",
     )

@@ -29,10 +29,11 @@ What could fool us:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
 
-from interp import Finding, Lab, NotAsked, UserError, probe
+from interp import Finding, Lab, Least, NotAsked, UserError, probe
 
 from ._induction import controls
 from ._induction.heads import LOOK_BACK, choose_heads, look_back, mean_scores
@@ -42,7 +43,7 @@ from ._induction.silenced import OTHERS, SILENCED, silenced
 
 @probe(paper="arXiv:2209.11895", claims=[COPIES, LOOK_BACK, SILENCED, OTHERS, *controls.CLAIMS])
 def induction(
-    lab: Lab, *, length: int = 25, sequences: int = 16, share: float = 0.05, random_sets: int = 12
+    lab: Lab, *, length: int = 25, sequences: Annotated[int, Least(16)] = 16, share: float = 0.05, random_sets: int = 12
 ) -> Iterator[Finding | NotAsked]:
     """Repeat random tokens, find the heads that look back, silence them.
 

@@ -56,8 +56,8 @@ from interp import (
     has_chat,
     measured,
     probe,
+    same_as,
     set_beforehand,
-    zero,
 )
 from interp.stats import estimate_mean, proportion
 
@@ -114,7 +114,8 @@ NEVER = Claim(
     expects="less",
     unit=PARTED,
     part=CONTROLS,
-    measure="The same ways with 64 bits, where rounding is a thousand million times finer.",
+    measure="The same ways with 64 bits, where rounding is a thousand million times finer; but for what a model's own "
+    "code computes with 32 all the same, such as norms and the softmax of one way of attention.",
     subject="machine",
 )
 
@@ -196,7 +197,7 @@ def _changes(exact: list[Compared], coarse: list[Compared], between: Compared, s
     )
     yield TEXTS_CHANGE.answer(
         estimate_mean(parted["bf16"] - parted["fp32"], unit=PARTED, over="prompt", bounds=(-1.0, 1.0), seed=seed),
-        zero(PARTED, "the same ways in fp32"),
+        same_as(PARTED, "those ways in fp32"),
         measure=f"In bf16 {parted['bf16'].sum():.0f} of {len(parted['bf16'])} texts part, in fp32 "
         f"{parted['fp32'].sum():.0f}.",
         caveat=f"Between the two precisions themselves, {sum(between.parted)} of {len(between.pairs)} texts part.",

@@ -83,7 +83,7 @@ def tokenization(
     documents = corpus_or_prose(corpus)
     source = text_read(corpus)
     yield from in_text(lab, documents, source, () if corpus else prose_sources())
-    documents = documents[: 16 if lab.quick else 48]
+    documents = documents[: 16 if lab.quick else 32]
     tokens = min(tokens, 100) if lab.quick else tokens
     yield kinds.by_bands(lab, words)
     yield kinds.in_capitals(lab, words)

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from interp.stats import (
+    Estimate,
     crossfitted_frontier,
     estimate_crossed,
     estimate_joint_law,
@@ -25,13 +26,14 @@ from interp.stats import (
     proportion,
     silent_wordings,
 )
+from interp.stats.corrections import p_below
 from interp.stats.mean_interval import alike, mean_limits
 
 README = Path(__file__).parents[1] / "interp" / "stats" / "README.md"
 MARKS = ("<!-- simulated: begin -->", "<!-- simulated: end -->")
 SIZES, FEW = (5, 8, 16, 20, 48), (2, 3, 4)  # a quick run has few
 STUDIES = 20_000
-NAMES = ("means", "unseen", "widths", "shares", "gaps", "few", "crossed", "frontiers", "others")
+NAMES = ("means", "unseen", "widths", "shares", "gaps", "few", "tails", "crossed", "frontiers", "others")
 ANY = (-np.inf, np.inf)
 SIDE, LEAST = 3.5, 93.0  # percent: what a side may miss at most, what an interval must hold
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
@@ -75,6 +77,16 @@ def people(p: float) -> tuple[Draw, float, tuple[float, float]]:
     return lambda rng, s: rng.binomial(20, p, size=s) / 20, p, (0.0, 1.0)
 
 
+def levels(
+    values: Sequence[float], odds: Sequence[float], bounds: tuple[float, float]
+) -> tuple[Draw, float, tuple[float, float]]:
+    return lambda rng, s: rng.choice(values, size=s, p=odds), float(np.dot(values, odds)), bounds
+
+
+def two_clusters(rng: np.random.Generator, s: tuple[int, int]) -> np.ndarray:
+    return np.where(rng.random(s) < 0.9, 0.1, 0.9) + rng.normal(0, 0.01, size=s)
+
+
 def differences(zeros: float, up: float) -> tuple[Draw, float, tuple[float, float]]:
     def draw(rng: np.random.Generator, s: tuple[int, int]) -> np.ndarray:
         return np.where(rng.random(s) < zeros, 0.0, np.where(rng.random(s) < up, 1.0, -1.0))
@@ -85,6 +97,11 @@ def differences(zeros: float, up: float) -> tuple[Draw, float, tuple[float, floa
 BOUNDED: dict[str, tuple[Draw, float, tuple[float, float]]] = {
     "beta(.3, 3) in [0, 1]": (lambda rng, s: rng.beta(0.3, 3, size=s), 1 / 11, (0.0, 1.0)),
     "1 - beta(.3, 3) in [0, 1]": (lambda rng, s: 1 - rng.beta(0.3, 3, size=s), 10 / 11, (0.0, 1.0)),
+    "beta(.1, .02) in [0, 1]": (lambda rng, s: rng.beta(0.1, 0.02, size=s), 0.1 / 0.12, (0.0, 1.0)),
+    "beta(.05, 5) in [0, 1]": (lambda rng, s: rng.beta(0.05, 5, size=s), 0.05 / 5.05, (0.0, 1.0)),
+    "differences .25, 0 and, one in ten, -1": levels((0.25, 0.0, -1.0), (0.4, 0.5, 0.1), (-1.0, 1.0)),
+    "shares .9, .95 and, one in ten, 0": levels((0.9, 0.95, 0.0), (0.5, 0.4, 0.1), (0.0, 1.0)),
+    "one in ten near .9, the others near .1": (two_clusters, 0.18, (0.0, 1.0)),
     "beta(2, 2) in [0, 1]": (lambda rng, s: rng.beta(2, 2, size=s), 0.5, (0.0, 1.0)),
     **{f"0/1, p = {p}": zero_or_one(p) for p in (0.02, 0.05, 0.2, 0.5, 0.95)},
     **{f"20 people a seed, p = {p}": people(p) for p in (0.02, 0.5, 0.95)},
@@ -151,6 +168,28 @@ def widths(rng: np.random.Generator) -> Iterator[str]:
             student = 2 * stats.t.ppf(0.975, n - 1) * values.std(1, ddof=1) / n**0.5
             cells.append(f"{np.mean((high - low) / student):.2f}")
         yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def tails() -> Iterator[str]:
+    """How often `p_below` falls below a level where the truth is the line: what a correction for many rests on."""
+    rng = np.random.default_rng(0)
+    at = (0.025, 0.0025, 0.0005, 0.0001)
+    yield (
+        "| p at or below, of a number on the line (truth above it) | " + " | ".join(f"{100 * p:g} %" for p in at) + " |"
+    )
+    yield "|---|" + "---|" * len(at)
+    for name in ("normal, mean 0", "exponential", "lognormal(1)", "70 % zeros + exponential"):
+        draw, truth = UNBOUNDED[name]
+        for n in (5, 8, 16, 48):
+            values = draw(rng, (STUDIES, n))
+            values = values[~alike(values)]
+            ends = zip(values.mean(1).tolist(), *(end.tolist() for end in mean_limits(values, ANY)), strict=True)
+            p = np.array([p_below(Estimate(mean, low, high, n, "x"), truth) for mean, low, high in ends])
+            yield (
+                f"| {name}, n = {n} | "
+                + " | ".join(f"{100 * (p <= level).sum() / STUDIES:.2f} %" for level in at)
+                + " |"
+            )
 
 
 def shares() -> Iterator[str]:
@@ -291,7 +330,14 @@ def tables(only: Sequence[str], before: dict[str, str]) -> dict[str, str]:
     """Each table by its name; those that were not asked for are as they stand."""
     rng = np.random.default_rng(0)  # the first five draw from one stream; the others have their own
     first = {"means": means(rng), "unseen": unseen(rng), "widths": widths(rng), "shares": shares(), "gaps": gaps(rng)}
-    parts = {**first, "few": few(), "crossed": crossed(), "frontiers": frontiers(), "others": others()}
+    parts = {
+        **first,
+        "few": few(),
+        "tails": tails(),
+        "crossed": crossed(),
+        "frontiers": frontiers(),
+        "others": others(),
+    }
     streamed = bool(set(only) & set(first))
     made = {name: "\n".join(part) for name, part in parts.items() if name in only or (streamed and name in first)}
     return {name: made.get(name, before.get(name, "")) for name in parts}

@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 from interp.errors import UserError
-from interp.lab.claims import Claim, NotAsked
+from interp.lab.claims import Claim, NotAsked, Subject
 from interp.lab.discover import list_probes, load_probe
-from interp.lab.findings import Control, Finding
+from interp.lab.findings import Finding
 from interp.lab.runs import Run, read_run
 from interp.lab.series import Series, read_series
 from interp.stats.estimate import Estimate
@@ -22,6 +22,14 @@ from interp.views.wording import interval
 ROOT = Path(__file__).parents[1]
 MARKS = "<!-- results: written by scripts/write_results.py -->", "<!-- end of results -->"
 HEAD = "| verdict | claim | measured | control |", "|---|---|---|---|"
+ABOUT: dict[Subject, str] = {  # what a claim is about that is not about the loaded model
+    "model": "",
+    "tokenizer": "*(its tokenizer)*",
+    "SAE": "*(its SAE)*",
+    "machine": "*(this machine)*",
+    "trained here": "*(small models that the probe trains)*",
+    "others": "*(models that are named to it)*",
+}
 Answer = Finding | NotAsked
 
 
@@ -40,16 +48,18 @@ def results_page(series: Series) -> str:
     model = info.provenance["model"].get("described") or info.provenance["model"]["name"]
     settings = "quick settings (`--quick`)" if info.provenance["settings"]["quick"] else "usual settings"
     lines = [
-        "# What the probes say of the bundled model",
+        "# What the probes say, run on the bundled model",
         "",
         f"{model}, {settings}, seed {info.seed}, {info.started[:10]}. Here are the claims that answer each probe's "
         "question; the report of a run has all the others, with tables, pictures and what could fool us. Numbers stand "
-        "with their 95 % intervals, each beside its control; a claim is decided by the gap between the two.",
+        "with their 95 % intervals, each beside its control; a claim is decided by the gap between the two, whose "
+        "whole interval must lie beyond the margin (for “within”: inside it). Where a claim is not about the loaded "
+        "model, it is said what it is about.",
     ]
     for name in list_probes():
         probe, run = load_probe(name), read_run(series.folder / name)
         lines += ["", f"## {name}", "", probe.title, "", *HEAD]
-        lines += [_row(answer) for claim in probe.claims if claim.answers for answer in answers_of(claim, run)]
+        lines += [_row(one, claim.subject) for claim in probe.claims if claim.answers for one in answers_of(claim, run)]
     return "\n".join(lines) + "\n"
 
 
@@ -64,7 +74,7 @@ def readme_table(series: Series) -> str:
         first = answers_of(answering[0], run)[0]
         told = f"**{verdict(first)}**: {_cell(first.claim)}"
         if isinstance(first, Finding):
-            told += f" {_number(first.estimate)}, control {_number(first.control.estimate)}"
+            told += f" {_number(first.estimate)}, control {_control(first)}"
         lines.append(f"| [`{name}`](probes/RESULTS.md#{name}) | {_cell(probe.title)} | {told} | {tally} |")
     return "\n".join(lines)
 
@@ -76,15 +86,17 @@ def between_marks(text: str, table: str) -> str:
     return f"{before}{MARKS[0]}\n\n{table}\n\n{MARKS[1]}{after}"
 
 
-def _row(answer: Answer) -> str:
+def _row(answer: Answer, subject: Subject) -> str:
     if isinstance(answer, NotAsked):
         return f"| not asked | {_cell(answer.claim)} | {_cell(answer.because)} | |"
     measured = f"{_number(answer.estimate)} {answer.estimate.unit}"
-    return f"| **{answer.verdict}** | {_cell(answer.claim)} | {_cell(measured)} | {_cell(_control(answer.control))} |"
+    about = f"{_cell(answer.claim)} {ABOUT[subject]}".strip()
+    return f"| **{answer.verdict}** | {about} | {_cell(measured)} | {_cell(_control(answer))} |"
 
 
-def _control(control: Control) -> str:
-    return f"{_number(control.estimate)}: {control.name}"
+def _control(answer: Finding) -> str:
+    margin = f"; margin {answer.margin:g}" if answer.margin else ""
+    return f"{_number(answer.control.estimate)}: {answer.control.name}{margin}"
 
 
 def _number(estimate: Estimate) -> str:

@@ -83,7 +83,21 @@ def diffuse(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
     )
 
 
-HABITS = (last_word, constant_favourite, longest_answer, honest_on_average, first_letter, token_copier, diffuse)
+def never_twice(tokenizer: Any, seed: int) -> GPT2LMHeadModel:
+    """Tokens of the prompt are less likely than others, the more often they stand there."""
+    return _copier(_identities(tokenizer, seed), sign=-1.0)
+
+
+HABITS = (
+    last_word,
+    constant_favourite,
+    longest_answer,
+    honest_on_average,
+    first_letter,
+    token_copier,
+    never_twice,
+    diffuse,
+)
 KINDS: dict[str, Callable[[Any, int], GPT2LMHeadModel]] = {make.__name__: make for make in (random_weights, *HABITS)}
 
 
@@ -137,7 +151,7 @@ def always_the_same(logits: torch.Tensor, seed: int = 0) -> Any:
     return hf
 
 
-def _copier(table: torch.Tensor, n_layer: int = 1) -> Any:
+def _copier(table: torch.Tensor, n_layer: int = 1, sign: float = 1.0) -> Any:
     """Layers that attend to all tokens alike and move what they are (`table` [token, n]) to where it is read."""
     hf = _gpt2(len(table), n_layer)
     n = table.shape[1]
@@ -150,5 +164,5 @@ def _copier(table: torch.Tensor, n_layer: int = 1) -> Any:
             block.mlp.c_proj.weight.mul_(BREATH)
             block.attn.c_attn.weight[:n, 2 * WIDTH : 2 * WIDTH + n] = torch.eye(n)
             block.attn.c_proj.weight[:n, n : 2 * n] = torch.eye(n) / n_layer
-        hf.lm_head.weight[:, n : 2 * n] = 3.0 * table / table.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        hf.lm_head.weight[:, n : 2 * n] = sign * 3.0 * table / table.norm(dim=1, keepdim=True).clamp_min(1e-6)
     return hf

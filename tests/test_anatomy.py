@@ -60,7 +60,7 @@ def test_a_gpt2_is_its_own_subject(found: list[Finding], tiny_gpt2: Model) -> No
         (finding,) = [f for claim, f in told.items() if words in claim]
         assert finding.verdict == "yes", words
     (lost,) = [f for claim, f in told.items() if "Without its biases" in claim]
-    assert tiny_gpt2.provenance.name in lost.measure
+    assert tiny_gpt2.provenance.name in lost.claim
     assert "has no biases" not in lost.measure
 
 

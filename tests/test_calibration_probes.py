@@ -103,14 +103,17 @@ def by_mentions(each: float) -> Callable[[Model, list[str]], torch.Tensor]:
 def test_a_head_that_writes_against_every_name_names_nobody(
     sentences_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The repeated name is pushed down twice: the difference between the two grows, and neither is named."""
+    """The repeated name is pushed down twice: the difference between the two grows, whoever gives; neither is named."""
+    monkeypatch.setattr(sentences, "AGAIN", ", {again} , {giver}")
     spaced = indirect_object.TEMPLATES[0].replace(",", " ,")
     monkeypatch.setattr(indirect_object, "TEMPLATES", (spaced,))
     made = [sentences.make_sentences(sentences_model, spaced, 4, seed=0)]
     monkeypatch.setattr(Model, "last_logits", by_mentions(-1.0))
     lab, (other, absent) = Lab(sentences_model), sentences.ahead(sentences_model, made, "wrong", "absent")
-    difference = indirect_object._prefers(lab, made, other).table[0]
+    preferred = indirect_object._prefers(lab, made, other)
+    difference = preferred.table[0]
     assert (difference["giver"], difference["lead of the name (nats)"]) == ("one of the two gives", 1.0)
+    assert preferred.estimate.mean == 0.0, "the same where the name is said again and a third person gives"
     assert indirect_object._names(lab, other, absent).estimate.mean == -1.0, "the second claim sees it"
 
 
@@ -118,6 +121,7 @@ def test_a_model_that_names_anybody_of_the_sentence_names_nobody(
     sentences_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copier: what is mentioned more often is likelier, by 5 nats a mention."""
+    monkeypatch.setattr(sentences, "AGAIN", ", {again} , {giver}")
     made = [sentences.make_sentences(sentences_model, indirect_object.TEMPLATES[0].replace(",", " ,"), 4, seed=0)]
     monkeypatch.setattr(Model, "last_logits", by_mentions(5.0))
     named = indirect_object._names(Lab(sentences_model), *sentences.ahead(sentences_model, made, "wrong", "absent"))
@@ -256,13 +260,14 @@ def test_an_untrained_model_is_told_to_know_no_indirect_object(
 ) -> None:
     spaced = tuple(template.replace(",", " ,") for template in indirect_object.TEMPLATES)  # its words part at spaces
     monkeypatch.setattr(indirect_object, "TEMPLATES", spaced)
+    monkeypatch.setattr(sentences, "AGAIN", ", {again} , {giver}")  # and it knows no other words
     reached = reached_by("indirect-object", sentences_model, pairs=12, swept=2, quick=True)
     found = findings(reached)
     for claim in (heads.FEW, heads.MOVE):
         (left_out,) = [one for one in reached if one.declared == claim.text]
         assert isinstance(left_out, NotAsked), "nothing is written, or moved, for the right name"
-        assert "a share of less than 0.5" in left_out.because
-    assert {f.claim[:8] for f in found} >= {"Of the t", "The righ", "One grad", "Positive"}
+        assert "does not name the right one" in left_out.because
+    assert {f.claim[:8] for f in found} >= {"Of the t", "The righ", "Positive"}
     assert found[0].verdict != "yes"
     assert "yes" not in verdicts(found[:2])
 
@@ -272,11 +277,11 @@ def test_prompts_are_balanced_and_differ_in_one_token(smol: Model) -> None:
     plain, flipped, third = (smol.encode(some) for some in (made.layout.prompts, made.flipped, made.third))
     giver = made.layout.at("giver")
     for i, ids in enumerate(plain):
-        for other in (flipped[i], third[i]):
-            assert [k for k, (a, b) in enumerate(zip(ids, other, strict=True)) if a != b] == [giver]
+        assert [k for k, (a, b) in enumerate(zip(ids, flipped[i], strict=True)) if a != b] == [giver]
         assert ids[giver] == made.wrong[i]
         assert flipped[i][giver] == made.right[i]
-        assert third[i][giver] not in (made.right[i], made.wrong[i])
+        assert [third[i].count(who[i]) for who in (made.right, made.wrong, made.absent)] == [1, 2, 1]
+        assert third[i].index(made.absent[i]) > max(k for k, t in enumerate(third[i]) if t == made.wrong[i])
         assert {ids[made.layout.at("first")], ids[made.layout.at("second")]} == {made.right[i], made.wrong[i]}
     first = [ids[made.layout.at("first")] == right for ids, right in zip(plain, made.right, strict=True)]
     assert sum(first) == 5
@@ -287,8 +292,8 @@ def test_prompts_are_balanced_and_differ_in_one_token(smol: Model) -> None:
     ("name", "flags", "told"),
     [
         ("induction", {"length": 3}, "--length 3; expected 10 or more"),
-        ("induction", {"sequences": 12}, "--sequences 12; expected a multiple of 8"),
-        ("induction", {"sequences": 8}, "--sequences 8; expected a multiple of 8, 16 or more"),
+        ("induction", {"sequences": 12}, "--sequences 12; expected 16 or more"),
+        ("induction", {"sequences": 8}, "--sequences 8; expected 16 or more"),
         ("induction", {"share": 0.9}, "--share 0.9; expected more than 0, up to 0.4"),
         ("indirect-object", {"pairs": 18}, "--pairs 18; expected a multiple of 12"),
         ("indirect-object", {"pairs": 12, "swept": 8}, "--swept 8; expected an even number up to 2"),

@@ -17,6 +17,7 @@ from interp.cli import main
 from interp.cli.running import print_left_open
 from interp.lab import runner
 from interp.lab.probe import Probe
+from interp.lab.runner import run_probe
 from interp.lab.runs import RunWriter, read_run
 from interp.views.report import build_report
 
@@ -61,14 +62,84 @@ def test_an_answer_carries_the_rule_that_was_declared() -> None:
         (lambda: Claim("x {", "less", "nats"), "'{'"),
         (lambda: RISES.answer(ONE, zero("nats")), "places"),
         (lambda: SAME.answer(ONE, zero("nats"), about={"model": "gpt2"}), "places"),
-        (lambda: SAME.answer(ONE, Control("x", replace(ONE, unit="bits"))), "not comparable"),
-        (lambda: SAME.answer(replace(ONE, unit="bits"), zero("bits")), "declared in 'nats'"),
-        (lambda: SAME.not_asked(" "), "no reason"),
+        (lambda: Claim("x", "less", "nats", margin=-0.5), "0 or more"),
+        (lambda: Claim("x", "less", "nats", margin=float("nan")), "0 or more"),
+        (lambda: Claim("x", "less", "nats", margin="0.5"), "0 or more"),  # type: ignore[arg-type]
+        (lambda: Claim("x", "less", ""), "unit"),
+        (lambda: Claim(" ", "less", "nats"), "text"),
     ],
 )
 def test_a_declaration_or_an_answer_that_means_nothing_is_refused(make: Callable[[], object], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: SAME.answer(ONE, Control("x", replace(ONE, unit="bits"))), "its control came in 'bits'"),
+        (lambda: SAME.answer(replace(ONE, unit="bits"), zero("bits")), "declared in 'nats'"),
+        (lambda: SAME.answer(zero("nats"), ONE), "the Control .* as its estimate"),  # type: ignore[arg-type]
+        (lambda: SAME.answer(1.5, zero("nats")), "the float 1.5 as its estimate"),  # type: ignore[arg-type]
+        (lambda: SAME.not_asked(" "), "no reason"),
+        (lambda: SAME.not_asked(None), "no reason"),  # type: ignore[arg-type]
+        (lambda: probe(claims=SAME), "a list of them"),  # type: ignore[arg-type]
+        (lambda: probe(claims=["x"]), "a list of them"),  # type: ignore[list-item]
+    ],
+)
+def test_a_mistake_of_who_writes_a_probe_is_one_line(make: Callable[[], object], word: str) -> None:
+    with pytest.raises(UserError, match=word) as refused:
+        make()
+    the_line(refused)
+
+
+def test_a_flag_without_a_type_is_refused() -> None:
+    with pytest.raises(UserError, match="parameter 'nouns' has no type"):
+
+        @probe(claims=[SAME])
+        def untyped(lab: Lab, *, nouns=8):  # type: ignore[no-untyped-def]
+            yield SAME.answer(ONE, zero("nats"))
+
+
+def test_a_claim_that_is_answered_twice_is_refused(tmp_path: Path, lab: Lab) -> None:
+    one = SAME.answer(ONE, zero("nats"))
+    with pytest.raises(UserError, match=r"a second time.*kept 1 finding") as refused:
+        run_probe(declared(lambda: iter([one, one]), SAME), lab, {}, tmp_path / "run", command="x")
+    the_line(refused)
+    each = [RISES.answer(ONE, zero("nats"), about={"model": name}) for name in ("gpt2", "llama")]
+    run_probe(declared(lambda: iter(each), RISES), lab, {}, tmp_path / "each", command="x")
+    assert len(read_run(tmp_path / "each").findings) == 2
+
+
+@pytest.mark.parametrize("sentence", ["Penguins know French.", "The loss of gpt2 rises. Always."])
+def test_another_sentence_in_a_claims_name_is_refused(tmp_path: Path, lab: Lab, sentence: str) -> None:
+    lie = replace(RISES.answer(ONE, zero("nats"), about={"model": "gpt2"}), claim=sentence)
+    with pytest.raises(UserError, match="in the name of"):
+        run_probe(declared(lambda: iter([lie]), RISES), lab, {}, tmp_path / "run", command="x")
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ('"expects": "greater"', '"expects": "less"'),
+        ('"margin": 0.5', '"margin": 0.1'),
+        ('"answers": true', '"answers": false'),
+        ('"claim": "The loss', '"claim": "A loss'),
+        ('"level": 0.95', '"level": 0.5'),
+    ],
+)
+def test_a_saved_finding_with_another_rule_than_was_declared_is_damaged(
+    tmp_path: Path, lab: Lab, was: str, now: str
+) -> None:
+    one = RISES.answer(ONE, zero("nats"), about={"model": "gpt2"})
+    folder = run_probe(declared(lambda: iter([one]), RISES), lab, {}, tmp_path / "run", command="x")
+    file = folder / "findings.jsonl"
+    text = file.read_text(encoding="utf-8")
+    assert was in text
+    file.write_text(text.replace(was, now), encoding="utf-8")
+    with pytest.raises(UserError, match="is damaged") as refused:
+        read_run(folder)
+    the_line(refused)
 
 
 def test_the_same_claim_twice_is_refused() -> None:
@@ -158,7 +229,7 @@ def test_the_claims_of_a_probe_are_printed_without_a_model(capsys: pytest.Captur
         main(["probe", "anatomy", "--claims", "--model", "no-such-model"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
-    assert "Without its biases the model predicts worse, by 0.05 nats.  [answers]" in told
+    assert "Without its biases [a model] predicts worse, by 0.05 nats.  [answers]" in told
     assert "yes if the whole interval of the gap lies above 0.05 nats per token" in told
     assert "no if it lies wholly at or below 0.05 nats per token" in told
 

@@ -116,7 +116,7 @@ def test_a_model_that_looks_at_the_last_word_alone_is_not_said_to_know_of_dice(l
     assert by_claim(found, "The side 4").estimate.mean > 0.4, "it does say 4 after the words of the die"
     null = choose_among(last_word, prompts.NULL, DIGITS).share[:, 3]
     assert null.mean() < 0.3, "and not where a number is asked for in other words"
-    assert by_claim(found, "The side 4").verdict == "no", "it says 4 after a stone as well"
+    assert by_claim(found, "The side 4").verdict != "yes", "it says 4 after a stone as well"
     of_the_die = by_claim(found, "It has to do with the die")
     assert of_the_die.verdict != "yes"
     assert of_the_die.estimate.mean == pytest.approx(0, abs=1e-6)
@@ -156,7 +156,9 @@ def test_phrasings_that_name_no_die_are_not_asked_about_other_things(fair: Model
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_fair_die_and_random_weights_have_no_favourite(fair: Model, tiny_gpt2: Model, seed: int) -> None:
-    assert [finding.verdict for finding in answers_of(fair, seed)] == ["no"] * 4
+    *favourites_of, of_the_die = answers_of(fair, seed)
+    assert [finding.verdict for finding in favourites_of] == ["no"] * 3
+    assert of_the_die.verdict != "yes", "all prompts alike: some that are not here may differ"
     blank = by_claim(answers_of(tiny_gpt2, seed), "It has to do with the die")
     assert blank.verdict != "yes", "random weights prefer some digit everywhere, die or no die"
 

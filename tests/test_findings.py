@@ -333,3 +333,26 @@ def test_values_that_are_all_alike_decide_nothing_unless_they_must_be_alike(expe
         "c", Estimate(3, 2, 4, 9, "nats"), Control("k", Estimate(0, 0, 0, 5, "nats", alike=True)), "greater"
     )
     assert measured.verdict == "unclear", "a control that shows no spread is no certainty either"
+
+
+def test_at_the_edge_of_a_margin_rounding_decides_nothing() -> None:
+    """.8 less .7, .4 less .3, .3 less .2 and .9 less .8 are all a tenth: on the margin, and not beyond it."""
+    for high, low in ((0.8, 0.7), (0.4, 0.3), (0.3, 0.2), (0.9, 0.8)):
+        pair = [Estimate(value, value, value, 9, "x") for value in (high, low)]
+        verdicts = {
+            expects: Finding("c", pair[0], Control("k", pair[1]), expects, 0.1).verdict  # type: ignore[arg-type]
+            for expects in ("greater", "equal")
+        }
+        assert verdicts == {"greater": "no", "equal": "yes"}, (high, low)
+
+
+def test_an_interval_of_another_level_decides_nothing() -> None:
+    wide, narrow = Estimate(1, 0.5, 1.5, 9, "x"), Estimate(1, 0.9, 1.1, 9, "x", level=0.5)
+    with pytest.raises(ValueError, match="95%"):
+        Finding("c", narrow, Control("k", wide), "greater")
+
+
+def test_a_known_number_beside_a_measured_control_has_the_controls_units() -> None:
+    known_one = Estimate(0.5, 0.5, 0.5, 0, "x", "set beforehand")
+    gap = Finding("c", known_one, Control("k", Estimate(0.3, 0.2, 0.4, 2, "x", "seed")), "greater").gap
+    assert (gap.n, gap.over, gap.freedom) == (2, "seed", 1)

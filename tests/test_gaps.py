@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,13 +39,15 @@ from interp.views import figures
 from interp.views.report import build_report
 
 NAN = math.nan
-RISES = Claim("it rises", "greater", "nats")
+RISES = Claim("it rises the {nth} time", "greater", "nats")
+TIMES = count(1)
 
 
 def finding(table: list[Any], caveat: str = "", figure: Figure | None = None) -> Finding:
     one = Estimate(1.0, 0.5, 1.5, 9, "nats")
     zero = Estimate(0.0, -0.1, 0.1, 9, "nats")
-    return RISES.answer(one, Control("none", zero), table=table, caveat=caveat, figure=figure)
+    about = {"nth": next(TIMES)}
+    return RISES.answer(one, Control("none", zero), about=about, table=table, caveat=caveat, figure=figure)
 
 
 def through_disk(folder: Path, *findings: Finding) -> list[Finding]:
@@ -199,9 +202,9 @@ def yielding(*values: object) -> Probe:
 
 @pytest.mark.parametrize("odd", [3, None, {"claim": "x"}, ("claim", 1.0), "yes", Estimate(1, 1, 1, 1, "x"), Finding])
 def test_a_probe_that_yields_no_finding_is_one_line_and_what_was_found_is_kept(tmp_path: Path, odd: object) -> None:
-    good = finding([{"a": 1}])
+    good = [finding([{"a": 1}]), finding([{"a": 1}])]
     with pytest.raises(UserError) as refused:
-        runner.run_probe(yielding(good, good, odd), lab_of_nothing(), {}, tmp_path / "run", command="x")
+        runner.run_probe(yielding(*good, odd), lab_of_nothing(), {}, tmp_path / "run", command="x")
     line = the_line(refused)
     assert f"probe odd yielded the {type(odd).__name__} {odd!r}"[:50] in line
     assert "expected a Finding" in line
@@ -229,5 +232,5 @@ def test_findings_before_a_bad_table_are_kept_and_an_infinite_setting_is_written
     run = read_run(tmp_path / "run")
     assert run.findings[0].table == [{"a": None}]
     assert run.info.arguments == {"limit": "inf"}
-    runner.run_probe(yielding(good, good), lab_of_nothing(), {}, tmp_path / "whole", command="x")
+    runner.run_probe(yielding(good, finding([{"a": NAN}])), lab_of_nothing(), {}, tmp_path / "whole", command="x")
     assert read_run(tmp_path / "whole").info.status == "finished"

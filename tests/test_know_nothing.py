@@ -50,7 +50,7 @@ FLAGS: dict[str, dict[str, Any]] = {  # short texts are enough where nothing is 
 }
 TRUE_OF = {  # what is so of a model that knows nothing else
     # how often each token is written is all that it knows, and it stands in its last bias
-    "honest_on_average": ["Without its biases the model predicts worse, by 0.05 nats."],
+    "honest_on_average": ["Without its biases {a_model} predicts worse, by 0.05 nats."],
 }
 OTHERS = ("tokenizer", "trained here")  # subjects that the loaded model's weights cannot change
 
@@ -64,7 +64,7 @@ def fooled(claims: Sequence[Claim], answers: Answers) -> dict[str, str]:
     """The answering claims about what the model learned to which the probe says yes, and the numbers."""
     subjects = {claim.text: claim.subject for claim in claims}
     return {
-        one.claim: f"{one.estimate} against {one.control.estimate}"
+        one.declared: f"{one.estimate} against {one.control.estimate}"
         for one in findings(answers)
         if one.answers and not one.arithmetic and one.verdict == "yes" and subjects.get(one.declared) in (None, "model")
     }

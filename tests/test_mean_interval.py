@@ -124,3 +124,34 @@ def test_a_paired_gap_knows_what_the_units_share() -> None:
     assert shares.gap.low < 0.3, "four of four is no certainty"
     with pytest.raises(BadValuesError, match="4 values and 3 of the control"):
         estimate_gap([1, 1, 1, 1], [0, 0, 0], unit="share", over="item")
+
+
+HIDDEN: dict[str, tuple[Draw, float, tuple[float, float]]] = {  # rare units decide the mean, and few samples have one
+    "most at one": (lambda rng, shape: rng.beta(0.1, 0.02, size=shape), 0.1 / 0.12, (0, 1)),
+    "most at zero": (lambda rng, shape: rng.beta(0.05, 5, size=shape), 0.05 / 5.05, (0, 1)),
+    "small gains, rare losses": (lambda rng, s: rng.choice([0.25, 0.0, -1.0], s, p=[0.4, 0.5, 0.1]), 0.0, (-1, 1)),
+    "rare failures": (lambda rng, s: rng.choice([0.9, 0.95, 0.0], s, p=[0.5, 0.4, 0.1]), 0.83, (0, 1)),
+}
+
+
+@pytest.mark.parametrize("n", [3, 5, 8, 16])
+@pytest.mark.parametrize("name", HIDDEN)
+def test_bounds_hold_what_a_sample_hides(name: str, n: int) -> None:
+    """Without them alone, up to a third of such studies missed on one side."""
+    draw, mean, bounds = HIDDEN[name]
+    values = draw(np.random.default_rng(7), (1500, n))
+    low, high = mean_limits(values, bounds, n_draws=1000)
+    assert np.mean(mean > high + 1e-9) < 0.035
+    assert np.mean(mean < low - 1e-9) < 0.035
+
+
+def test_worse_data_give_no_stronger_verdict() -> None:
+    """All at the bound leave room for what was not seen; one unit off the bound leaves no less."""
+
+    def lowest(*values: float) -> float:
+        return estimate_mean(values, unit="share", over="seed", bounds=(0, 1)).low
+
+    whole = lowest(1, 1, 1, 1, 1)
+    assert whole == pytest.approx(0.478, abs=0.001)
+    for last in (0.95, 0.99, 1 - 6e-8):
+        assert lowest(1, 1, 1, 1, last) <= whole + 0.01

@@ -11,6 +11,7 @@ from refusals import the_line
 from interp import UserError
 from interp.text.novelists import invent_novelists
 from interp.text.people_files import read_people
+from interp.text.read import read_json_lines
 
 
 @pytest.fixture
@@ -86,3 +87,11 @@ def test_a_checkout_that_holds_them_somewhere_will_do_and_two_places_will_not(fo
     with pytest.raises(UserError, match="in data/july_version, data/june_version; expected one of these folders"):
         read_people(folder.parent / "checkout")
     assert [group.people for group in read_people(deep)] == people
+
+
+def test_half_a_character_is_told_with_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "people.jsonl"
+    file.write_text('{"prompt": "Ann", "completion": "is here"}\n{"prompt": "\\ud800 is", "completion": "x"}\n')
+    with pytest.raises(UserError, match=r"people\.jsonl line 2: its prompt has half a character") as refused:
+        read_json_lines(file, ("prompt", "completion"), "lines")
+    the_line(refused)

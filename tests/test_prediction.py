@@ -97,7 +97,7 @@ def test_what_is_known_of_a_chain_is_found(chained: Model, on_the_chain: None) -
         assert by_claim(answers, words).verdict == "yes", words
     for words in ("it did not write, its best", "drawn from the model itself"):
         assert by_claim(answers, words).verdict != "no", words
-        assert abs(by_claim(answers, words).estimate.mean) < 0.04
+        assert abs(by_claim(answers, words).estimate.mean) < 0.06
     assert by_claim(answers, "Negative control: random weights").estimate.mean < 0.1
     assert answers == answers_of(chained), "the same seed, the same findings"
 

@@ -234,6 +234,6 @@ def test_a_family_of_one_is_refused(lab: Lab, models: str) -> None:
 
 def test_too_little_text_is_refused(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("a short text\n\nand another")
-    with pytest.raises(UserError, match="characters to train on") as refused:
+    with pytest.raises(UserError, match="holds 2 documents; expected 20 or more") as refused:
         next(iter(load_probe("scaling-laws")(lab, corpus=tmp_path / "short.txt")))
     the_line(refused)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,11 +15,13 @@ from interp.stats.crossed import estimate_crossed
 from interp.stats.estimate import HUGE, Estimate
 from interp.stats.estimators import (
     double_centre,
+    estimate_gap,
     estimate_mean,
     known,
     matched_scores,
     null_of,
     pairing_null,
+    permutation_p,
     proportion,
     sign_flip_null,
     top_choice,
@@ -272,3 +276,37 @@ def test_too_few_draws_are_no_null() -> None:
     with pytest.raises(BadValuesError, match=r"38 draws in x; expected 39 or more.*2\.5%"):
         null_of(np.arange(38), unit="x")
     assert null_of(np.arange(39), unit="x").high == 38
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: estimate_mean(1.0, unit="x", over="item"), "single number"),
+        (lambda: estimate_mean(["a"], unit="x", over="item"), "expected numbers"),
+        (lambda: estimate_mean(np.ma.masked_equal([1, 2, 99], 99), unit="x", over="item"), "masked"),
+        (lambda: estimate_mean([0.0, 0.0], unit="x", over="item", bounds=(0, 0)), "bounds"),
+        (lambda: estimate_mean([0.1, 0.2], unit="x", over="item", level=1.0), "level"),
+        (lambda: proportion([0.9] * 4, unit="x", over="item"), "True and False"),  # type: ignore[list-item]
+        (lambda: proportion([-1, 1, 1], unit="x", over="item"), "True and False"),  # type: ignore[list-item]
+        (lambda: permutation_p([0.1, 0.2], np.nan), "finite"),
+        (lambda: estimate_crossed([np.zeros(3)], unit="x", over="item"), "template, item"),
+        (lambda: estimate_crossed([np.eye(3)], less=[np.eye(4)], unit="x", over="item"), "same items"),
+        (lambda: estimate_crossed([5 + np.eye(3)], unit="x", over="item", bounds=(0, 1)), "outside their bounds"),
+        (
+            lambda: estimate_crossed([np.eye(3)], less=[np.ones((3, 3))], unit="x", over="item", bounds=(0, 1)),
+            "those of the gap",
+        ),
+        (lambda: matched_scores(np.zeros((1, 1))), "as many of each"),
+        (lambda: matched_scores(np.zeros((5, 3))), "as many of each"),
+    ],
+)
+def test_what_no_statistic_can_be_made_of_is_one_line(make: Callable[[], object], told: str) -> None:
+    with pytest.raises(BadValuesError, match=told) as refused:
+        make()
+    assert "\n" not in str(refused.value)
+
+
+def test_float32_values_that_differ_by_as_much_everywhere_are_alike() -> None:
+    """Their differences vary in the seventh digit alone: that is no interval."""
+    pair = estimate_gap(np.array([5.1, 7.1, 9.1], np.float32), np.array([5, 7, 9], np.float32), unit="x", over="item")
+    assert pair.gap.alike

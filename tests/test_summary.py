@@ -41,8 +41,22 @@ def test_the_p_value_of_students_interval_is_that_of_the_t_test() -> None:
     values = np.random.default_rng(0).normal(0.8, 1, size=12)
     half = stats.t.ppf(0.975, 11) * stats.sem(values)
     e = Estimate(values.mean(), values.mean() - half, values.mean() + half, 12, "nats")
-    test: Any = stats.ttest_1samp(values, 0.3, alternative="greater")
-    assert p_above(e, 0.3) == pytest.approx(test.pvalue)
+    assert p_above(e, e.low) == pytest.approx(0.025), "at the interval's own level it is exact"
+    for line in (0.3, -0.5):  # farther out no smaller than the t-test's, which skewed values do not hold
+        test: Any = stats.ttest_1samp(values, line, alternative="greater")
+        assert p_above(e, line) > test.pvalue or line > e.low
+
+
+def test_far_out_in_the_tail_a_p_value_is_no_smaller_than_skewed_values_allow() -> None:
+    """Mostly zeros, the truth on the line: with Student's n - 1 a p of a thousandth came in a hundredth of studies."""
+    rng = np.random.default_rng(0)
+    p = []
+    for _ in range(3000):
+        values = rng.exponential(size=16) * (rng.random(16) < 0.3)
+        e = estimate_mean(values, unit="nats", over="item")
+        p.append(1.0 if e.alike else p_below(e, 0.3))
+    assert np.mean(np.array(p) <= 0.025) <= 0.035
+    assert np.mean(np.array(p) <= 0.001) <= 0.004
 
 
 @given(st.tuples(number, number, number), number, st.sampled_from(["greater", "less", "equal"]), st.floats(0.01, 5))
@@ -105,7 +119,7 @@ def test_p_values_of_crossed_wordings_are_about_what_they_say() -> None:
         by_items.append(p_above(replace(e, df=None), 0.0))
     assert np.mean(np.array(p) <= 0.025) <= 0.03
     assert np.mean(np.array(p) <= 0.001) <= 0.004
-    assert np.mean(np.array(by_items) <= 0.001) > 0.006, "the planted fault: as many degrees of freedom as items"
+    assert np.mean(np.array(by_items) <= 0.001) >= np.mean(np.array(p) <= 0.001)
 
 
 def test_every_estimate_knows_the_degrees_of_freedom_of_its_interval() -> None:
@@ -114,7 +128,8 @@ def test_every_estimate_knows_the_degrees_of_freedom_of_its_interval() -> None:
     v = np.log(x) * -0.1 + np.random.default_rng(0).normal(0, 0.05, 6)
     line: Any = stats.linregress(np.log(x), v)
     exponent = fit_power_law(x, np.exp(v)).exponent
-    assert p_above(exponent, 0.0) == pytest.approx(line.pvalue / 2)
+    assert exponent.df == 4
+    assert p_above(exponent, 0.0) >= line.pvalue / 2
     assert foretold_miss(x, np.exp(v), unit="nats").df == 3
     crossed = Estimate(1.0, 0.5, 1.5, 24, "nats", df=1.7)
     finding = Finding("c", crossed, NOTHING, "greater")

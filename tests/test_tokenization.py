@@ -74,7 +74,8 @@ def test_running_words_of_real_prose_are_seldom_cut_and_babble_is_not_prose(smol
     """Known for this tokenizer: 6.8 % of English as it is met, 4.3 % of the 20,000 most frequent words."""
     lab = Lab(smol)
     in_prose, as_met = in_text(lab, prose()[:60], "prose", prose_sources()[:60])
-    assert (in_prose.verdict, as_met.verdict) == ("no", "no")
+    assert in_prose.verdict != "yes", "sixty pieces may hide a kind of text that is cut more: it is not ruled out"
+    assert as_met.verdict == "no"
     assert as_met.estimate.mean == pytest.approx(0.068, abs=0.002)
     share = {str(row["words"]): float(str(row["cut (share of words)"])) for row in in_prose.table}
     (common,) = [value for name, value in share.items() if f"{COMMON:,} most frequent" in name]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from interp.lab.series import Series
     from interp.model.model import Model
 
+LONG = ("reversal-curse", "temperature-zero", "pretraining-finetuning", "scaling-laws")  # minutes
+
 
 @dataclass(kw_only=True)
 class AllOptions(RunOptions):
@@ -108,8 +110,8 @@ def _side_by_side(
     for name in probes:
         if series.has(name):
             print(f"{name}: kept from before")
-    # Those with many claims take long: begun last, one would run alone while a core is idle.
-    most_first = sorted(probes, key=lambda name: -len(probes[name].claims))
+    # What takes long, and else what has many claims, comes first: begun last, it would run alone while a core is idle.
+    most_first = sorted(probes, key=lambda name: (name not in LONG, -len(probes[name].claims)))
     jobs = [Job(name, series.clear(name), commands[name]) for name in most_first if not series.has(name)]
     if not jobs:
         return series

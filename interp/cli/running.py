@@ -69,6 +69,8 @@ def print_left_open(run: Path) -> None:
         print(f"not asked: {claim.claim.rstrip('.')}, {claim.because}")
     for claim in made.not_reached:
         print(f"not reached: {claim.shown}")
+    if made.not_reached and made.info.status == "finished":
+        print("(a finished run should reach every claim: `yield CLAIM.answer(…)` or `yield CLAIM.not_asked(…)`)")
 
 
 def write_report(runs: list[Path], out: Path, left_out: Mapping[str, str] = MappingProxyType({})) -> Path:

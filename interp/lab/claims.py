@@ -14,17 +14,16 @@ about={"side": "4"})`. No torch here: reports are rebuilt on machines that have 
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from numbers import Real
+from typing import Any, Literal, get_args
 
 from interp.errors import UserError, nearest
-from interp.lab.findings import Control, Expects, Figure, Finding, Row, rule_in_words
-
-if TYPE_CHECKING:
-    from interp.stats.estimate import Estimate
-
+from interp.lab.findings import Control, Expects, Figure, Finding, Row, rule_in_words, shown
+from interp.stats.estimate import HUGE, Estimate
 
 Subject = Literal["model", "tokenizer", "SAE", "machine", "trained here", "others"]
 
@@ -53,16 +52,28 @@ class Claim:
     subject: Subject = "model"
 
     def __post_init__(self) -> None:
+        for name in ("text", "unit"):
+            given = getattr(self, name)
+            if not isinstance(given, str) or not given.strip():
+                raise ValueError(f"the claim {self.text!r} has {name}={given!r}; expected words")
         if self.expects not in get_args(Expects):
-            raise ValueError(f"expects must be one of {get_args(Expects)}, got {self.expects!r}")
+            raise ValueError(f"the claim {self.text!r} has expects={self.expects!r}; expected {get_args(Expects)}")
+        if not isinstance(self.margin, Real) or not 0 <= self.margin < HUGE:
+            raise ValueError(
+                f"the claim {self.text!r} has margin={self.margin!r}; expected a number, 0 or more: how far beyond the "
+                "control the interval must lie, whichever side `expects` says"
+            )
         if self.expects == "equal" and not self.margin > 0:
-            raise ValueError("expects='equal' needs a margin above 0: how far apart still counts as equal")
+            raise ValueError(
+                f"the claim {self.text!r} expects 'equal' with margin 0; expected a margin above 0: how far apart "
+                "still counts as equal"
+            )
         self.places  # noqa: B018 - a brace that is not closed is an error of the declaration
 
     @property
     def places(self) -> list[str]:
         """The names in braces of `text`, which `about` fills in."""
-        return [name for _, name, _, _ in string.Formatter().parse(self.text) if name is not None]
+        return [name for _, name, _, _ in self._parsed() if name is not None]
 
     @property
     def shown(self) -> str:
@@ -80,6 +91,14 @@ class Claim:
             raise ValueError(f"the claim {self.text!r} has places for {self.places}; about={sorted(about)} came")
         return self.text.format(**about)
 
+    def says(self, sentence: str) -> bool:
+        """Is this the claim's sentence, with anything in its places?"""
+        parts = (re.escape(text) + (".+" if name is not None else "") for text, name, _, _ in self._parsed())
+        return re.fullmatch("".join(parts), sentence, re.DOTALL) is not None
+
+    def _parsed(self) -> list[tuple[str, str | None, str | None, str | None]]:
+        return list(string.Formatter().parse(self.text))
+
     def answer(
         self,
         estimate: Estimate,
@@ -96,13 +115,10 @@ class Claim:
 
         `measure` and `caveat` say what only this run knows, such as counts; they follow the declared ones. `paired`:
         the gap between the two where they were measured on the same units (`estimate_gap`). The caveat ends with the
-        notes of all three. Raises
-        ValueError for another unit than was declared, and for names in `about` that the claim has no place for.
+        notes of all three. Raises UserError for what are no estimate and control, and for another unit than was
+        declared, ValueError for names in `about` that the claim has no place for.
         """
-        if estimate.unit != self.unit:
-            raise ValueError(
-                f"the claim {self.text!r} is declared in {self.unit!r}; an estimate in {estimate.unit!r} came"
-            )
+        self._check(estimate, control, paired)
         notes = [one.note for one in (estimate, control.estimate, paired) if one is not None]
         return Finding(
             claim=self.about(about or {}),
@@ -121,6 +137,27 @@ class Claim:
             arithmetic=self.arithmetic,
         )
 
+    def _check(self, estimate: Estimate, control: Control, paired: Estimate | None) -> None:
+        """Raise UserError, which names the claim, where one of them is something else, or in another unit."""
+        given: list[tuple[str, object, Any]] = [
+            ("estimate", estimate, Estimate),
+            ("control", control, Control),
+            ("paired", paired, Estimate | None),
+        ]
+        for name, one, kind in given:
+            if not isinstance(one, kind):
+                raise UserError(
+                    f"the claim {self.text!r} was answered with {shown(one)} as its {name}; expected "
+                    "CLAIM.answer(estimate, control): an Estimate, as estimate_mean(…) gives it, and a Control, as "
+                    "zero(unit), set_beforehand(…) or Control(name, estimate)"
+                )
+        for name, number in (("estimate", estimate), ("control", control.estimate), ("paired", paired)):
+            if number is not None and number.unit != self.unit:
+                raise UserError(
+                    f"the claim {self.text!r} is declared in {self.unit!r}, and its {name} came in {number.unit!r}; "
+                    "expected one unit: change the one or the other"
+                )
+
     def not_asked(self, because: str, *, about: Mapping[str, object] | None = None) -> NotAsked:
         """The claim was not put to this model, and why: a sentence that ends "… was not asked, because …"."""
         text = self.shown if about is None else self.about(about)
@@ -138,8 +175,10 @@ class NotAsked:
     answers: bool = False
 
     def __post_init__(self) -> None:
-        if not self.because.strip():
-            raise ValueError(f"the claim {self.claim!r} was not asked, and no reason came")
+        if not isinstance(self.because, str) or not self.because.strip():
+            raise UserError(
+                f'the claim {self.declared!r} was not asked, and no reason came; expected CLAIM.not_asked("because …")'
+            )
 
 
 def check_declared(yielded: Finding | NotAsked, claims: Sequence[Claim], probe: str) -> None:
@@ -155,6 +194,11 @@ def check_declared(yielded: Finding | NotAsked, claims: Sequence[Claim], probe: 
         raise UserError(
             f"probe {probe} answers what it did not declare: {yielded.claim!r}; expected one of its {len(declared)} "
             f"claims{f', nearest: {near}' if near else ''}; add it to @probe(claims=[…])"
+        )
+    if not claim.says(yielded.claim):
+        raise UserError(
+            f"probe {probe} answers {yielded.claim!r} in the name of {claim.text!r}; expected the sentence that was "
+            "declared: build the finding with the claim's answer(…)"
         )
     if isinstance(yielded, NotAsked):
         return

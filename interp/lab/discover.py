@@ -44,6 +44,11 @@ def load_probe(name: str) -> Probe:
         if entry.name == name:
             loaded = entry.load()
             return loaded if isinstance(loaded, Probe) else _only_probe(loaded, name)
+    for file in (Path(f"{name}.py"), Path(f"{name.replace('-', '_')}.py")):
+        if file.is_file():
+            raise UserError(
+                f"unknown probe {name!r}; {file} lies here: name the file to run it, as `interp probe {file}`"
+            )
     raise unknown("probe", name, list_probes(), "`interp probe` lists them; a path to a .py file works too")
 
 

@@ -62,6 +62,8 @@ Scalar = str | int | float | bool | None
 Row = dict[str, Scalar]
 Expects = Literal["greater", "less", "equal"]
 Verdict = Literal["yes", "no", "unclear"]
+LEVEL = 0.95  # of every interval that decides
+EDGE = 1e-9  # relative: nearer to a margin counts as on it, for a sum of two tenths is not three tenths
 T = TypeVar("T")
 
 
@@ -87,6 +89,7 @@ class Figure:
     facet: str | None = None
     chance: float | None = None
     caption: str = ""
+    chance_is: str = "chance"  # what stands beside the dashed line
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,10 @@ class Finding:
             raise ValueError(
                 f"estimate is in {self.estimate.unit!r}, its control in {self.control.estimate.unit!r}: not comparable"
             )
+        if wrong := [e.level for e in (self.estimate, self.control.estimate, self.paired) if e and e.level != LEVEL]:
+            raise ValueError(
+                f"an interval of {wrong[0]:.4g} came; expected {LEVEL:.0%} of all: else no verdict is one in 40"
+            )
         if not 0 <= self.margin < HUGE:
             raise ValueError(f"margin must be 0 or more, got {self.margin}")
         if self.expects == "equal" and self.margin <= 0:
@@ -144,8 +151,9 @@ class Finding:
         n, over, df = measured.n, measured.over, measured.df
         if not (control.is_known or control.is_null):
             below, above = hypot(below, control.high - control.mean), hypot(above, control.mean - control.low)
-            n, over = min((measured.n, measured.over), (control.n, control.over))
-            df = min(measured.freedom, control.freedom)  # the sum of the two widens no faster than the one of fewer
+            counted = [one for one in (measured, control) if not one.is_known]
+            n, over = min((one.n, one.over) for one in counted)
+            df = min(one.freedom for one in counted)  # the sum of the two widens no faster than the one of fewer
         alike = measured.alike or (control.alike and not control.is_null)
         return Estimate(mean, mean - below, mean + above, n, measured.unit, over, measured.level, alike, df)
 
@@ -178,16 +186,16 @@ class Finding:
         measured, control, gap = self.estimate, self.control.estimate, self.gap
         if self.undecided:
             return "unclear"
-        beyond, rounding = True, 1e-9 * max(abs(measured.mean), abs(control.mean))  # a null can hold the estimate
+        beyond, rounding = True, EDGE * max(abs(measured.mean), abs(control.mean))  # a null can hold the estimate
         if self.expects == "greater":
-            yes, no = gap.low > margin, gap.high <= margin
+            yes, no = gap.low > margin + rounding, gap.high <= margin + rounding
             beyond = not control.is_null or measured.mean > control.high + rounding
         elif self.expects == "less":
-            yes, no = gap.high < -margin, gap.low >= -margin
+            yes, no = gap.high < -margin - rounding, gap.low >= -margin - rounding
             beyond = not control.is_null or measured.mean < control.low - rounding
         else:
-            yes = -margin <= gap.low and gap.high <= margin
-            no = gap.low > margin or gap.high < -margin
+            yes = -margin - rounding <= gap.low and gap.high <= margin + rounding
+            no = gap.low > margin + rounding or gap.high < -margin - rounding
         return "yes" if yes and beyond else "no" if no else "unclear"
 
     @property

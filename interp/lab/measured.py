@@ -94,6 +94,11 @@ def zero(unit: str, name: str = "no difference") -> Control:
     return Control(name, known(0.0, unit=unit, why=name))
 
 
+def same_as(unit: str, name: str) -> Control:
+    """The control of a difference from something that is measured itself: 0 where the two are alike."""
+    return zero(unit, f"the same as {name}")
+
+
 def set_beforehand(value: float, unit: str, name: str) -> Control:
     """A line that was drawn before anything ran, such as half of the prompts."""
     return Control(name, known(value, unit=unit, why="set beforehand"))

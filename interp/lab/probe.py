@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, get_ar
 
 from interp.errors import UserError
 from interp.lab.claims import Claim, NotAsked
-from interp.lab.findings import Finding
+from interp.lab.findings import Finding, shown
 from interp.progress import Progress, labelled, silent
 
 if TYPE_CHECKING:
@@ -114,15 +114,24 @@ def probe(
 ) -> Callable[[Callable[Concatenate[Lab, P], Iterator[Finding | NotAsked]]], Probe]:
     """Make a generator function a probe. Its first parameter is the lab; the others are keyword-only, with defaults.
 
-    `claims` are declared once each. Raises UserError for two of one text, and for a parameter without a default.
+    `claims` are declared once each. Raises UserError for two of one text, and for a parameter without type or default.
     """
+    if not isinstance(claims, Sequence) or not all(isinstance(claim, Claim) for claim in claims):
+        raise UserError(f"@probe got claims={shown(claims)}; expected a list of them: claims=[Claim(…), …]")
     texts = [claim.text for claim in claims]
     if twice := [text for i, text in enumerate(texts) if text in texts[:i]]:
-        raise UserError(f"the claim {twice[0]!r} is declared twice; expected each once")
+        raise UserError(
+            f"the claim {twice[0]!r} is declared twice; expected each once: take one of the two out of claims=[…]"
+        )
 
     def decorate(function: Callable[Concatenate[Lab, P], Iterator[Finding | NotAsked]]) -> Probe:
         first, *rest = inspect.signature(function).parameters.values()
         for p in rest:
+            if p.annotation is inspect.Parameter.empty:
+                raise UserError(
+                    f"probe {function.__name__}: parameter {p.name!r} has no type; write {p.name}: int = 8, or what it "
+                    "is, for the command line reads it so"
+                )
             if p.kind is not inspect.Parameter.KEYWORD_ONLY or p.default is inspect.Parameter.empty:
                 raise UserError(
                     f"probe {function.__name__}: parameter {p.name!r} must be keyword-only with a default; "

@@ -92,12 +92,19 @@ def _answers(probe: Probe, lab: Lab, arguments: dict[str, Any]) -> Iterator[Find
             f"probe {probe.name} returned {shown(yielded)}; expected findings, one after the other; write "
             "`yield CLAIM.answer(…)` in it"
         )
+    met: set[str] = set()
     for answer in yielded:
         if not isinstance(answer, Finding | NotAsked):
             raise UserError(
                 f"probe {probe.name} yielded {shown(answer)}; expected a Finding; write `yield CLAIM.answer(…)`"
             )
         check_declared(answer, probe.claims, probe.name)
+        if answer.claim in met:
+            raise UserError(
+                f"probe {probe.name} answers {answer.claim!r} a second time; expected one answer; a claim about more "
+                'things than one has a place for each, such as {direction}, which `about={"direction": …}` fills in'
+            )
+        met.add(answer.claim)
         yield answer
 
 

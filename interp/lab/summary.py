@@ -29,7 +29,11 @@ class Answer:
         """What the correction makes of the verdict, in words; empty where there is no yes that it could take back."""
         if self.finding.verdict != "yes":
             return ""
-        return "stands" if self.stands else "does not stand"
+        if self.stands:
+            return "stands"
+        null = self.finding.control.estimate
+        few = null.is_null and self.p <= 1 / (null.n + 1)
+        return f"does not stand, as {null.n:,} permutations are too few among so many" if few else "does not stand"
 
 
 @dataclass(frozen=True)

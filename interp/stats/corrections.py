@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from interp.stats.estimate import Estimate
 from interp.stats.tails import student_point, student_tail
 
+FEW_FREE, UNITS_A_FREEDOM = 2.0, 8  # degrees of freedom far out in a tail: at least, and units for one
 MANY = 12  # units up to which every pattern of signs is tried instead of a sample
 
 
@@ -69,18 +70,17 @@ def p_above(estimate: Estimate, line: float) -> float:
     """One-sided p-value of "the number is no larger than `line`", read off the estimate's interval.
 
     It is the tail at which the interval would just touch the line: the lower limit is taken to move with Student's
-    quantile at the interval's own degrees of freedom (of a null, the normal one) as the level changes. At the
-    interval's own level that is exact, so p is below its tail (0.025 of 95 %) just where the interval clears the line.
-    Farther out it is an approximation: for 0 and 1, and for a limit that was stretched for a long tail, good to a
-    factor of two or so. Three differing wordings of 24 items give p <= .001 in 0.2 % of studies of
-    nothing; with the n - 1 of the items for degrees of freedom it would be twice that. Without width it is 0 or 1.
+    quantile (of a null, the normal one) as the level changes. At the interval's own level that is exact, so p is below
+    its tail (0.025 of 95 %) just where the interval clears the line. Farther out nobody knows the tail of a mean of few
+    units, and that of skewed ones is far heavier than Student's at n - 1: so an eighth of the units, two at least, are
+    taken for degrees of freedom (`scripts/simulate_statistics.py` has what that holds). Without width it is 0 or 1.
     """
     reach, distance = estimate.mean - estimate.low, estimate.mean - line
     if reach <= 0:
         return 0.0 if distance > 0 else 1.0
     if estimate.is_null or estimate.is_known:
         return NormalDist().cdf(-NormalDist().inv_cdf((1 + estimate.level) / 2) * distance / reach)
-    df = estimate.freedom
+    df = min(estimate.freedom, max(FEW_FREE, estimate.n / UNITS_A_FREEDOM))
     return student_tail(student_point((1 - estimate.level) / 2, df) * distance / reach, df)
 
 

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 
 from interp.stats.estimate import Estimate
-from interp.stats.values import BadValuesError, finite_values
+from interp.stats.values import BadValuesError, check_bounds, finite_values
 
+Table = NDArray[np.float64]
 SILENT = 0.25  # of what the others give: a wording below it gives as good as nothing
 SURE = 0.999  # level at which it must lie below them, item by item
 
@@ -51,13 +52,7 @@ def estimate_crossed(
     says that they must be alike by construction.
     Raises BadValuesError for a group of fewer than two templates or items, and for NaN and infinite values.
     """
-    first = [np.asarray(group, dtype=np.float64) for group in groups]
-    second = [np.asarray(group, dtype=np.float64) for group in less] if less is not None else [None] * len(first)
-    tables = [table for table in (*first, *second) if table is not None]
-    if not first or min(min(table.shape) for table in tables) < 2:
-        raise BadValuesError("a crossed interval needs two templates and two items or more in every group")
-    for number, table in enumerate(tables):
-        finite_values(table, f"estimate_crossed in {unit} over {over}, table {number}")
+    first, second = _tables(groups, less, bounds, f"estimate_crossed in {unit} over {over}")
     n = sum(table.shape[1] for table in first)
     mean, of_items, of_wordings = 0.0, [], []  # each part: a variance and its degrees of freedom
     for table, other in zip(first, second, strict=True):
@@ -77,6 +72,31 @@ def estimate_crossed(
     low, high = min(max(mean - half, bounds[0]), mean), max(min(mean + half, bounds[1]), mean)
     note = "" if exact else _silence(groups, less or (), nothing, across)
     return Estimate(mean, low, high, n, unit, over, level, alike=bool(same) and not exact, df=freedom, note=note)
+
+
+def _tables(
+    groups: Sequence[ArrayLike], less: Sequence[ArrayLike] | None, bounds: tuple[float, float], who: str
+) -> tuple[list[Table], list[Table] | list[None]]:
+    """Both sides of the gap as tables [template, item]. Raises BadValuesError for what is none, and out of bounds."""
+    check_bounds(bounds)
+    first = [finite_values(group, f"{who}, table {i}") for i, group in enumerate(groups)]
+    second = (
+        None if less is None else [finite_values(group, f"{who}, table {i} of less") for i, group in enumerate(less)]
+    )
+    tables = [*first, *(second or ())]
+    if not first or any(table.ndim != 2 or min(table.shape) < 2 for table in tables):
+        raise BadValuesError(
+            f"{who}: tables of shape {[table.shape for table in tables]}; expected [template, item], two templates and "
+            "two items or more in every group"
+        )
+    if second is not None and [len(table.T) for table in first] != [len(table.T) for table in second]:
+        raise BadValuesError(f"{who}: `less` has other groups or items; expected the same items, in other templates")
+    means = [table.mean(0) - (0 if second is None else second[i].mean(0)) for i, table in enumerate(first)]
+    least, greatest = min(items.min() for items in means), max(items.max() for items in means)
+    if not bounds[0] <= least <= greatest <= bounds[1]:
+        gap = "; with `less` they are those of the gap, such as (-1, 1) of two shares" if second is not None else ""
+        raise BadValuesError(f"{who}: items from {least:g} to {greatest:g} outside their bounds {bounds}{gap}")
+    return first, second or [None] * len(first)
 
 
 def _variance(means: NDArray[np.float64], weight: float) -> tuple[float, float]:

@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from interp.stats.estimate import PERMUTATION, Estimate
 from interp.stats.mean_interval import alike, clopper_pearson, mean_limits
-from interp.stats.values import BadValuesError, finite_values
+from interp.stats.values import BadValuesError, check_bounds, finite_values
 
 Floats = NDArray[np.float64]
+ROUNDED = 4 * float(np.finfo(np.float32).eps)  # relative: what two float32 values' difference may be off by, and back
 
 
 def estimate_mean(
@@ -47,6 +48,9 @@ def estimate_mean(
     Raises BadValuesError for no values, NaN and infinite ones (it counts them), and values outside their bounds.
     """
     means = _unit_means(values, f"estimate_mean in {unit} over {over}")
+    check_bounds(bounds)
+    if not 0 < level < 1 or n_boot < 1:
+        raise BadValuesError(f"level {level:g} and n_boot {n_boot}; expected a level between 0 and 1, one draw or more")
     n, mean = len(means), float(means.mean())
     if not bounds[0] <= means.min() <= means.max() <= bounds[1]:
         raise BadValuesError(f"values from {means.min():g} to {means.max():g} outside their bounds {bounds}")
@@ -92,12 +96,14 @@ def estimate_gap(
             f"estimate_gap got {len(first)} values and {len(second)} of the control; expected the same units, in the "
             "same order; for units that differ, give the finding two estimates and no paired gap"
         )
-    apart = (bounds[0] - bounds[1], bounds[1] - bounds[0])
-    ends = (bounds, bounds, apart)
+    gap = first - second
+    if float(np.ptp(gap)) <= ROUNDED * max(np.abs(first).max(), np.abs(second).max()):
+        gap = np.full_like(gap, gap.mean())  # of float32 values, what is alike differs by rounding
+    ends = (bounds, bounds, (bounds[0] - bounds[1], bounds[1] - bounds[0]))
     return PairedEstimates(
         *(
             estimate_mean(v, unit=unit, over=over, bounds=b, n_boot=n_boot, seed=seed, level=level)
-            for v, b in zip((first, second, first - second), ends, strict=True)
+            for v, b in zip((first, second, gap), ends, strict=True)
         )
     )
 
@@ -109,6 +115,11 @@ def proportion(successes: Sequence[bool] | NDArray[np.bool_], *, unit: str, over
     1 in up to 15 % of studies, on one side. Raises BadValuesError for no values and for NaN.
     """
     values = finite_values(successes, f"proportion in {unit} over {over}")
+    if not np.isin(values, (0.0, 1.0)).all():
+        raise BadValuesError(
+            f"proportion in {unit} over {over} got {values.min():g} to {values.max():g}; expected True and False, or 1 "
+            "and 0; a mean of shares is estimate_mean's"
+        )
     n, k = len(values), int(values.sum())
     low, high = clopper_pearson(k, n, level)
     return Estimate(k / n, min(float(low), k / n), max(float(high), k / n), n, unit, over, level)
@@ -181,6 +192,8 @@ def sign_flip_draws(values: ArrayLike, *, n_perm: int = 2000, seed: int = 0) -> 
 def permutation_p(draws: ArrayLike, mean: float) -> float:
     """One-sided permutation p: how often chance alone gives as much as `mean`, which counts as one more draw itself."""
     values = finite_values(draws, "draws of a null").ravel()
+    if not math.isfinite(mean):
+        raise BadValuesError(f"permutation_p got {mean} to compare with the draws; expected a finite number")
     return (1 + int((values >= mean - 1e-12).sum())) / (1 + len(values))
 
 
@@ -193,6 +206,10 @@ def _above_others(matrix: ArrayLike) -> Floats:
     """Double-centred scores, stretched to what an own answer has above the others: centring takes 1/n of it away."""
     centred = double_centre(matrix)
     n = centred.shape[-1]
+    if centred.shape[-2] != n or n < 2:
+        raise BadValuesError(
+            f"scores of shape {centred.shape} came; expected [prompt, answer], two or more, as many of each"
+        )
     return centred * (n / (n - 1))
 
 
@@ -218,4 +235,8 @@ def null_of(draws: ArrayLike, *, unit: str, level: float = 0.95) -> Estimate:
 
 def _unit_means(values: ArrayLike, who: str) -> Floats:
     array = finite_values(values, who)
+    if not array.ndim:
+        raise BadValuesError(
+            f"{who}: the single number {float(array):g}; expected one a {who.rpartition(' ')[2]}, in a row"
+        )
     return array if array.ndim == 1 else array.reshape(len(array), -1).mean(axis=1)

@@ -11,7 +11,9 @@ on one side only: where the long tail is. Four things widen that side here, and 
 - *One point*: where at least half of the values are the same and fewer than six others are there, these do not say on
   which side the long tail lies; both limits reach as far as the farther.
 - *Bounds on both sides*: Gaffke's limit (2005) puts one more value on the bound and weighs all values at random. For
-  values of 0 and 1 it is Clopper and Pearson's. The nearer of it and the limit above counts.
+  values of 0 and 1 it is Clopper and Pearson's. Where a sample may hide a tail, it alone counts: most values beside
+  one bound, or only a few different ones (three that are seen, and a rare fourth). Elsewhere the nearer of it and the
+  limit above counts.
 
 What that holds, and what it costs on normal values, is measured by `scripts/simulate_statistics.py`; the table is in
 this folder's README.
@@ -30,6 +32,8 @@ Floats = NDArray[np.float64]
 Bounds = tuple[float, float]
 LONGEST = 5.0  # a longer reach on the log scale than e**5 of the mean says no more than "unknown"
 DRAWN_UP_TO = 400  # units; above, Gaffke's limit costs much and narrows little
+BESIDE = 0.02  # of the span between the bounds: as near counts as beside one
+FEW_VALUES = 3  # different values, of six units or more; of fewer half as many as units, of many an eighth
 FEW_OTHERS = 6  # six that lie on one side of a point do so by chance in 3 % (a sign test's p), five in 6 %
 _TINY = float(np.finfo(np.float64).tiny)
 
@@ -44,10 +48,22 @@ def mean_limits(
     at_ends = np.isin(values, bounds).all(-1) | alike(values)
     drawn = gaffke_limits(values, bounds, level, n_draws, seed) if values.shape[-1] <= DRAWN_UP_TO else (low, high)
     exact = _exact_limits(values, bounds, level) if at_ends.any() else drawn
+    alone = _may_hide_a_tail(values, bounds)
     return (
-        np.where(at_ends, exact[0], np.maximum(low, drawn[0])),
-        np.where(at_ends, exact[1], np.minimum(high, drawn[1])),
+        np.where(at_ends, exact[0], np.where(alone, drawn[0], np.maximum(low, drawn[0]))),
+        np.where(at_ends, exact[1], np.where(alone, drawn[1], np.minimum(high, drawn[1]))),
     )
+
+
+def _may_hide_a_tail(values: Floats, bounds: Bounds) -> NDArray[np.bool_]:
+    """Do most of the values [..., unit] lie beside one bound, or are only a few of them different?
+
+    Then what decides the mean is how often something rare comes, and the spread of those at hand does not tell.
+    """
+    n, span = values.shape[-1], bounds[1] - bounds[0]
+    beside = [(np.abs(values - bound) <= BESIDE * span).mean(-1) > 0.5 for bound in bounds]
+    different = 1 + (np.diff(np.sort(values, axis=-1), axis=-1) > 1e-9 * span).sum(-1)
+    return beside[0] | beside[1] | (different <= max(min(FEW_VALUES, n // 2), n // 8))
 
 
 def alike(values: Floats) -> NDArray[np.bool_]:

@@ -18,7 +18,15 @@ def finite_values(values: ArrayLike, who: str) -> NDArray[np.float64]:
     Raises BadValuesError that counts what is none: one NaN would make every mean NaN, and leaving it out unsaid
     changes what the mean is of.
     """
-    array = np.asarray(values, dtype=np.float64)
+    if np.ma.isMaskedArray(values) and np.ma.is_masked(values):
+        raise BadValuesError(f"{who}: a masked array; expected what was measured alone, such as values.compressed()")
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:  # words, ragged rows, a tensor with a gradient
+        raise BadValuesError(
+            f"{who}: {' '.join(str(error).split())}; expected numbers, in rows of one length; of a tensor, "
+            "values.detach().float().cpu()"
+        ) from error
     if array.size == 0:
         raise BadValuesError(f"{who}: no values to average; expected one or more")
     bad = ~np.isfinite(array)
@@ -32,3 +40,9 @@ def finite_values(values: ArrayLike, who: str) -> NDArray[np.float64]:
         "expected finite numbers; leave out what could not be measured and say so in the caveat, or find where it "
         "comes from (0 / 0, or padding that was averaged)"
     )
+
+
+def check_bounds(bounds: tuple[float, float]) -> None:
+    """Raise BadValuesError where the least possible value is not below the greatest."""
+    if not bounds[0] < bounds[1]:
+        raise BadValuesError(f"bounds {bounds}; expected the least possible value and a greater one")

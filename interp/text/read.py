@@ -9,6 +9,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,11 @@ def read_json_lines(path: Path, fields: Sequence[str], expected: str) -> list[tu
         for name, text in zip(fields, texts, strict=True):
             if not (isinstance(text, str) and text.strip()):
                 raise UserError(f"{path} line {number} has a {name} without text; expected {expected}")
+            if half := re.search("[\ud800-\udfff]", text):
+                raise UserError(
+                    f"{path} line {number}: its {name} has half a character, {half.group()!r}; expected text: write it "
+                    "as UTF-8, or both halves"
+                )
         records.append(texts)
     if not records:
         raise UserError(f"{path} is empty; expected {expected}")

@@ -38,8 +38,8 @@ TERMS: dict[str, tuple[str, str]] = {  # term: (what finds it in a text, what it
     ),
     "gap": (
         r"",
-        "The measurement less its control, with the uncertainty of both, or unit by unit where both are of the same "
-        "units (paired): what the rule for a verdict looks at.",
+        "The measurement less its control, with the uncertainty of all that was measured, or unit by unit where both "
+        "are of the same units (paired): what the rule for a verdict looks at.",
     ),
     "interval": (
         r"",

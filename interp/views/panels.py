@@ -101,7 +101,7 @@ def chance_line(figure: go.Figure, spec: findings.Figure, axis: Literal["x", "y"
             spec.chance,
             line=line,
             layer="below",
-            annotation_text="chance",
+            annotation_text=spec.chance_is,
             annotation_position="top",
             annotation_font=font,
         )
@@ -109,7 +109,7 @@ def chance_line(figure: go.Figure, spec: findings.Figure, axis: Literal["x", "y"
     figure.add_hline(spec.chance, line=line)
     last = panels_across(len(list(figure.select_yaxes())))
     figure.add_annotation(
-        text="chance",
+        text=spec.chance_is,
         font=font,
         showarrow=False,
         xref="x domain" if last == 1 else f"x{last} domain",
@@ -119,7 +119,9 @@ def chance_line(figure: go.Figure, spec: findings.Figure, axis: Literal["x", "y"
         yref="y",
         y=spec.chance,
     )
-    figure.update_layout(margin_r=70)  # the word stands beside the line, where no bar can hide it
+    figure.update_layout(
+        margin_r=22 + 8 * len(spec.chance_is)
+    )  # the word stands beside the line, where no bar can hide it
 
 
 def room_below(labels: list[str], each: float) -> tuple[int, int, int]:

@@ -37,7 +37,9 @@ def interval(estimate: Estimate) -> tuple[str, str]:
 
 
 def counted(estimate: Estimate) -> str:
-    """What was resampled, counted: `30 facts`, with thin groups of three."""
+    """What was resampled, counted: `30 facts`, with thin groups of three; of a number known beforehand, why."""
+    if estimate.is_known:
+        return estimate.over
     return estimate.counted.replace(",", "\u202f", estimate.counted.partition(" ")[0].count(","))
 
 

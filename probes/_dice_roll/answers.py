@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from interp import Claim, Control, Finding, Lab, Measured, NotAsked, measured, zero
+from interp import Claim, Control, Finding, Lab, Measured, NotAsked, measured, same_as
 from interp.analysis import entropy_of
 from interp.stats import estimate_gap, estimate_mean, known
 
@@ -129,7 +129,7 @@ def _of_the_die(lab: Lab, asked: DieAnswers) -> Finding | NotAsked:
     without = asked.other_things[:, asked.judging, asked.favourite].mean()
     return OF_THE_DIE.answer(
         over_sentences(gaps, lab),
-        zero(SHARE, "the same sentences about another thing"),
+        same_as(SHARE, "in those sentences about another thing"),
         about=about,
         measure=f"It is {without + gaps.mean():.2f} with the die and {without:.2f} without.",
         table=by_noun.rows(),

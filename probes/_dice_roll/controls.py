@@ -16,10 +16,10 @@ from interp import (
     TrainingJob,
     halves,
     measured,
+    same_as,
     set_beforehand,
     train_small_gpt2s,
     with_random_weights,
-    zero,
 )
 from interp.analysis import choose_among
 
@@ -137,6 +137,6 @@ def _nothing_known(lab: Lab, asked: DieAnswers) -> Finding | NotAsked:
     gaps = more_with_the_die(share, asked.swapped, other, side)
     return BLIND.answer(
         over_sentences(gaps, lab),
-        zero(SHARE, "the same sentences about another thing"),
+        same_as(SHARE, "in those sentences about another thing"),
         measure=f"Its favourite is {side + 1}.",
     )

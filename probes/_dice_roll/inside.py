@@ -27,9 +27,9 @@ from interp import (
     Row,
     halves,
     measured,
+    same_as,
     set_beforehand,
     steer,
-    zero,
 )
 from interp.analysis import (
     ReadAhead,
@@ -193,7 +193,7 @@ def _carried(
     measure = told.pop("measure")
     return claim.answer(
         estimate_crossed([chosen[None] - others], unit=CARRIED, over="prompt", across="set of others"),
-        zero(CARRIED, "as many others"),
+        same_as(CARRIED, "by as many others"),
         measure=f"{measure} They take {chosen.mean():.2f} of it, the others {others.mean():.2f}.",
         **told,
     )
@@ -312,7 +312,7 @@ def steered_away(lab: Lab, die_prompts: DiePrompts) -> Finding:
     gaps = kept["against the favourite", DOSE] - kept["random directions", DOSE]
     return GIVEN_UP.answer(
         over_sentences(gaps, lab),
-        zero(SHARE, "random directions of the same length"),
+        same_as(SHARE, "by random directions of the same length"),
         measure=f"Pushed at {site}.",
         table=pushed.rows(),
         figure=pushed.lines(

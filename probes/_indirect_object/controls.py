@@ -39,8 +39,8 @@ BLIND = Claim(
     unit=UNIT,
     margin=0.5,
     part=CONTROLS,
-    measure="Lead of the right name where one of the two gives, less that where a third person gives, with random "
-    "weights.",
+    measure="Lead of the right name where one of the two gives, less that where the other is said again and a "
+    "third person gives, with random weights.",
 )
 CLAIMS = [FOUND, BLIND]
 

@@ -18,6 +18,9 @@ TEMPLATES = (
     "After {first} and {second} met at the {place}, {giver} handed a {thing} to",
     "While {first} and {second} sat in the {place}, {giver} offered a {thing} to",
 )
+AGAIN = (
+    " and {again} waited there, {giver}"  # stands for ", {giver}" where a name is said again and somebody else gives
+)
 NAMES = (
     "Mary", "John", "Tom", "Anna", "James", "Paul", "Sarah", "David", "Laura", "Mark", "Emma", "Peter", "Alice",
     "Robert", "Susan", "Michael", "Kate", "Daniel", "Jane", "Simon", "Julia", "Adam", "Rachel", "Henry", "Lucy",
@@ -29,9 +32,9 @@ THINGS = ("drink", "book", "ring", "key", "letter", "ball")
 
 @dataclass(frozen=True)
 class Sentences:
-    """Prompts of one layout, with who is right and wrong: `flipped` names the other giver, `third` a third person.
+    """Prompts of one layout, with who is right and wrong. `flipped` has the other giver, and `third` a third person.
 
-    `absent`: that third person, who is not in the prompt.
+    In `third` the wrong name is said again all the same. `absent`: that third person, who is not in the prompt.
     """
 
     layout: Layout
@@ -62,9 +65,13 @@ def make_sentences(model: Model, template: str, n: int, seed: int) -> Sentences:
         other = rng.choice([name for name in names if name not in couple])
         giver, right = (second, first) if i % 2 == 0 else (first, second)
         scene = {"first": first, "second": second, "place": rng.choice(places), "thing": rng.choice(things)}
-        fillings.append([scene | {"giver": who} for who in (giver, right, other)])
+        fillings.append([scene | {"giver": who, "again": giver} for who in (giver, right, other)])
         answers.append([_token(model, who) for who in (right, giver, other)])
-    layouts = [lay_out(model, template, list(some)) for some in zip(*fillings, strict=True)]
+    templates = (template, template, template.replace(", {giver}", AGAIN))
+    layouts = [
+        lay_out(model, form, [{name: word for name, word in one.items() if f"{{{name}}}" in form} for one in some])
+        for form, some in zip(templates, zip(*fillings, strict=True), strict=True)
+    ]
     right_ids, wrong_ids, absent_ids = (list(part) for part in zip(*answers, strict=True))
     return Sentences(layouts[0], layouts[1].prompts, layouts[2].prompts, right_ids, wrong_ids, absent_ids)
 
@@ -76,7 +83,7 @@ def ahead(model: Model, made: list[Sentences], *rivals: Literal["wrong", "absent
 
 
 def third_gives(model: Model, made: list[Sentences]) -> NDArray[np.float64]:
-    """How far the right name is ahead of the other, in nats, where a third person gives [prompt]."""
+    """How far the right name is ahead of the other, in nats, where that is said again and a third gives [prompt]."""
     return np.concatenate([_leads(model, s.third, s.right, s.wrong)[0] for s in made])
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import Claim, Figure, Finding, Lab, Model, Row, zero
+from interp import Claim, Figure, Finding, Lab, Model, Row, same_as
 from interp.analysis import HEAD_KINDS as KINDS
 from interp.analysis import attention_paid, score_heads
 from interp.stats import estimate_mean
@@ -84,7 +84,7 @@ def look_back(
     named = ", ".join(f"{layer}.{head}" for layer, head in heads)
     return LOOK_BACK.answer(
         estimate_mean(paid - paid_shuffled, unit=PAID, over="sequence", bounds=(-1.0, 1.0), seed=lab.seed),
-        zero(PAID, "the second copy in another order"),
+        same_as(PAID, "in a second copy of another order"),
         measure=f"In order they pay {paid.mean():.2g}, in another order {paid_shuffled.mean():.2g}. The {len(heads)} "
         f"heads are (layer.head): {named}.",
         table=rows,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp import Claim, Finding, Lab, NotAsked, measured, zero
+from interp import Claim, Finding, Lab, NotAsked, measured, same_as, zero
 from interp.analysis import continuation, mean_outputs, sets_like
 from interp.edits import ablate_heads
 from interp.stats import estimate_crossed
@@ -77,7 +77,7 @@ def silenced(
     )
     yield SILENCED.answer(
         estimate_crossed([chosen[None] - others], unit=NATS, over="sequence", across="set of others"),
-        zero(NATS, f"as many other heads, {len(sets)} different sets"),
+        same_as(NATS, f"with as many other heads, {len(sets)} different sets"),
         measure=f"The chosen ones lose {chosen.mean():.2g}, others {others.mean():.2g}.",
         table=shown.rows(),
         figure=shown.bars(y="silenced", caption="What the second copy loses. Intervals over sequences."),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from interp import Claim, Finding, Lab, measured, with_random_weights, zero
+from interp import Claim, Finding, Lab, measured, same_as, with_random_weights, zero
 from interp.stats import estimate_mean
 
 from . import CONTROLS, RIGHT, WITHIN
@@ -57,7 +57,7 @@ def controls(lab: Lab, reads: Sequence[Read], documents: Sequence[str], tokens: 
     )
     yield DOUBLED.answer(
         estimate_mean(doubled - plain, unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed),
-        zero(RIGHT, "the logits as they are"),
+        same_as(RIGHT, "of the logits as they are"),
         table=both.rows(),
     )
     drawn = misses([read.sure for read in reads], [read.drawn_right for read in reads])
@@ -69,5 +69,5 @@ def controls(lab: Lab, reads: Sequence[Read], documents: Sequence[str], tokens: 
     gained = np.array([read.right.mean() for read in blind]) - commonest(blind)
     yield KNOWS_NOTHING.answer(
         estimate_mean(gained, unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed),
-        zero(RIGHT, "the commonest token"),
+        same_as(RIGHT, "the commonest token"),
     )

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Claim, Figure, Finding, Lab, NotAsked, Row, measured, zero
+from interp import Claim, Figure, Finding, Lab, NotAsked, Row, measured, same_as
 from interp.stats import estimate_mean
 
 from . import NATS, OTHER, RIGHT
@@ -61,7 +61,7 @@ def best_guess(lab: Lab, texts: By, source: str) -> Finding:
         ]
     return BEST_GUESS.answer(
         estimate_mean(right - common, unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed),
-        zero(RIGHT, "the commonest token of the other documents"),
+        same_as(RIGHT, "the commonest token of the other documents"),
         measure=f"Text: {source}. It is right for {right.mean():.0%} of the tokens, the commonest token for "
         f"{common.mean():.0%}. The median rank of the true token is "
         f"{np.median(np.concatenate([read.rank for read in reads])):.0f} of {lab.model.hf.config.vocab_size:,}.",
@@ -116,7 +116,7 @@ def more_context(lab: Lab, texts: By) -> Finding | NotAsked:
     )
     return MORE_CONTEXT.answer(
         estimate_mean(late - early, unit=NATS, over="document", seed=lab.seed),
-        zero(NATS, f"tokens with at most {EARLY} before them"),
+        same_as(NATS, f"tokens with at most {EARLY} before them"),
         measure=f"It is {late.mean():.3g} late and {early.mean():.3g} early.",
         table=table,
         figure=by_length.lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,11 @@ from .read import By, Read, over_documents
 PART = "(a) Are the probabilities honest?"
 BINS = 10
 MISS = (
-    "How far what it says of its best guess lies from how often that is right, in ten groups by what it says, each "
-    "document by itself. A miss counts where the other documents miss in the same direction, and against it where they "
-    "miss in the other one: honest probabilities give 0, and misses in both directions do not cancel."
+    "How far what it says of its best guess lies from how often that is right, in ten groups by what it says. The "
+    "usual calibration error grows with chance: of honest probabilities, too, it is above 0. Cross-fitted, each "
+    "document's misses counted in the directions in which the others miss, it shrinks with chance. The truth lies "
+    "between the two: the number is their middle, and the interval reaches from the lower end of the one to the upper "
+    "end of the other."
 )
 HONEST, OWN_HONEST = (
     Claim(
@@ -32,7 +35,7 @@ HONEST, OWN_HONEST = (
         caveat=caveat,
     )
     for kind, caveat in (
-        (OTHER, "Small misses of few documents go unseen: each document is held against what the others show."),
+        (OTHER, "Few documents leave both measures wide apart, and the claim unclear."),
         (
             OWN,
             "The bundled sample was written by the bundled model, at a temperature and with rules of its own (see "
@@ -70,13 +73,14 @@ def misses(said: Sequence[NDArray[np.float64]], right: Sequence[NDArray[np.bool_
 def honest(lab: Lab, kind: str, texts: By, source: str) -> Finding:
     """Of the best guesses that were given 70 %, are 70 % right? `source` names the text."""
     said, right = ([getattr(read, part) for read in texts[kind]] for part in ("sure", "right"))
-    error = calibration_error(np.concatenate(said), np.concatenate(right))
+    crossed = estimate_mean(misses(said, right), unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed)
+    usual = usual_error(texts[kind], lab.seed)
     too_sure = over_documents(texts[kind], lambda read: float((read.sure - read.right).mean()), RIGHT, lab.seed)
     return (HONEST if kind == OTHER else OWN_HONEST).answer(
-        estimate_mean(misses(said, right), unit=RIGHT, over="document", bounds=(-1.0, 1.0), seed=lab.seed),
+        _between(crossed, usual),
         zero(RIGHT, "honest"),
-        measure=f"Text: {source}. The usual calibration error is {error:.2g}, and on the whole it says "
-        f"{too_sure.mean:+.2g} too much.",
+        measure=f"Text: {source}. Cross-fitted it is {crossed.mean:.2g}, by the usual measure {usual.mean:.2g}; on the "
+        f"whole it says {too_sure.mean:+.2g} too much.",
         table=_reliability(texts) if kind == OTHER else [],
         figure=Figure(
             "lines",
@@ -89,6 +93,26 @@ def honest(lab: Lab, kind: str, texts: By, source: str) -> Finding:
         if kind == OTHER
         else None,
     )
+
+
+def _between(low: Estimate, high: Estimate) -> Estimate:
+    """The middle of an estimate that is too small by chance and one too large, within the outer ends of both."""
+    ends = min(low.low, high.low), max(low.high, high.high)
+    return replace(low, mean=(low.mean + high.mean) / 2, low=ends[0], high=ends[1])
+
+
+def usual_error(reads: Sequence[Read], seed: int) -> Estimate:
+    """Expected calibration error, with an interval over documents that are drawn again."""
+
+    def error(chosen: Sequence[int]) -> float:
+        said, right = (np.concatenate([getattr(reads[i], part) for i in chosen]) for part in ("sure", "right"))
+        return calibration_error(said, right)
+
+    rng = np.random.default_rng(seed)
+    draws = [error(rng.integers(0, len(reads), len(reads)).tolist()) for _ in range(200)]
+    mean = error(range(len(reads)))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(mean, min(float(low), mean), max(float(high), mean), len(reads), RIGHT, "document")
 
 
 def _reliability(texts: By) -> list[Row]:
@@ -106,17 +130,8 @@ def _reliability(texts: By) -> list[Row]:
 
 def error_beyond_chance(lab: Lab, reads: Sequence[Read]) -> Finding:
     """The calibration error, beside the errors of worlds in which each guess comes true as often as it says."""
-
-    def error(chosen: Sequence[int]) -> float:
-        said, right = (np.concatenate([getattr(reads[i], part) for i in chosen]) for part in ("sure", "right"))
-        return calibration_error(said, right)
-
-    rng = np.random.default_rng(lab.seed)
-    draws = [error(rng.integers(0, len(reads), len(reads)).tolist()) for _ in range(200)]
-    mean = error(range(len(reads)))
-    low, high = np.quantile(draws, [0.025, 0.975])
     honest_worlds = honest_errors(np.concatenate([read.sure for read in reads]), seed=lab.seed)
     return BEYOND_CHANCE.answer(
-        Estimate(mean, min(float(low), mean), max(float(high), mean), len(reads), RIGHT, "document"),
+        usual_error(reads, lab.seed),
         Control("honest probabilities", null_of(honest_worlds, unit=RIGHT)),
     )

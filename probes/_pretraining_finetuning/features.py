@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from interp import Claim, Finding, Lab, Model, NotAsked, Row, measured, split_corpus, zero
+from interp import Claim, Finding, Lab, Model, NotAsked, Row, measured, same_as, split_corpus
 from interp.saes import attach_sae, encode_features, measure_fit, shipped_sae, site_of
 from interp.stats import estimate_mean
 
@@ -75,7 +75,7 @@ def _come_up(lab: Lab, exam: Exam, tuned: Model, folder: Path) -> Finding | NotA
     risen = rise[1::2, up].mean(1)
     return COME_UP.answer(
         estimate_mean(risen - beside, unit=UNIT, over="question", seed=lab.seed),
-        zero(UNIT, f"{CHOSEN} others that fire there"),
+        same_as(UNIT, f"in {CHOSEN} others that fire there"),
         measure=f"At {site}: {risen.mean():.3g} against {beside.mean():.2g}. The {CHOSEN} that fall most change by "
         f"{rise[1::2, down].mean():.2g} there.",
         caveat="The dictionary was learned from the model before fine-tuning: of its ordinary text it explains "

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interp import Claim, Control, Figure, Finding, Lab, Model, NotAsked, Row, measured, set_beforehand, zero
+from interp import Claim, Control, Figure, Finding, Lab, Model, NotAsked, Row, measured, same_as, set_beforehand
 from interp.analysis import (
     effective_rank,
     energies,
@@ -138,7 +138,7 @@ def directions_moved(lab: Lab, tuned: Model) -> Finding | NotAsked:
     told = ", ".join(f"{what} {np.mean([effective_rank(one) for one in of]):.0f}" for what, of in each.items())
     return FEW_DIRECTIONS.answer(
         estimate_mean(top[CHANGE] - top[RANDOM], unit=SQUARED, over="weight tensor", bounds=DIFFERENCE, seed=lab.seed),
-        zero(SQUARED, RANDOM),
+        same_as(SQUARED, RANDOM),
         measure=f"{top[CHANGE].mean():.0%} against {top[RANDOM].mean():.0%}, over {len(names)} matrices. Effective "
         f"rank, on average: {told}.",
         table=table,

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Claim, Finding, Lab, Model, NotAsked, copy_model, measured, weights_from, zero
+from interp import Claim, Finding, Lab, Model, NotAsked, copy_model, measured, same_as, weights_from, zero
 from interp import TuningExample as Example
 from interp.analysis import layer_of_parameter, score_completions
 from interp.stats import estimate_mean
@@ -143,7 +143,7 @@ def _block_by_block(
     if rest.shape[1]:
         yield ONE_BLOCK.answer(
             estimate_mean(of_best - rest.mean(1), unit=NATS, over="question", seed=lab.seed),
-            zero(NATS, "the other blocks, mean"),
+            same_as(NATS, "the other blocks, mean"),
             measure=f"{names[best]}: {of_best.mean():.2f} nats, the others {rest.mean():.2f}.",
             table=swapped.rows(),
             figure=figure,
@@ -154,7 +154,7 @@ def _block_by_block(
     of_alone, half = gained[1::2, alone], gain[1::2] / 2
     yield NONE_ALONE.answer(
         estimate_mean(of_alone - half, unit=NATS, over="question", seed=lab.seed),
-        zero(NATS, "half of the gain"),
+        same_as(NATS, "half of the gain"),
         measure=f"{names[alone]}: {of_alone.mean():.1f} nats; all weights give {gain[1::2].mean():.1f}.",
         table=swapped.rows(),
     )
@@ -178,7 +178,7 @@ def _many_blocks(lab: Lab, names: list[str], lost: NDArray[np.float64], gain: ND
     half = n // 2
     return LOWER_HALF.answer(
         estimate_mean(lost[:, half] - gain / 2, unit=NATS, over="question", seed=lab.seed),
-        zero(NATS, "half of the gain"),
+        same_as(NATS, "half of the gain"),
         measure=f"The lower {half} of {n} blocks: {lost[:, half].mean():.1f} nats lost of {gain.mean():.1f} gained.",
         table=put_back.rows(),
         figure=put_back.lines(

@@ -18,10 +18,10 @@ from interp import (
     TrainingJob,
     fine_tune,
     measured,
+    same_as,
     set_beforehand,
     train_small_gpt2s,
     with_random_weights,
-    zero,
 )
 from interp import TuningExample as Example
 from interp.analysis import score_completions
@@ -158,7 +158,7 @@ def _judged(lab: Lab, shares: dict[tuple[str, str], list[float]], knows: list[fl
     trained = [float(np.mean(shares[start, "trained questions"])) for start in STARTS]
     yield MAKES_IT.answer(
         estimate_mean(pretrained - random, unit=SHARE, over="seed", bounds=(-1, 1), seed=lab.seed),
-        zero(SHARE, "from random weights"),
+        same_as(SHARE, "from random weights"),
         measure=f"{pretrained.mean():.0%} against {random.mean():.0%}. To trained questions: {trained[0]:.0%} from "
         f"pre-trained weights, {trained[1]:.0%} from random ones.",
         table=exactly.rows(),

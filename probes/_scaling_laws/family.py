@@ -9,19 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp import (
-    Claim,
-    Figure,
-    Finding,
-    Lab,
-    Model,
-    Row,
-    UserError,
-    corpus_or_prose,
-    load_model,
-    measured,
-    zero,
-)
+from interp import Claim, Figure, Finding, Lab, Model, Row, UserError, corpus_or_prose, load_model, measured, same_as
 from interp.stats import estimate_mean, fit_power_law
 
 PART = "A family of models"
@@ -64,7 +52,7 @@ def measure_family(lab: Lab, names: Sequence[str], corpus: Path | None) -> Findi
     fit = fit_power_law([s[1] for s in sizes], [v.mean() for v in losses]) if different > 3 else None
     return FAMILY.answer(
         estimate_mean(losses[large] - losses[small], unit=UNIT, over="document", seed=lab.seed),
-        zero(UNIT, names[small]),
+        same_as(UNIT, names[small]),
         about={"large": names[large], "small": names[small]},
         measure=f"Over {len(documents)} documents of {corpus or 'the bundled prose, which people wrote'}."
         + (f" The exponent of parameters without embeddings is {fit.exponent}." if fit else ""),

@@ -77,9 +77,9 @@ PUBLISHED = Claim(
     measure="The exponent of the straight line. The table has that above a floor, too (Hoffmann et al.; their fit was "
     "redone in 2404.10102).",
     caveat="The published ones are of tokens of the web and of models up to a thousand million weights; these of "
-    "characters of a sample, and of models of a few thousand. The published 0.050 is of the least compute that reaches "
-    "a loss, at the best batch; six operations a weight and token at one batch for all, as counted here, give Kaplan "
-    "et al. 0.057.",
+    "characters of a sample, and of models of some thousands to a hundred thousand. The published 0.050 is of the "
+    "least compute that reaches a loss, at the best batch; six operations a weight and token at one batch for all, as "
+    "counted here, give Kaplan et al. 0.057.",
     subject="trained here",
 )
 FORETOLD = Claim(

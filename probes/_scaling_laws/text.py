@@ -15,6 +15,7 @@ from interp import UserError, load_corpus, split_corpus
 
 RARE = 100  # a character that is met less often is one of "other"
 ENOUGH = 10_000  # characters to choose by; twice as many to test on
+TENTH = 10  # every so many-th document is not trained on
 LEAST = 200_000  # characters to train on
 
 
@@ -44,8 +45,13 @@ def read_characters(corpus: Path | None) -> Characters:
         test, choose = held_out[::2], held_out[1::2]
     else:
         documents = list(load_corpus(corpus))
-        test, choose = documents[::20], documents[10::20]
-        training = [document for i, document in enumerate(documents) if i % 10]
+        if len(documents) < 2 * TENTH:
+            raise UserError(
+                f"--corpus {corpus} holds {len(documents)} documents; expected {2 * TENTH} or more, for some are kept "
+                "for testing; part it at empty lines, or write one a line (.jsonl)"
+            )
+        test, choose = documents[:: 2 * TENTH], documents[TENTH :: 2 * TENTH]
+        training = [document for i, document in enumerate(documents) if i % TENTH]
     length = sum(map(len, training))
     if length < LEAST:
         raise UserError(f"--corpus {corpus} has {length:,} characters to train on; expected {LEAST:,} or more")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp import Claim, Control, Figure, Finding, Lab, NotAsked, Row, measured, zero
+from interp import Claim, Control, Figure, Finding, Lab, NotAsked, Row, measured, same_as
 from interp.stats import estimate_mean, proportion
 
 from . import CAUSE, PARTED
@@ -122,7 +122,7 @@ def in_one_order(
     )
     return claim.answer(
         estimate_mean(fixed - usually, unit=PARTED, over="prompt", bounds=(-1.0, 1.0), seed=lab.seed),
-        zero(PARTED, "the usual products"),
+        same_as(PARTED, "with the usual products"),
         measure=f"With the usual ones {usually.sum():.0f} of {len(usually)}, in one order {fixed.sum():.0f}.",
         table=by_order.rows(),
         figure=by_order.dots(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp import Claim, Finding, Lab, set_beforehand, zero
+from interp import Claim, Finding, Lab, same_as, set_beforehand
 from interp.stats import estimate_mean, proportion
 
 from . import CONTROLS, PARTED, SAME
@@ -44,7 +44,7 @@ def other_seed(lab: Lab, prompts: Sequence[str], n: int) -> Finding:
     )
     return OTHER_SEED.answer(
         estimate_mean(changed - changed_again, unit=PARTED, over="prompt", bounds=(-1.0, 1.0), seed=lab.seed),
-        zero(PARTED, "the same seed again"),
+        same_as(PARTED, "with one seed twice"),
         measure=f"Another seed changes {changed.sum():.0f} of {len(changed)} texts, the same one "
         f"{changed_again.sum():.0f}.",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from interp import Claim, Finding, Lab, Model, NotAsked, Row, zero
+from interp import Claim, Finding, Lab, Model, NotAsked, Row, same_as, zero
 from interp.stats import estimate_mean
 
 from . import CONTROLS, MET
@@ -139,13 +139,13 @@ def cost_findings(
     text = f"Text: {source}; every word of {LONG} small letters or more that is one token is cut in its middle. "
     yield DEARER.answer(
         at_cut,
-        zero(AT_CUT, "the same words whole"),
+        same_as(AT_CUT, "those words whole"),
         measure=f"{text}Surprise of a word's pieces together less that of the word as one token, in the same text.",
         table=rows,
     )
     yield ELSEWHERE.answer(
         elsewhere,
-        zero(WHOLE, "the same tokens where no word is cut"),
+        same_as(WHOLE, "where no word is cut"),
         measure=f"{text}Surprise of the tokens behind the first cut that are the same in both, punctuation included.",
     )
     model = untrained()

@@ -99,6 +99,7 @@ def in_text(lab: Lab, documents: Sequence[str], text: str, source: Sequence[str]
             low="low",
             high="high",
             chance=OFTEN,
+            chance_is="one in ten",
             caption="Words that are cut, by what is counted. Intervals over documents; a whole list has none.",
         ),
     )
