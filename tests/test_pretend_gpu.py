@@ -33,6 +33,12 @@ SITE = "blocks.0.hook_resid_post"
 CUDA = torch.device("cuda")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def a_card() -> None:
+    if not pretend_gpu.is_installed():
+        pytest.fail("no GPU is pretended here: run these with `make test-pretend`")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_gpt2(tmp_path_factory.mktemp("checkpoint") / "tiny")

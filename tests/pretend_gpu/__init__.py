@@ -22,8 +22,8 @@ from __future__ import annotations
 
 from .cards import CARDS
 from .ledger import Ledger, watch
-from .machine import install
+from .machine import install, is_installed
 from .streams import RaceError
 from .tensors import Pretend
 
-__all__ = ["CARDS", "Ledger", "Pretend", "RaceError", "install", "watch"]
+__all__ = ["CARDS", "Ledger", "Pretend", "RaceError", "install", "is_installed", "watch"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.utils._device
-from torch.utils.backend_registration import _DummyBackendModule
+from torch.utils.backend_registration import _DummyBackendModule, rename_privateuse1_backend
 
 from .cards import CARDS, HERE, SPARE, Kind, current, place
 from .operators import call, new_empty
@@ -51,6 +51,10 @@ def install(count: int = 1, *, kind: Kind = "cuda", major: int = 9) -> None:
     torch.accelerator.current_accelerator = lambda check_available=False: torch.device(kind)  # type: ignore
 
 
+def is_installed() -> bool:
+    return bool(_kept)
+
+
 def _register_backend() -> None:
     """A device guard for the spare backend, and the same one for the cards': PyTorch's CPU build has none."""
     acc: Any = torch._C._acc  # type: ignore[attr-defined]
@@ -69,7 +73,7 @@ def _register_backend() -> None:
         def has_primary_context(self, index: int) -> bool:
             return True
 
-    torch.utils.rename_privateuse1_backend(SPARE)
+    rename_privateuse1_backend(SPARE)
     torch._register_device_module(SPARE, _DummyBackendModule())
     guard, hooks = Guard(), Hooks()
     acc.register_python_privateuseone_hook(hooks)

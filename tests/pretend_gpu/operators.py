@@ -132,7 +132,8 @@ def _to_host(source: Pretend, kwargs: dict[str, Any]) -> torch.Tensor:
     """`.to("cpu")`; without blocking it lands in pinned memory, later."""
     if kwargs.get("non_blocking"):
         dtype = kwargs.get("dtype") or source.dtype
-        return _download(pin(new_empty(source.shape, dtype=dtype)), source.to(dtype), late=True)
+        cast: Any = source.to(dtype)
+        return _download(pin(new_empty(source.shape, dtype=dtype)), cast, late=True)
     stream = current_stream(source.card)
     _take_turn(stream, [source], set())
     note("wait", "copy to the CPU")

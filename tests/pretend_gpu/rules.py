@@ -64,7 +64,7 @@ class Generator(torch.Generator):
         there = place(torch.device(device))
         if there.type != CARDS.kind:
             return torch._C.Generator(device)
-        made = super().__new__(cls, "cpu")
+        made: Any = super().__new__(cls, "cpu")  # type: ignore[call-arg]
         made.card = there
         _of_cards[made._cdata] = made  # PyTorch hands operators another Python object of the same generator
         return made
@@ -96,7 +96,7 @@ def with_generator(func: Any, args: Any, kwargs: dict[str, Any], card: torch.dev
         return kwargs
     given = kwargs.get("generator") or next((a for a in args if isinstance(a, torch.Generator)), None)
     if given is not None:
-        if given._cdata not in _of_cards:
+        if getattr(given, "_cdata", None) not in _of_cards:
             raise RuntimeError(f"Expected a '{CARDS.kind}' device type for generator but found 'cpu' (in {func})")
         return kwargs
     takes = any(a.name == "generator" for a in func._schema.arguments)

@@ -84,10 +84,10 @@ class Pretend(torch.Tensor):
     def __array__(self, dtype: Any = None) -> Any:
         return self.numpy()
 
-    def record_stream(self, stream: Stream) -> None:
+    def record_stream(self, stream: Stream) -> None:  # type: ignore[override]
         self.memory.kept_for.add(stream)
 
-    def is_pinned(self, *_: Any) -> bool:
+    def is_pinned(self, *_: Any) -> bool:  # type: ignore[override]
         return False
 
 
