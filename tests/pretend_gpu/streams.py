@@ -79,22 +79,41 @@ class Event:
 
 
 class Memory:
-    """An allocation: the stream that it was made on, its last writer and when, for which other streams it is kept."""
+    """An allocation: the stream that it was made on, its last writer and when, who read it since, and for which other
+    streams it is kept."""
 
     def __init__(self, home: Stream) -> None:
         self.home = self.writer = home
-        self.tick, self.version = home.clock, 0
+        self.tick = home.clock
+        self.readers: dict[Stream, int] = {}
         self.kept_for: set[Stream] = set()
 
     def touched(self, stream: Stream, *, writes: bool) -> None:
-        """Raises RaceError where `stream` reads or writes what another one wrote, and did not wait for it."""
-        if self.writer is not stream and stream.seen.get(self.writer, 0) < self.tick:
+        """Raises RaceError where `stream` uses what another wrote, or overwrites what another reads, without a wait.
+
+        What this thread of the host has waited for is done, too.
+        """
+        if not _waited(stream, self.writer, self.tick):
             raise RaceError(
                 f"a stream of {stream.device} uses what another wrote, and did not wait: wait_stream is missing"
             )
-        if writes:
-            self.writer, self.tick = stream, stream.clock
-            self.version += 1
+        if not writes:
+            self.readers[stream] = stream.clock
+            return
+        if any(not _waited(stream, reader, tick) for reader, tick in self.readers.items()):
+            raise RaceError(f"a stream of {stream.device} overwrites what another may still read: a copy is missing")
+        self.writer, self.tick, self.readers = stream, stream.clock, {}
+
+
+def _waited(stream: Stream, other: Stream, tick: int) -> bool:
+    return stream is other or max(stream.seen.get(other, 0), _host().get(other, 0)) >= tick
+
+
+def _host() -> dict[Stream, int]:
+    """How far the streams were when this thread of the host last waited for them."""
+    if not hasattr(HERE, "waited"):
+        HERE.waited = {}
+    return HERE.waited
 
 
 class LateCopy:
@@ -103,14 +122,10 @@ class LateCopy:
     def __init__(self, stream: Stream, to: torch.Tensor, held: torch.Tensor, memory: Memory) -> None:
         self.stream, self.to, self.held, self.tick = stream, to, held.clone(), stream.clock
         self.memory, self.home, self.kept_for = weakref.ref(memory), memory.home, memory.kept_for
-        self.version = memory.version
 
     def run(self) -> None:
-        memory = self.memory()
-        if memory is None and self.stream is not self.home and self.stream not in self.kept_for:
+        if self.memory() is None and self.stream is not self.home and self.stream not in self.kept_for:
             raise RaceError("the source of a copy was freed before its stream ran the copy: record_stream is missing")
-        if memory is not None and memory.version != self.version and memory.writer is not self.stream:
-            raise RaceError("the source of a copy was overwritten before its stream ran the copy")
         self.to.copy_(self.held)
 
 
@@ -124,6 +139,7 @@ def finish(seen: dict[Stream, int]) -> None:
     """The host waits: run every late copy up to these clocks."""
     with LOCK:
         for stream, clock in seen.items():
+            _host()[stream] = max(_host().get(stream, 0), clock)
             due = [late for late in stream.late if late.tick <= clock]
             stream.late = [late for late in stream.late if late.tick > clock]
             for late in due:
