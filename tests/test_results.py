@@ -13,7 +13,7 @@ from interp.lab.discover import list_probes, load_probe
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "write_results.py"))
-MARKS, cell = SCRIPT["MARKS"], SCRIPT["_cell"]
+MARKS, ABOUT, cell = SCRIPT["MARKS"], SCRIPT["ABOUT"], SCRIPT["_cell"]
 PAGE = (ROOT / "probes" / "RESULTS.md").read_text(encoding="utf-8")
 TABLE = (ROOT / "README.md").read_text(encoding="utf-8").split(MARKS[0])[1].split(MARKS[1])[0]
 
@@ -23,9 +23,10 @@ def part(page: str, name: str) -> str:
 
 
 def said(claim: Claim) -> re.Pattern[str]:
-    """The claim's sentence about anything."""
+    """The claim's sentence about anything, and behind it what it is about where that is not the loaded model."""
     places = re.split(r"\{\w+\}", cell(claim.text))
-    return re.compile(".+?".join(map(re.escape, places)))
+    about = ABOUT[claim.subject]
+    return re.compile(".+?".join(map(re.escape, places)) + (f"( {re.escape(about)})?" if about else ""))
 
 
 def mistakes(page: str, name: str) -> list[str]:
@@ -39,6 +40,11 @@ def mistakes(page: str, name: str) -> list[str]:
 @pytest.mark.parametrize("name", list_probes())
 def test_each_answer_is_of_a_claim_as_it_is_declared(name: str) -> None:
     assert mistakes(PAGE, name) == []
+
+
+def test_what_is_not_about_the_loaded_model_says_what_it_is_about() -> None:
+    (row,) = [line for line in part(PAGE, "scaling-laws").splitlines() if "More text: lower test loss" in line]
+    assert ABOUT["trained here"] in row
 
 
 def test_a_claim_that_was_reworded_since_is_found() -> None:
