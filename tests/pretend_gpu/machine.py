@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.utils._device
+from torch import library as dispatcher
 from torch.utils.backend_registration import _DummyBackendModule, rename_privateuse1_backend
 
 from .cards import CARDS, HERE, SPARE, Kind, current, place
@@ -31,9 +32,9 @@ def install(count: int = 1, *, kind: Kind = "cuda", major: int = 9) -> None:
     CARDS.kind, CARDS.count, CARDS.major = kind, count, major
     _register_backend()
     for key in ("PrivateUse1", kind.upper()):
-        library = torch.library.Library("_", "IMPL")
-        library.fallback(lambda func, *args, **kwargs: call(func, args, kwargs), key)
-        _kept.append(library)
+        kernels = dispatcher.Library("_", "IMPL")
+        kernels.fallback(lambda func, *args, **kwargs: call(func, args, kwargs), key)
+        _kept.append(kernels)
     torch.utils._device._device_constructors()  # kept from here on: `with torch.device("meta")` must know the true ones
     for name in ("tensor", "as_tensor", "scalar_tensor"):
         setattr(torch, name, _made_on_the_cpu_first(getattr(torch, name)))
