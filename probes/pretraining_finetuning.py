@@ -79,7 +79,7 @@ OF_THE_LOADED = [
 ]
 
 
-@probe(claims=[*OF_THE_LOADED, *small.CLAIMS, controls.PLANTED])
+@probe(claims=[*OF_THE_LOADED, *small.CLAIMS, controls.PLANTED], long=True)
 def pretraining_finetuning(
     lab: Lab, *, steps: Annotated[int, Least(1)] = 30, lr: float = 5e-5
 ) -> Iterator[Finding | NotAsked]:

@@ -85,7 +85,7 @@ PARTS = (taught, asked, stated, families, where, features, tuned, lifted, works)
 CLAIMS = [claim for part in PARTS for claim in part.CLAIMS]
 
 
-@probe(paper="arXiv:2309.12288", claims=CLAIMS)
+@probe(paper="arXiv:2309.12288", claims=CLAIMS, long=True)
 def reversal_curse(
     lab: Lab,
     *,

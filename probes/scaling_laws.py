@@ -52,7 +52,7 @@ from ._scaling_laws.laws import FALLS, KAPLAN, PUBLISHED, falls, has_frontier, l
 from ._scaling_laws.text import read_characters
 
 
-@probe(paper="arXiv:2001.08361", claims=[*laws.CLAIMS, *joint.CLAIMS, FAMILY])
+@probe(paper="arXiv:2001.08361", claims=[*laws.CLAIMS, *joint.CLAIMS, FAMILY], long=True)
 def scaling_laws(lab: Lab, *, corpus: Path | None = None, models: str = "") -> Iterator[Finding | NotAsked]:
     """Train the grid, fit the laws, and say where not to believe them.
 

@@ -120,7 +120,10 @@ NEVER = Claim(
 )
 
 
-@probe(claims=[SAME_AGAIN, BITS_CHANGE, TEXTS_CHANGE, CLOSE, *cause.CLAIMS, chance.OTHER_SEED, chance.TIES, NEVER])
+@probe(
+    claims=[SAME_AGAIN, BITS_CHANGE, TEXTS_CHANGE, CLOSE, *cause.CLAIMS, chance.OTHER_SEED, chance.TIES, NEVER],
+    long=True,
+)
 def temperature_zero(lab: Lab, *, new_tokens: Annotated[int, Least(4)] = 12) -> Iterator[Finding | NotAsked]:
     """Compute the same thing in several ways, and look at what changes.
 

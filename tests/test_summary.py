@@ -42,9 +42,9 @@ def test_the_p_value_of_students_interval_is_that_of_the_t_test() -> None:
     half = stats.t.ppf(0.975, 11) * stats.sem(values)
     e = Estimate(values.mean(), values.mean() - half, values.mean() + half, 12, "nats")
     assert p_above(e, e.low) == pytest.approx(0.025), "at the interval's own level it is exact"
-    for line in (0.3, -0.5):  # farther out no smaller than the t-test's, which skewed values do not hold
+    for line in (e.low - 0.3, e.low - 1.0):  # farther out larger than the t-test's, which skewed values do not hold
         test: Any = stats.ttest_1samp(values, line, alternative="greater")
-        assert p_above(e, line) > test.pvalue or line > e.low
+        assert test.pvalue < p_above(e, line) < 0.025
 
 
 def test_far_out_in_the_tail_a_p_value_is_no_smaller_than_skewed_values_allow() -> None:
@@ -111,15 +111,13 @@ def test_students_tails_are_scipys(df: float) -> None:
 def test_p_values_of_crossed_wordings_are_about_what_they_say() -> None:
     """Three wordings have two degrees of freedom or little more, however many items there are."""
     rng = np.random.default_rng(4)
-    p, by_items = [], []
+    p = []
     for _ in range(4000):
         table = 1.5 * rng.normal(size=(3, 1)) + rng.normal(size=(1, 24)) + rng.normal(size=(3, 24))
         e = estimate_crossed([table], unit="nats", over="item")
         p.append(p_above(e, 0.0))
-        by_items.append(p_above(replace(e, df=None), 0.0))
     assert np.mean(np.array(p) <= 0.025) <= 0.03
     assert np.mean(np.array(p) <= 0.001) <= 0.004
-    assert np.mean(np.array(by_items) <= 0.001) >= np.mean(np.array(p) <= 0.001)
 
 
 def test_every_estimate_knows_the_degrees_of_freedom_of_its_interval() -> None:

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from interp.lab.series import Series
     from interp.model.model import Model
 
-LONG = ("reversal-curse", "temperature-zero", "pretraining-finetuning", "scaling-laws")  # minutes
-
 
 @dataclass(kw_only=True)
 class AllOptions(RunOptions):
@@ -111,7 +109,7 @@ def _side_by_side(
         if series.has(name):
             print(f"{name}: kept from before")
     # What takes long, and else what has many claims, comes first: begun last, it would run alone while a core is idle.
-    most_first = sorted(probes, key=lambda name: (name not in LONG, -len(probes[name].claims)))
+    most_first = sorted(probes, key=lambda name: (not probes[name].long, -len(probes[name].claims)))
     jobs = [Job(name, series.clear(name), commands[name]) for name in most_first if not series.has(name)]
     if not jobs:
         return series

@@ -93,7 +93,7 @@ class Claim:
 
     def says(self, sentence: str) -> bool:
         """Is this the claim's sentence, with anything in its places?"""
-        parts = (re.escape(text) + (".+" if name is not None else "") for text, name, _, _ in self._parsed())
+        parts = (re.escape(text) + (".*" if name is not None else "") for text, name, _, _ in self._parsed())
         return re.fullmatch("".join(parts), sentence, re.DOTALL) is not None
 
     def _parsed(self) -> list[tuple[str, str | None, str | None, str | None]]:

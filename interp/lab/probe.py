@@ -65,11 +65,15 @@ def check_effort(quick: bool, full: bool) -> None:
 
 @dataclass(frozen=True)
 class Probe:
-    """A phenomenon that can be run. Made by `@probe`. `claims`: what it sets out to test, in the report's order."""
+    """A phenomenon that can be run. Made by `@probe`. `claims`: what it sets out to test, in the report's order.
+
+    `long`: does it take minutes more than others? Then a series begins with it.
+    """
 
     function: Callable[..., Iterator[Finding | NotAsked]]
     paper: str | None
     claims: tuple[Claim, ...] = ()
+    long: bool = False
 
     @property
     def name(self) -> str:
@@ -110,7 +114,7 @@ class Probe:
 
 
 def probe(
-    *, paper: str | None = None, claims: Sequence[Claim] = ()
+    *, paper: str | None = None, claims: Sequence[Claim] = (), long: bool = False
 ) -> Callable[[Callable[Concatenate[Lab, P], Iterator[Finding | NotAsked]]], Probe]:
     """Make a generator function a probe. Its first parameter is the lab; the others are keyword-only, with defaults.
 
@@ -137,6 +141,6 @@ def probe(
                     f"probe {function.__name__}: parameter {p.name!r} must be keyword-only with a default; "
                     f"write ({first.name}, *, {p.name}=…)"
                 )
-        return Probe(function, paper, tuple(claims))
+        return Probe(function, paper, tuple(claims), long)
 
     return decorate
