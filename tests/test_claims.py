@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,6 +110,15 @@ def test_a_claim_that_is_answered_twice_is_refused(tmp_path: Path, lab: Lab) -> 
     each = [RISES.answer(ONE, zero("nats"), about={"model": name}) for name in ("gpt2", "llama")]
     run_probe(declared(lambda: iter(each), RISES), lab, {}, tmp_path / "each", command="x")
     assert len(read_run(tmp_path / "each").findings) == 2
+
+
+def test_a_saved_run_that_answers_twice_is_damaged(tmp_path: Path, lab: Lab) -> None:
+    one = SAME.answer(ONE, zero("nats"))
+    folder = run_probe(declared(lambda: iter([one]), SAME), lab, {}, tmp_path / "run", command="x")
+    with (folder / "not_asked.jsonl").open("w", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(SAME.not_asked("because"))) + "\n")
+    with pytest.raises(UserError, match=r"damaged.*a second time"):
+        read_run(folder)
 
 
 @pytest.mark.parametrize("sentence", ["Penguins know French.", "The loss of gpt2 rises. Always."])

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from interp.errors import UserError, nearest
 from interp.lab.findings import Control, Expects, Figure, Finding, Row, rule_in_words, shown
@@ -181,6 +181,9 @@ class NotAsked:
             )
 
 
+T = TypeVar("T", bound=Finding | NotAsked)
+
+
 def check_declared(yielded: Finding | NotAsked, claims: Sequence[Claim], probe: str) -> None:
     """Raise UserError for a finding whose claim, or whose rule, is not one that the probe declared."""
     declared = {claim.text: claim for claim in claims}
@@ -209,6 +212,19 @@ def check_declared(yielded: Finding | NotAsked, claims: Sequence[Claim], probe: 
                 f"probe {probe} declared {name}={getattr(claim, name)!r} for {claim.text!r}, and its finding has "
                 f"{given!r}; expected what was declared: build it with the claim's answer(…)"
             )
+
+
+def check_once(answers: Iterable[T], probe: str) -> Iterator[T]:
+    """The answers as they come. Raises UserError where a sentence comes a second time."""
+    met: set[str] = set()
+    for answer in answers:
+        if answer.claim in met:
+            raise UserError(
+                f"probe {probe} answers {answer.claim!r} a second time; expected one answer; a claim about more "
+                'things than one has a place for each, such as {direction}, which `about={"direction": …}` fills in'
+            )
+        met.add(answer.claim)
+        yield answer
 
 
 def not_reached(claims: Iterable[Claim], reached: Iterable[Finding | NotAsked]) -> list[Claim]:

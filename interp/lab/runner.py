@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from interp.errors import UserError
-from interp.lab.claims import NotAsked, check_declared
+from interp.lab.claims import NotAsked, check_declared, check_once
 from interp.lab.findings import Finding, shown
 from interp.lab.probe import Lab, Probe
 from interp.lab.runs import RunInfo, RunWriter
@@ -65,7 +65,7 @@ def run_probe(
         ) from error
     try:
         with sigterm_as_interrupt():
-            for answer in _answers(probe, lab, arguments):
+            for answer in check_once(_answers(probe, lab, arguments), probe.name):
                 _put(writer, answer)
                 if isinstance(answer, Finding):
                     on_finding(answer)
@@ -92,19 +92,12 @@ def _answers(probe: Probe, lab: Lab, arguments: dict[str, Any]) -> Iterator[Find
             f"probe {probe.name} returned {shown(yielded)}; expected findings, one after the other; write "
             "`yield CLAIM.answer(…)` in it"
         )
-    met: set[str] = set()
     for answer in yielded:
         if not isinstance(answer, Finding | NotAsked):
             raise UserError(
                 f"probe {probe.name} yielded {shown(answer)}; expected a Finding; write `yield CLAIM.answer(…)`"
             )
         check_declared(answer, probe.claims, probe.name)
-        if answer.claim in met:
-            raise UserError(
-                f"probe {probe.name} answers {answer.claim!r} a second time; expected one answer; a claim about more "
-                'things than one has a place for each, such as {direction}, which `about={"direction": …}` fills in'
-            )
-        met.add(answer.claim)
         yield answer
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from interp.errors import UserError
-from interp.lab.claims import Claim, NotAsked, check_declared, not_reached
+from interp.lab.claims import Claim, NotAsked, check_declared, check_once, not_reached
 from interp.lab.findings import Finding, checked, finding_from_json, finding_to_json, plain_scalar, storable
 from interp.paths import expand
 
@@ -142,12 +142,11 @@ def read_run(folder: str | Path) -> Run:
             f"{folder} is damaged: it holds {len(findings)} findings, and its run ended with {info.findings}; "
             "run the probe again"
         )
-    for answer in (*findings, *not_asked):
-        if info.claims:  # runs of earlier versions declared none
-            try:
-                check_declared(answer, info.claims, info.probe)
-            except UserError as error:
-                raise UserError(f"{folder} is damaged: {error}; run the probe again") from error
+    try:
+        for answer in check_once([*findings, *not_asked], info.probe) if info.claims else ():  # early runs have none
+            check_declared(answer, info.claims, info.probe)
+    except UserError as error:
+        raise UserError(f"{folder} is damaged: {error}; run the probe again") from error
     return Run(folder, info, findings, not_asked)
 
 
