@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp import Model, UserError, load_model
 from interp.model.loading import bundled
-from interp.model.loading.load import pick_device
+from interp.model.loading.device import pick_device
 
 PROMPT = "The capital of France is"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.saes.training.architectures import architecture_of, architectures
 from interp.saes.training.architectures.base import Batch, Step
-from interp.saes.training.encoder import Encoder, Precision
+from interp.saes.training.encoder import CPUEncoder, Encoder, GPUEncoder, Precision
 from interp.saes.training.sparse_codes import Grid, Pairs
 
 ROWS, D_IN, D_SAE = 96, 24, 128
@@ -59,12 +59,12 @@ def theirs(
     return sae, out
 
 
-def ours(sae: Any, x: Tensor, name: str, settings: dict[str, Any], dead: Tensor | None, precision: Precision) -> Step:
+def ours(sae: Any, x: Tensor, name: str, settings: dict[str, Any], dead: Tensor | None, encoder: Encoder) -> Step:
     architecture = architecture_of(name)
     weights = {n: p.detach().clone().to(x.dtype) for n, p in sae.named_parameters()}
     weights["W_enc"] = weights["W_enc"].T.contiguous()
     buffers = {n: torch.zeros((), dtype=torch.float64) for n in architecture.buffers}
-    batch = Batch(x, x, len(x), Encoder(precision), dead, WARM)
+    batch = Batch(x, x, len(x), encoder, dead, warm=WARM)
     return architecture.step(weights, buffers, batch, architecture.settings(**settings))
 
 
@@ -72,15 +72,22 @@ def test_every_architecture_is_held_against_its_reference() -> None:
     assert {name for name, *_ in CASES} == set(architectures())
 
 
+@pytest.mark.parametrize("kind", [CPUEncoder, GPUEncoder])
 @pytest.mark.parametrize(
     ("dtype", "precision"), [(torch.float64, "fp32"), (torch.float32, "fp32"), (torch.float32, "bf16")]
 )
 @pytest.mark.parametrize(("name", "settings", "dead", "dense"), [*((*case, False) for case in CASES), *DENSE])
 def test_losses_and_gradients_are_those_of_autograd(
-    name: str, settings: dict[str, Any], dead: Tensor | None, dtype: torch.dtype, precision: Precision, dense: bool
+    name: str,
+    settings: dict[str, Any],
+    dead: Tensor | None,
+    dtype: torch.dtype,
+    precision: Precision,
+    dense: bool,
+    kind: Any,
 ) -> None:
     sae, out = theirs(name, settings, dead, dtype, 0.0 if dense else 3.0)
-    step = ours(sae, out.sae_in, name, settings, dead, precision)
+    step = ours(sae, out.sae_in, name, settings, dead, kind(precision))
     assert isinstance(step.code, Grid if dense else Pairs)
     limit = 1e-11 if dtype == torch.float64 else 1e-5
     assert set(step.losses) == set(out.losses)
@@ -99,7 +106,7 @@ def test_losses_and_gradients_are_those_of_autograd(
 def test_a_gradient_that_is_wrong_would_be_found(name: str, settings: dict[str, Any]) -> None:
     """The negative control: another k is another gradient, far beyond the limit."""
     sae, out = theirs(name, settings, None, torch.float32, 0.0)
-    step = ours(sae, out.sae_in, name, {"k": 6}, None, "fp32")
+    step = ours(sae, out.sae_in, name, {"k": 6}, None, CPUEncoder())
     off = (step.gradients["W_dec"] - sae.W_dec.grad).norm() / sae.W_dec.grad.norm()
     assert float(off) > 1e-2
 
@@ -107,12 +114,12 @@ def test_a_gradient_that_is_wrong_would_be_found(name: str, settings: dict[str, 
 def test_rows_of_a_batch_may_be_shared_out() -> None:
     """Gradients of parts, each divided by the rows of the whole, add up to the gradient of the whole."""
     sae, out = theirs("topk", {"k": 5}, MANY, torch.float64, 0.0)
-    whole = ours(sae, out.sae_in, "topk", {"k": 5}, MANY, "fp32")
+    whole = ours(sae, out.sae_in, "topk", {"k": 5}, MANY, CPUEncoder())
     architecture = architecture_of("topk")
     weights = {n: p.detach() for n, p in sae.named_parameters()}
     weights["W_enc"] = weights["W_enc"].T.contiguous()
     parts = [
-        architecture.step(weights, {}, Batch(x, x, ROWS, Encoder(), MANY), architecture.settings(k=5))
+        architecture.step(weights, {}, Batch(x, x, ROWS, CPUEncoder(), MANY), architecture.settings(k=5))
         for x in (out.sae_in[::2], out.sae_in[1::2])
     ]
     for name, gradient in whole.gradients.items():
@@ -132,7 +139,7 @@ def test_a_transcoder_reads_one_site_and_reconstructs_another(name: str) -> None
     weights = {n: t.double().requires_grad_() for n, t in weights.items()}
     buffers = {n: torch.zeros((), dtype=torch.float64) for n in architecture.buffers}
     with torch.no_grad():
-        step = architecture.step(weights, buffers, Batch(x, y, 40, Encoder(), centred=False), settings)
+        step = architecture.step(weights, buffers, Batch(x, y, 40, CPUEncoder(), centred=False), settings)
     pre = x @ weights["W_enc"].T + weights["b_enc"]
     norm = weights["W_dec"].norm(dim=1)
     if name == "batchtopk":

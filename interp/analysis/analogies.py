@@ -139,7 +139,8 @@ def ask_analogies(
     word = torch.tensor([numbers.setdefault(name, len(numbers)) for name in named])
     if len(places) < 3 or len(set(word[places.ravel()].tolist())) < places.size:
         raise ValueError("questions need three pairs or more, of words that are all different")
-    return Questions((vectors - vectors.mean(0)).float(), places, word, seed)
+    vectors = vectors.detach().float().cpu()  # some hundred words: sorting answers is numpy's
+    return Questions(vectors - vectors.mean(0), places, word, seed)
 
 
 def by_pair(right: Floats) -> Floats:
@@ -154,9 +155,10 @@ def every_cosine(vectors: Float[Tensor, "word d"], pairs: Sequence[tuple[int, in
     """
     places = np.array(pairs, dtype=np.int64)
     n, number = len(places), np.arange(len(places))
-    offsets = vectors[places[:, 1]].double()[None] - vectors[places[:, 0]].double()[:, None]
+    vectors = vectors.cpu().double()
+    offsets = vectors[places[:, 1]][None] - vectors[places[:, 0]][:, None]
     unit = (offsets / offsets.norm(dim=-1, keepdim=True).clamp(min=1e-300)).flatten(0, 1)
-    found = (unit @ unit.T).clamp(-1, 1).cpu().numpy().reshape(n, n, n, n)
+    found = (unit @ unit.T).clamp(-1, 1).numpy().reshape(n, n, n, n)
     i, k, j, m = np.ix_(number, number, number, number)
     found[(i == j) | (i == m) | (k == j) | (k == m)] = np.nan
     return found

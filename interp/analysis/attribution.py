@@ -28,6 +28,7 @@ from interp.model.hooks.captured import Activations
 from interp.model.hooks.plain import plain_module
 from interp.model.hooks.shown import Shown
 from interp.model.hooks.tokens import Prompts
+from interp.model.hooks.wide import widen, widest
 from interp.model.model import Model
 
 Unit = Literal["component", "head", "neuron"]
@@ -231,13 +232,13 @@ def parts_written(
     x = inner.to(weight).flatten(1).detach().requires_grad_(True)
     with torch.no_grad():
         made = module(x)
-    constant = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    constant = torch.zeros(len(x), dtype=widest(x.device), device=x.device)
     if written is not None:
         direction, constant = behind(model, layer, what, made, written, direction)
     with torch.enable_grad():
         read = (module(x) * direction.to(weight)).sum()
     (slope,) = torch.autograd.grad(read, x)
-    share = (x.detach() * slope).double()
+    share = widen(x.detach() * slope)
     with torch.no_grad():
-        bias = (module(torch.zeros_like(x)) * direction.to(weight)).sum(-1).double() + constant
+        bias = widen((module(torch.zeros_like(x)) * direction.to(weight)).sum(-1)) + constant
     return (share.view(*inner.shape).sum(-1) if what == "attn" else share), bias

@@ -16,6 +16,7 @@ from interp.model.final_norm import read_norm
 from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.plain import plain_module
 from interp.model.hooks.tolerance import of_values
+from interp.model.hooks.wide import widen, widest
 from interp.model.model import Model
 
 _NEIGHBOURS = 3  # how many tokens up and down the local slope of a cap is taken over
@@ -31,10 +32,10 @@ def behind(
     It is written as it is, times one number (Granite), or through a norm of the block, which is found by trying.
     """
     limit = of_values(model.hf.dtype)
-    none = torch.zeros(len(made), dtype=torch.float64, device=made.device)
+    none = torch.zeros(len(made), dtype=widest(made.device), device=made.device)
     if relative_gap(made, written) < limit:
         return direction, none
-    factor = float((made.double() * written).sum() / made.double().square().sum())
+    factor = float((widen(made) * written).sum() / widen(made).square().sum())
     if relative_gap(factor * made, written) < limit:
         return factor * direction, none
     for name in _BEHIND[what]:
@@ -50,15 +51,15 @@ def _through(
 ) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
     """The direction in front of a norm whose scale is held as it is at `x`, and what the norm's bias adds."""
     weight, shift, centres = read_norm(norm, x[0])
-    made = norm(x).double() - shift
-    x = x.double()
+    made = widen(norm(x)) - shift
+    x = widen(x)
     x = x - x.mean(-1, keepdim=True) if centres else x
     scaled = x * weight
     scale = scaled.square().sum(-1, keepdim=True) / (scaled * made).sum(-1, keepdim=True)
-    before = direction.double() * weight / scale
+    before = widen(direction) * weight / scale
     if centres:
         before = before - before.mean(-1, keepdim=True)
-    return before, (direction.double() * shift).sum(-1)
+    return before, (widen(direction) * shift).sum(-1)
 
 
 @torch.no_grad()
@@ -85,8 +86,8 @@ def read_out(
     bias: Tensor = weight.new_zeros(len(weight)) if getattr(head, "bias", None) is None else head.bias.detach()  # type: ignore[union-attr,assignment]
     # the mean over pairs of slope * (right - wrong): each answer's row counts by the mean slope of its pairs
     shares = [(slopes.mean(2) / slopes.shape[1]), -(slopes.mean(1) / slopes.shape[2])]
-    matrix = sum((weight[ids].double() * share[..., None]).sum(1) for ids, share in zip(tables, shares, strict=True))
-    offset = sum((bias[ids].double() * share).sum(1) for ids, share in zip(tables, shares, strict=True))
+    matrix = sum((widen(weight[ids]) * share[..., None]).sum(1) for ids, share in zip(tables, shares, strict=True))
+    offset = sum((widen(bias[ids]) * share).sum(1) for ids, share in zip(tables, shares, strict=True))
     direction, constant = _through(norm, final, matrix)  # type: ignore[arg-type]
     return direction, constant + offset
 
@@ -103,8 +104,8 @@ def _secants(
     1 where nothing stands between the two. Raises UserError where the logits are not a rising function of it.
     """
     limit = of_values(model.hf.dtype)
-    x, y = before.double(), logits.double()
-    pairs = torch.ones(len(x), right.shape[1], wrong.shape[1], dtype=torch.float64, device=x.device)
+    x, y = widen(before), widen(logits)
+    pairs = torch.ones(len(x), right.shape[1], wrong.shape[1], dtype=widest(x.device), device=x.device)
     if relative_gap(x, y) < limit:
         return pairs
     order = x.argsort(-1)

@@ -190,7 +190,7 @@ def correlation(estimated: Sweep, measured: Sweep) -> float:
     places = [(s.sites, s.by, s.positions, s.effect.shape) for s in (estimated, measured)]
     if places[0] != places[1]:
         raise UserError("the two sweeps are of other places; run both with the same sites, by and positions")
-    a, b = estimated.effect.flatten().double(), measured.effect.flatten().double()
+    a, b = (effects.effect.flatten().cpu().double() for effects in (estimated, measured))
     both = a.isfinite() & b.isfinite()
     return float(torch.corrcoef(torch.stack([a[both], b[both]]))[0, 1])
 

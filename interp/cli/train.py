@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,7 +60,9 @@ class SAETrainOptions(ReadingOptions, LoadingOptions):
     tokens: Annotated[
         int | None, tyro.conf.arg(help="Rows to train on, repeated where there are fewer; by default each once.")
     ] = None
-    batch: Annotated[int, tyro.conf.arg(help="Rows of a step.")] = 1024
+    batch: Annotated[int | None, tyro.conf.arg(help="Rows of a step; by default 1,024, and 4,096 on a CUDA GPU.")] = (
+        None
+    )
     lr: Annotated[
         float | None, tyro.conf.arg(help="Adam's learning rate: by default .035 / sqrt(steps), 3e-3 at most.")
     ] = None
@@ -96,7 +97,7 @@ def sae_train(arguments: list[str]) -> int:
     _check(options)
     from interp.saes.training.trainer import check_names
 
-    with _together() as ranks, shown_progress() as say:
+    with _together(options) as ranks, shown_progress() as say:
         source, sites = _open_store(options) if options.store else _open_model(options, say)
         plans = [
             _plan(options, site, width, k)
@@ -228,11 +229,13 @@ def _plan(options: SAETrainOptions, site: str, width: int, k: float | None) -> S
 
 
 def _training(options: SAETrainOptions, rows: int) -> Training:
-    from interp.saes.training.plan import Training
+    from interp.model.loading.device import pick_device
+    from interp.saes.training.plan import Training, usual_batch
 
-    same = ("batch", "lr", "lr_warm_up", "sparsity_warm_up", "dead_after", "resample_every", "precision", "seed")
+    batch = options.batch or usual_batch(pick_device(options.device))
+    same = ("lr", "lr_warm_up", "sparsity_warm_up", "dead_after", "resample_every", "precision", "seed")
     wanted = rows if options.tokens is None else options.tokens
-    return Training(steps=max(1, wanted // options.batch), **{name: getattr(options, name) for name in same})
+    return Training(steps=max(1, wanted // batch), batch=batch, **{name: getattr(options, name) for name in same})
 
 
 def _watch(options: SAETrainOptions, source: Source) -> Callable[[Any], dict[str, float]] | None:
@@ -262,19 +265,28 @@ def _watch(options: SAETrainOptions, source: Source) -> Callable[[Any], dict[str
 
 
 @contextmanager
-def _together() -> Iterator[Ranks]:
-    """The rank of this process among those that torchrun started; alone without it."""
-    from interp.saes.training.processes import Ranks, Together
+def _together(options: SAETrainOptions) -> Iterator[Ranks]:
+    """The rank of this process among those that torchrun started; alone without it.
 
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+    Where each trains SAEs of its own, nobody has to know of the others but which are whose.
+    """
+    from interp.model.loading.device import pick_device, process_of_torchrun
+    from interp.saes.training.processes import Apart, Ranks, Together
+
+    process = process_of_torchrun()
+    if process is None:
         yield Ranks()
+        return
+    device = pick_device(options.device)
+    if options.split == "saes":
+        yield Apart(process.rank, process.count)
         return
     import torch
     import torch.distributed as dist
 
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Together()
     finally:

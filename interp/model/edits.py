@@ -95,7 +95,7 @@ def project_out(directions: Float[Tensor, "... d"], pos: Pos = None) -> Edit:
     _check_one_site("project_out", directions)
     if not isinstance(directions, Tensor) or directions.ndim not in (1, 2):
         raise UserError(f"project_out got {_shape(directions)}; expected a tensor [d] or [k, d]")
-    several = directions.reshape(-1, directions.shape[-1]).double().cpu()
+    several = directions.reshape(-1, directions.shape[-1]).cpu().double()
     basis = torch.linalg.svd(several.nan_to_num().T, full_matrices=False)
     rounding = torch.finfo(directions.dtype).eps if directions.is_floating_point() else 1e-15
     dependent = not len(several) or len(several) > several.shape[1]

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.model.hooks.wide import widen
+
 
 @torch.no_grad()
 def read_norm(norm: torch.nn.Module, like: Float[Tensor, " d_model"]) -> tuple[Tensor, Tensor, bool]:
@@ -17,10 +19,10 @@ def read_norm(norm: torch.nn.Module, like: Float[Tensor, " d_model"]) -> tuple[T
     signs = torch.ones_like(like)
     signs[1::2] = -1
     signs = signs if len(signs) % 2 == 0 else torch.cat([signs[:-1], signs.new_zeros(1)])
-    shift = norm(torch.zeros_like(signs)).double()
+    shift = widen(norm(torch.zeros_like(signs)))
     weight = torch.zeros_like(shift)
     for probe in (signs, signs.roll(1)):  # of an odd number of dimensions, one stays out each time
-        read = (norm(1e4 * probe).double() - shift) * probe.double() * probe.double().square().mean().sqrt()
+        read = (widen(norm(1e4 * probe)) - shift) * widen(probe) * widen(probe).square().mean().sqrt()
         weight = torch.where(probe == 0, weight, read)
     centres = torch.allclose(norm(1e4 * signs), norm(1e4 * (signs + 1)), rtol=1e-3, atol=1e-4)
     return weight, shift, centres

@@ -208,7 +208,7 @@ def random_sae_like(sae: SAE[Any], seed: int, rows: Rows) -> TopKSAE:
     fits `rows` best: the k chosen directions overlap, so their plain sum is too long, the more so the larger k.
     """
     sample = rows.clean[:BLOCK].to(sae.device, sae.dtype)
-    fires = float((sae.encode(sample) != 0).sum(-1).double().mean())
+    fires = float((sae.encode(sample) != 0).sum(-1).float().mean())
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(sae.W_dec.shape, generator=generator)
     directions = (directions / directions.norm(dim=-1, keepdim=True)).to(sae.device, sae.dtype)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.saes.loading.sae import BLOCK, SAE
-from interp.saes.training.encoder import Encoder, Weights, choose_precision
+from interp.saes.training.encoder import Weights, choose_precision, encoder_on
 from interp.saes.training.sparse_codes import Grid, Pairs, from_flat
 
 CLOSE = 1e-4  # of the largest number: how far the short way may be from the SAE's own
@@ -42,7 +42,7 @@ class Coder:
     """Codes rows with one SAE. `directions` [d_sae, d_in]: what an activation of 1 adds to the reconstruction."""
 
     def __init__(self, sae: SAE[Any], sample: Float[Tensor, "row d_in"]) -> None:
-        self.sae, self.encoder = sae, Encoder(choose_precision("auto", sae.device))
+        self.sae, self.encoder = sae, encoder_on(sae.device, choose_precision("auto", sae.device))
         self.directions: Tensor = sae.W_dec.detach()
         self._short = _short_way(sae)
         if self._short is not None:
@@ -84,10 +84,10 @@ class Coder:
             return Coded(_pairs_of(features), rest)
         inside = x - self.sae.b_dec * self.sae.cfg.apply_b_dec_to_input
         if short.k is not None:
-            pairs = self.encoder.top_k(inside, short.weights, short.k)
+            pairs = self.encoder.top_k(inside, short.weights, short.k).counting()
         else:
             code = self.encoder.above(inside, short.weights, short.floor)
-            pairs = _pairs_of(code.pre * code.mask) if isinstance(code, Grid) else code
+            pairs = _pairs_of(code.pre * code.mask) if isinstance(code, Grid) else code.counting()
         return Coded(pairs, (x - pairs.decode(pairs.pre, self.directions) - self.sae.b_dec).norm(dim=1))
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.plain import find_tap, plain_module
 from interp.model.hooks.taps import Tap, tapped
 from interp.model.hooks.unchanged import mark_own
+from interp.model.hooks.wide import widen
 from interp.model.model import Model
 
 EAGER = "eager_attention_forward"
@@ -66,7 +67,7 @@ class PlainRun:
         """How much of attention's and the MLP's output the block adds; None where its output is no such sum."""
         names = ("hook_in", "hook_out", "attn.hook_out", "mlp.hook_out")
         values = [self.seen.get(f"blocks.{layer}.{name}") for name in names]
-        before, after, attn, mlp = (None if v is None else v.double().flatten() for v in values)
+        before, after, attn, mlp = (None if v is None else widen(v).flatten() for v in values)
         if (
             before is None
             or after is None

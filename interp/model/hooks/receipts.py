@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from interp.model.hooks.wide import widest
+
 
 @dataclass(repr=False)
 class Receipt:
@@ -56,8 +58,8 @@ class Receipt:
         # The first takes a quarter of the time; the second also knows of an infinite number that it stayed as it was.
         differs = change.abs().amax(-1) != 0 if is_finite else torch.count_nonzero(before != after, -1) > 0
         norms = torch.stack([torch.linalg.vector_norm(rows, dim=-1) for rows in (before, after, change)])
-        sums = torch.where(differs, norms, 0.0).sum(-1, dtype=torch.float64)
-        sums = torch.cat([differs.sum(dtype=torch.float64)[None], sums])
+        sums = torch.where(differs, norms, 0.0).sum(-1, dtype=widest(norms.device))
+        sums = torch.cat([differs.sum(dtype=sums.dtype)[None], sums])
         self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums
         self.fired += 1
         self.seen += len(before)

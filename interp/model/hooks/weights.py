@@ -15,6 +15,7 @@ from interp.model.hooks.bridge import attached, relative_gap
 from interp.model.hooks.engines import run_hooked
 from interp.model.hooks.tolerance import of_values
 from interp.model.hooks.tree import HookedTree
+from interp.model.hooks.wide import widen
 
 
 class Part(NamedTuple):
@@ -183,7 +184,7 @@ def embedding(tree: HookedTree) -> Tensor:
             return float("nan")
         if relative_gap(made, seen) < of_values(tree.hf.dtype):
             return 1.0
-        factor = float((made.double() * seen).sum() / made.double().square().sum())
+        factor = float((widen(made) * seen).sum() / widen(made).square().sum())
         return factor if relative_gap(made * factor, seen) < 2 * of_values(tree.hf.dtype) else float("nan")
 
     factor = tree.once("matrix W_E", ask)

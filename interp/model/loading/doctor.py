@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from interp.errors import UserError
 from interp.model.loading.bundled import BUNDLED, bundled_file
@@ -73,7 +73,7 @@ class Loadable:
 
 def check_machine() -> list[Check]:
     """Everything `interp doctor` looks at, in reading order."""
-    return [*_libraries(), _device(), *_bundled(), *_caches(), _browser()]
+    return [*_libraries(), *_devices(), *_bundled(), *_caches(), _browser()]
 
 
 def loadable_models() -> list[Loadable]:
@@ -151,19 +151,33 @@ def _libraries() -> list[Check]:
     return checks
 
 
-def _device() -> Check:
+def _devices() -> list[Check]:
+    """Every card with its memory, or that the CPU does the work."""
     try:
         torch = importlib.import_module("torch")
         if torch.cuda.is_available():
-            free, total = torch.cuda.mem_get_info()
-            said = f"{torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free"
-            return Check("device", "ok", said)
-        return Check("device", "ok", f"cpu, {torch.get_num_threads()} threads (no CUDA device; none is needed)")
+            return [_card(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
+        if torch.backends.mps.is_available():
+            return [
+                Check("mps", "ok", "an Apple GPU (--device mps); SAEs train on the CPU, sums are fp32 there")
+            ]
+        threads = torch.get_num_threads()
+        return [Check("device", "ok", f"cpu, {threads} threads (no CUDA device; none is needed)")]
     except Exception as error:  # a broken installation raises anything: here it is to be told, not to be shown
         why = " ".join(str(error).split())[:120]
         if not _is_there("torch"):
-            return Check("device", "note", "not known without torch")
-        return Check("device", "missing", f"torch does not work ({why})", f"{_install('torch')} --force-reinstall")
+            return [Check("device", "note", "not known without torch")]
+        return [Check("device", "missing", f"torch does not work ({why})", f"{_install('torch')} --force-reinstall")]
+
+
+def _card(device: Any) -> Check:
+    from interp.model.loading.device import card_memory, multiplies_bf16
+
+    torch = importlib.import_module("torch")
+    free, total = card_memory(device)
+    without = "" if multiplies_bf16(device) else "; no bf16 of its own, so fp32 is used"
+    said = f"{torch.cuda.get_device_name(device)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free{without}"
+    return Check(str(device), "ok", said)
 
 
 def _bundled() -> list[Check]:

@@ -22,6 +22,7 @@ from interp.model.hooks.tokens import BosPolicy
 from interp.model.loading.adapter import identify_adapter, load_adapter
 from interp.model.loading.bundled import BUNDLED, bundled_folder
 from interp.model.loading.cache import cache_dir, is_intact
+from interp.model.loading.device import describe_device, pick_device
 from interp.model.loading.gguf import CONVERTER, convert_gguf
 from interp.model.loading.hub import fetch_from_hub
 from interp.model.loading.places import check_adapter, check_model, weight_files
@@ -99,7 +100,7 @@ def load_model(
         architecture=type(hf).__name__,
         parameters=sum(p.numel() for p in hf.parameters()),
         dtype=str(kind).removeprefix("torch."),
-        device=_describe_device(chosen),
+        device=describe_device(chosen),
         numerics=NUMERICS,
         bos=describe_bos(tokenizer, bos),
         libraries=library_versions(),
@@ -134,19 +135,6 @@ def locate(name: str) -> Located:
         near = [b for b in BUNDLED if name[:4].casefold() == b[:4].casefold()]
         raise unknown("model", name, near) if near else error from error
     return Located(folder, "hub", f"commit:{commit}")
-
-
-def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or CUDA when there is one, else the CPU. Raises UserError for one that is not there."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen).item()  # a `meta` tensor has no value
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
-        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-        raise UserError(f"device {str(device)!r} cannot be used here; this machine has {there}") from error
-    return chosen
 
 
 def pick_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
@@ -202,9 +190,3 @@ def _load_folder(
     if getattr(hf.config, "is_decoder", None) is False:  # BERT and its like; decoders mostly have no such setting
         check_decoder(hf)
     return tokenizer, hf
-
-
-def _describe_device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)

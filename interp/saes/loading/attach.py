@@ -106,7 +106,7 @@ def measure_fits(sae: SAE[Any], model: Model, documents: Documents, sites: Seque
         features = sae.encode(x.to(sae.device, sae.dtype))
         error = (sae.decode(features).cpu().double() - x.double()).square().sum()
         variance = (x.double() - x.double().mean(0)).square().sum()
-        active = float((features != 0).sum(-1).double().mean())
+        active = float((features != 0).sum(-1).float().mean())
         found[site] = Fit(float(x.norm(dim=1).mean()), float(1 - error / variance), active)
     return found
 

@@ -110,7 +110,14 @@ def describe(
 def kernels(device: torch.device) -> dict[str, Any]:
     """What decides the order of sums besides: on another of these, the last bits differ."""
     if device.type == "cuda":
-        return {"device": torch.cuda.get_device_name(device), "torch": torch.__version__}
+        settings = torch.backends.cuda.matmul
+        return {
+            "device": torch.cuda.get_device_name(device),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda or torch.version.hip,
+            "tf32": settings.allow_tf32,
+            "bf16_sums": settings.allow_bf16_reduced_precision_reduction,
+        }
     capability = torch.backends.cpu.get_cpu_capability()
     return {"device": f"cpu {capability}", "threads": torch.get_num_threads(), "torch": torch.__version__}
 

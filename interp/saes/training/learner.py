@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.saes.training.architectures.base import Batch, Step
-from interp.saes.training.encoder import Encoder, Precision
+from interp.saes.training.encoder import Precision, encoder_on
 from interp.saes.training.plan import SAEPlan, Training
 from interp.saes.training.processes import Ranks
 from interp.saes.training.sources import SiteRows
@@ -25,14 +26,34 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step on a batch was like. Losses by name, the norm of the gradients and the active features a row are over
-    all ranks; `step` and `batch` are this one's."""
+    """What a step on a batch was like; `step` and `batch` are this rank's.
+
+    `told`: the losses in the step's order, the norm of the gradients and how often features fired, over all ranks. They
+    stay where they were computed until somebody reads them.
+    """
 
     step: Step
     batch: Batch
-    losses: dict[str, float]
-    gradient_norm: float
-    l0: float
+    told: Float[Tensor, " number"]
+
+    @cached_property
+    def _told(self) -> list[float]:
+        return self.told.tolist()
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The losses by name."""
+        return dict(zip(self.step.losses, self._told, strict=False))
+
+    @property
+    def gradient_norm(self) -> float:
+        """The norm of all gradients together, before they were cut."""
+        return self._told[-2]
+
+    @property
+    def l0(self) -> float:
+        """Active features a row."""
+        return self._told[-1] / self.batch.rows
 
 
 @dataclass(frozen=True)
@@ -82,7 +103,7 @@ class Learner:
         for parameter in self.parameters.values():
             moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
             self.optimizer.state[parameter] = moments | {"step": torch.tensor(0.0, device=device)}
-        self.encoder = Encoder(precision)
+        self.encoder = encoder_on(device, precision)
         self.silent = torch.zeros(plan.d_sae, dtype=torch.int64, device=device)  # steps since each fired
         self.fired = torch.zeros(plan.d_sae, dtype=torch.int64, device=device)  # rows since the last report
         self.seen = 0  # rows since the last report
@@ -115,8 +136,7 @@ class Learner:
         self.seen += batch.rows
         if self.plan.kind.revives == "resampling" and self.training.resamples_at(step):
             self.resample(batch, done, step)
-        told = dict(zip(done.losses, losses.tolist(), strict=True))
-        return Outcome(done, batch, told, float(norm), float(fired.sum()) / batch.rows)
+        return Outcome(done, batch, torch.cat([losses, torch.stack([norm.double(), fired.sum().double()])]))
 
     @torch.no_grad()
     def step_on(self, rows: SiteRows, step: int) -> Step:
@@ -134,7 +154,7 @@ class Learner:
             y=x if out is None else rows[out].to(self.device) * self.scale_out,
             rows=len(x) * self.ranks.count,
             encoder=self.encoder,
-            dead=self.dead if bool(self.dead.any()) else None,
+            dead=self.dead,
             warm=self.training.warm_at(step),
             centred=out is None,
             ranks=self.ranks,
@@ -202,9 +222,8 @@ class Learner:
 
     def numbers(self) -> dict[str, Any]:
         """The rest of it, ready for JSON."""
-        encoder = {"reach": self.encoder.reach, "hint": self.encoder.hint}
         scales = {"scale": self.scale, "scale_out": self.scale_out, "mean_norm": self.mean_norm}
-        return {**scales, "seen": self.seen, "encoder": encoder}
+        return {**scales, "seen": self.seen, "encoder": self.encoder.numbers()}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], step: int) -> None:
         """Continue from what `tensors` and `numbers` gave after `step` steps; the weights are there already."""
@@ -215,7 +234,7 @@ class Learner:
             self.optimizer.state[parameter]["step"].fill_(step)
         self.buffers = {name: tensors[f"buffer.{name}"].clone().to(self.device) for name in self.buffers}
         self.seen = numbers["seen"]
-        self.encoder.reach, self.encoder.hint = numbers["encoder"]["reach"], numbers["encoder"]["hint"]
+        self.encoder.restore(numbers["encoder"])
 
 
 def start_of(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> Start:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from interp.errors import UserError
+from interp.model.loading.device import card_memory
 from interp.saes.training.plan import SAEPlan
 from interp.saes.training.sources import CHUNK
 
@@ -39,7 +40,7 @@ def check_memory(plans: Sequence[SAEPlan], sizes: Mapping[str, int], batch: int,
 def free_bytes(device: torch.device) -> int:
     """Memory that is free: of the GPU, or of the machine and the control group that this process is in."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return card_memory(device)[0]
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")]
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())

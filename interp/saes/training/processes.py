@@ -11,7 +11,8 @@ from torch import Tensor
 class Ranks:
     """One process alone, which has nobody to ask. `Together` is for several."""
 
-    rank, count = 0, 1
+    rank: int = 0
+    count: int = 1
 
     def add(self, *tensors: Tensor) -> None:
         """Replace each tensor by its sum over all processes, in place."""
@@ -23,6 +24,17 @@ class Ranks:
     def largest(self, value: float) -> float:
         """The largest of all processes' values."""
         return value
+
+    def highest(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The same, of numbers that lie on the device."""
+        return value
+
+
+class Apart(Ranks):
+    """One of several processes of which each trains SAEs of its own: they are counted, and nothing is added up."""
+
+    def __init__(self, rank: int, count: int) -> None:
+        self.rank, self.count = rank, count
 
 
 class Together(Ranks):
@@ -52,3 +64,9 @@ class Together(Ranks):
         told = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return float(told)
+
+    def highest(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The same, of numbers that lie on the device."""
+        told = value.clone()
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return told

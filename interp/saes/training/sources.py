@@ -29,12 +29,14 @@ from interp.model.model import Model
 from interp.saes.lineage import FILES, lineage_of, puts_bos_by
 
 BLOCK, BLOCKS = 2048, 16  # of a store: runs that a disk reads well, and how many are mixed
+CPU = torch.device("cpu")
 CHUNK = 32_768  # tokens that a model reads before they are mixed
 SiteRows = dict[str, Float[Tensor, "row d"]]
 
 
 class Source(Protocol):
-    """Where rows come from. `read` gives chunk `index` of an epoch, in fp32, without sinks, in no particular order."""
+    """Where rows come from. `read` gives chunk `index` of an epoch, in fp32, without sinks, in no particular order, on
+    the device where they are."""
 
     @property
     def memory(self) -> dict[str, float]:
@@ -141,9 +143,9 @@ class ModelRows:
         """The activations of some sequences, which the seed chose."""
         chosen = self._order(seed)[index]
         sequences = [self.tokens.sequence(int(i)).tolist() for i in chosen]
-        rows = {site: values.float().cpu() for site, values in read_rows(self.model, sequences, sites).items()}
-        position = torch.cat([torch.arange(len(ids)) for ids in sequences])
-        sinks = torch.zeros(len(position), dtype=torch.bool)
+        rows = {site: values.float() for site, values in read_rows(self.model, sequences, sites).items()}
+        position = torch.cat([torch.arange(len(ids)) for ids in sequences]).to(self.model.device)
+        sinks = position == 0
         for site, values in rows.items():
             if not bool(torch.isfinite(values).all()):
                 raise UserError(f"{self.model.provenance.name} gives NaN or infinity at {site}; load it in fp32")
@@ -222,7 +224,7 @@ class Batches:
     """Batches of rows without end: chunks of each epoch, mixed, what is left of one going into the next.
 
     `epoch`, `chunk` and `at` are the place: `left` are the rows that came before the chunk in hand, of which and of the
-    chunk `at` rows are used up. From these four the rest follows.
+    chunk `at` rows are used up. From these four the rest follows. `device`: where the rows in hand are, and are mixed.
     """
 
     source: Source
@@ -233,6 +235,7 @@ class Batches:
     chunk: int = 0
     at: int = 0
     left: Mapping[str, Tensor] = field(default_factory=dict)
+    device: torch.device = CPU
     _pool: SiteRows | None = field(default=None, repr=False)
 
     def next(self) -> SiteRows:
@@ -251,8 +254,10 @@ class Batches:
             seed = self.seed + self.epoch
             read = self.source.read(self.sites, seed, self.chunk)
             order = np.random.default_rng([seed, 3, self.chunk]).permutation(len(read[self.sites[0]]))
-            mixed = {site: values[torch.from_numpy(order)] for site, values in read.items()}
-            self._pool = {s: torch.cat([self.left[s], v]) if s in self.left else v for s, v in mixed.items()}
+            places = torch.from_numpy(order).to(self.device)
+            mixed = {site: values.to(self.device)[places] for site, values in read.items()}
+            left = {site: values.to(self.device) for site, values in self.left.items()}
+            self._pool = {s: torch.cat([left[s], v]) if s in left else v for s, v in mixed.items()}
         return self._pool
 
     def _advance(self, pool: SiteRows) -> None:

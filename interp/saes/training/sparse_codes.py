@@ -7,12 +7,15 @@ code": one number a pair, or a matrix [row, d_sae] that is zero off its mask.
 With k of d_sae latents active, every product but the encoder's touches k/d_sae of its rows (Gao et al. 2406.04093, D):
 the decoder and the gradients read and write k rows a token, by embedding_bag, whose order of sums is fixed. Pairs
 sorted by feature make the weight gradients sums over neighbours instead of scattered additions.
+
+How many pairs count is known to a GPU alone, and asking it makes the program wait. So `Pairs` may hold more than count,
+with `on` to tell them apart, as a grid's mask does: "on the code" means zero where a pair does not count.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import torch
@@ -21,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 FEW = 16  # rows whose features stay in a core's cache: 16 x 32 directions of 768 numbers are 1.6 MB
+BAG = 128  # pairs that a GPU adds one after the other; longer sums are made of several
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,14 @@ class Pairs:
     """Active latents as pairs in the order of rows: those of row r are `starts[r]` to `starts[r + 1]`.
 
     `starts` [end] has one number more than there are rows. `pre` [pair] are the pre-activations. Indices are int32.
+    `on`: which pairs count; None where all do.
     """
 
     starts: Int[Tensor, " end"]
     feature: Int[Tensor, " pair"]
     pre: Float[Tensor, " pair"]
     d_sae: int
+    on: Bool[Tensor, " pair"] | None = None
 
     @cached_property
     def row(self) -> Int[Tensor, " pair"]:
@@ -52,8 +58,8 @@ class Pairs:
         return order, self.row[order], torch.searchsorted(feature, edges, out_int32=True)
 
     def keep(self, values: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
-        """`values` on the code: pairs are nowhere else."""
-        return values
+        """`values` on the code: zero where a pair does not count."""
+        return values if self.on is None else values * self.on
 
     def of_feature(self, values: Float[Tensor, " d_sae"]) -> Float[Tensor, " pair"]:
         """A number a feature, for every pair."""
@@ -71,7 +77,7 @@ class Pairs:
 
     def along(self, rows: Float[Tensor, "row d"], W: Float[Tensor, "d_sae d"]) -> Float[Tensor, " pair"]:
         """<rows[row], W[feature]> of every pair: `rows @ W.T` on the code."""
-        return _dots(rows, W, self)
+        return self.keep(_dots(rows, W, self))
 
     def fit(
         self, values: Float[Tensor, " pair"], W: Float[Tensor, "d_sae d"], bias: Tensor, y: Float[Tensor, "row d"]
@@ -94,14 +100,28 @@ class Pairs:
             )
             error[first:stop] = part.add_(bias).sub_(y[first:stop])
             slopes[a:b] = _each_dot(error[first:stop], W, feature, offsets[:-1], self.row[a:b] - first)
-        return error, slopes
+        return error, self.keep(slopes)
 
     def outer(self, values: Float[Tensor, " pair"], rows: Float[Tensor, "row d"]) -> Float[Tensor, "d_sae d"]:
         """`values.T @ rows`."""
         order, row, starts = self._by_feature
-        return embedding_bag(
-            row, rows.contiguous(), starts, mode="sum", per_sample_weights=values[order], include_last_offset=True
-        )
+        rows, values = rows.contiguous(), values[order]
+        if values.device.type == "cpu":
+            return embedding_bag(row, rows, starts, mode="sum", per_sample_weights=values, include_last_offset=True)
+        ends, firsts = self._pieces
+        parts = embedding_bag(row, rows, ends, mode="sum", per_sample_weights=values, include_last_offset=True)
+        places = torch.arange(len(parts), device=parts.device, dtype=torch.int32)
+        return embedding_bag(places, parts, firsts, mode="sum", include_last_offset=True)
+
+    @cached_property
+    def _pieces(self) -> tuple[Tensor, Tensor]:
+        """Pairs in the order of features cut at each feature and after every `BAG`: where each piece begins, and the
+        first piece of each feature, both with their end. A GPU gives a bag to one thread, and these are short.
+        """
+        starts, n = self._by_feature[2], len(self.feature)
+        cuts = torch.arange(0, n, BAG, device=starts.device, dtype=torch.int32)
+        ends = torch.cat([cuts, starts]).sort().values
+        return ends, torch.searchsorted(ends, starts, out_int32=True)
 
     def per_feature(self, values: Float[Tensor, " pair"]) -> Float[Tensor, " d_sae"]:
         """Sum of `values` over rows."""
@@ -117,10 +137,32 @@ class Pairs:
 
     def fired(self, values: Float[Tensor, " pair"]) -> Int[Tensor, " d_sae"]:
         """At how many rows `values` is not zero."""
-        return torch.bincount(self.feature[values != 0], minlength=self.d_sae)
+        if values.device.type == "cpu":
+            return torch.bincount(self.feature[values != 0], minlength=self.d_sae)
+        order, _, starts = self._by_feature
+        before = torch.nn.functional.pad((values != 0)[order].cumsum(0), (1, 0))
+        return before[starts.long()].diff()
+
+    def lowest(self) -> Float[Tensor, ""]:
+        """The smallest pre-activation that counts; infinite where none does."""
+        counting = self.pre if self.on is None else self.pre.where(self.on, torch.inf)
+        return torch.nn.functional.pad(counting, (0, 1), value=torch.inf).min()
 
     def chosen(self, which: Bool[Tensor, " pair"]) -> Pairs:
-        """Only the pairs where `which` is True."""
+        """Those where `which` is True count; on a CPU, no others are kept (but where some do not count already)."""
+        if self.feature.device.type != "cpu" or self.on is not None:
+            return replace(self, on=which if self.on is None else self.on & which)
+        return self._without(which)
+
+    def spread(self, which: Bool[Tensor, " pair"], values: Float[Tensor, " some"]) -> Float[Tensor, " pair"]:
+        """`values` on `chosen(which)` as values on this code."""
+        return values if len(values) == len(which) else torch.zeros_like(self.pre).masked_scatter_(which, values)
+
+    def counting(self) -> Pairs:
+        """The same code with the pairs that count and no others."""
+        return self if self.on is None else replace(self, on=None)._without(self.on)
+
+    def _without(self, which: Bool[Tensor, " pair"]) -> Pairs:
         before = torch.cat([which.new_zeros(1, dtype=torch.int32), which.cumsum(0, dtype=torch.int32)])
         return Pairs(before[self.starts.long()], self.feature[which], self.pre[which], self.d_sae)
 

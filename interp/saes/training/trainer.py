@@ -21,7 +21,7 @@ from sae_lens import SAE
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.loading.load import pick_device
+from interp.model.loading.device import pick_device
 from interp.model.provenance import library_versions
 from interp.paths import expand
 from interp.progress import Stop, never
@@ -41,7 +41,7 @@ from interp.saes.training.checkpoint import (
 from interp.saes.training.encoder import Precision, choose_precision
 from interp.saes.training.learner import Learner, Start, fresh, start_of
 from interp.saes.training.memory import check_memory
-from interp.saes.training.plan import SAEPlan, Training
+from interp.saes.training.plan import SAEPlan, Training, usual_batch
 from interp.saes.training.processes import Ranks
 from interp.saes.training.report import Line, TrainingCallbacks, in_words, measure_step
 from interp.saes.training.save import as_sae_lens, check_new, save_sae
@@ -71,14 +71,16 @@ def train(
     Raises UserError for a folder that is there, a checkpoint of other settings, a site that the source lacks, rows that
     are not finite or fewer than a batch, and a width that does not fit the memory.
     """
-    plans, training = [saes] if isinstance(saes, SAEPlan) else list(saes), training or Training()
+    plans, place = [saes] if isinstance(saes, SAEPlan) else list(saes), pick_device(device)
+    if place.type not in ("cpu", "cuda"):
+        raise UserError(f"device {str(place)!r} cannot train SAEs: its kernels lack what that takes; use cpu or cuda")
+    training = training or Training(batch=usual_batch(place))
     ranks, callbacks = ranks or Ranks(), callbacks or TrainingCallbacks()
     out = Path(os.path.normpath(expand(out)))
     targets = _targets(plans, out)
     sites = list(dict.fromkeys(site for plan in plans for site in plan.sites))
     source.check(sites)
     _check_counts(source.count(sites), training, ranks)
-    place = pick_device(device)
     precision = choose_precision(training.precision, place)
     lineages = [source.lineage(plan.site) for plan in plans]
     record = describe(plans, training, lineages, precision, ranks.count)
@@ -91,7 +93,7 @@ def train(
     job = _Job(plans, training, place, precision, ranks)
     with training_folder(out, ranks) as folder:
         checkpoint = read_checkpoint(folder, record)
-        batches = Batches(source, sites, training.batch, training.seed)
+        batches = Batches(source, sites, training.batch, training.seed, device=place)
         state = _begin(job, folder, batches) if checkpoint is None else _resume(job, folder, batches, *checkpoint)
         if state.done:
             callbacks.log(f"going on after step {state.done:,} of {training.steps:,}")

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.saes.training.asked import Asked
 from interp.saes.training.encoder import Encoder, Weights
 from interp.saes.training.processes import Ranks
 from interp.saes.training.sparse_codes import Code
@@ -35,9 +36,14 @@ class Batch:
     rows: int
     encoder: Encoder
     dead: Bool[Tensor, " d_sae"] | None = None
+    asked: Asked = field(default_factory=Asked)
     warm: float = 1.0
     centred: bool = True
     ranks: Ranks = field(default_factory=Ranks)
+
+    def __post_init__(self) -> None:
+        if self.dead is not None:
+            self.asked.want(dead=self.dead.sum())
 
     def inputs(self, weights: Mapping[str, Tensor]) -> Float[Tensor, "row d_in"]:
         """What the encoder reads."""

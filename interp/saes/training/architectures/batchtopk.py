@@ -42,11 +42,10 @@ def choose_in_batch(
 ) -> tuple[Pairs, dict[str, Tensor]]:
     """The latents that fire, and the threshold's new running mean."""
     scaled, norm = scaled_encoder(weights)
-    code = batch.encoder.batch_top_k(inputs, scaled, settings.k, batch.ranks)
-    lowest = -batch.ranks.largest(-float(code.pre.min()) if len(code.pre) else -float("inf"))
-    if lowest == float("inf"):
-        return code, dict(buffers)
-    lr = settings.topk_threshold_lr
+    code = batch.encoder.batch_top_k(inputs, scaled, settings.k, batch.ranks, batch.asked)
+    lowest = -batch.ranks.highest(-code.lowest().double())
+    lr = settings.topk_threshold_lr * lowest.isfinite().double()  # a batch in which nothing fires says nothing
+    lowest = lowest.nan_to_num(posinf=0.0)
     kept = {name: (1 - lr) * buffers[name] + lr * new for name, new in zip(BUFFERS, (lowest, 1.0), strict=True)}
     return replace(code, pre=code.pre / norm[code.feature]), kept
 

@@ -35,7 +35,9 @@ class Gated:
 def gated_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: Gated) -> Step:
     """Loss and gradients on a batch."""
     inputs, norm = batch.inputs(weights), decoder_norm(weights)
-    code = batch.encoder.above(inputs, encoder_weights(weights, "b_gate"), torch.zeros_like(weights["b_gate"]))
+    code = batch.encoder.above(
+        inputs, encoder_weights(weights, "b_gate"), torch.zeros_like(weights["b_gate"]), batch.asked
+    )
     gate = code.keep(code.pre)
     scale = code.of_feature(weights["r_mag"].exp())
     plain = gate - code.keep(code.of_feature(weights["b_gate"]))  # x @ W

@@ -62,7 +62,7 @@ def jumprelu_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: Ju
     inputs, norm, threshold = batch.inputs(weights), decoder_norm(weights), weights["threshold"]
     bandwidth = settings.jumprelu_bandwidth
     # the code holds the window below each threshold as well
-    code = batch.encoder.above(inputs, encoder_weights(weights), threshold - bandwidth / 2)
+    code = batch.encoder.above(inputs, encoder_weights(weights), threshold - bandwidth / 2, batch.asked)
     height = code.of_feature(threshold)
     on = code.keep((code.pre > height).to(inputs.dtype))
     window = code.keep((((code.pre - height) / bandwidth).abs() < 0.5).to(inputs.dtype))

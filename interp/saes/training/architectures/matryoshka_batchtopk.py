@@ -42,16 +42,18 @@ def matryoshka_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: 
     code, kept = choose_in_batch(inputs, weights, buffers, batch, settings)
     which = [code.between(first, stop) for first, stop in levels]
     parts = [code.chosen(some) for some in which]
-    decoded = (part.decode(part.pre, weights["W_dec"]) for part in parts)
+    kept_pre = [part.keep(part.pre) for part in parts]
+    decoded = (part.decode(pre, weights["W_dec"]) for part, pre in zip(parts, kept_pre, strict=True))
     _, *errors = accumulate(decoded, initial=weights["b_dec"] - batch.y)
     losses = [error.square().sum() / batch.rows for error in errors]
     # a feature is in its own level and all wider ones: its slope is the sum of theirs
     to_pre, to_decoder = torch.zeros_like(code.pre), torch.zeros_like(weights["W_dec"])
     beyond = torch.zeros_like(batch.y)
-    for (first, stop), part, some, error in reversed(list(zip(levels, parts, which, errors, strict=True))):
+    nested = zip(levels, parts, which, kept_pre, errors, strict=True)
+    for (first, stop), part, some, pre, error in reversed(list(nested)):
         beyond = beyond + error * (2 / batch.rows)
-        to_pre[some] = part.along(beyond, weights["W_dec"])
-        to_decoder[first:stop] = part.outer(part.pre, beyond)[first:stop]
+        to_pre += code.spread(some, part.along(beyond, weights["W_dec"]))
+        to_decoder[first:stop] = part.outer(pre, beyond)[first:stop]
     aux_loss, aux_gradients = aux_k(weights, inputs, errors[-1], batch, settings.aux_loss_coefficient)
     gradients = total(
         {"W_dec": to_decoder, "b_dec": beyond.sum(0)},
@@ -61,7 +63,7 @@ def matryoshka_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: 
     *inner, whole = losses
     named = {f"inner_mse_loss_{width}": loss for width, loss in zip(settings.matryoshka_widths, inner, strict=False)}
     told = {"mse_loss": whole, "auxiliary_reconstruction_loss": aux_loss, **named}
-    return Step(told, gradients, code, code.pre, errors[-1], kept)
+    return Step(told, gradients, code, code.keep(code.pre), errors[-1], kept)
 
 
 ARCHITECTURE = replace(

@@ -66,7 +66,9 @@ def pre_act(
 
 
 def _dead_ids(batch: Batch) -> Int[Tensor, " dead"]:
-    return torch.empty(0, dtype=torch.long) if batch.dead is None else batch.dead.nonzero().flatten()
+    if batch.dead is None or not (n := int(batch.asked["dead"])):
+        return torch.empty(0, dtype=torch.long)
+    return torch.nonzero_static(batch.dead, size=n).flatten()
 
 
 def _spread(like: Tensor, ids: Int[Tensor, " dead"], values: Tensor) -> Tensor:

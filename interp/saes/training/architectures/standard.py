@@ -32,7 +32,7 @@ class Standard:
 def standard_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: Standard) -> Step:
     """Loss and gradients on a batch."""
     inputs, norm = batch.inputs(weights), decoder_norm(weights)
-    code = batch.encoder.above(inputs, encoder_weights(weights), torch.zeros_like(weights["b_enc"]))
+    code = batch.encoder.above(inputs, encoder_weights(weights), torch.zeros_like(weights["b_enc"]), batch.asked)
     values = code.keep(code.pre)
     fit = reconstruct(code, values, weights, batch)
     weight = batch.warm * settings.l1_coefficient / batch.rows

@@ -38,21 +38,22 @@ def topk_step(weights: Tensors, buffers: Tensors, batch: Batch, settings: TopK) 
     """Loss and gradients on a batch."""
     scaled, norm = scaled_encoder(weights)
     inputs = batch.inputs(weights)
-    code = batch.encoder.top_k(inputs, scaled, settings.k)
+    code = batch.encoder.top_k(inputs, scaled, settings.k, batch.asked)
     return step_of_chosen(replace(code, pre=code.pre / norm[code.feature]), inputs, weights, batch, settings)
 
 
 def step_of_chosen(code: Pairs, inputs: Tensor, weights: Tensors, batch: Batch, settings: TopK) -> Step:
-    """Loss and gradients once the latents are chosen; their pre-activations are above zero."""
-    fit = reconstruct(code, code.pre, weights, batch)
+    """Loss and gradients once the latents are chosen; the pre-activations of those that count are above zero."""
+    values = code.keep(code.pre)
+    fit = reconstruct(code, values, weights, batch)
     aux_loss, aux_gradients = aux_k(weights, inputs, fit.error, batch, settings.aux_loss_coefficient)
     gradients = total(
-        {"W_dec": fit.to_decoder(code, code.pre), "b_dec": fit.to_bias()},
+        {"W_dec": fit.to_decoder(code, values), "b_dec": fit.to_bias()},
         encoder_gradients(code, fit.to_values, inputs, weights, batch),
         aux_gradients,
     )
     losses = {"mse_loss": fit.loss, "auxiliary_reconstruction_loss": aux_loss}
-    return Step(losses, gradients, code, code.pre, fit.error)
+    return Step(losses, gradients, code, values, fit.error)
 
 
 ARCHITECTURE = Architecture(

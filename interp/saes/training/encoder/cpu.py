@@ -1,64 +1,32 @@
-"""The one dense product of a training step: pre-activations, and which of them count.
+"""The encoder on a CPU: chunks of rows, looked at while they are in the cache.
 
 A chunk of rows is multiplied by the encoder, what counts is taken from it while it is still in the cache, and the
 matrix [row, d_sae] of a whole batch never exists. Floating-point numbers above zero have the order of their bits read
-as whole numbers, and comparing those is faster.
-
-With `bf16` the product is made in bfloat16, several times as fast where the processor multiplies it, and gives
-candidates only: all whose value in fp32 could count. They are scored again in fp32, so that what counts, and every
-number that leaves here, is fp32's. That is proven, row by row. Write x' for the rounded x and x = x' + dx: the product
-x.w is off by dx.w + x'.dw, and so by |dx| |w| + |x'| |dw| at most (Cauchy and Schwarz), with the norms of what rounding
-really took away. Where the candidates do not reach that far below what counts, the batch is done again with more.
+as whole numbers, and comparing those is faster. In bfloat16, where the candidates do not reach far enough below what
+counts, the batch is done again with more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.saes.training.asked import Asked
+from interp.saes.training.encoder.precision import DENSE, NOT_FINITE, ROUNDING, SAMPLE, SUMS, Precision, Weights, guess
 from interp.saes.training.processes import Ranks
 from interp.saes.training.sparse_codes import Code, Grid, Pairs, from_flat
 
-Precision = Literal["fp32", "bf16"]
-ROWS = {"cpu": 256, "cuda": 8192}  # a chunk; on a CPU its pre-activations stay in the cache
-DENSE = 0.08  # share of latents above which dense products are faster (0.6 us a pair against 0.08 us an entry)
+ROWS = 256  # a chunk, whose pre-activations stay in the cache
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float64: torch.int64}
-ROUNDING = 2.0**-8 * 1.02  # of a bfloat16 that is stored, relative
-SUMS = 1e-4  # of |x| |w|: what summing in fp32, in some order, may be off by
 TRIES = 8  # with ever more candidates; then fp32
 BLOCK = 512  # rows of W at once
-SAMPLE = 256  # rows that the first guess of a batch's threshold is made from
 Take = Callable[[Tensor, slice], Tensor]  # pre-activations of a chunk, its rows -> flat places of what may count
-
-
-def choose_precision(wanted: str, device: torch.device) -> Precision:
-    """`wanted`, or for "auto" bf16 where the processor multiplies it. Raises UserError for another word."""
-    if wanted == "fp32" or wanted == "bf16":
-        return wanted
-    if wanted != "auto":
-        raise UserError(f"precision {wanted!r}; expected fp32, bf16 or auto")
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if device.type == "cpu" and fast else "fp32"
-
-
-class Weights(NamedTuple):
-    """An encoder: pre-activations are `(x @ W.T + b) * scale`."""
-
-    W: Float[Tensor, "d_sae d_in"]
-    b: Float[Tensor, " d_sae"]
-    scale: Float[Tensor, " d_sae"] | None = None
-
-    def bias(self) -> Float[Tensor, " d_sae"]:
-        """What is added to the product with the scaled W."""
-        return self.b if self.scale is None else self.b * self.scale
 
 
 class _Product(NamedTuple):
@@ -75,19 +43,16 @@ class _Product(NamedTuple):
     least: Float[Tensor, " row"]
 
 
-class Encoder:
-    """Finds the pre-activations that count. Between batches it remembers where to look, never what to find.
-
-    `reach`: how far bfloat16's candidates go below what counts, in units of what a product may be off by. `hint`: the
-    threshold of the last batch. Raises UserError for rows or weights that are not finite.
-    """
+class CPUEncoder:
+    """An `Encoder` for a CPU. `reach`: how far bfloat16's candidates go below what counts, in units of what a product
+    may be off by. `hint`: the threshold of the last batch."""
 
     def __init__(self, precision: Precision = "fp32") -> None:
         self.precision: Precision = precision
         self.reach = 1.1
         self.hint: float | None = None
 
-    def top_k(self, x: Float[Tensor, "row d_in"], weights: Weights, k: int) -> Pairs:
+    def top_k(self, x: Float[Tensor, "row d_in"], weights: Weights, k: int, asked: Asked | None = None) -> Pairs:
         """The `k` largest of every row, of those above zero (the others leave a ReLU as zero)."""
         ready = self._ready(x, weights)
         for _ in range(TRIES):
@@ -101,12 +66,14 @@ class Encoder:
             code = found.chosen(_strongest(found, k) & (found.pre > 0))
             if self._reached(_smallest(code), torch.cat(floors), ready):
                 return code
-        return Encoder("fp32").top_k(x, weights, k)
+        return CPUEncoder("fp32").top_k(x, weights, k)
 
-    def batch_top_k(self, x: Float[Tensor, "row d_in"], weights: Weights, k: float, ranks: Ranks) -> Pairs:
+    def batch_top_k(
+        self, x: Float[Tensor, "row d_in"], weights: Weights, k: float, ranks: Ranks, asked: Asked | None = None
+    ) -> Pairs:
         """The k x rows largest of the whole batch, over all `ranks`, of those above zero. Ties at the end all count."""
         ready, wanted = self._ready(x, weights), int(k * len(x) * ranks.count)
-        hint = -ranks.largest(-self._guess(x, weights, k)) if self.hint is None else 0.95 * self.hint
+        hint = -ranks.largest(-float(guess(x, weights, k))) if self.hint is None else 0.95 * self.hint
         for attempt in range(2 * TRIES):
             hint = hint if attempt < TRIES else 0.0  # all above zero are candidates then
             floor = self._below(x.new_full((len(x),), hint) + ready.lift, ready)
@@ -125,9 +92,11 @@ class Encoder:
                 self.hint = float(threshold)
                 return found.chosen(found.pre >= threshold if wanted else torch.zeros_like(found.pre, dtype=torch.bool))
             hint = min(hint, float(threshold))
-        return Encoder("fp32").batch_top_k(x, weights, k, ranks)
+        return CPUEncoder("fp32").batch_top_k(x, weights, k, ranks)
 
-    def above(self, x: Float[Tensor, "row d_in"], weights: Weights, floor: Float[Tensor, " d_sae"]) -> Code:
+    def above(
+        self, x: Float[Tensor, "row d_in"], weights: Weights, floor: Float[Tensor, " d_sae"], asked: Asked | None = None
+    ) -> Code:
         """All above their feature's `floor`: pairs, or a grid where so many are that dense products are faster."""
         ready = self._ready(x, Weights(weights.W, weights.b - floor))  # so that what is looked for is above zero
 
@@ -141,6 +110,14 @@ class Encoder:
         flat, low = self._scan(ready, take)
         found = self._exact(x, weights, flat, low + floor[flat % len(floor)])
         return found.chosen(found.pre > floor[found.feature])
+
+    def numbers(self) -> dict[str, Any]:
+        """Where to look next, ready for JSON."""
+        return {"reach": self.reach, "hint": self.hint}
+
+    def restore(self, numbers: dict[str, Any]) -> None:
+        """Look where `numbers` said."""
+        self.reach, self.hint = numbers["reach"], numbers["hint"]
 
     def _ready(self, x: Tensor, weights: Weights) -> _Product:
         """What is multiplied, in blocks: a large matrix that is made in passing would cost more."""
@@ -157,10 +134,7 @@ class Encoder:
                 lost = max(lost, float(exact.sub_(W[some]).norm(dim=1).max()))
         bias, norms = weights.bias(), x.norm(dim=1)
         if not bool(torch.isfinite(norms.sum() + bias.abs().sum() + weights.W.sum())):
-            raise UserError(
-                "rows or encoder hold numbers that are NaN, infinite or too large to square; training has diverged, or "
-                "its rows are damaged: choose a lower learning rate, or capture them again"
-            )
+            raise UserError(NOT_FINITE)
         if self.precision == "fp32":
             return _Product(x, W, bias, torch.zeros_like(norms), 0.0, torch.zeros_like(norms))
         low = x.to(dtype)
@@ -172,11 +146,10 @@ class Encoder:
 
     def _scan(self, ready: _Product, take: Take) -> tuple[Tensor, Tensor]:
         """Flat places of what `take` finds in the pre-activations, chunk by chunk, and their values as computed."""
-        size = ROWS.get(ready.x.device.type, 256)
-        buffer = torch.empty(min(size, len(ready.x)), len(ready.W), dtype=ready.x.dtype, device=ready.x.device)
+        buffer = torch.empty(min(ROWS, len(ready.x)), len(ready.W), dtype=ready.x.dtype)
         places, values = [], []
-        for first in range(0, len(ready.x), size):
-            chunk = ready.x[first : first + size]
+        for first in range(0, len(ready.x), ROWS):
+            chunk = ready.x[first : first + ROWS]
             pre = torch.addmm(ready.b, chunk, ready.W.T, out=buffer[: len(chunk)])
             flat = take(pre, slice(first, first + len(chunk)))
             places.append(flat + first * len(ready.W))
@@ -206,14 +179,6 @@ class Encoder:
         self.reach = 1.2 * self.reach if self.reach > 0.5 else 1.1
         return False
 
-    def _guess(self, x: Tensor, weights: Weights, k: float) -> float:
-        """A little below the threshold of the batch, by some rows of it."""
-        some = x[:: max(1, len(x) // SAMPLE)]
-        pre = torch.addmm(weights.b, some, weights.W.T)
-        pre = (pre if weights.scale is None else pre * weights.scale).flatten()
-        n = min(len(pre), max(1, round(1.2 * k * len(some))))
-        return float(pre.topk(n, sorted=False).values.min().clamp(min=0))
-
 
 def _lower_bound(pre: Float[Tensor, "row d_sae"], k: int) -> Float[Tensor, " row"]:
     """A number that at least `k` of every row reach, near the k-th largest; zero where fewer are above zero.
@@ -236,7 +201,7 @@ def _at_least(pre: Float[Tensor, "row d_sae"], floor: Float[Tensor, " row"]) -> 
     least = _bits_below(floor.clamp(min=0), pre.dtype).clamp(min=1)[:, None]
     # zero where not, for int16: twice as fast as a comparison
     mask = torch.maximum(bits, least - 1).sub_(least - 1) if bits.dtype == torch.int16 else bits >= least
-    if mask.device.type != "cpu" or mask.numel() * mask.element_size() % 8:
+    if mask.numel() * mask.element_size() % 8:
         return mask.view(-1).nonzero().view(-1)
     each = 8 // mask.element_size()  # several at a time: few of these words hold any
     words = mask.view(-1).view(torch.int64).nonzero().view(-1)
