@@ -96,14 +96,14 @@ def test_a_store_holds_what_the_gpu_computes_however_slow_its_writer(
     texts, sites = [p * (1 + i % 7) for i in range(60) for p in PROMPTS], "blocks.*.hook_resid_post"
     plan, tokens = plan_capture(there, texts, sites, batch_tokens=512, shard_bytes=1 << 24)
     assert plan.numerics["device"] == torch.cuda.get_device_name()
-    put = ShardWriter.put
+    write = ShardWriter.write
 
-    def late(self: ShardWriter, site: str, rows: Any, values: torch.Tensor) -> None:
+    def late(self: ShardWriter, *what: Any) -> None:
         time.sleep(0.002)
-        put(self, site, rows, values)
+        write(self, *what)
 
     fast = capture_store(there, tmp_path / "fast", plan, tokens)
-    monkeypatch.setattr(ShardWriter, "put", late)
+    monkeypatch.setattr(ShardWriter, "write", late)
     slow = capture_store(there, tmp_path / "slow", plan, tokens)
     for site in fast.sites:
         assert torch.equal(fast.rows(site), slow.rows(site))
@@ -118,10 +118,10 @@ def test_a_store_holds_what_the_gpu_computes_however_slow_its_writer(
 def test_a_writer_that_fails_ends_the_capture(there: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, tokens = plan_capture(there, PROMPTS * 20, "blocks.*.hook_resid_post")
 
-    def fail(self: ShardWriter, site: str, rows: Any, values: torch.Tensor) -> None:
+    def fail(self: ShardWriter, *what: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ShardWriter, "put", fail)
+    monkeypatch.setattr(ShardWriter, "write", fail)
     with pytest.raises(UserError, match="No space left on device"):
         capture_store(there, tmp_path / "s", plan, tokens)
 

@@ -174,7 +174,7 @@ RACES = {
         "self._stream.wait_stream(torch.cuda.current_stream(kept.device))",
         "pass",
     ),
-    "memory is not kept for the copy": ("kept.record_stream(self._stream)", "del kept"),
+    "memory is not kept for the copy": ("tensor.record_stream(self._stream)", "pass"),
     "the model's own tensor is copied": ("values.to(self._dtype, copy=True)", "values.to(self._dtype)"),
     "the end is recorded on another stream": (
         "copied.record()",
@@ -287,9 +287,9 @@ BUGS: dict[str, tuple[Callable[..., None], Bug]] = {
     "a CPU's generator draws on the card": (resample, (Learner, "resample", ".square().cpu()", ".square()")),
     "rows of pairs are counted on the CPU": (train, (Pairs, "row", ", device=counts.device", "")),
     "features are searched on the CPU": (train, (Pairs, "_by_feature", ", device=feature.device", "")),
-    "token ids stay on the CPU": (capture, (tokens, "pad", "ids.to(device)", "ids")),
+    "token ids stay on the CPU": (capture, (tokens, "pad", "upload(ids, device)", "ids")),
     "places are counted on the CPU": (capture, (captured.Activations, "last", ", device=self.mask.device", "")),
-    "an edit's numbers stay on the CPU": (edit_some, (edits, "ablate", ", device=activation.device", "")),
+    "an edit's numbers stay on the CPU": (edit_some, (edits, "ablate", "beside(held, activation)", "held")),
     "the last tokens are counted on the CPU": (score, (tokens.Tokens, "last", ", device=self.mask.device", "")),
     "first tokens are on the CPU": (
         score,

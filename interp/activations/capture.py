@@ -12,15 +12,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from jaxtyping import Bool
 from torch import Tensor
 
 from interp.activations.create import create_store
 from interp.activations.files import NewFile, clear_leftovers, new_file, write_sealed
 from interp.activations.offload import Offload
 from interp.activations.plan import Plan, batches_of, kernels
-from interp.activations.shards import ShardWriter
+from interp.activations.shards import ShardWriter, measure
 from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_path
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
@@ -29,7 +30,15 @@ from interp.model.model import Model
 from interp.paths import expand
 from interp.progress import Progress, Stop, never, silent
 
-Where = tuple[str, list[tuple[int, int]]]  # a site, and which rows each sequence is
+WRITERS = 4  # threads that write what a GPU gave; each waits for the disk most of the time
+
+
+class Where(NamedTuple):
+    """A site, which rows each sequence is, and where its real tokens stand (on the model's device)."""
+
+    site: str
+    rows: list[tuple[int, int]]
+    real: Bool[Tensor, "sequence pos"]
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,13 @@ class ShardRun:
 
     def offload_to(self, writer: ShardWriter) -> Offload[Where]:
         """What takes activations from the model to `writer`."""
-        return Offload(lambda where, values: writer.put(*where, values), self.store.dtype, self.model.device)
+        return Offload(
+            lambda where, stored, norms, sums: writer.write(where.site, where.rows, stored, norms, sums),
+            self.store.dtype,
+            self.model.device,
+            also=lambda where, stored: measure(stored, where.real),
+            threads=WRITERS,
+        )
 
     def forward(self, batch: list[int], offload: Offload[Where]) -> None:
         """Run one batch and hand on what it gives."""
@@ -169,8 +184,10 @@ class ShardRun:
         rows = [tokens.sequence(i).tolist() for i in batch]
         spans = [(int(tokens.starts[i]), int(tokens.starts[i + 1])) for i in batch]
         for part in batches(self.model.tree, rows, len(rows), "right", self.sites):
-            where = [spans[i] for i in part.index.tolist()]
-            stream(self.model.tree, part, self.sites, partial(self._put, offload, where))
+            chosen = [spans[i] for i in part.index.tolist()]
+            stream(self.model.tree, part, self.sites, partial(self._put, offload, chosen, part.mask))
 
-    def _put(self, offload: Offload[Where], where: list[tuple[int, int]], site: str, value: Tensor) -> None:
-        offload.put((site, where), value)
+    def _put(
+        self, offload: Offload[Where], chosen: list[tuple[int, int]], real: Tensor, site: str, value: Tensor
+    ) -> None:
+        offload.put(Where(site, chosen, real), value)

@@ -1,12 +1,13 @@
 """From the model to wherever rows go: on a GPU, the copy and what follows it run beside the forward.
 
-A captured activation is cast on the GPU, copied to pinned memory on a stream of its own and handed on by a thread, so
-that the model waits for neither the bus nor the disk. On a CPU there is nothing to gain: it is handed on at once.
+A captured activation is cast on the GPU, and whatever else is wanted of it computed there; all is copied to pinned
+memory on a stream of its own and handed on by threads, so that the model waits for neither the bus nor the disk. On a
+CPU there is nothing to gain: it is handed on at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import BoundedSemaphore
 from types import TracebackType
@@ -20,43 +21,55 @@ Where = TypeVar("Where")
 
 
 class Offload(Generic[Where]):
-    """Hands activations to `receive(where, values)` in main memory as `dtype`, one after the other, in order.
+    """Hands activations to `receive(where, values, …)` in main memory as `dtype`; of one thread, in order.
 
-    Leave the context to wait for the last one. What `receive` raises comes out of `put`, or there.
+    `also(where, values)`: what is to be computed of the cast values where they are, and handed on behind them.
+    `threads`: how many receive at once. Leave the context to wait for the last one. What `receive` raises comes out of
+    `put`, or there.
     """
 
-    def __init__(self, receive: Callable[[Where, Tensor], None], dtype: torch.dtype, device: torch.device) -> None:
-        self._receive, self._dtype = receive, dtype
+    def __init__(
+        self,
+        receive: Callable[..., None],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        also: Callable[[Where, Tensor], Sequence[Tensor]] = lambda where, values: (),
+        threads: int = 1,
+    ) -> None:
+        self._receive, self._dtype, self._also = receive, dtype, also
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._room = BoundedSemaphore(IN_FLIGHT)
-        self._beside = ThreadPoolExecutor(1)
+        self._beside = ThreadPoolExecutor(threads)
         self._waiting: list[Future[None]] = []
 
     def put(self, where: Where, values: Tensor) -> None:
         """Take the values as they are now: the model may go on and overwrite its tensor."""
         if self._stream is None:
-            self._receive(where, values.to(self._dtype).cpu())
+            cast = values.to(self._dtype)
+            self._receive(where, *(tensor.cpu() for tensor in (cast, *self._also(where, cast))))
             return
         self._collect(only_done=True)
         self._room.acquire()
         try:
             kept = values.to(self._dtype, copy=True)  # on the model's stream, at the speed of the GPU's memory
+            whole = [kept, *self._also(where, kept)]
             self._stream.wait_stream(torch.cuda.current_stream(kept.device))
             with torch.cuda.stream(self._stream):
-                there = torch.empty(kept.shape, dtype=self._dtype, pin_memory=True)  # torch keeps and reuses these
-                there.copy_(kept, non_blocking=True)
+                there = [_beside(tensor) for tensor in whole]
                 copied = torch.cuda.Event()
                 copied.record()
-            kept.record_stream(self._stream)
+            for tensor in whole:
+                tensor.record_stream(self._stream)
             self._waiting.append(self._beside.submit(self._hand_on, where, there, copied))
         except BaseException:
             self._room.release()
             raise
 
-    def _hand_on(self, where: Where, values: Tensor, copied: torch.cuda.Event) -> None:
+    def _hand_on(self, where: Where, values: Sequence[Tensor], copied: torch.cuda.Event) -> None:
         try:
             copied.synchronize()
-            self._receive(where, values)
+            self._receive(where, *values)
         finally:
             self._room.release()
 
@@ -73,3 +86,9 @@ class Offload(Generic[Where]):
                 self._collect(only_done=False)
         finally:
             self._beside.shutdown(wait=True, cancel_futures=True)
+
+
+def _beside(tensor: Tensor) -> Tensor:
+    """A copy in pinned memory, which torch keeps and reuses; it is there when the stream has come so far."""
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return there.copy_(tensor, non_blocking=True)

@@ -19,6 +19,7 @@ from interp.errors import UserError
 from interp.model.choose import choose
 from interp.model.hooks.editing import Edit, call_edit
 from interp.model.hooks.given import check_edit, makes
+from interp.model.hooks.host import beside, known
 from interp.model.hooks.where import Pos, Where, check_pos
 
 
@@ -33,12 +34,12 @@ def ablate(to: float | Tensor = 0.0, *, pos: Pos = None) -> Edit:
     check_pos(pos)
     _check_one_site("ablate", to)
     try:
-        torch.as_tensor(to, dtype=torch.float32)
+        held = to if isinstance(to, Tensor) else torch.as_tensor(to, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"ablate got to={to!r:.60}; expected a number or a tensor, such as a site's mean") from error
 
     def ablated(activation: Tensor, where: Where) -> Tensor:
-        value = torch.as_tensor(to, dtype=activation.dtype, device=activation.device)
+        value = beside(held, activation)
         _check_fits("ablate", value, activation, where)
         return torch.where(choose(activation, where, pos), value, activation)
 
@@ -106,7 +107,7 @@ def project_out(directions: Float[Tensor, "... d"], pos: Pos = None) -> Edit:
     def projected(activation: Tensor, where: Where) -> Tensor:
         _check_per_token("project_out", where)
         _check_fits("project_out", several[0], activation, where)
-        span = basis.U.to(activation)
+        span = beside(basis.U, activation)
         return torch.where(choose(activation, where, pos), activation - activation @ span @ span.T, activation)
 
     return projected
@@ -248,7 +249,7 @@ def steer(direction: Float[Tensor, " d"], coefficient: float = 1.0, pos: Pos = N
                 f"steer got a direction of shape {tuple(direction.shape)} at {where.name}; "
                 f"expected ({activation.shape[-1]},)"
             )
-        change = coefficient * direction.to(activation)
+        change = coefficient * beside(direction, activation)
         return activation + change * choose(activation, where, pos).to(activation.dtype)
 
     return steered
@@ -269,6 +270,7 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
         )
     check_pos(pos)
     spans = [_span(row) for row in ~source.isnan().flatten(2).all(-1).cpu()]  # capture writes NaN on padding
+    holes = source.isnan().flatten(2).any(-1).cpu()
     indices = [] if pos is None or isinstance(pos, slice) else list(pos) if isinstance(pos, Sequence) else [pos]
     from_start = bool(indices) and min(indices) >= 0
 
@@ -283,8 +285,9 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
                 f"patch at {where.name} got {_shape(source)}; expected [prompt, pos, {str([*activation.shape[2:]])[1:]}"
             )
         rows = activation.new_full(activation.shape, float("nan"))
+        real, lacking = known(where.mask), torch.ones_like(known(where.mask))
         for row, prompt in enumerate(where.prompts.tolist()):
-            here, there = _span(where.mask[row]), spans[prompt]  # its tokens, wherever the padding of either stands
+            here, there = _span(real[row]), spans[prompt]  # its tokens, wherever the padding of either stands
             came, wanted = there.stop - there.start, here.stop - here.start
             if not from_start and came != wanted:
                 raise UserError(
@@ -292,9 +295,11 @@ def patch(source: Float[Tensor, "prompt pos ..."], pos: Pos = None) -> Edit:
                     "pair prompts with the same number of tokens"
                 )
             width = min(came, wanted)
-            rows[row, here.start : here.start + width] = source[prompt, there.start : there.start + width].to(rows)
+            taken = slice(there.start, there.start + width)
+            rows[row, here.start : here.start + width] = source[prompt, taken].to(rows)
+            lacking[row, here.start : here.start + width] = holes[prompt, taken]
         chosen = choose(activation, where, pos)
-        if bool((rows.isnan() & chosen).any()):
+        if bool((known(where.positions(pos)) & lacking).any()):
             raise UserError(f"patch at {where.name} got a source with no value (NaN) at a chosen position of a prompt")
         return activation.where(~chosen, rows)
 

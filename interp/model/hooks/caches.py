@@ -16,6 +16,7 @@ from interp.model.hooks.asked import Engine, cache_works
 from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.engines import Ran, run_hooked, run_plain
 from interp.model.hooks.forward import engine_for
+from interp.model.hooks.host import known
 from interp.model.hooks.tokens import Tokens
 from interp.model.hooks.tolerance import of_logits
 from interp.model.hooks.tree import HookedTree
@@ -55,7 +56,8 @@ def repeated(cache: Any, copies: int) -> Any:
 
 def copies_of(batch: Tokens) -> int:
     """How often each prompt of a batch stands there, one behind the other; 1 where not all stand there as often."""
-    differ = ((batch.ids[1:] != batch.ids[:-1]) | (batch.mask[1:] != batch.mask[:-1])).any(1)
+    ids, mask = known(batch.ids), known(batch.mask)
+    differ = ((ids[1:] != ids[:-1]) | (mask[1:] != mask[:-1])).any(1)
     ends = [*(differ.nonzero().flatten() + 1).tolist(), len(batch.ids)]
     lengths = {end - start for start, end in zip([0, *ends], ends, strict=False)}
     return lengths.pop() if len(lengths) == 1 else 1

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError, unknown
+from interp.model.hooks.host import known, made_of, upload
 from interp.model.hooks.tokens import Tokens
 
 # What a user of TransformerLens' ActivationCache types first.
@@ -114,11 +115,14 @@ def place(
         shape = [n, *(width if axes[i] == "pos" else size for i, size in enumerate(piece.shape) if i > 0)]
         out[name] = torch.full(shape, float("nan"), dtype=piece.dtype, device=piece.device)
     for axis, kind in enumerate(axes):
-        if kind == "pos" and not bool(batch.mask.all()):
+        if kind == "pos" and not batch.is_full:
             shape = [1] * piece.ndim
             shape[0], shape[axis] = batch.mask.shape
             piece = piece.masked_fill(~batch.mask.view(shape), float("nan"))
     # the real tokens of a batch stand on the same side as those of the whole
-    left = bool(whole.mask[:, -1].all()) and not bool(whole.mask[:, 0].all())
-    span = slice(width - length, width) if left else slice(0, length)
-    out[name][(batch.index, *(span if kind == "pos" else slice(None) for kind in axes[1:]))] = piece
+    mask, target = known(whole.mask), out[name]
+    left = bool(mask[:, -1].all()) and not bool(mask[:, 0].all())
+    for axis, kind in enumerate(axes):
+        if kind == "pos":
+            target = target.narrow(axis, width - length if left else 0, length)
+    target.index_copy_(0, made_of(batch.mask, "rows", lambda: upload(batch.index, piece.device)), piece)

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.host import known, made_of, upload
 from interp.model.hooks.receipts import Receipt
 from interp.model.hooks.where import Where, real_entries
 
@@ -25,16 +27,42 @@ Edit = Callable[[Tensor, Where], "Tensor | None"]  # None leaves the activation 
 Change = Callable[[Tensor, Where], Tensor]  # an edit that always returns one
 
 
-def apply_edit(edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, *, is_full: bool = False) -> Tensor:
+class Doubts:
+    """Whether edits gave NaN where finite numbers came in: asked of a GPU once a forward, and not at every site."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[str, Tensor]] = []
+
+    def add(self, edit: str, is_broken: Bool[Tensor, ""]) -> None:
+        """To be asked later."""
+        self._open.append((edit, is_broken))
+
+    def settle(self) -> None:
+        """Raise UserError for the first edit that did."""
+        broken, self._open = self._open, []
+        if broken:
+            for (edit, _), is_broken in zip(broken, torch.stack([flag for _, flag in broken]).tolist(), strict=True):
+                if is_broken:
+                    raise _not_finite(edit)
+
+
+def _not_finite(edit: str) -> UserError:
+    return UserError(f"{edit} returned NaN or infinite numbers where finite ones came in")
+
+
+def apply_edit(
+    edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, *, is_full: bool = False, doubts: Doubts | None = None
+) -> Tensor:
     """Call `edit`, check what it returns, and write the receipt. Raises UserError for a result that cannot be used.
 
-    `is_full`: is every token of the batch known to be real? Then nothing is looked at twice.
+    `is_full`: is every token of the batch known to be real? Then nothing is looked at twice. `doubts`: who asks whether
+    the numbers are finite, later; without it they are looked at here.
     """
     before = tensor if torch.is_grad_enabled() else tensor.detach()
     result = call_edit(edit, before, where)
     name = _name_of(edit, where)
     _check_result(name, before, result)
-    if is_full and where.axes.count("pos") < 2 and math.isfinite(float(result.detach().sum())):
+    if doubts is None and is_full and where.axes.count("pos") < 2 and math.isfinite(float(result.detach().sum())):
         rows = (t.flatten(0, -2) if t.ndim > 1 else t.unsqueeze(-1) for t in (before, result))
         receipt.record(*rows, is_finite=True)
         if (
@@ -45,8 +73,10 @@ def apply_edit(edit: Edit, tensor: Tensor, where: Where, receipt: Receipt, *, is
     real = real_entries(where, before)
     masked = before < torch.finfo(before.dtype).min / 2  # scores above the diagonal: -inf, or soon to be
     broken = ~torch.isfinite(result) & ~(masked & (result == -torch.inf)) & torch.isfinite(before)
-    if bool((broken & real).any()):
-        raise UserError(f"{name} returned NaN or infinite numbers where finite ones came in")
+    if doubts is not None:
+        doubts.add(name, (broken & real).any())
+    elif bool((broken & real).any()):
+        raise _not_finite(name)
     receipt.record(*(_vectors(t, where, real) for t in (before, result)))
     # Padding stays as it was: NaN there would reach the real tokens as 0 * NaN, an edited pattern would attend to it.
     return result.where(real & ~broken, before)
@@ -130,5 +160,12 @@ def _vectors(tensor: Tensor, where: Where, real: Tensor) -> Tensor:
     masked = ~(tensor.abs() < torch.finfo(tensor.dtype).max / 2)  # NaN and infinity too
     tensor = tensor.masked_fill(~real | masked, 0.0)
     if "pos" in where.axes:
-        tensor = tensor.movedim(where.axes.index("pos"), 1)[where.mask]
+        tensor = tensor.movedim(where.axes.index("pos"), 1).flatten(0, 1)
+        real_rows = made_of(where.mask, "real rows", lambda: upload(_real_rows(where.mask), tensor.device))
+        tensor = tensor if len(real_rows) == len(tensor) else tensor[real_rows]
     return tensor.flatten(0, -2) if tensor.ndim > 1 else tensor.unsqueeze(-1)
+
+
+def _real_rows(mask: Bool[Tensor, "prompt pos"]) -> Int[Tensor, " row"]:
+    """The numbers of the real tokens, one prompt behind the other."""
+    return known(mask).flatten().nonzero().flatten()

@@ -57,7 +57,7 @@ def run_plain(
         settings["past_key_values"] = cache
     if batch.sees is not None:
         settings["attention_mask"] = _additive(batch.sees, hf.dtype)
-    elif not (batch.pads_right_only or bool(batch.whole_mask.all())):
+    elif batch.sees_padding and not batch.pads_right_only:
         settings["attention_mask"] = batch.whole_mask.long()
     if cache is not None or "attention_mask" in settings or batch.places is not None:
         settings["position_ids"] = batch.position_ids
@@ -86,7 +86,7 @@ def run_hooked(
     mask: Tensor | None = None
     if batch.sees is not None:
         mask = _additive(batch.sees, next(bridge.parameters()).dtype)
-    elif not (bool(batch.whole_mask.all()) or (batch.pads_right_only and not masked)):
+    elif batch.sees_padding and (masked or not batch.pads_right_only):
         mask = batch.whole_mask.long()
     with ExitStack() as stack:
         for hook in hooks:

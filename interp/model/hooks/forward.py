@@ -31,7 +31,7 @@ from interp.model.hooks.asked import (
     takes_a_mask,
     tap_of,
 )
-from interp.model.hooks.editing import apply_edit, edit_in_turns
+from interp.model.hooks.editing import Doubts, apply_edit, edit_in_turns
 from interp.model.hooks.engines import Keep, Ran, Reader, chosen, run_hooked, run_plain
 from interp.model.hooks.late import Late, started
 from interp.model.hooks.metrics import Metric, apply_metric, needs_last_only
@@ -76,7 +76,8 @@ def forward(
         """Act in this forward only: an edit may ask the model, whose hooks are the same."""
         return lambda tensor: function(tensor) if tree.running is token else None
 
-    hooks = [(active.site, during(_editor(tree, active, batch))) for active in tree.active]
+    doubts = None if tree.hf.device.type == "cpu" else Doubts()
+    hooks = [(active.site, during(_editor(tree, active, batch, doubts))) for active in tree.active]
     hooks += [(site, during(function)) for some in (change, watch) for site, function in some.items()]
     hooks = past_the_mlp(tree, hooks)
     names = [site for site, _ in hooks]
@@ -94,8 +95,14 @@ def forward(
                 with tree.opened(names):
                     attached = [tree.attached_at(site, function) for site, function in hooks]
                     ran = run_hooked(tree.bridge, batch, attached, masked=masked, **how)
+    except _Enough:
+        if doubts:
+            doubts.settle()
+        raise
     finally:
         tree.running = outer
+    if doubts:
+        doubts.settle()
     return ran if cut == keep else Ran(chosen(ran.logits, batch, keep), ran.cache)
 
 
@@ -222,19 +229,20 @@ def _tap(tree: HookedTree, site: str) -> Tap:
     return tap
 
 
-def _editor(tree: HookedTree, active: Active, batch: Tokens) -> Reader:
+def _editor(tree: HookedTree, active: Active, batch: Tokens, doubts: Doubts | None) -> Reader:
     """The function that applies an edit to the activation at its site, or to the gradient there."""
     axes = tree.site_table.axes[active.site]
     keys = batch.whole_mask if batch.past is not None and axes.count("pos") > 1 else None
     where = Where(active.site, batch.index, batch.total, batch.mask, axes, batch.before, keys)
     runs = count()
+    doubts = None if active.of_gradient else doubts  # gradients come when the forward is over
 
     def apply(value: Tensor) -> Tensor:
         with tree.resting():  # what an edit asks of the model is answered without edits, or it would ask for ever
             if batch.turns and "pos" in axes:
                 kept = batch.kept and batch.kept.of(active, next(runs), per_prompt=axes[0] == "prompt")
                 return edit_in_turns(active.edit, value, where, active.receipt, batch.turns, kept)
-            return apply_edit(active.edit, value, where, active.receipt, is_full=batch.is_full)
+            return apply_edit(active.edit, value, where, active.receipt, is_full=batch.is_full, doubts=doubts)
 
     def apply_to_gradient(value: Tensor) -> Tensor | None:
         if not value.requires_grad:

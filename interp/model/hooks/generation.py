@@ -20,6 +20,7 @@ from interp.model.hooks.asked import has_length_switch, length_kind, padding_is_
 from interp.model.hooks.caches import cache_repeats, copies_of, one_of_each, repeated
 from interp.model.hooks.captured import Activations
 from interp.model.hooks.forward import check_fits, engine_for, forward, keeps_a_cache
+from interp.model.hooks.host import cut, joined, known
 from interp.model.hooks.tokens import Kept, Tokens, pad
 from interp.model.hooks.tree import HookedTree
 
@@ -144,7 +145,7 @@ class _Written:
             token = choose(self.forward(), self.prompt.index.tolist())
             new.append(torch.where(going, token, -1))
             going = going & ~torch.isin(token, last)
-            if len(new) == most or not bool(going.any()):
+            if len(new) == most or not bool(known(going).any()):
                 return [[t for t in row if t >= 0] for row in torch.stack(new, 1).tolist()]
             self.feed(token, going)
 
@@ -180,7 +181,7 @@ class _Written:
             return replace(self.read, turns=turns, kept=self.kept)
         if not self.steps:
             return self.prompt
-        ids, mask, past = self.read.ids[:, -1:], self.read.mask[:, -1:], self.read.mask[:, :-1]
+        ids, (past, mask) = self.read.ids[:, -1:], cut(self.read.mask, -1)
         return Tokens(ids, mask, self.prompt.index, self.prompt.total, past=past)
 
     def forget_moved(self) -> None:
@@ -196,7 +197,7 @@ class _Written:
     def feed(self, token: Tensor, going: Tensor) -> None:
         """Read `token` next; prompts that are done read padding."""
         ids = torch.cat([self.read.ids, torch.where(going, token, 0)[:, None]], dim=1)
-        self.read = replace(self.read, ids=ids, mask=torch.cat([self.read.mask, going[:, None]], dim=1))
+        self.read = replace(self.read, ids=ids, mask=joined(self.read.mask, going[:, None], known(going)[:, None]))
 
     def reader(self, site: str, width: int) -> Any:
         """What keeps the newest `width` tokens' activations of one forward."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import UserError
+from interp.model.hooks.host import known, upload
 
 AT_ONCE = 1024  # texts that the tokenizer gets in one call
 BosPolicy = Literal["tokenizer", "always", "never"]
@@ -86,12 +87,20 @@ class Tokens:
     @cached_property
     def is_full(self) -> bool:
         """Is every token real?"""
-        return bool(self.mask.all())
+        return bool(known(self.mask).all())
+
+    @cached_property
+    def sees_padding(self) -> bool:
+        """Is any token padding, here or among those of earlier forwards?"""
+        return not self.is_full or (self.past is not None and not bool(known(self.past).all()))
 
     @cached_property
     def pads_right_only(self) -> bool:
         """Do all real tokens stand at the left, so that padding cannot reach them in a causal model?"""
-        return self.past is None and not bool((self.mask[:, 1:] & ~self.mask[:, :-1]).any())
+        if self.past is not None:
+            return False
+        mask = known(self.mask)
+        return not bool((mask[:, 1:] & ~mask[:, :-1]).any())
 
     @property
     def position_ids(self) -> Int[Tensor, "prompt pos"]:
@@ -217,7 +226,7 @@ def pad(
         span = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
         ids[i, span] = torch.tensor(row, dtype=torch.long)
         mask[i, span] = True
-    return Tokens(ids.to(device), mask.to(device), torch.tensor(list(index), dtype=torch.long), total)
+    return Tokens(upload(ids, device), upload(mask, device), torch.tensor(list(index), dtype=torch.long), total)
 
 
 def batches_of(rows: Sequence[Sequence[int]], batch_size: int, kind: Callable[[int], Hashable]) -> list[list[int]]:

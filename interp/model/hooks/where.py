@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.host import known, made_of, upload
 from interp.model.hooks.shown import Shown
 from interp.model.hooks.sites import layer_of
 
@@ -72,6 +73,13 @@ class Where(Shown):
         if pos is None:
             return self.mask
         check_pos(pos)
+        if self.before is None and self.mask.device.type != "cpu":  # chosen where it is known what is padding
+            mask = known(self.mask)
+            return made_of(
+                self.mask,
+                f"positions {pos!r}",
+                lambda: upload(replace(self, mask=mask, keys=None).positions(pos), self.mask.device),
+            )
         if isinstance(pos, Sequence):
             several = [self.positions(index(one)) for one in pos]
             return torch.stack(several).any(0)

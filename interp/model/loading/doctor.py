@@ -158,9 +158,7 @@ def _devices() -> list[Check]:
         if torch.cuda.is_available():
             return [_card(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
         if torch.backends.mps.is_available():
-            return [
-                Check("mps", "ok", "an Apple GPU (--device mps); SAEs train on the CPU, sums are fp32 there")
-            ]
+            return [Check("mps", "ok", "an Apple GPU (--device mps); SAEs train on the CPU, sums are fp32 there")]
         threads = torch.get_num_threads()
         return [Check("device", "ok", f"cpu, {threads} threads (no CUDA device; none is needed)")]
     except Exception as error:  # a broken installation raises anything: here it is to be told, not to be shown
