@@ -174,7 +174,7 @@ RACES = {
         "self._stream.wait_stream(torch.cuda.current_stream(kept.device))",
         "pass",
     ),
-    "memory is not kept for the copy": ("tensor.record_stream(self._stream)", "pass"),
+    "memory is not kept for the copy": ("tensor.record_stream(self._stream)", "whole.clear(); del kept, tensor"),
     "the model's own tensor is copied": ("values.to(self._dtype, copy=True)", "values.to(self._dtype)"),
     "the end is recorded on another stream": (
         "copied.record()",

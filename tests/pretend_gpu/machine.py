@@ -41,6 +41,7 @@ def install(count: int = 1, *, kind: Kind = "cuda", major: int = 9) -> None:
     torch.empty = _may_pin(torch.empty)  # type: ignore[assignment]
     torch.Tensor.pin_memory = lambda self, *_: pin(new_empty(self.shape, dtype=self.dtype).copy_(self))  # type: ignore
     torch.Tensor.is_pinned = lambda self, *_: is_pinned(self)  # type: ignore[assignment]
+    torch.Tensor.to = _to_a_named_card(torch.Tensor.to)  # type: ignore[assignment]
     torch.Generator = Generator  # type: ignore[misc]
     torch.nn.Module._apply = _apply  # type: ignore[assignment]
     if kind == "cuda":
@@ -100,6 +101,19 @@ def _made_on_the_cpu_first(make: Any) -> Any:
         return out.requires_grad_() if requires_grad else out
 
     return made
+
+
+def _to_a_named_card(to: Any) -> Any:
+    """`x.to("cuda")`: C++ would take it for a wish to be beside whatever came last."""
+
+    def named(what: Any) -> Any:
+        is_device = isinstance(what, str | torch.device) and torch.device(what).type == CARDS.kind
+        return place(what) if is_device else what
+
+    def moved(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return to(self, *map(named, args), **{key: named(value) for key, value in kwargs.items()})
+
+    return moved
 
 
 def _may_pin(make: Any) -> Any:
