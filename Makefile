@@ -10,7 +10,7 @@ KERNELS := OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default ATEN_
 BENCHES := $(sort $(wildcard scripts/bench_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kernels test-slow test-pretend test-gpu lint bench notebook clean
+.PHONY: help setup demo test test-kernels test-slow test-pretend test-pretend-short test-gpu lint bench notebook clean
 
 help:  ## show this list
 	@echo "interp-probes: why does a language model do that?"
@@ -48,8 +48,11 @@ test-kernels: $(STAMP)  ## the tests on one thread, on two, and with each set of
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-pretend: $(STAMP)  ## the CUDA branches, on a GPU that is pretended
-	INTERP_PRETEND_GPUS=2 $(BIN)/python -m pytest -m pretend
+test-pretend: $(STAMP)  ## the CUDA branches, on GPUs that are pretended
+	INTERP_PRETEND_GPUS=2 $(BIN)/python -m pytest -n 2 -m pretend
+
+test-pretend-short: $(STAMP)  ## a part of these, in two minutes
+	INTERP_PRETEND_GPUS=2 $(BIN)/python -m pytest -n 2 -m "pretend and not slow"
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -42,7 +42,7 @@ PAIRS = [[1, 2, 3, 4], [5, 6, 7, 8]], [[1, 9, 3, 4], [5, 10, 7, 8]]
 RIGHT, WRONG = [5, 6], [8, 9]
 METRIC = analysis.logit_difference(RIGHT, WRONG)
 LAST, POSTS, HEADS = "blocks.1.hook_resid_post", "blocks.*.hook_resid_post", "blocks.0.attn.hook_z"
-CARDS = ["cuda", "cuda:1"]
+CARDS = [pytest.param("cuda", marks=pytest.mark.slow), "cuda:1"]  # what is forgotten goes to the first one
 Call = Callable[[Model, Path], Any]
 
 
@@ -166,7 +166,9 @@ def assert_alike(here: Any, there: Any) -> None:
         assert here == there
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, marks=pytest.mark.slow) if call == "parity" else call for call in CALLS]
+)
 def test_a_card_gives_what_the_cpu_gives(call: str, there: Model, tiny_gpt2: Model, tmp_path: Path) -> None:
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
@@ -182,6 +184,7 @@ def settings_of(kind: str) -> dict[str, Any]:
     return {"k": 4, **more} if "topk" in kind else more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", SAES)
 def test_an_sae_trains_alike_stops_and_goes_on(

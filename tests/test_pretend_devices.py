@@ -232,6 +232,7 @@ print("ok trained on the CPU of rows that the GPU made")
 """
 
 
+@pytest.mark.slow
 def test_on_an_apple_gpu_what_can_work_does(folder: Path, tmp_path: Path) -> None:
     arguments = [str(Path(__file__).parent), str(folder), str(tmp_path / "sae")]
     done = subprocess.run([sys.executable, "-c", ON_APPLES, *arguments], capture_output=True, text=True, check=False)

@@ -83,7 +83,7 @@ def counted(run: Callable[[], object], what: str) -> int:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [*WIDTHS[:2], pytest.param(WIDTHS[2], marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kind", "settings"), KINDS)
 def test_a_step_waits_once_at_any_width(
     kind: str, settings: Callable[[int], dict[str, Any]], width: int, precision: str
