@@ -10,7 +10,7 @@ KERNELS := OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default ATEN_
 BENCHES := $(sort $(wildcard scripts/bench_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kernels test-slow test-pretend test-pretend-short test-gpu lint bench notebook clean
+.PHONY: help setup demo test test-kernels test-slow test-pretend test-pretend-short test-gpu gpu-check lint bench notebook clean
 
 help:  ## show this list
 	@echo "interp-probes: why does a language model do that?"
@@ -56,6 +56,9 @@ test-pretend-short: $(STAMP)  ## a part of these, in two minutes
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+gpu-check: $(STAMP)  ## ten minutes on a GPU: is all right there, and how fast
+	$(BIN)/python scripts/gpu_check.py
 
 lint: $(STAMP)  ## ruff and basedpyright
 	$(BIN)/ruff check .
