@@ -22,7 +22,9 @@ def one_order(hf: Any) -> Iterator[None]:
     """Inside, every linear layer of `hf` takes one text at a time, always from a fresh copy.
 
     A kernel chooses by the shape of its input, and where it lies in memory, in which order it adds up. Here both are
-    the same whatever else is in the batch. Attention and norms are left as they are: they work on each text by itself.
+    the same whatever else is in the batch. Attention, norms and activation functions are left as they are: they work on
+    each text by itself, but a vector kernel may round the rest behind its last whole vector otherwise (SiLU does, on
+    some processors).
     """
     layers = linear_layers(hf)
     before = [vars(layer).get("forward") for layer in layers]
