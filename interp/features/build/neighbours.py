@@ -18,6 +18,7 @@ from interp.model.hooks.sites import layer_of
 from interp.model.model import Model
 from interp.progress import Progress, silent
 from interp.saes.training.encoder import choose_precision
+from interp.saes.training.encoder.precision import summed_in_fp32
 
 COUNTS_AT_ONCE = 1 << 26  # counters of pairs of features: 256 MB
 ROWS_AT_ONCE = 1 << 16
@@ -172,7 +173,8 @@ def extreme_products(
     parts: tuple[list[Ranked], list[Ranked]] = ([], [])
     sure: list[Tensor] = []
     for rounded, block in zip(low.split(size), x.split(size), strict=True):
-        product = rounded @ low_W.T
+        with summed_in_fp32():
+            product = rounded @ low_W.T
         off = (block - rounded).norm(dim=1) * longest + rounded.float().norm(dim=1) * lost
         proven = torch.ones_like(off, dtype=torch.bool)
         for part, near, sign in zip(parts, _ends(product, many), (1, -1), strict=True):
