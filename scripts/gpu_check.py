@@ -85,7 +85,7 @@ def run_apart(name: str, limit: float, options: argparse.Namespace) -> dict[str,
 def run_here(name: str, device: str, pretend: bool) -> dict[str, Any]:
     """A step in this process: its state, a sentence and rows of numbers."""
     if pretend:
-        import pretend_gpu
+        import pretend_gpu  # type: ignore[import-not-found] - in tests/
 
         pretend_gpu.install(count=2)
     import gpu_steps

@@ -207,7 +207,7 @@ def learner_of(setting: Setting, kind: str, d: int, width: int, batch: int, prec
     from interp.saes.training.processes import Ranks
 
     k = min(32, width // 4)
-    more = {"k": k} if "topk" in kind else {}
+    more: dict[str, Any] = {"k": k} if "topk" in kind else {}
     plan = plan_sae("site", kind, width, **more)
     rows = {"site": torch.randn(batch, d, generator=torch.Generator().manual_seed(0)).to(setting.device)}
     training = Training(steps=10_000, batch=batch, lr=1e-4)
@@ -278,7 +278,7 @@ def sae_lens(setting: Setting) -> tuple[str, Rows]:
 
         return run
 
-    contenders = {"sae-lens": one(theirs.training_forward_pass, False)}
+    contenders: dict[str, Callable[[], object]] = {"sae-lens": one(theirs.training_forward_pass, False)}
     contenders["sae-lens, autocast"] = one(theirs.training_forward_pass, True)
     contenders["sae-lens, autocast, compiled"] = one(torch.compile(theirs.training_forward_pass), True)
     for precision in ("fp32", "bf16"):
@@ -435,8 +435,8 @@ def resume(setting: Setting) -> tuple[str, Rows]:
     for kind in kinds:
         for precision in ("fp32", "bf16"):
             sizes = setting.pick((64, 1024, 256), (16, 64, 32))
-            whole, rows = learner_of(setting, kind, *sizes, precision)
-            half, _ = learner_of(setting, kind, *sizes, precision)
+            whole, rows = learner_of(setting, kind, *sizes, precision=precision)
+            half, _ = learner_of(setting, kind, *sizes, precision=precision)
             n = setting.pick(20, 2)
             for at in range(2 * n):
                 whole.learn(rows, at)
@@ -480,7 +480,9 @@ def waits(setting: Setting) -> tuple[str, Rows]:
     }  # fmt: skip
     for kind in ("topk", "batchtopk", "jumprelu"):
         for precision in ("fp32", "bf16"):
-            student, rows_of = learner_of(setting, kind, *setting.pick((64, 4096, 256), (16, 64, 32)), precision)
+            student, rows_of = learner_of(
+                setting, kind, *setting.pick((64, 4096, 256), (16, 64, 32)), precision=precision
+            )
             at = iter(range(100_000))
             calls[f"{kind} {precision}"] = lambda student=student, r=rows_of, at=at: student.learn(r, next(at))
     rows: Rows = []

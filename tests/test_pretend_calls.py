@@ -107,7 +107,7 @@ CALLS: dict[str, Call] = {
     "generate": lambda m, _: m.generate(PROMPTS, max_new_tokens=6),
     "sample": lambda m, _: len(m.generate(PROMPTS, max_new_tokens=6, temperature=1.0).texts),  # a card draws its own
     "matrices": lambda m, _: [m.W_E, m.W_U, m.W_Q, m.W_K, m.W_V, m.W_O, m.W_in, m.W_out],
-    "products": lambda m, _: m.OV[0, 1].svd()[1] if hasattr(m.OV, "__getitem__") else None,
+    "products": lambda m, _: m.OV(0, 1).svd()[1],
     "steer": edited(lambda m: edits.steer(torch.ones(m.d_model), 2.0, pos=-1)),
     "ablate": edited(lambda m: edits.ablate(pos=[0, -1])),
     "a slice": edited(lambda m: edits.ablate(pos=slice(1, None))),
@@ -200,8 +200,9 @@ def test_an_sae_trains_alike_stops_and_goes_on(
         stops = (lambda: next(asked) == stop_at) if stop_at else (lambda: False)
         if stop_at:
             assert train(plan, source, tmp_path / name, training, device=device, stop=stops) is None
-        (written,) = train(plan, source, tmp_path / name, training, device=device) or ()
-        return dict(load_sae(written).state_dict())
+        written = train(plan, source, tmp_path / name, training, device=device)
+        assert written
+        return dict(load_sae(written[0]).state_dict())
 
     here, whole, resumed = weights("cpu", "cpu"), weights("whole", "cuda"), weights("parts", "cuda", stop_at=20)
     for name, tensor in here.items():
@@ -221,7 +222,7 @@ def test_a_trained_sae_serves_on_a_card(
         sae = load_sae(word_sae, model)
         report = evaluate_sae(sae, model, SENTENCES[1::2], n_boot=0)
         attach_sae(word_sae, model, sample=SENTENCES[:8])
-        numbers = [report.ce_reconstruction, report.explained_variance.mean]
+        numbers: list[Any] = [report.ce_reconstruction, report.explained_variance.mean]
         for edit in (
             reconstruct(sae),
             steer_features(sae, {3: 2.0}),
@@ -239,10 +240,9 @@ def test_a_trained_sae_serves_on_a_card(
         store = capture_store(model, folder / "store", plan, ids)
         training = Training(steps=5, batch=64, lr=1e-3, precision="fp32")
         for name, source in (("model", ModelRows(model, plan, ids)), ("store", StoreRows(store))):
-            (written,) = (
-                train(plan_sae(SITE, "topk", 64, k=4), source, folder / f"from {name}", training, device=model.device)
-                or ()
-            )
-            numbers.append(load_sae(written).W_dec)
+            plan_of_it = plan_sae(SITE, "topk", 64, k=4)
+            written = train(plan_of_it, source, folder / f"from {name}", training, device=model.device)
+            assert written
+            numbers.append(load_sae(written[0]).W_dec)
         found.append(numbers)
     assert_alike(*found)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pretend_gpu
 import pytest
@@ -21,6 +21,7 @@ from interp.activations.plan import plan_capture
 from interp.errors import UserError
 from interp.model import edits
 from interp.model.choose import only
+from interp.model.hooks.editing import Edit
 from interp.saes.training import sources
 from interp.saes.training.encoder import GPUEncoder
 from interp.saes.training.learner import Learner, fresh
@@ -101,6 +102,13 @@ def test_a_step_waits_once_at_any_width(
     assert ledger.total("upload") == 0, ledger.show("upload")
 
 
+def test_a_batch_in_which_nearly_nothing_fires_waits_once_too() -> None:
+    made, rows = student("batchtopk", 512, "fp32", k=8)
+    made.weights["b_enc"].fill_(-8.0)
+    made.learn(rows, 5)
+    assert counted(lambda: made.learn(rows, 6), "wait") <= 1
+
+
 WAITS = [
     (GPUEncoder, "top_k", "proven=proven)", "proven=proven & bool(product.finite))"),
     (Learner, "learn", "self.seen += batch.rows", "self.seen += batch.rows + 0 * int(fired.sum())"),
@@ -138,7 +146,7 @@ def waits(model: Model, sites: int, edit: Any) -> int:
     names = model.tree.match("blocks.*.hook_resid_post")[:sites]
 
     def run() -> None:
-        with model.edit(dict.fromkeys(names, edit)):
+        with model.edit({name: cast("Edit", edit) for name in names}):
             model.last_logits(PROMPTS)
 
     run()

@@ -279,7 +279,7 @@ def _together(options: SAETrainOptions) -> Iterator[Ranks]:
         return
     device = pick_device(options.device)
     if options.split == "saes":
-        yield Apart(process.rank, process.count)
+        yield Apart(process.rank, process.world)
         return
     import torch
     import torch.distributed as dist

@@ -12,10 +12,10 @@ from interp.errors import UserError
 
 
 class Process(NamedTuple):
-    """One of the processes that torchrun started: its `rank` of `count`, and its number on this machine."""
+    """One of the processes that torchrun started: its `rank` of `world`, and its number on this machine."""
 
     rank: int
-    count: int
+    world: int
     local: int
 
 
@@ -29,8 +29,8 @@ def process_of_torchrun() -> Process | None:
         return None
     if wrong := [f"{name}={value!r}" for name, value in told.items() if not re.fullmatch(r"\d{1,9}", str(value))]:
         raise UserError(f"{', '.join(wrong)} in the environment; expected numbers, as torchrun sets them")
-    rank, count, local = (int(str(value)) for value in told.values())
-    return Process(rank, count, local) if count > 1 else None
+    rank, world, local = (int(str(value)) for value in told.values())
+    return Process(rank, world, local) if world > 1 else None
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -54,7 +54,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 def _own_card(asked: torch.device, process: Process) -> torch.device:
     if asked.index is not None:
         raise UserError(
-            f"device {str(asked)!r} came under torchrun, where all {process.count} processes would use that card; "
+            f"device {str(asked)!r} came under torchrun, where all {process.world} processes would use that card; "
             "expected cuda: each process takes the card of its LOCAL_RANK"
         )
     if process.local >= torch.cuda.device_count():

@@ -102,21 +102,22 @@ class GPUEncoder:
         """The k x rows largest of the whole batch, over all `ranks`, of those above zero. Ties at the end all count."""
         asked, product, wanted = asked or Asked(), self._product(x, weights), int(k * len(x) * ranks.count)
         hint = ranks.highest(guess(x, weights, k)) if self.hint is None else self.under * self.hint
-        for attempt in range(TRIES):
-            hint = hint if attempt + 1 < TRIES else torch.zeros_like(hint)  # all above zero are candidates then
+        tries = 0
+        while True:
             bound = hint.clamp(min=LEAST)
             may = product.pre >= product.may_reach(bound)
             certain = (product.pre >= product.must_reach(bound)).sum()
             ranks.add(certain)
-            asked.want(finite=product.finite, pairs=may.sum(), certain=certain)
+            asked.want(finite=product.finite, pairs=may.sum(), certain=certain, hint=hint)
             _check_finite(asked)
-            if asked["certain"] >= wanted or attempt + 1 == TRIES:
+            if asked["certain"] >= wanted or not asked["hint"]:
                 break
-            hint, self.under = 0.8 * hint, max(0.5, 0.98 * self.under)
+            tries, self.under = tries + 1, max(0.5, 0.98 * self.under)
+            hint = hint * (0.8 if tries < TRIES else 0.0)  # at last, all above zero are candidates
         found = self._pairs(product, may, int(asked["pairs"]), x, weights)
         values = ranks.gather(found.pre.clamp(min=0))
         enough = len(values) >= wanted > 0
-        self.hint = threshold = values.topk(wanted, sorted=False).values.min() if enough else x.new_zeros(())
+        self.hint = threshold = values.topk(wanted, sorted=False).values.min() if enough else torch.zeros_like(hint)
         return replace(found, on=(found.pre > 0) & (found.pre >= threshold) if wanted else found.pre > torch.inf)
 
     def above(
