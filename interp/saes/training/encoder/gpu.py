@@ -101,7 +101,7 @@ class GPUEncoder:
     ) -> Pairs:
         """The k x rows largest of the whole batch, over all `ranks`, of those above zero. Ties at the end all count."""
         asked, product, wanted = asked or Asked(), self._product(x, weights), int(k * len(x) * ranks.count)
-        hint = ranks.highest(guess(x, weights, k)) if self.hint is None else self.under * self.hint
+        hint = ranks.highest(guess(x, weights, k)) if self.hint is None else self.under * self.hint.to(x.device)
         tries = 0
         while True:
             bound = hint.clamp(min=LEAST)
