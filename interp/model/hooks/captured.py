@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError, unknown
-from interp.model.hooks.host import known, made_of, upload
+from interp.model.hooks.host import known, sent
 from interp.model.hooks.tokens import Tokens
 
 # What a user of TransformerLens' ActivationCache types first.
@@ -125,4 +125,4 @@ def place(
     for axis, kind in enumerate(axes):
         if kind == "pos":
             target = target.narrow(axis, width - length if left else 0, length)
-    target.index_copy_(0, made_of(batch.mask, "rows", lambda: upload(batch.index, piece.device)), piece)
+    target.index_copy_(0, sent(batch.index, piece.device), piece)

@@ -53,6 +53,11 @@ def _same(there: Tensor, host: Callable[[], Tensor]) -> Tensor:
     return there
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the main memory on the device, uploaded once for all who ask."""
+    return tensor if device.type == "cpu" else made_of(tensor, ("sent", device), lambda: upload(tensor, device))
+
+
 def known(tensor: Tensor) -> Tensor:
     """The tensor in main memory; fetched once where nobody knows it."""
     if tensor.device.type == "cpu":
@@ -65,13 +70,17 @@ def known(tensor: Tensor) -> Tensor:
 
 def beside(tensor: Tensor, like: Tensor) -> Tensor:
     """The tensor with the device and dtype of `like`, moved once for all who ask; one with a gradient each time."""
-    if tensor.requires_grad or like.device.type == "cpu":
+    is_there = (tensor.device, tensor.dtype) == (like.device, like.dtype)
+    if tensor.requires_grad or is_there or like.device.type == "cpu":
         return tensor.to(like)
     return made_of(tensor, ("beside", like.device, like.dtype), lambda: tensor.to(like))
 
 
 def made_of(tensor: Tensor, what: Hashable, make: Callable[[], Made]) -> Made:
-    """`make()`, which follows from the tensor, once for all who ask for `what` of it."""
+    """`make()`, which follows from the tensor, once for all who ask for `what` of it.
+
+    It is kept as long as the tensor, so it must not be the tensor itself: that would never go.
+    """
     made = _of(tensor).made
     if what not in made:
         made[what] = make()
