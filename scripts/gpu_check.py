@@ -5,7 +5,8 @@
 Every step is a process of its own with a limit in seconds, and writes its line to OUT/lines.jsonl at once: a stop loses
 nothing. At the end stand a table and OUT/table.json. Needs no network; models have random weights, for neither parity
 nor speed needs trained ones. `--pretend`: on a machine without a GPU, at tiny sizes, to see that the steps run; its
-times say nothing. Ends with 1 where a step went wrong. The steps are in `gpu_steps.py`.
+times say nothing. Ends with 1 where a step went wrong. The steps
+are in `gpu_right.py` and `gpu_fast.py`.
 """
 
 from __future__ import annotations
@@ -62,9 +63,11 @@ def main() -> None:
 
 def limits_of_steps() -> dict[str, float]:
     """Seconds that each step may take, in the order of the steps; read without torch, which takes seconds itself."""
-    import gpu_steps
+    import gpu_fast  # noqa: F401 - then these
+    import gpu_right  # noqa: F401 - adds its steps
+    from gpu_setting import STEPS
 
-    return {name: step.limit for name, step in gpu_steps.STEPS.items()}
+    return {name: step.limit for name, step in STEPS.items()}
 
 
 def run_apart(name: str, limit: float, options: argparse.Namespace) -> dict[str, Any]:
@@ -88,11 +91,12 @@ def run_here(name: str, device: str, pretend: bool) -> dict[str, Any]:
         import pretend_gpu  # type: ignore[import-not-found] - in tests/
 
         pretend_gpu.install(count=2)
-    import gpu_steps
+    limits_of_steps()
+    import gpu_setting
 
     try:
-        said, rows = gpu_steps.run(name, device, pretend)
-    except gpu_steps.NotHereError as error:
+        said, rows = gpu_setting.run(name, device, pretend)
+    except gpu_setting.NotHereError as error:
         return {"state": ABSENT, "said": f"because {error}", "rows": []}
     except Exception as error:  # whatever a step meets belongs into the table, and the next step runs
         return {"state": WRONG, "said": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "rows": []}

@@ -54,12 +54,25 @@ def browser() -> Iterator[Browser]:
         yield there
 
 
+@pytest.fixture(autouse=True)
+def cards_for_the_tests_of_them(request: pytest.FixtureRequest) -> None:
+    """A test that needs a pretended GPU fails without one: it would pass on the CPU and prove nothing."""
+    if request.node.get_closest_marker("pretend") and not cards:
+        pytest.fail("no GPU is pretended here: run these with `make test-pretend`")
+
+
 @pytest.fixture(scope="session")
-def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A GPT-2 of two layers with a byte-level tokenizer of its own, loaded from a folder."""
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a GPT-2 of two layers with a byte-level tokenizer of its own. Leave it as it is."""
+    return write_tiny_gpt2(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tiny_folder: Path) -> Model:
+    """The model in it."""
     from interp import load_model
 
-    return load_model(write_tiny_gpt2(tmp_path_factory.mktemp("checkpoint") / "tiny"), "cpu")
+    return load_model(tiny_folder, "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pretend_gpu
 import pytest
 import torch
 from indexes import built
@@ -44,12 +43,6 @@ METRIC = analysis.logit_difference(RIGHT, WRONG)
 LAST, POSTS, HEADS = "blocks.1.hook_resid_post", "blocks.*.hook_resid_post", "blocks.0.attn.hook_z"
 CARDS = [pytest.param("cuda", marks=pytest.mark.slow), "cuda:1"]  # what is forgotten goes to the first one
 Call = Callable[[Model, Path], Any]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cards() -> None:
-    if not pretend_gpu.is_installed():
-        pytest.fail("no GPU is pretended here: run these with `make test-pretend`")
 
 
 @pytest.fixture(scope="module", params=CARDS)

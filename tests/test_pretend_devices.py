@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pretend_gpu
 import pytest
 import torch
-from hub import tiny_gpt2 as write_tiny_gpt2
 from pretend_gpu import CARDS
 
 from interp import Model, load_model
@@ -25,17 +23,6 @@ from interp.saes.training.memory import free_bytes
 pytestmark = pytest.mark.pretend
 PROMPTS = ["the cat sat", "a dog ran far"]
 SITE = "blocks.1.hook_resid_post"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cards() -> None:
-    if not pretend_gpu.is_installed():
-        pytest.fail("no GPU is pretended here: run these with `make test-pretend`")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gpt2(tmp_path_factory.mktemp("checkpoint") / "tiny")
 
 
 @pytest.fixture
@@ -68,9 +55,9 @@ def test_a_model_that_moves_is_followed(architecture: str, make_tiny: Any) -> No
         torch.testing.assert_close(there.cpu(), here, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def test_weights_changed_on_the_card_are_those_of_the_hooks(folder: Path) -> None:
+def test_weights_changed_on_the_card_are_those_of_the_hooks(tiny_folder: Path) -> None:
     """Hooks built on the CPU, the model moved, trained there and moved back: both say the new numbers."""
-    model = load_model(folder, "cpu")
+    model = load_model(tiny_folder, "cpu")
     before = hooked(model)
     model.hf.to("cuda")  # type: ignore[arg-type]
     weight: Any = model.hf.get_submodule("transformer.h.0.attn.c_attn").weight
@@ -85,12 +72,12 @@ def test_weights_changed_on_the_card_are_those_of_the_hooks(folder: Path) -> Non
 # ---- which device
 
 
-def test_a_process_of_torchrun_takes_its_own_card(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_a_process_of_torchrun_takes_its_own_card(monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> None:
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert pick_device("cuda") == pick_device(None) == torch.device("cuda:1")
     assert pick_device("cpu") == torch.device("cpu")
-    assert load_model(folder, "cuda").device == torch.device("cuda:1")
+    assert load_model(tiny_folder, "cuda").device == torch.device("cuda:1")
     with pytest.raises(UserError, match="came under torchrun, where all 8 processes would use that card"):
         pick_device("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "2")
@@ -233,8 +220,8 @@ print("ok trained on the CPU of rows that the GPU made")
 
 
 @pytest.mark.slow
-def test_on_an_apple_gpu_what_can_work_does(folder: Path, tmp_path: Path) -> None:
-    arguments = [str(Path(__file__).parent), str(folder), str(tmp_path / "sae")]
+def test_on_an_apple_gpu_what_can_work_does(tiny_folder: Path, tmp_path: Path) -> None:
+    arguments = [str(Path(__file__).parent), str(tiny_folder), str(tmp_path / "sae")]
     done = subprocess.run([sys.executable, "-c", ON_APPLES, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("ok ") == 10

@@ -9,7 +9,6 @@ from typing import Any
 import pretend_gpu
 import pytest
 import torch
-from hub import tiny_gpt2 as write_tiny_gpt2
 from planting import plant
 from torch import Tensor
 
@@ -33,20 +32,9 @@ SITE = "blocks.0.hook_resid_post"
 CUDA = torch.device("cuda")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def a_card() -> None:
-    if not pretend_gpu.is_installed():
-        pytest.fail("no GPU is pretended here: run these with `make test-pretend`")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gpt2(tmp_path_factory.mktemp("checkpoint") / "tiny")
-
-
 @pytest.fixture
-def there(folder: Path) -> Model:
-    return load_model(folder, "cuda")
+def there(tiny_folder: Path) -> Model:
+    return load_model(tiny_folder, "cuda")
 
 
 # ---- its rules
@@ -137,9 +125,9 @@ def test_training_on_a_card_gives_the_cpus_weights() -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-7)
 
 
-def test_a_loaded_model_holds_what_the_cpus_holds(folder: Path, there: Model) -> None:
+def test_a_loaded_model_holds_what_the_cpus_holds(tiny_folder: Path, there: Model) -> None:
     """Buffers too: what is not in the checkpoint is computed while it loads, where memory is fresh."""
-    here = load_model(folder, "cpu")
+    here = load_model(tiny_folder, "cpu")
     for ours, theirs in zip(
         [*here.hf.named_parameters(), *here.hf.named_buffers()],
         [*there.hf.named_parameters(), *there.hf.named_buffers()],

@@ -12,7 +12,6 @@ from typing import Any, cast
 import pretend_gpu
 import pytest
 import torch
-from hub import tiny_gpt2 as write_tiny_gpt2
 from planting import plant
 
 from interp import Model, load_model
@@ -45,20 +44,9 @@ KINDS: list[tuple[str, Callable[[int], dict[str, Any]]]] = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def a_card() -> None:
-    if not pretend_gpu.is_installed():
-        pytest.fail("no GPU is pretended here: run these with `make test-pretend`")
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gpt2(tmp_path_factory.mktemp("checkpoint") / "tiny")
-
-
-@pytest.fixture(scope="module")
-def there(folder: Path) -> Model:
-    return load_model(folder, "cuda")
+def there(tiny_folder: Path) -> Model:
+    return load_model(tiny_folder, "cuda")
 
 
 def student(kind: str, width: int, precision: Any, **settings: Any) -> tuple[Learner, dict[str, torch.Tensor]]:
