@@ -83,7 +83,7 @@ def ours_to_memory(model: Any, sites: list[str]) -> Contender:
         def keep(site: str, value: Tensor) -> None:
             kept[site].append(value if value.is_pinned() else value.clone())
 
-        with Offload(keep, model.hf.dtype, model.device) as offload:
+        with Offload(keep, model.hf.dtype) as offload:
             for part in ids.split(prompts_at_once(ids)):
                 real = torch.ones_like(part, dtype=torch.bool)
                 stream(model.tree, Tokens(part, real, torch.arange(len(part)), len(part)), sites, offload.put)

@@ -137,7 +137,7 @@ def capture(setting: Setting) -> tuple[str, Rows]:
         def kept(some: list[str], model: Any = model, ids: Any = ids) -> Callable[[], None]:
             def run() -> None:
                 real = torch.ones(ids.shape, dtype=torch.bool, device=ids.device)
-                with Offload(lambda where, values: None, model.hf.dtype, model.device) as offload:
+                with Offload(lambda where, values: None, model.hf.dtype) as offload:
                     stream(model.tree, Tokens(ids, real, torch.arange(len(ids)), len(ids)), some, offload.put)
 
             return run

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import dispatch_model
 from indexes import built
 from torch import Tensor
 from word_sae import SENTENCES, SITE
@@ -42,19 +43,31 @@ RIGHT, WRONG = [5, 6], [8, 9]
 METRIC = analysis.logit_difference(RIGHT, WRONG)
 LAST, POSTS, HEADS = "blocks.1.hook_resid_post", "blocks.*.hook_resid_post", "blocks.0.attn.hook_z"
 CARDS = [pytest.param("cuda", marks=pytest.mark.slow), "cuda:1"]  # what is forgotten goes to the first one
+SPREAD = "auto"  # half of the blocks on each of two cards
 Call = Callable[[Model, Path], Any]
 
 
-@pytest.fixture(scope="module", params=CARDS)
+@pytest.fixture(scope="module", params=[*CARDS, SPREAD])
 def there(request: pytest.FixtureRequest, tiny_gpt2: Model) -> Model:
     """The same model on a card."""
     return on(request.param, tiny_gpt2)
 
 
 def on(device: str, model: Model) -> Model:
-    """A copy of the model on a card; the model stays where it is."""
+    """A copy of the model on a card, or spread over two; the model stays where it is."""
     copied = copy_model(model, model.provenance.name)
+    if device == SPREAD:
+        spread_over_two(copied.hf)
+        return Model(copied.hf, copied.tokenizer, replace(model.provenance, device="cuda:0, cuda:1"))
     return Model(copied.hf.to(device), copied.tokenizer, replace(model.provenance, device=device))  # type: ignore[arg-type]
+
+
+def spread_over_two(hf: Any) -> None:
+    """As transformers' device_map does it, in the middle of the blocks; the final norm behind the last of them."""
+    ends = {"wte": 0, "wpe": 0, "ln_f": 1}
+    half = (len(hf.transformer.h) + 1) // 2
+    places = {f"h.{i}": int(i >= half) for i in range(len(hf.transformer.h))} | ends
+    dispatch_model(hf, {f"transformer.{name}": card for name, card in places.items()} | {"lm_head": 0}, main_device=0)
 
 
 def edited(make: Callable[[Model], Any], site: str = "blocks.0.hook_resid_post") -> Call:
@@ -203,7 +216,7 @@ def test_an_sae_trains_alike_stops_and_goes_on(
         assert torch.equal(whole[name].cpu(), resumed[name].cpu()), name
 
 
-@pytest.mark.parametrize("device", CARDS)
+@pytest.mark.parametrize("device", [*CARDS, pytest.param(SPREAD, marks=pytest.mark.slow)])
 def test_a_trained_sae_serves_on_a_card(
     device: str, word_model: Model, word_sae: Path, word_rows: Rows, tmp_path: Path
 ) -> None:

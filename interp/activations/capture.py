@@ -26,6 +26,7 @@ from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_pa
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 from interp.model.hooks.forward import batches, path_for, stream
+from interp.model.hooks.host import sent
 from interp.model.model import Model
 from interp.paths import expand
 from interp.progress import Progress, Stop, never, silent
@@ -173,7 +174,6 @@ class ShardRun:
         return Offload(
             lambda where, stored, norms, sums: writer.write(where.site, where.rows, stored, norms, sums),
             self.store.dtype,
-            self.model.device,
             also=lambda where, stored: measure(stored, where.real),
             threads=WRITERS,
         )
@@ -190,4 +190,4 @@ class ShardRun:
     def _put(
         self, offload: Offload[Where], chosen: list[tuple[int, int]], real: Tensor, site: str, value: Tensor
     ) -> None:
-        offload.put(Where(site, chosen, real), value)
+        offload.put(Where(site, chosen, sent(real, value.device)), value)

@@ -32,20 +32,19 @@ class Offload(Generic[Where]):
         self,
         receive: Callable[..., None],
         dtype: torch.dtype,
-        device: torch.device,
         *,
         also: Callable[[Where, Tensor], Sequence[Tensor]] = lambda where, values: (),
         threads: int = 1,
     ) -> None:
         self._receive, self._dtype, self._also = receive, dtype, also
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._room = BoundedSemaphore(IN_FLIGHT)
         self._beside = ThreadPoolExecutor(threads)
         self._waiting: list[Future[None]] = []
 
     def put(self, where: Where, values: Tensor) -> None:
         """Take the values as they are now: the model may go on and overwrite its tensor."""
-        if self._stream is None:
+        if values.device.type != "cuda":
             cast = values.to(self._dtype)
             self._receive(where, *(tensor.cpu() for tensor in (cast, *self._also(where, cast))))
             return
@@ -54,17 +53,24 @@ class Offload(Generic[Where]):
         try:
             kept = values.to(self._dtype, copy=True)  # on the model's stream, at the speed of the GPU's memory
             whole = [kept, *self._also(where, kept)]
-            self._stream.wait_stream(torch.cuda.current_stream(kept.device))
-            with torch.cuda.stream(self._stream):
+            stream = self._stream_of(kept.device)
+            stream.wait_stream(torch.cuda.current_stream(kept.device))
+            with torch.cuda.stream(stream):
                 there = [_beside(tensor) for tensor in whole]
                 copied = torch.cuda.Event()
                 copied.record()
             for tensor in whole:
-                tensor.record_stream(self._stream)
+                tensor.record_stream(stream)
             self._waiting.append(self._beside.submit(self._hand_on, where, there, copied))
         except BaseException:
             self._room.release()
             raise
+
+    def _stream_of(self, device: torch.device) -> torch.cuda.Stream:
+        """The stream of the copies from a card; a model may lie on several."""
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        return self._streams[device]
 
     def _hand_on(self, where: Where, values: Sequence[Tensor], copied: torch.cuda.Event) -> None:
         try:

@@ -25,7 +25,7 @@ from interp.analysis.linear_path import behind, read_out
 from interp.analysis.metrics import Ids, logit_difference
 from interp.errors import UserError
 from interp.model.hooks.captured import Activations
-from interp.model.hooks.plain import plain_module
+from interp.model.hooks.plain import output_of, plain_module
 from interp.model.hooks.shown import Shown
 from interp.model.hooks.tokens import Prompts
 from interp.model.hooks.wide import widen, widest
@@ -229,16 +229,17 @@ def parts_written(
     if module is None:
         raise UserError(f"{type(model.hf).__name__} has no single matrix at {name}; attribute by component instead")
     weight = next(module.parameters())
-    x = inner.to(weight).flatten(1).detach().requires_grad_(True)
+    dtype = weight.dtype if weight.is_floating_point() else model.hf.dtype  # a quantised weight is packed bytes
+    x = inner.to(dtype).flatten(1).detach().requires_grad_(True)
     with torch.no_grad():
-        made = module(x)
+        made = output_of(module, x)
     constant = torch.zeros(len(x), dtype=widest(x.device), device=x.device)
     if written is not None:
         direction, constant = behind(model, layer, what, made, written, direction)
     with torch.enable_grad():
-        read = (module(x) * direction.to(weight)).sum()
+        read = (output_of(module, x) * direction.to(dtype)).sum()
     (slope,) = torch.autograd.grad(read, x)
     share = widen(x.detach() * slope)
     with torch.no_grad():
-        bias = widen((module(torch.zeros_like(x)) * direction.to(weight)).sum(-1)) + constant
+        bias = widen((output_of(module, torch.zeros_like(x)) * direction.to(dtype)).sum(-1)) + constant
     return (share.view(*inner.shape).sum(-1) if what == "attn" else share), bias

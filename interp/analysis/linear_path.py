@@ -6,6 +6,8 @@ a cap or a scale of the logits. Each is found by trying what the model has, not 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,7 +16,7 @@ from interp.analysis.metrics import Ids, check_differ, token_table
 from interp.errors import UserError
 from interp.model.final_norm import read_norm
 from interp.model.hooks.bridge import relative_gap
-from interp.model.hooks.plain import plain_module
+from interp.model.hooks.plain import output_of, plain_module
 from interp.model.hooks.tolerance import of_values
 from interp.model.hooks.wide import widen, widest
 from interp.model.model import Model
@@ -40,7 +42,7 @@ def behind(
         return factor * direction, none
     for name in _BEHIND[what]:
         norm = plain_module(model.tree, f"blocks.{layer}.{name}")
-        if norm is not None and relative_gap(norm(made), written) < limit:
+        if norm is not None and relative_gap(output_of(norm, made), written) < limit:
             return _through(norm, made, direction)
     return direction, none  # the sum of the parts will tell
 
@@ -51,7 +53,7 @@ def _through(
 ) -> tuple[Float[Tensor, "prompt d_model"], Float[Tensor, " prompt"]]:
     """The direction in front of a norm whose scale is held as it is at `x`, and what the norm's bias adds."""
     weight, shift, centres = read_norm(norm, x[0])
-    made = widen(norm(x)) - shift
+    made = widen(output_of(norm, x)) - shift
     x = widen(x)
     x = x - x.mean(-1, keepdim=True) if centres else x
     scaled = x * weight
@@ -81,9 +83,10 @@ def read_out(
         raise UserError(f"{type(model.hf).__name__} has no unembedding matrix; attribute with patching instead")
     tables = [token_table(word, ids).to(model.device) for word, ids in (("right", right), ("wrong", wrong))]
     check_differ(tables[0], tables[1])
-    slopes = _secants(model, head(norm(final)), logits, tables[0], tables[1])
-    weight: Tensor = head.weight.detach()  # type: ignore[union-attr,assignment]
-    bias: Tensor = weight.new_zeros(len(weight)) if getattr(head, "bias", None) is None else head.bias.detach()  # type: ignore[union-attr,assignment]
+    slopes = _secants(model, output_of(head, output_of(norm, final)), logits, tables[0], tables[1])
+    weight: Tensor = head.weight.detach().to(model.device)  # type: ignore[union-attr,operator]
+    bias: Any = getattr(head, "bias", None)
+    bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().to(model.device)
     # the mean over pairs of slope * (right - wrong): each answer's row counts by the mean slope of its pairs
     shares = [(slopes.mean(2) / slopes.shape[1]), -(slopes.mean(1) / slopes.shape[2])]
     matrix = sum((widen(weight[ids]) * share[..., None]).sum(1) for ids, share in zip(tables, shares, strict=True))

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.model.hooks.plain import output_of
 from interp.model.hooks.wide import widen
 
 
@@ -19,10 +20,10 @@ def read_norm(norm: torch.nn.Module, like: Float[Tensor, " d_model"]) -> tuple[T
     signs = torch.ones_like(like)
     signs[1::2] = -1
     signs = signs if len(signs) % 2 == 0 else torch.cat([signs[:-1], signs.new_zeros(1)])
-    shift = widen(norm(torch.zeros_like(signs)))
+    shift = widen(output_of(norm, torch.zeros_like(signs)))
     weight = torch.zeros_like(shift)
     for probe in (signs, signs.roll(1)):  # of an odd number of dimensions, one stays out each time
-        read = (widen(norm(1e4 * probe)) - shift) * widen(probe) * widen(probe).square().mean().sqrt()
+        read = (widen(output_of(norm, 1e4 * probe)) - shift) * widen(probe) * widen(probe).square().mean().sqrt()
         weight = torch.where(probe == 0, weight, read)
-    centres = torch.allclose(norm(1e4 * signs), norm(1e4 * (signs + 1)), rtol=1e-3, atol=1e-4)
+    centres = torch.allclose(output_of(norm, 1e4 * signs), output_of(norm, 1e4 * (signs + 1)), rtol=1e-3, atol=1e-4)
     return weight, shift, centres

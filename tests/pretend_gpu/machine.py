@@ -42,6 +42,8 @@ def install(count: int = 1, *, kind: Kind = "cuda", major: int = 9) -> None:
     torch.Tensor.pin_memory = lambda self, *_: pin(new_empty(self.shape, dtype=self.dtype).copy_(self))  # type: ignore
     torch.Tensor.is_pinned = lambda self, *_: is_pinned(self)  # type: ignore[assignment]
     torch.Tensor.to = _to_a_named_card(torch.Tensor.to)  # type: ignore[assignment]
+    torch.Tensor.cpu = lambda self: self.to("cpu")  # type: ignore[assignment]
+    torch._C._group_tensors_by_device_and_dtype = _grouped  # type: ignore[attr-defined]
     torch.Generator = Generator  # type: ignore[misc]
     torch.nn.Module._apply = _apply  # type: ignore[assignment]
     if kind == "cuda":
@@ -103,17 +105,52 @@ def _made_on_the_cpu_first(make: Any) -> Any:
     return made
 
 
+class _Moved(torch.autograd.Function):
+    """A move from a card, whose gradient goes back to that one: C++ would send it to the card seen last."""
+
+    @staticmethod
+    def forward(ctx: Any, there: Any, move: Any) -> Any:
+        ctx.card, ctx.dtype = there.card, there.dtype
+        return move(there)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0].to(ctx.card).to(ctx.dtype), None
+
+
 def _to_a_named_card(to: Any) -> Any:
     """`x.to("cuda")`: C++ would take it for a wish to be beside whatever came last."""
 
     def named(what: Any) -> Any:
+        if type(what) is int:  # a card by its number alone
+            return place(what)
         is_device = isinstance(what, str | torch.device) and torch.device(what).type == CARDS.kind
         return place(what) if is_device else what
 
     def moved(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return to(self, *map(named, args), **{key: named(value) for key, value in kwargs.items()})
+        like = kwargs.pop("other", args[0] if args else None)
+        if isinstance(like, Pretend):  # `x.to(y)`: beside y, of its dtype
+            args = (like.card, like.dtype, *args[1:])
+        args, kwargs = tuple(map(named, args)), {key: named(value) for key, value in kwargs.items()}
+        wanted = {*args, *kwargs.values()} - {False, True}
+        if isinstance(self, Pretend) and wanted <= {self.card, self.dtype} and not kwargs.get("copy"):
+            return self  # it is there: C++ knows of one card only, and would copy
+        if isinstance(self, Pretend) and self.requires_grad and torch.is_grad_enabled():
+            return _Moved.apply(self, lambda it: to(it, *args, **kwargs))
+        return to(self, *args, **kwargs)
 
     return moved
+
+
+def _grouped(lists: Any, with_indices: bool = False) -> dict[Any, Any]:
+    """Lists of tensors, parted by the card of the first list's: C++ sees one card only."""
+    parts: dict[Any, Any] = {}
+    for i, first in enumerate(lists[0]):
+        part, numbers = parts.setdefault((first.device, first.dtype), ([[] for _ in lists], []))
+        for into, each in zip(part, lists, strict=True):
+            into += each[i : i + 1]  # some lists are empty
+        numbers.append(i)
+    return {key: (part, numbers if with_indices else []) for key, (part, numbers) in parts.items()}
 
 
 def _may_pin(make: Any) -> Any:

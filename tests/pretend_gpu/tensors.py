@@ -19,7 +19,9 @@ class Pretend(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor, card: torch.device) -> Pretend:
+    def __new__(cls, held: torch.Tensor, card: torch.device | None = None, *, requires_grad: bool = False) -> Any:
+        if card is None:  # `type(parameter)(tensor, requires_grad=…)`: a parameter on a card is of this class
+            return torch.nn.Parameter(held, requires_grad)
         if CARDS.kind == "mps" and held.dtype in (torch.float64, torch.complex128):
             raise TypeError(
                 "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64. Please use "

@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.features.build.firings import Firings
 from interp.features.read.ranking import first_by
 from interp.model.final_norm import read_norm
-from interp.model.hooks.plain import plain_module
+from interp.model.hooks.plain import output_of, plain_module
 from interp.model.hooks.sites import layer_of
 from interp.model.model import Model
 from interp.progress import Progress, silent
@@ -145,7 +145,7 @@ def read_logits_of(model: Model, site: str, directions: Float[Tensor, "d_sae d"]
     weight, _, centres = read_norm(norm, next(model.hf.get_input_embeddings().parameters())[0].detach())
     unit = written / written.norm(dim=-1, keepdim=True).clamp(min=1e-30)
     unit = unit - unit.mean(-1, keepdim=True) if centres else unit
-    unembedding = head.weight.detach()[: len(model.tokenizer)].float()
+    unembedding = head.weight.detach()[: len(model.tokenizer)].float().to(model.device)
     unembedding = (unembedding - unembedding.mean(0)) * weight.float()
     unit = unit.to(unembedding)
     n = min(n, len(unembedding))
@@ -210,5 +210,5 @@ def _written(model: Model, site: str, directions: Tensor) -> Tensor | None:
         module = plain_module(model.tree, f"blocks.{layer_of(site)}.mlp.out")
         if module is not None:
             x = directions.to(model.hf.dtype)
-            return (module(x) - module(torch.zeros_like(x[:1]))).float()
+            return (output_of(module, x) - output_of(module, torch.zeros_like(x[:1]))).float()
     return None

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.plain import find_tap, plain_module
@@ -63,6 +64,12 @@ class PlainRun:
     made: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     unplaced: int = 0
 
+    def on(self, device: torch.device) -> PlainRun:
+        """All of it on one device: a model may lie on several cards."""
+        parts = {name: value for name, value in vars(self).items() if name != "calls"}
+        calls = {layer: AttentionCall(**_moved(vars(call), device)) for layer, call in self.calls.items()}
+        return PlainRun(**_moved(parts, device), calls=calls)
+
     def residual_factors(self, layer: int) -> tuple[float, float] | None:
         """How much of attention's and the MLP's output the block adds; None where its output is no such sum."""
         names = ("hook_in", "hook_out", "attn.hook_out", "mlp.hook_out")
@@ -81,6 +88,10 @@ class PlainRun:
         if relative_gap(before.cpu() + parts.cpu() @ factors, after.cpu()) > 1e-5:
             return None
         return float(factors[0]), float(factors[1])
+
+
+def _moved(parts: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), parts)
 
 
 def positions_first(tensor: Tensor, axes: tuple[str, ...]) -> Tensor:

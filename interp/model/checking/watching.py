@@ -31,7 +31,7 @@ def find_layouts(model: Model) -> dict[str, int]:
 
 def watch_plain(model: Model, row: list[int], layouts: dict[str, int]) -> PlainRun:
     """One forward of the plain model on one prompt, with eager attention where that gives the same logits."""
-    run = _plain_run(model, row)
+    run = _plain_run(model, row).on(model.device)
     for name, axis in layouts.items():
         if axis == 2 and name in run.seen and run.seen[name].ndim == 4:
             run.seen[name] = run.seen[name].transpose(1, 2)

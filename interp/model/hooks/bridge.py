@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interp.errors import UserError
+from interp.model.hooks.spread import check_in_memory, detach_dispatchers, devices_of, dispatchers, hand_over
 from interp.model.hooks.tolerance import of_logits, of_values
 from interp.model.hooks.unchanged import user_hooks
 
@@ -41,9 +42,11 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformer_lens.model_bridge.sources.transformers import determine_architecture_from_hf_config
 
+    check_in_memory(hf)
     plain = check_decoder(hf)
-    shared = [*hf.parameters(), *user_hooks(hf)]  # a hook with a state of its own is one hook in both
+    shared = [*hf.parameters(), *user_hooks(hf), *dispatchers(hf)]  # a hook with a state of its own is one hook in both
     tree = copy.deepcopy(hf, memo={id(thing): thing for thing in shared})
+    detach_dispatchers(tree)
     modules: dict[str, torch.nn.Module] = dict(tree.named_modules())
     tree.config.architectures = tree.config.architectures or [type(hf).__name__]  # a model made in memory names none
     for blocks in tree.modules():
@@ -55,6 +58,8 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
     try:
         architecture = determine_architecture_from_hf_config(tree.config)
         bridge = build_bridge_from_module(tree, architecture, hf_config=tree.config, dtype=hf.dtype, device=hf.device)
+        if len(devices_of(hf)) > 1:
+            hand_over(bridge.original_model)
         hooked = run_dummy(bridge.eval())
         _cut_heads_of_latent_attention(bridge)
     except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError, TypeError) as error:
@@ -123,7 +128,7 @@ def same_logits(bridge: TransformerBridge, hf: PreTrainedModel) -> bool:
 
 def relative_gap(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference over the largest value of `theirs`, where these are finite; infinite if ours are not."""
-    ours, theirs = ours.detach(), theirs.detach()
+    ours, theirs = ours.detach().to(theirs.device), theirs.detach()
     finite = torch.isfinite(theirs)
     gap = (ours - theirs)[finite].abs()
     if not bool(finite.any()) or not bool(torch.isfinite(gap).all()):
@@ -145,7 +150,7 @@ def copies_weights(bridge: TransformerBridge, hf: PreTrainedModel) -> bool:
 
 def unembed(bridge: TransformerBridge, resid: Tensor) -> Tensor:
     """Final norm, unembedding and, where the model has one (Gemma 2), the cap on its logits."""
-    logits = bridge.unembed(bridge.ln_final(resid))
+    logits = bridge.unembed(bridge.ln_final(resid)).to(resid.device)
     cap = getattr(text_config(bridge.original_model), "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -102,11 +102,12 @@ class Activations(Mapping[str, Tensor]):
 def place(
     out: dict[str, Tensor], name: str, piece: Tensor, batch: Tokens, whole: Tokens, axes: tuple[str, ...]
 ) -> None:
-    """Write a batch's activation into `out[name]`, which holds all prompts padded to one length.
+    """Write a batch's activation into `out[name]`, which holds all prompts padded to one length, beside `whole`.
 
     Padding is NaN there, on every pos axis, so that it can never slip into a mean unseen.
     """
     n, width = whole.ids.shape
+    piece = piece.to(whole.ids.device)  # from whichever card its block lies on
     length = batch.ids.shape[1]
     came = {piece.shape[axis] for axis, kind in enumerate(axes) if kind == "pos"}
     if came - {length}:  # one column would be spread over all tokens

@@ -41,7 +41,9 @@ class Doubts:
         """Raise UserError for the first edit that did."""
         broken, self._open = self._open, []
         if broken:
-            for (edit, _), is_broken in zip(broken, torch.stack([flag for _, flag in broken]).tolist(), strict=True):
+            card = broken[0][1].device  # blocks may lie on several
+            flags = torch.stack([flag.to(card) for _, flag in broken]).tolist()
+            for (edit, _), is_broken in zip(broken, flags, strict=True):
                 if is_broken:
                     raise _not_finite(edit)
 

@@ -54,8 +54,10 @@ def _same(there: Tensor, host: Callable[[], Tensor]) -> Tensor:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the main memory on the device, uploaded once for all who ask."""
-    return tensor if device.type == "cpu" else made_of(tensor, ("sent", device), lambda: upload(tensor, device))
+    """A tensor whose numbers are known in main memory on the device, uploaded once for all who ask."""
+    if device in (tensor.device, torch.device("cpu")):
+        return known(tensor) if device.type == "cpu" else tensor
+    return made_of(tensor, ("sent", device), lambda: upload(known(tensor), device))
 
 
 def known(tensor: Tensor) -> Tensor:

@@ -27,3 +27,8 @@ def plain_module(tree: HookedTree, component: str, child: str = "") -> torch.nn.
         return tree.hf.get_submodule(f"{path}.{child}" if child else path) if path else None
     except AttributeError:
         return None
+
+
+def output_of(module: torch.nn.Module, given: torch.Tensor) -> torch.Tensor:
+    """What a plain module makes of a tensor, beside that tensor: the module may lie on another card."""
+    return module(given).to(given.device)

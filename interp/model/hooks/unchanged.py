@@ -92,12 +92,19 @@ def _is_rewritten(module: nn.Module, key: str) -> bool:
     return "inv_freq" in key and ("dynamic" in kind or "longrope" in kind)
 
 
+def is_accelerated(module: nn.Module) -> bool:
+    """Did accelerate put a forward of its own in place, which moves inputs to the module's card?"""
+    return "_hf_hook" in vars(module) and "_old_forward" in vars(module)
+
+
 def user_code(hf: PreTrainedModel) -> bool:
     """Does code of a user's run inside the model: a hook, or a function put in a method's place?
 
     It may do another thing at any time, and no comparison of settings would show it.
     """
-    return any(any(_user_hooks(module)) or "forward" in vars(module) for module in hf.modules())
+    return any(
+        any(_user_hooks(module)) or ("forward" in vars(module) and not is_accelerated(module)) for module in hf.modules()
+    )
 
 
 def user_hooks(hf: PreTrainedModel) -> list[Any]:

@@ -41,16 +41,19 @@ _OFF = "other"  # said of a matrix that does not give what its module gives
 
 
 def matrix_of(tree: HookedTree, name: str, layer: int) -> Tensor:
-    """One layer's matrix or bias, in TransformerLens' shape. Raises UserError for one that the layer has not."""
+    """One layer's matrix or bias, in TransformerLens' shape, on the model's first card.
+
+    Raises UserError for one that the layer has not.
+    """
     if _missing(tree, name, layer):
         refuse(tree, name, [layer])
     part = PARTS[name[2:]]
     module: Any = _linear(tree, f"blocks.{layer}.{part.component}")
-    weight = _as_rows(module.weight, _answers(tree)[layer, part.component] == "transposed")
+    weight = _as_rows(module.weight, _answers(tree)[layer, part.component] == "transposed").to(tree.hf.device)
     heads = _answers(tree).get((layer, part.site), "")
     if name[0] == "b":
         bias = getattr(module, "bias", None)
-        bias = weight.new_zeros(weight.shape[1]) if bias is None else bias.detach()
+        bias = weight.new_zeros(weight.shape[1]) if bias is None else bias.detach().to(weight.device)
         return bias.unflatten(0, (int(heads), -1)) if part.heads == "out" else bias
     if part.heads == "out":
         return weight.unflatten(1, (int(heads), -1)).movedim(1, 0)
@@ -194,7 +197,7 @@ def embedding(tree: HookedTree) -> Tensor:
             f"W_E of this {type(tree.hf).__name__} is not what its embedding gives, which comes {by}; "
             "take model.hf.get_input_embeddings().weight and do the same to it"
         )
-    return weight.detach()
+    return weight.detach().to(tree.hf.device)
 
 
 def positions(tree: HookedTree) -> Tensor:
@@ -219,7 +222,7 @@ def positions(tree: HookedTree) -> Tensor:
             f"this {type(tree.hf).__name__} has no W_pos: it adds no learned embedding of positions to that of tokens"
         )
     weight: Tensor = module.weight  # type: ignore[union-attr]
-    return weight.detach()[first:]
+    return weight.detach()[first:].to(tree.hf.device)
 
 
 def unembedding(tree: HookedTree) -> tuple[Tensor, Tensor]:
@@ -240,6 +243,6 @@ def unembedding(tree: HookedTree) -> tuple[Tensor, Tensor]:
             f"W_U of this {type(tree.hf).__name__} does not give its logits from the final norm's output: something "
             "else lies between them; model.hf.get_output_embeddings() is the last module"
         )
-    matrix = _as_rows(head.weight, layout == "transposed")
+    matrix = _as_rows(head.weight, layout == "transposed").to(tree.hf.device)
     bias = getattr(head, "bias", None)
-    return matrix, matrix.new_zeros(matrix.shape[1]) if bias is None else bias.detach()
+    return matrix, matrix.new_zeros(matrix.shape[1]) if bias is None else bias.detach().to(matrix.device)

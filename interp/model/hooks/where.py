@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model.hooks.host import known, made_of, upload
+from interp.model.hooks.host import known, made_of, sent, upload
 from interp.model.hooks.shown import Shown
 from interp.model.hooks.sites import layer_of
 
@@ -43,6 +43,14 @@ class Where(Shown):
     axes: tuple[str, ...]
     before: Int[Tensor, " prompt"] | None = None
     keys: Bool[Tensor, "prompt key"] | None = None
+
+    def on(self, device: torch.device) -> Where:
+        """The same beside an activation on another card."""
+        if self.mask.device == device:
+            return self
+        mask, before, keys = (None if one is None else sent(one, device) for one in (self.mask, self.before, self.keys))
+        assert mask is not None
+        return replace(self, mask=mask, before=before, keys=keys)
 
     @property
     def layer(self) -> int | None:

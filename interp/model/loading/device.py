@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,17 @@ def process_of_torchrun() -> Process | None:
         raise UserError(f"{', '.join(wrong)} in the environment; expected numbers, as torchrun sets them")
     rank, world, local = (int(str(value)) for value in told.values())
     return Process(rank, world, local) if world > 1 else None
+
+
+def pick_devices(device: str | torch.device | None) -> list[torch.device]:
+    """The device asked for; of "auto" every card there is, over which a model is spread, or the CPU without one.
+
+    Under torchrun "auto" is the one card of the process. Raises UserError as `pick_device` does.
+    """
+    if device != "auto":
+        return [pick_device(device)]
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [pick_device(None)] if cards < 2 or process_of_torchrun() else [pick_device(f"cuda:{i}") for i in range(cards)]
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
@@ -68,6 +80,11 @@ def _own_card(asked: torch.device, process: Process) -> torch.device:
 def _there() -> str:
     cards = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return ", ".join(["cpu", *cards, *(["mps"] if torch.backends.mps.is_available() else [])])
+
+
+def describe_devices(devices: Sequence[torch.device]) -> str:
+    """Devices in words: a model may be spread over several cards."""
+    return ", ".join(map(describe_device, devices))
 
 
 def describe_device(device: torch.device) -> str:

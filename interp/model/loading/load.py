@@ -18,11 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from interp.errors import UserError, unknown
 from interp.model.hooks.bridge import NUMERICS, check_decoder
+from interp.model.hooks.spread import check_in_memory, devices_of
 from interp.model.hooks.tokens import BosPolicy
 from interp.model.loading.adapter import identify_adapter, load_adapter
 from interp.model.loading.bundled import BUNDLED, bundled_folder
 from interp.model.loading.cache import cache_dir, is_intact
-from interp.model.loading.device import describe_device, pick_device
+from interp.model.loading.device import card_memory, describe_devices, pick_devices
 from interp.model.loading.gguf import CONVERTER, convert_gguf
 from interp.model.loading.hub import fetch_from_hub
 from interp.model.loading.places import check_adapter, check_model, weight_files
@@ -39,6 +40,9 @@ DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
+
+
+ROOM = 0.9  # of a card's free memory may hold weights; the rest is for what they compute
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ def load_model(
     """Load a decoder with named sites. One that is in memory already is for `from_transformers`.
 
     `name_or_path`: "smollm2-135m" (bundled), a Hugging Face name ("gpt2", "name@revision"), a folder, a `.gguf` file.
-    `device`: CUDA when there is one, else the CPU; said on stderr. `dtype`: fp32 unless told otherwise.
+    `device`: CUDA when there is one, else the CPU; said on stderr; "auto" spreads a model over all cards, whole blocks
+    on each. `dtype`: fp32 unless told otherwise.
     `bos`: what goes in front of a prompt: what the tokenizer does by itself, always a BOS token, or never.
     `adapter`: the folder of a LoRA adapter as PEFT saves it; its weights are merged into the model's.
     Raises UserError, in one line, for anything that cannot be loaded.
@@ -79,12 +84,12 @@ def load_model(
         raise UserError(
             "the model's name is empty; expected smollm2-135m, a Hugging Face name, a folder or a .gguf file"
         )
-    chosen = pick_device(device)
+    devices = pick_devices(device)
     kind = pick_dtype(dtype)
     if adapter is not None:
         check_adapter(expand(adapter))
     located = locate(name)
-    tokenizer, hf = _load_folder(name, located.folder, chosen, kind)
+    tokenizer, hf = _load_folder(name, located.folder, devices, kind)
     weights, adapted = located.weights, None
     if adapter is not None:
         hf, adapted = load_adapter(hf, expand(adapter), name), identify_adapter(expand(adapter))
@@ -100,7 +105,7 @@ def load_model(
         architecture=type(hf).__name__,
         parameters=sum(p.numel() for p in hf.parameters()),
         dtype=str(kind).removeprefix("torch."),
-        device=describe_device(chosen),
+        device=describe_devices(devices_of(hf)),
         numerics=NUMERICS,
         bos=describe_bos(tokenizer, bos),
         libraries=library_versions(),
@@ -148,7 +153,7 @@ def pick_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 
 
 def _load_folder(
-    name: str, folder: Path, device: torch.device, dtype: torch.dtype
+    name: str, folder: Path, devices: list[torch.device], dtype: torch.dtype
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     try:
         with quiet():
@@ -160,6 +165,7 @@ def _load_folder(
                 output_loading_info=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # so that they are told, and refused below
+                **_placement(devices),
             )
         hf, info = loaded
     except Exception as error:  # what a foreign folder makes transformers, tokenizers and safetensors raise varies
@@ -186,7 +192,16 @@ def _load_folder(
     if info["unexpected_keys"]:
         unused = sorted(info["unexpected_keys"])
         print(f"{name}: {type(hf).__name__} leaves {len(unused)} weights unused: {unused[0]}, …", file=sys.stderr)
-    hf = hf.to(device).eval()
+    hf = hf.eval()
+    check_in_memory(hf)
     if getattr(hf.config, "is_decoder", None) is False:  # BERT and its like; decoders mostly have no such setting
         check_decoder(hf)
     return tokenizer, hf
+
+
+def _placement(devices: list[torch.device]) -> dict[str, Any]:
+    """Where transformers puts the weights as it reads them: there is no copy of them in main memory first."""
+    if len(devices) == 1:
+        return {"device_map": {"": devices[0]}}
+    room = {card.index: int(ROOM * card_memory(card)[0]) for card in devices}
+    return {"device_map": "auto", "max_memory": room}
