@@ -137,7 +137,7 @@ def plan_capture(
     plan = Plan(
         model=_describe(model, shapes),
         numerics={
-            "compute": provenance.dtype,
+            "compute": provenance.computes_in,
             "stored": dtype,
             "path": path_for(model.tree, shapes),
             "attention": getattr(model.hf.config, "_attn_implementation", None),

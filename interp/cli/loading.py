@@ -26,8 +26,11 @@ class LoadingOptions:
     """How a model is loaded: the same flags for every command that loads one and reads text with it."""
 
     model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = SHIPPED
-    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda, cuda:1 …; by default CUDA when there is one.")] = None
+    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda, cuda:1 …, or auto for all cards; by default CUDA when there is one.")] = None
     dtype: Annotated[str | None, tyro.conf.arg(help="What it computes in: fp32 (default), bf16 or fp16.")] = None
+    quantize: Annotated[
+        Literal["4bit", "8bit"] | None, tyro.conf.arg(help="Pack its matrices as they are loaded (needs bitsandbytes).")
+    ] = None
     bos: Annotated[
         Bos,
         tyro.conf.arg(
@@ -51,11 +54,19 @@ class LoadingOptions:
         """The model that the flags name; without one the bundled model."""
         from interp.model.loading.load import load_model
 
-        return load_model(self.model or SHIPPED, self.device, self.dtype, bos=self.bos, adapter=self.adapter)
+        return load_model(
+            self.model or SHIPPED,
+            self.device,
+            self.dtype,
+            bos=self.bos,
+            quantize=self.quantize,
+            adapter=self.adapter,
+        )
 
     def repeated(self) -> list[str]:
         """The flags that load the same model again."""
         told = [("--model", self.model), ("--device", self.device), ("--dtype", self.dtype)]
+        told += [("--quantize", self.quantize)]
         told += [("--bos", self.bos)] if self.bos != LoadingOptions.bos else []
         told += [("--adapter", self.adapter)]
         return [part for flag, value in told if value for part in (flag, str(value))]

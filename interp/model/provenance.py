@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.model.hooks.bridge import NUMERICS
+from interp.model.hooks.quantized import describe_quantized
 from interp.model.hooks.tokens import BosPolicy, adds_bos, appended
 from interp.model.hooks.unchanged import fingerprint, made_of
 
@@ -26,7 +27,8 @@ class ModelProvenance:
     """Identifies a loaded model well enough to load it again and to refuse an SAE that was trained on another.
 
     `weights`: the hub commit, or the SHA-256 of the file(s), a folder's config.json included, with its kind in front
-    ("commit:…", "sha256:…"). `adapter`: the one that was merged into these weights, which then name both. `described`:
+    ("commit:…", "sha256:…"). `quantized`: how the matrices were packed since, or are in the files. `adapter`: the one
+    that was merged into these weights, which then name both. `described`:
     what it is, where the name does not say so: an Instruct model is no base model, nor are 4-bit weights the published.
     """
 
@@ -44,6 +46,12 @@ class ModelProvenance:
     libraries: dict[str, str]
     adapter: dict[str, Any] | None = None
     described: str = ""
+    quantized: str = ""
+
+    @property
+    def computes_in(self) -> str:
+        """The dtype, and how the weights are stored where that is another thing: what decides the numbers."""
+        return f"{self.dtype}, weights in {self.quantized}" if self.quantized else self.dtype
 
 
 def describe_in_memory(
@@ -57,12 +65,13 @@ def describe_in_memory(
         weights=hash_state(hf),
         tokenizer=hash_tokenizer(tokenizer),
         architecture=type(hf).__name__,
-        parameters=sum(p.numel() for p in hf.parameters()),
+        parameters=hf.num_parameters(),
         dtype=str(hf.dtype).removeprefix("torch."),
         device=str(hf.device),
         numerics=NUMERICS,
         bos=describe_bos(tokenizer, "tokenizer"),
         libraries=library_versions(),
+        quantized=describe_quantized(hf.config),
     )
 
 

@@ -69,8 +69,11 @@ def _computed(func: Any, args: Any, kwargs: Any, name: str, card: torch.device) 
             return x
         if name in FRESH and x.is_floating_point() and x.numel():
             unwritten(x)
-        return Pretend(x, card)
+        return Pretend(x.resolve_conj().resolve_neg(), card)  # C++ does not see these bits through the wrapper
 
+    if name == "histc" and isinstance(args[0], Pretend) and not args[0].is_floating_point():
+        # CUDA counts whole numbers too
+        return _computed(func, (args[0].double(), *args[1:]), kwargs, name, card).to(args[0].dtype)
     with torch._C._DisableTorchDispatch():
         out = func(*tree_map(bare, args), **tree_map(bare, kwargs))
     return tree_map(dressed, out)
@@ -102,7 +105,13 @@ def _copy(to: torch.Tensor, source: torch.Tensor, *, late: bool) -> torch.Tensor
         assert isinstance(source, Pretend)
         return _download(to, source, late=late)
     touched = [source, to] if isinstance(source, Pretend) else [to]
-    _take_turn(current_stream(to.card), touched, {id(to)})
+    stream = current_stream(to.card)
+    if isinstance(source, Pretend) and source.card != to.card:  # the streams of both cards wait for each other
+        stream.wait_stream(current_stream(source.card))
+        _take_turn(stream, touched, {id(to)})
+        current_stream(source.card).wait_stream(stream)
+    else:
+        _take_turn(stream, touched, {id(to)})
     if isinstance(source, Pretend):
         note("kernel", "copy_")
     elif late and is_pinned(source):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interp.errors import UserError
+from interp.model.hooks.fused import SplitWithoutCopies
 from interp.model.hooks.spread import check_in_memory, detach_dispatchers, devices_of, dispatchers, hand_over
 from interp.model.hooks.tolerance import of_logits, of_values
 from interp.model.hooks.unchanged import user_hooks
@@ -57,7 +59,10 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
         tree.set_attn_implementation("eager")  # else no pattern exists where the adapter calls transformers' module
     try:
         architecture = determine_architecture_from_hf_config(tree.config)
-        bridge = build_bridge_from_module(tree, architecture, hf_config=tree.config, dtype=hf.dtype, device=hf.device)
+        with _shared_parts():
+            bridge = build_bridge_from_module(
+                tree, architecture, hf_config=tree.config, dtype=hf.dtype, device=hf.device
+            )
         if len(devices_of(hf)) > 1:
             hand_over(bridge.original_model)
         hooked = run_dummy(bridge.eval())
@@ -76,6 +81,37 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
             f"{gap:.1%} of the largest, so no number from its hooks can be trusted; {_way_out(hf)}"
         )
     return bridge, modules
+
+
+@contextmanager
+def _shared_parts() -> Iterator[None]:
+    """Inside, bridges are built whose fused matrices (q, k and v in one; gate and up in one) are not copied."""
+    from transformer_lens.model_bridge.generalized_components.joint_gate_up_mlp import JointGateUpMLPBridge
+    from transformer_lens.model_bridge.generalized_components.joint_qkv_attention import JointQKVAttentionBridge
+
+    splits: dict[Any, str] = {JointQKVAttentionBridge: "split_qkv_matrix", JointGateUpMLPBridge: "split_gate_up_matrix"}
+    before = {component: component.set_original_component for component in splits}
+    for component, name in splits.items():
+        component.set_original_component = _sharing(before[component], name, SplitWithoutCopies())
+    try:
+        yield
+    finally:
+        for component, usual in before.items():
+            component.set_original_component = usual
+
+
+def _sharing(
+    usual: Callable[[Any, torch.nn.Module], None], name: str, splits: SplitWithoutCopies
+) -> Callable[[Any, torch.nn.Module], None]:
+    def set_original_component(component: Any, original: torch.nn.Module) -> None:
+        split = getattr(component, name)
+        setattr(component, name, partial(splits, split))
+        try:
+            usual(component, original)
+        finally:
+            setattr(component, name, split)
+
+    return set_original_component
 
 
 def _cut_heads_of_latent_attention(bridge: TransformerBridge) -> None:
@@ -139,13 +175,6 @@ def relative_gap(ours: Tensor, theirs: Tensor) -> float:
 def text_config(hf: Any) -> Any:
     """The config of the language model: a multimodal model keeps it inside its own."""
     return hf.config.get_text_config(decoder=True)
-
-
-def copies_weights(bridge: TransformerBridge, hf: PreTrainedModel) -> bool:
-    """Does the bridge hold copies of some weights? It does where it splits a fused, interleaved q-k-v matrix."""
-    shared = {p.untyped_storage().data_ptr() for p in hf.parameters()}
-    own = (p for p in bridge.parameters() if p.untyped_storage().data_ptr() not in shared)
-    return any(bool(p.any()) for p in own)  # a bias of zeros that the bridge adds is no copy
 
 
 def unembed(bridge: TransformerBridge, resid: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A model whose blocks lie on several cards, as transformers' `device_map` loads it.
 
 There accelerate replaces each module's forward with one that moves its inputs to its card. The hooked tree is a tree of
-its own and moves them by hooks of ours, at the modules whose weights all lie on one card (the embedding, each block, the
+its own and moves them by hooks of ours, at the modules whose weights and buffers all lie on one card (the embedding, each block, the
 final norm, the unembedding): what runs inside of these stays there. Captured activations come to the first card.
 """
 
@@ -20,8 +20,8 @@ from interp.model.hooks.unchanged import is_accelerated, mark_own
 
 
 def devices_of(hf: nn.Module) -> list[torch.device]:
-    """Where the weights lie, each device once, in the model's order."""
-    return list(dict.fromkeys(p.device for p in hf.parameters()))
+    """Where weights and buffers lie, each device once, in the model's order."""
+    return list(dict.fromkeys(tensor.device for tensor in (*hf.parameters(), *hf.buffers())))
 
 
 def check_in_memory(hf: PreTrainedModel) -> None:
@@ -62,7 +62,7 @@ def hand_over(tree: nn.Module) -> None:
 def _on_one_card(module: nn.Module) -> Iterator[tuple[nn.Module, torch.device]]:
     """The outermost modules whose weights share a card."""
     devices = devices_of(module)
-    if len(devices) == 1:
+    if len(devices) == 1 and not isinstance(module, nn.ModuleList | nn.ModuleDict):  # these are never called
         yield module, devices[0]
         return
     for child in module.children():

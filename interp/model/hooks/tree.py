@@ -21,7 +21,6 @@ from interp.model.hooks.active import Active, Editing, why_never_fired
 from interp.model.hooks.bridge import (
     attached,
     build_bridge,
-    copies_weights,
     has_effect,
     lens_gap,
     opened,
@@ -60,7 +59,6 @@ class HookedTree:
         self._built: dict[str, Any] = {}  # everything that a change of the model makes wrong
         self._named: dict[str, tuple[tuple[str, ...], Place]] = {}  # sites that a user registered
         self._print: Any = None  # of the model, when the first of these was found out
-        self._copies_weights = False
         self._settled = False  # has the call that runs looked already?
 
     # --- the hooked modules, and whether they are still those of the model ---
@@ -72,16 +70,14 @@ class HookedTree:
             self.follow()  # so that no answer of another state of the model stays beside it
             with self.resting():
                 bridge, modules = build_bridge(self.hf)
-                self._copies_weights = copies_weights(bridge, self.hf)
                 self._built |= {"bridge": bridge, "modules": modules}
-                self._print = self._fingerprint()
+                self._print = fingerprint(self.hf)
         return self._built["bridge"]
 
     def follow(self) -> None:
         """Forget what was found out where somebody changed the model since: an adapter, a module, a setting, …"""
         if self._built and self.running is None and not self._settled and self._was_changed():
             self._built.clear()
-            self._copies_weights = False
 
     @contextmanager
     def settled(self) -> Iterator[None]:
@@ -97,22 +93,19 @@ class HookedTree:
         """The answer to a question about this model, asked again only after the model was changed."""
         if question not in self._built:
             if not self._built:
-                self._print = self._fingerprint()
+                self._print = fingerprint(self.hf)
             with self.resting():
                 answer = ask()
             self._built[question] = answer
         return self._built[question]
 
     def _was_changed(self) -> bool:
-        if self._print != self._fingerprint():
+        if self._print != fingerprint(self.hf):
             return True
         if "bridge" not in self._built or not user_code(self.hf):
             return False
         with self.resting():  # a user's code may do another thing by now, which no setting shows
             return not same_logits(self.bridge, self.hf)
-
-    def _fingerprint(self) -> Any:
-        return fingerprint(self.hf, values=self._copies_weights)
 
     @property
     def config(self) -> Any:

@@ -29,15 +29,15 @@ def mark_own(hook: Any) -> Any:
     return hook
 
 
-def fingerprint(hf: PreTrainedModel, *, values: bool = False, memory: bool = True) -> tuple[Hashable, ...]:
+def fingerprint(hf: PreTrainedModel, *, memory: bool = True) -> tuple[Hashable, ...]:
     """What a forward of the model rests on: equal before and after means that nobody changed it.
 
     The config, modules by identity, their plain settings (an adapter that is switched off is one), the users' hooks,
     and of every parameter, buffer and tensor that a module keeps its memory, dtype and version. A change through
-    `.data` in place moves none of these: with `values`, sums over all weights are compared too, which costs a pass over
-    them. Without `memory`, a move to another device or dtype is no change.
+    `.data` in place moves none of these; the hooked tree computes with the same memory. Without `memory`, a move to
+    another device or dtype is no change.
     """
-    return tuple(_facts(hf, values, memory))
+    return tuple(_facts(hf, memory))
 
 
 def made_of(hf: PreTrainedModel) -> str:
@@ -55,7 +55,7 @@ def made_of(hf: PreTrainedModel) -> str:
     return "\n".join(told)
 
 
-def _facts(hf: PreTrainedModel, values: bool, memory: bool) -> Iterator[Hashable]:
+def _facts(hf: PreTrainedModel, memory: bool) -> Iterator[Hashable]:
     yield repr({key: value for key, value in _public(hf.config).items() if memory or "dtype" not in key})
     for name, module in hf.named_modules():
         yield (name, id(module), *_settings(module), *_user_hooks(module))
@@ -73,8 +73,6 @@ def _facts(hf: PreTrainedModel, values: bool, memory: bool) -> Iterator[Hashable
                 yield (tensor.data_ptr(), str(tensor.device), tensor._version)
             elif is_weight:
                 yield tensor._version
-            if is_weight and values and tensor.is_floating_point():
-                yield _sums(tensor)
 
 
 def _public(config: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from interp.errors import UserError
 from interp.model.hooks.asked import dummy_batch
 from interp.model.hooks.bridge import attached, relative_gap
 from interp.model.hooks.engines import run_hooked
+from interp.model.hooks.quantized import describe_quantized
 from interp.model.hooks.tolerance import of_values
 from interp.model.hooks.tree import HookedTree
 from interp.model.hooks.wide import widen
@@ -78,6 +79,10 @@ def refuse(tree: HookedTree, name: str, layers: Sequence[int]) -> NoReturn:
         raise UserError(
             f"{name} of this {model} does not give what its module gives in {where}: more than one matrix is at work "
             "there (an adapter, which can be merged; gate and input in one; a quantised weight); capture activations"
+        )
+    if packed := describe_quantized(tree.hf.config):
+        raise UserError(
+            f"{name} of this {model} is stored quantised ({packed}) in {where}; load the model without quantising it"
         )
     n_layers = int(tree.config.num_hidden_layers)
     held = [layer for layer in range(n_layers) if not _missing(tree, name, layer)]

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from interp.errors import UserError, unknown
 from interp.model.hooks.bridge import NUMERICS, check_decoder
+from interp.model.hooks.quantized import describe_quantized
 from interp.model.hooks.spread import check_in_memory, devices_of
 from interp.model.hooks.tokens import BosPolicy
 from interp.model.loading.adapter import identify_adapter, load_adapter
@@ -27,6 +28,7 @@ from interp.model.loading.device import card_memory, describe_devices, pick_devi
 from interp.model.loading.gguf import CONVERTER, convert_gguf
 from interp.model.loading.hub import fetch_from_hub
 from interp.model.loading.places import check_adapter, check_model, weight_files
+from interp.model.loading.quantize import Quantize, quantization
 from interp.model.loading.quiet import first_line, quiet
 from interp.model.model import Model
 from interp.model.provenance import ModelProvenance, describe_bos, hash_files, hash_tokenizer, library_versions
@@ -60,6 +62,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     *,
     bos: BosPolicy = "tokenizer",
+    quantize: Quantize | None = None,
     adapter: str | Path | None = None,
 ) -> Model:
     """Load a decoder with named sites. One that is in memory already is for `from_transformers`.
@@ -68,6 +71,9 @@ def load_model(
     `device`: CUDA when there is one, else the CPU; said on stderr; "auto" spreads a model over all cards, whole blocks
     on each. `dtype`: fp32 unless told otherwise.
     `bos`: what goes in front of a prompt: what the tokenizer does by itself, always a BOS token, or never.
+    `quantize`: "4bit" or "8bit" packs the matrices as they are loaded (needs bitsandbytes); what is computed is in
+    `dtype`. Hooks, edits, gradients and stores work on it; matrices (`model.W_Q`) and training do not. With "8bit", other
+    prompts of a batch change the last digits: LLM.int8 chooses its outlier columns by the batch.
     `adapter`: the folder of a LoRA adapter as PEFT saves it; its weights are merged into the model's.
     Raises UserError, in one line, for anything that cannot be loaded.
     """
@@ -88,8 +94,14 @@ def load_model(
     kind = pick_dtype(dtype)
     if adapter is not None:
         check_adapter(expand(adapter))
+        if quantize is not None:
+            raise UserError(
+                f"adapter= and quantize={quantize!r} came together; an adapter is merged into whole weights; merge it "
+                "first: load_model(name, adapter=FOLDER).hf.save_pretrained(OTHER), then load that with quantize"
+            )
     located = locate(name)
-    tokenizer, hf = _load_folder(name, located.folder, devices, kind)
+    packed = quantization(quantize, kind, located.folder, name)
+    tokenizer, hf = _load_folder(name, located.folder, kind, {**_placement(devices), **packed})
     weights, adapted = located.weights, None
     if adapter is not None:
         hf, adapted = load_adapter(hf, expand(adapter), name), identify_adapter(expand(adapter))
@@ -103,17 +115,18 @@ def load_model(
         weights=weights,
         tokenizer=hash_tokenizer(tokenizer),
         architecture=type(hf).__name__,
-        parameters=sum(p.numel() for p in hf.parameters()),
+        parameters=hf.num_parameters(),
         dtype=str(kind).removeprefix("torch."),
         device=describe_devices(devices_of(hf)),
         numerics=NUMERICS,
         bos=describe_bos(tokenizer, bos),
         libraries=library_versions(),
         adapter=adapted,
+        quantized=describe_quantized(hf.config),
         described=BUNDLED[str(name_or_path)].described if located.source == "bundled" else "",
     )
     print(
-        f"{name}: {provenance.parameters / 1e6:.0f}M parameters on {provenance.device}, {provenance.dtype}",
+        f"{name}: {provenance.parameters / 1e6:.0f}M parameters on {provenance.device}, {provenance.computes_in}",
         file=sys.stderr,
     )
     return Model(hf, tokenizer, provenance, bos)
@@ -153,7 +166,7 @@ def pick_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
 
 
 def _load_folder(
-    name: str, folder: Path, devices: list[torch.device], dtype: torch.dtype
+    name: str, folder: Path, dtype: torch.dtype, how: dict[str, Any]
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     try:
         with quiet():
@@ -165,7 +178,7 @@ def _load_folder(
                 output_loading_info=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # so that they are told, and refused below
-                **_placement(devices),
+                **how,
             )
         hf, info = loaded
     except Exception as error:  # what a foreign folder makes transformers, tokenizers and safetensors raise varies

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.model.hooks.quantized import describe_quantized
 from interp.model.model import Model
 from interp.model.provenance import describe_in_memory
 from interp.model.training.sentence_loss import IGNORED, is_written_out, next_token_loss
@@ -53,6 +54,8 @@ def fine_tune(
     model.check_plain("fine_tune")
     if model.hf.dtype != torch.float32:
         raise UserError(f"fine_tune got weights in {model.hf.dtype}; expected fp32; load the model with dtype='fp32'")
+    if packed := describe_quantized(model.hf.config):
+        raise UserError(f"fine_tune got weights that are quantised ({packed}); load the model without quantising it")
     if steps < 0 or batch < 1 or not 0 < lr < math.inf:
         raise UserError(f"steps={steps}, batch={batch}, lr={lr} came; expected 0 or more, 1 or more and above 0")
     pairs = encode_pairs(model, examples)
