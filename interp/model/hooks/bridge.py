@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import UserError
 from interp.model.hooks.fused import SplitWithoutCopies
+from interp.model.hooks.quantized import packed_state
 from interp.model.hooks.spread import check_in_memory, detach_dispatchers, devices_of, dispatchers, hand_over
 from interp.model.hooks.tolerance import of_logits, of_values
 from interp.model.hooks.unchanged import user_hooks
@@ -46,7 +47,7 @@ def build_bridge(hf: PreTrainedModel) -> tuple[TransformerBridge, dict[str, torc
 
     check_in_memory(hf)
     plain = check_decoder(hf)
-    shared = [*hf.parameters(), *user_hooks(hf), *dispatchers(hf)]  # a hook with a state of its own is one hook in both
+    shared = [*hf.parameters(), *packed_state(hf), *user_hooks(hf), *dispatchers(hf)]  # a hook's state is one in both
     tree = copy.deepcopy(hf, memo={id(thing): thing for thing in shared})
     detach_dispatchers(tree)
     modules: dict[str, torch.nn.Module] = dict(tree.named_modules())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+from torch import Tensor, nn
 
 
 def describe_quantized(config: Any) -> str:
@@ -16,3 +19,15 @@ def describe_quantized(config: Any) -> str:
     if record.get("load_in_8bit"):
         return f"{name} 8bit"
     return f"{name} 4bit {record.get('bnb_4bit_quant_type', '')}".strip() if record.get("load_in_4bit") else name
+
+
+def packed_state(hf: nn.Module) -> Iterator[Any]:
+    """What modules keep of packed weights beside their parameters: scales, or the weights once more by another name."""
+    for module in hf.modules():
+        for value in vars(module).values():
+            if not isinstance(value, nn.Module | Tensor | dict) and _holds_tensors(value):
+                yield value
+
+
+def _holds_tensors(value: Any) -> bool:
+    return any(isinstance(part, Tensor) for part in getattr(value, "__dict__", {}).values())
