@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from interp.activations.shards import ShardWriter, measure
 from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_path
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
+from interp.model.hooks.compiled import compiled
 from interp.model.hooks.forward import batches, path_for, stream
 from interp.model.hooks.host import sent
 from interp.model.model import Model
@@ -78,7 +79,7 @@ def capture_store(
         todo = [i for i in range(worker.index, len(plan.shards), worker.count) if not is_whole(store, i)]
         check_disk(store, todo)
         run = ShardRun(model, store, progress, sum(_rows(store, i) for i in todo))
-        with ThreadPoolExecutor(1) as beside:  # the disk catches up with a shard while the model runs the next
+        with run.as_planned(), ThreadPoolExecutor(1) as beside:  # the disk catches up with a shard while the model runs the next
             finishing: Future[None] | None = None
             for index in todo:
                 written = run.write(index)
@@ -150,6 +151,10 @@ class ShardRun:
                 f"the store was planned to be read from the {store.plan.path}, and this model is read from "
                 f"the {path}: their last bits differ; capture to another folder"
             )
+
+    def as_planned(self) -> AbstractContextManager[None]:
+        """Inside, the model runs as the plan says: compiled, or as it is. Raises UserError where it cannot."""
+        return compiled(self.model.tree, self.sites) if self.store.plan.compiled else nullcontext()
 
     def write(self, index: int) -> Written:
         """Run a shard's forwards and write what they give, to a file that is not yet durable."""

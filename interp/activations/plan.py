@@ -61,6 +61,11 @@ class Plan:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property
+    def compiled(self) -> bool:
+        """Do the forwards run compiled code? Its sums are in another order, and so the last bits are others."""
+        return bool(self.numerics.get("compiled"))
+
+    @property
     def path(self) -> str:
         """Which of the two runs the forwards, as `forward.path_for` names it."""
         return _named_now(self.numerics["path"])
@@ -111,12 +116,14 @@ def plan_capture(
     dtype: str = "fp32",
     batch_tokens: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    compiled: bool = False,
     progress: Progress = silent,
 ) -> tuple[Plan, Tokens]:
     """Everything that decides the bytes of a store, and its tokens; reads the corpus, runs the model on a few tokens.
 
     `batch_tokens` are the tokens of a forward, with padding: by default 1,024 on a CPU, 16,384 on a GPU, and at least
-    one sequence. `cut`: by default sequences of 128 tokens, or as many as the model takes.
+    one sequence. `compiled`: torch compiles the model's blocks, whose values then differ by some 1e-6 of the largest.
+    `cut`: by default sequences of 128 tokens, or as many as the model takes.
     Raises UserError for a site that is unknown or has no row a token, an unknown dtype, a bad document.
     """
     model.check_plain("capture")
@@ -142,6 +149,7 @@ def plan_capture(
             "path": path_for(model.tree, shapes),
             "attention": getattr(model.hf.config, "_attn_implementation", None),
             **kernels(model.device),
+            **({"compiled": True} if compiled else {}),
             "libraries": {name: provenance.libraries.get(name) for name in ("torch", "transformers")},
         },
         cut=asdict(cut) | {"bos": {**provenance.bos, "policy": model.bos}},

@@ -7,6 +7,7 @@ import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -66,6 +67,10 @@ class CaptureOptions(ReadingOptions, LoadingOptions):
             help="I/N: only every Nth shard from I on; by default RANK/WORLD_SIZE or SLURM's array, else all."
         ),
     ] = None
+    compile: Annotated[
+        bool,
+        tyro.conf.arg(help="Compile the model's blocks first (torch.compile): for long captures; see --plan-only."),
+    ] = False
     plan_only: Annotated[bool, tyro.conf.arg(help="Say what it will take, and stop.")] = False
 
 
@@ -133,6 +138,7 @@ def _plan_of(options: CaptureOptions) -> tuple[Model, Plan, Tokens]:
             dtype=options.store,
             batch_tokens=options.batch_tokens or _batch_there(options.out, cut.context),
             shard_bytes=SHARD_BYTES if options.shard_bytes is None else options.shard_bytes,
+            compiled=options.compile,
             progress=say,
         )
     if left_out := plan.corpus.get("left_out"):
@@ -206,14 +212,29 @@ def _print_plan(plan: Plan, tokens: Tokens, cost: Cost, worker: Worker) -> int:
         ("shards", f"{len(plan.shards)}"),
         ("on disk", f"{cost.size / 1e9:.2f} GB as {plan.numerics['stored']}; {cost.free / 1e9:.2f} GB are free"),
         ("peak memory", f"{cost.memory / 1e9:.2f} GB, the model included"),
+        *((f"on {c.card}", f"{c.needed / 1e9:.2f} of {c.there / 1e9:.2f} GB, the model included") for c in cost.cards),
         ("time", f"{hours} h {minutes} min on this machine" + (f", shared by {worker.count}" * (worker.count > 1))),
     ]
-    print_table(("", ""), rows)
+    print_table(("", ""), [*rows, ("faster", _faster(plan, cost))])
     if cost.size > cost.free:
         raise UserError(
             "the store does not fit the disk; store bf16, or fewer sites or tokens, or choose another --out"
         )
     return 0
+
+
+def _faster(plan: Plan, cost: Cost) -> str:
+    """What would make it faster, or did."""
+    hints = []
+    if cost.cards and plan.numerics["compute"] == "float32":
+        hints.append("--dtype bf16: products in fp32 are most of the time on a GPU")
+    if cost.compiling is None:
+        hints.append("--compile takes a minute at first; with --plan-only it is measured whether that pays")
+        return "; ".join(hints)
+    made = f"compiled {cost.compiling.speedup:.2f} times as fast, after {cost.compiling.seconds:.0f} s of compiling"
+    pays = cost.compiling.pays_from
+    when = f"pays for captures of {max(1, round(pays / 60))} min or more" if isfinite(pays) else "does not pay here"
+    return "; ".join([f"{made}: {when}", *hints])
 
 
 @dataclass
@@ -276,7 +297,7 @@ def _info(opened: Store) -> list[tuple[str, str]]:
         ),
         (
             "stored as",
-            f"{numerics['stored']}, computed in {numerics['compute']} by the {plan.path} "
+            f"{numerics['stored']}, computed in {numerics['compute']} by the {plan.path}{', compiled' * plan.compiled} "
             f"({numerics['attention']} attention) on {' and '.join(opened.computed_on) or numerics['device']}",
         ),
         ("shards", f"{len(plan.shards)}, {state}"),

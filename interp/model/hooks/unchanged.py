@@ -101,7 +101,9 @@ def user_code(hf: PreTrainedModel) -> bool:
     It may do another thing at any time, and no comparison of settings would show it.
     """
     return any(
-        any(_user_hooks(module)) or ("forward" in vars(module) and not is_accelerated(module)) for module in hf.modules()
+        any(_user_hooks(module))
+        or ("forward" in vars(module) and not is_accelerated(module) and not hasattr(module.forward, OWN))
+        for module in hf.modules()
     )
 
 
@@ -115,6 +117,8 @@ def _settings(module: nn.Module) -> Iterator[tuple[str, Hashable]]:
     """Attributes that are numbers, words, functions or short tables of these: an adapter's name, a norm's epsilon."""
     for key, value in vars(module).items():
         if key in NO_SETTINGS:
+            continue
+        if hasattr(value, OWN):
             continue
         if isinstance(value, PLAIN):
             yield key, value
