@@ -31,7 +31,16 @@ def planned(model: Model, *, compiled: bool, sites: Any = SITES) -> Any:
 def pretended(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Functions are noted and not compiled, which takes long."""
     noted: list[Any] = []
-    monkeypatch.setattr(compiled_module, "_compile", lambda function: noted.append(function) or (lambda *a, **k: function(*a, **k)))
+
+    def note(function: Any) -> Any:
+        noted.append(function)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(compiled_module, "_compile", note)
     return noted
 
 
@@ -76,17 +85,23 @@ def test_what_compiling_gains_is_measured(
 ) -> None:
     plan, tokens = planned(tiny_gpt2, compiled=True)
     times = iter([(9.0, 6.0), (34.0, 4.0)])  # eager, then compiled: the first batch and the second
-    monkeypatch.setattr(cost, "_two_batches", lambda *_: next(times))
+    monkeypatch.setattr(cost, "_seconds_of", lambda *_: next(times))
     found = measure_cost(tiny_gpt2, plan, tokens, tmp_path)
     assert found.compiling == Compiling(30.0, 1.5)
-    assert found.compiling.pays_from == pytest.approx(90.0), "90 s without it are 60 s with it and 30 s of compiling"
+    assert Compiling(30.0, 1.5).pays_from == pytest.approx(90.0), (
+        "90 s without it are 60 s with it and 30 s of compiling"
+    )
     assert Compiling(30.0, 0.9).pays_from == inf
     assert found.cards == ()
 
 
-def test_where_nothing_compiles_it_is_one_line(tiny_gpt2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_compiles_it_is_one_line(
+    tiny_gpt2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan, tokens = planned(tiny_gpt2, compiled=True, sites=["blocks.0.attn.hook_q"])
-    with pytest.raises(UserError, match=r"a site among blocks.0.attn.hook_q is read from the hooked tree, which is not"):
+    with pytest.raises(
+        UserError, match=r"a site among blocks.0.attn.hook_q is read from the hooked tree, which is not"
+    ):
         capture_store(tiny_gpt2, tmp_path / "store", plan, tokens)
 
     def fail(_: Any) -> Any:
@@ -94,6 +109,8 @@ def test_where_nothing_compiles_it_is_one_line(tiny_gpt2: Model, tmp_path: Path,
 
     monkeypatch.setattr(compiled_module, "_compile", fail)
     plan, tokens = planned(tiny_gpt2, compiled=True)
-    with pytest.raises(UserError, match=r"does not work on cpu here \(No working C\+\+ compiler .*\); it needs a C\+\+"):
+    with pytest.raises(
+        UserError, match=r"does not work on cpu here \(No working C\+\+ compiler .*\); it needs a C\+\+"
+    ):
         measure_cost(tiny_gpt2, plan, tokens, tmp_path)
     assert not any("forward" in vars(module) for module in tiny_gpt2.hf.modules())

@@ -1,4 +1,4 @@
-"""One set of flags loads a model in every command: --model, --device, --dtype, --bos; and the context that it takes."""
+"""One set of flags loads a model in every command: --model, --device, --dtype, --quantize, --bos; and the context that it takes."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What each command asks of `load_model`, which then refuses."""
     calls: list[tuple[Any, ...]] = []
 
-    def refuse(*arguments: Any, bos: str, adapter: Any) -> Model:
-        calls.append((*arguments, bos, adapter))
+    def refuse(*arguments: Any, bos: str, quantize: Any, adapter: Any) -> Model:
+        calls.append((*arguments, bos, quantize, adapter))
         raise UserError("seen")
 
     monkeypatch.setattr("interp.model.loading.load.load_model", refuse)
@@ -51,15 +51,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_with_a_model_hands_the_same_four_flags_on(
+def test_every_command_with_a_model_hands_the_same_five_flags_on(
     name: str, here: Path, asked: list[tuple[Any, ...]]
 ) -> None:
     dtype = "fp32" if name == "parity" else "bf16"  # parity takes no other
-    flags = ["--model", "m", "--device", "cpu", "--dtype", dtype, "--bos", "always"]
+    flags = ["--model", "m", "--device", "cpu", "--dtype", dtype, "--bos", "always", "--quantize", "4bit"]
     for given in (flags, []):
         with pytest.raises(UserError, match="seen"):
             dispatch([*COMMANDS[name], *given])
-    assert asked == [("m", "cpu", dtype, "always", None), ("smollm2-135m", None, None, "tokenizer", None)]
+    assert asked == [("m", "cpu", dtype, "always", "4bit", None), ("smollm2-135m", None, None, "tokenizer", None, None)]
     with pytest.raises(UserError) as refused:
         dispatch([*COMMANDS[name], "--bos", "sometimes"])
     assert "'sometimes' came for --bos; expected one of 'tokenizer', 'always', 'never'" in the_line(refused)
@@ -71,7 +71,7 @@ def test_the_flags_are_written_once() -> None:
     makers += [saes.SAEShowOptions, features_build.BuildOptions, explore.ExploreOptions, models.ParityOptions]
     for options in makers:
         assert issubclass(options, LoadingOptions), options
-        own = {"device", "dtype", "bos"} & set(vars(options).get("__annotations__", {}))
+        own = {"device", "dtype", "quantize", "bos"} & set(vars(options).get("__annotations__", {}))
         assert own == ({"dtype"} if options is models.ParityOptions else set()), options  # which takes fp32 alone
     assert issubclass(RunOptions, LoadingOptions)
 
@@ -93,6 +93,8 @@ def test_flags_that_would_be_passed_over_are_refused(here: Path, asked: list[tup
         (["features", "build", "--out", "o", "--text-column", "x"], "--text-column came without --corpus"),
         (["features", "build", "--out", "o", "--store", "s", "--skip-empty"], "--skip-empty came with --store"),
         (["explore", "index", "--bos", "always"], "--bos came without --model"),
+        (["explore", "index", "--quantize", "4bit"], "--quantize came without --model"),
+        (["sae", "train", "--out", "o", "--store", "s", "--quantize", "4bit"], "--quantize came with --store"),
         (["explore", "index", "--dtype", "bf16"], "--dtype came without --model"),
     ):
         with pytest.raises(UserError) as refused:

@@ -19,13 +19,6 @@ from interp.errors import UserError
 pytestmark = pytest.mark.pretend
 PROMPTS = [[1, 5, 7, 2, 9, 4, 8], [3, 6, 2]]
 STREAM = "blocks.0.hook_resid_post"
-ASKED: dict[str, Callable[[Model], Any]] = {
-    "logits": lambda m: m.logits(PROMPTS),
-    "every site": lambda m: {site: value for site, value in m.capture(PROMPTS, "*").items() if "expert" not in site},
-    "an edit": lambda m: edited(m),
-    "text": lambda m: m.generate(PROMPTS, max_new_tokens=3).ids,
-    "gradients": lambda m: slopes(m),
-}
 
 
 def edited(model: Model) -> torch.Tensor:
@@ -36,6 +29,15 @@ def edited(model: Model) -> torch.Tensor:
 def slopes(model: Model) -> dict[str, torch.Tensor]:
     metric = analysis.logit_difference([5, 6], [8, 9])
     return dict(analysis.gradients_of(model, PROMPTS, STREAM, metric).gradients)
+
+
+ASKED: dict[str, Callable[[Model], Any]] = {
+    "logits": lambda m: m.logits(PROMPTS),
+    "every site": lambda m: {site: value for site, value in m.capture(PROMPTS, "*").items() if "expert" not in site},
+    "an edit": edited,
+    "text": lambda m: m.generate(PROMPTS, max_new_tokens=3).ids,
+    "gradients": slopes,
+}
 
 
 def on(device: str, hf: Any) -> Any:
@@ -49,7 +51,7 @@ def on(device: str, hf: Any) -> Any:
         )
         if len(set(places.values())) == 2:
             break
-    return dispatch_model(hf, places, main_device=0)
+    return dispatch_model(hf, places, main_device=torch.device("cuda:0"))
 
 
 def answer(ask: Callable[[Model], Any], model: Model) -> Any:

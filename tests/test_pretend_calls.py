@@ -66,8 +66,12 @@ def spread_over_two(hf: Any) -> None:
     """As transformers' device_map does it, in the middle of the blocks; the final norm behind the last of them."""
     ends = {"wte": 0, "wpe": 0, "ln_f": 1}
     half = (len(hf.transformer.h) + 1) // 2
-    places = {f"h.{i}": int(i >= half) for i in range(len(hf.transformer.h))} | ends
-    dispatch_model(hf, {f"transformer.{name}": card for name, card in places.items()} | {"lm_head": 0}, main_device=0)
+    places: dict[str, Any] = {f"h.{i}": int(i >= half) for i in range(len(hf.transformer.h))} | ends
+    dispatch_model(
+        hf,
+        {f"transformer.{name}": card for name, card in places.items()} | {"lm_head": 0},
+        main_device=torch.device("cuda:0"),
+    )
 
 
 def edited(make: Callable[[Model], Any], site: str = "blocks.0.hook_resid_post") -> Call:

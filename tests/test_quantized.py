@@ -156,3 +156,33 @@ def test_a_hook_on_one_part_does_not_reach_the_others(tiny_gpt2: Model) -> None:
     assert not torch.allclose(after[sites[0]], before[sites[0]])
     for site in sites[1:]:
         torch.testing.assert_close(after[site], before[site])
+
+
+class Adapted(torch.nn.Module):
+    """A matrix with a low-rank sum beside it, as PEFT wraps one."""
+
+    def __init__(self, base: Any) -> None:
+        super().__init__()
+        self.base, self.in_features, self.out_features = base, base.nx, base.nf
+        self.a = torch.nn.Parameter(torch.randn(base.nx, 2))
+        self.b = torch.nn.Parameter(torch.randn(2, base.nf))
+
+    weight = property(lambda self: self.base.weight)
+    bias = property(lambda self: self.base.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Both."""
+        return self.base(x) + x @ self.a @ self.b
+
+
+def test_an_adapter_beside_a_fused_matrix_reaches_q_k_and_v(tiny_gpt2: Model) -> None:
+    hf = build(ARCHITECTURES["gpt2"], len(tiny_gpt2.tokenizer), eager=False)
+    model = from_transformers(hf, tiny_gpt2.tokenizer)
+    before = model.capture(IDS, "blocks.*.attn.hook_k")
+    for block in hf.transformer.h:
+        block.attn.c_attn = Adapted(block.attn.c_attn)
+    plain = model.logits(IDS)
+    with model.tree.hooked_only():
+        torch.testing.assert_close(model.logits(IDS), plain, rtol=1e-4, atol=1e-4)
+    after = model.capture(IDS, "blocks.*.attn.hook_k")
+    assert float((after["blocks.0.attn.hook_k"] - before["blocks.0.attn.hook_k"]).abs().max()) > 0.01

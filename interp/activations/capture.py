@@ -79,7 +79,10 @@ def capture_store(
         todo = [i for i in range(worker.index, len(plan.shards), worker.count) if not is_whole(store, i)]
         check_disk(store, todo)
         run = ShardRun(model, store, progress, sum(_rows(store, i) for i in todo))
-        with run.as_planned(), ThreadPoolExecutor(1) as beside:  # the disk catches up with a shard while the model runs the next
+        with (
+            run.as_planned(),
+            ThreadPoolExecutor(1) as beside,
+        ):  # the disk catches up with a shard while the model runs the next
             finishing: Future[None] | None = None
             for index in todo:
                 written = run.write(index)

@@ -26,7 +26,9 @@ class LoadingOptions:
     """How a model is loaded: the same flags for every command that loads one and reads text with it."""
 
     model: Annotated[str, tyro.conf.arg(help="Bundled name, Hugging Face name, folder or .gguf file.")] = SHIPPED
-    device: Annotated[str | None, tyro.conf.arg(help="cpu, cuda, cuda:1 …, or auto for all cards; by default CUDA when there is one.")] = None
+    device: Annotated[
+        str | None, tyro.conf.arg(help="cpu, cuda, cuda:1 …, or auto for all cards; by default CUDA when there is one.")
+    ] = None
     dtype: Annotated[str | None, tyro.conf.arg(help="What it computes in: fp32 (default), bf16 or fp16.")] = None
     quantize: Annotated[
         Literal["4bit", "8bit"] | None, tyro.conf.arg(help="Pack its matrices as they are loaded (needs bitsandbytes).")

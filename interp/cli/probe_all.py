@@ -55,7 +55,11 @@ def probe_all(arguments: list[str], new_folder: Path) -> int:
     out = options.out or new_folder
     check_place(out, "--out")
     model = options.load()
-    shared = {"model": model.provenance.name, "weights": model.provenance.weights, "dtype": model.provenance.computes_in}
+    shared = {
+        "model": model.provenance.name,
+        "weights": model.provenance.weights,
+        "dtype": model.provenance.computes_in,
+    }
     shared |= {"seed": options.seed, "quick": options.quick, "full": options.full, "sae": str(options.sae or "")}
     shared |= {"bos": options.bos} if options.bos != "tokenizer" else {}  # a series of before knows no such setting
     if options.sae is not None:

@@ -229,7 +229,7 @@ def _faster(plan: Plan, cost: Cost) -> str:
     if cost.cards and plan.numerics["compute"] == "float32":
         hints.append("--dtype bf16: products in fp32 are most of the time on a GPU")
     if cost.compiling is None:
-        hints.append("--compile takes a minute at first; with --plan-only it is measured whether that pays")
+        hints.append("--compile takes up to a minute at first; with --plan-only it is measured whether that pays")
         return "; ".join(hints)
     made = f"compiled {cost.compiling.speedup:.2f} times as fast, after {cost.compiling.seconds:.0f} s of compiling"
     pays = cost.compiling.pays_from

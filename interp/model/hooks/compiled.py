@@ -25,7 +25,7 @@ from interp.model.hooks.unchanged import mark_own
 
 @contextmanager
 def compiled(tree: HookedTree, sites: Sequence[str]) -> Iterator[None]:
-    """Inside, forwards of the plain model that read `sites` (full names) run compiled parts; then the model is as it was.
+    """Inside, forwards of the plain model that read `sites` (full names) run compiled parts; then it is as it was.
 
     Raises UserError where these sites are read from the hooked tree, which is not compiled, and where no compiler is.
     """
@@ -38,7 +38,9 @@ def compiled(tree: HookedTree, sites: Sequence[str]) -> Iterator[None]:
     taps = [tap_of(tree, site) for site in [*sites, *ends_of(tree, list(sites))]]
     parts = list(_parts(tree.hf, {id(tap.module) for tap in taps if tap is not None}))
     if not parts:
-        raise UserError(f"nothing in this {type(tree.hf).__name__} can be compiled between the sites; leave --compile out")
+        raise UserError(
+            f"nothing in this {type(tree.hf).__name__} can be compiled between the sites; leave --compile out"
+        )
     before = [vars(part).get("forward") for part in parts]
     for part in parts:
         part.forward = mark_own(_compile(part.forward))

@@ -242,7 +242,9 @@ def _editor(tree: HookedTree, active: Active, batch: Tokens, doubts: Doubts | No
             if batch.turns and "pos" in axes:
                 kept = batch.kept and batch.kept.of(active, next(runs), per_prompt=axes[0] == "prompt")
                 return edit_in_turns(active.edit, value, where.on(value.device), active.receipt, batch.turns, kept)
-            return apply_edit(active.edit, value, where.on(value.device), active.receipt, is_full=batch.is_full, doubts=doubts)
+            return apply_edit(
+                active.edit, value, where.on(value.device), active.receipt, is_full=batch.is_full, doubts=doubts
+            )
 
     def apply_to_gradient(value: Tensor) -> Tensor | None:
         if not value.requires_grad:

@@ -22,13 +22,14 @@ Split = Callable[[Any], tuple[nn.Module, ...]]
 class Fused:
     """What the whole module gave for an input, kept until each part has taken its columns of it."""
 
-    def __init__(self, module: nn.Module, parts: int) -> None:
-        self.module, self._parts = module, parts
+    def __init__(self, module: nn.Module, sizes: tuple[int, int], parts: int) -> None:
+        self.module, self.sizes, self._parts = module, sizes, parts
         self._given: tuple[Any, ...] | None = None
         self._made: Tensor | None = None
         self._taken = 0
 
     def __call__(self, x: Tensor) -> Tensor:
+        """The whole output [..., out] for an input [..., in]."""
         given = (x, 0 if x.is_inference() else x._version, torch.is_grad_enabled())
         if self._given is None or self._given[0] is not x or self._given[1:] != given[1:]:
             self._given, self._made, self._taken = given, self.module(x), 0
@@ -42,15 +43,16 @@ class Fused:
 class Part(nn.Module):
     """Some columns of what a module gives. `weight` and `bias` are made on demand, as nn.Linear has them."""
 
-    def __init__(self, whole: Fused, columns: Int[Tensor, " out"], in_features: int) -> None:
+    def __init__(self, whole: Fused, columns: Int[Tensor, " out"]) -> None:
         super().__init__()
         self._whole = [whole]  # in a list: the module has its place in the tree already
         self._columns = columns
-        self.in_features, self.out_features = in_features, len(columns)
+        self.in_features, self.out_features = whole.sizes[0], len(columns)
         first, last = int(columns[0]), int(columns[-1])
         self._span = slice(first, last + 1) if columns.tolist() == list(range(first, last + 1)) else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to this part's [..., out]."""
         made = self._whole[0](x)
         return made[..., self._span] if self._span else made[..., self._there(made)]
 
@@ -58,13 +60,16 @@ class Part(nn.Module):
     def weight(self) -> Tensor:
         """[out, in], a copy. Packed bytes of the whole where it is quantised."""
         weight: Any = self._whole[0].module.weight
-        if weight.ndim != 2 or self.in_features not in weight.shape or not weight.is_floating_point():
+        n_in, n_out = self._whole[0].sizes
+        if sorted(weight.shape) != sorted((n_in, n_out)) or not weight.is_floating_point():
             return weight
-        rows = weight.T if isinstance(self._whole[0].module, Conv1D) else weight
+        transposed = isinstance(self._whole[0].module, Conv1D) or weight.shape != (n_out, n_in)
+        rows = weight.T if transposed else weight
         return rows[self._there(rows)]
 
     @property
     def bias(self) -> Tensor | None:
+        """[out], a copy; None where the whole has none."""
         bias: Any = getattr(self._whole[0].module, "bias", None)
         return None if bias is None else bias[self._there(bias)]
 
@@ -85,6 +90,7 @@ class SplitWithoutCopies:
         self._columns: dict[Hashable, list[Tensor]] = {}
 
     def __call__(self, split: Split, owner: nn.Module) -> tuple[nn.Module, ...]:
+        """The parts of the one fused matrix in `owner`, in the order in which `split` gives them."""
         matrices = [(name, child, sizes) for name, child in owner.named_children() if (sizes := _sizes(child))]
         kind = (type(owner), *((name, type(child), sizes) for name, child, sizes in matrices))
         made: tuple[nn.Module, ...] = ()
@@ -100,8 +106,8 @@ class SplitWithoutCopies:
         if not columns or len(whole) != 1:
             return made or split(owner)
         ((module, sizes),) = whole
-        fused = Fused(module, len(columns))
-        return tuple(Part(fused, one, sizes[0]) for one in columns)
+        fused = Fused(module, sizes, len(columns))
+        return tuple(Part(fused, one) for one in columns)
 
 
 def _columns_by(split: Split, owner: nn.Module) -> list[Tensor]:

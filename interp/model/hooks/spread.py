@@ -1,8 +1,9 @@
 """A model whose blocks lie on several cards, as transformers' `device_map` loads it.
 
 There accelerate replaces each module's forward with one that moves its inputs to its card. The hooked tree is a tree of
-its own and moves them by hooks of ours, at the modules whose weights and buffers all lie on one card (the embedding, each block, the
-final norm, the unembedding): what runs inside of these stays there. Captured activations come to the first card.
+its own and moves them by hooks of ours, at the modules whose weights and buffers all lie on one card (the embedding,
+each block, the final norm, the unembedding): what runs inside of these stays there. Captured activations come to the
+first card.
 """
 
 from __future__ import annotations

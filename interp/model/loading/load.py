@@ -72,8 +72,8 @@ def load_model(
     on each. `dtype`: fp32 unless told otherwise.
     `bos`: what goes in front of a prompt: what the tokenizer does by itself, always a BOS token, or never.
     `quantize`: "4bit" or "8bit" packs the matrices as they are loaded (needs bitsandbytes); what is computed is in
-    `dtype`. Hooks, edits, gradients and stores work on it; matrices (`model.W_Q`) and training do not. With "8bit", other
-    prompts of a batch change the last digits: LLM.int8 chooses its outlier columns by the batch.
+    `dtype`. Hooks, edits, gradients and stores work on it; matrices (`model.W_Q`) and training do not. With "8bit",
+    other prompts of a batch change the last digits: LLM.int8 chooses its outlier columns by the batch.
     `adapter`: the folder of a LoRA adapter as PEFT saves it; its weights are merged into the model's.
     Raises UserError, in one line, for anything that cannot be loaded.
     """

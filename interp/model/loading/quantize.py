@@ -33,7 +33,9 @@ def quantization(quantize: str | None, dtype: torch.dtype, folder: Path, name: s
         method = config["quantization_config"].get("quant_method", "in a way that it does not name")
         raise UserError(f"{name} is quantised already ({method}), and quantize={quantize!r} came; leave it out")
     if find_spec("bitsandbytes") is None:
-        raise UserError(f"quantize={quantize!r} needs bitsandbytes, which is not here; pip install 'interp-probes[quantize]'")
+        raise UserError(
+            f"quantize={quantize!r} needs bitsandbytes, which is not here; pip install 'interp-probes[quantize]'"
+        )
     from transformers import BitsAndBytesConfig
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at each matrix that 8 bits multiply in fp16
