@@ -88,6 +88,27 @@ def test_a_process_of_torchrun_takes_its_own_card(monkeypatch: pytest.MonkeyPatc
         pick_device("cuda")
 
 
+def test_auto_spreads_a_model_over_all_cards(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole blocks on each; what it gives is on the first. Under torchrun each process has its one card."""
+    here, there = load_model(tiny_folder, "cpu"), load_model(tiny_folder, "auto")
+    assert {str(p.device) for p in there.hf.parameters()} == {"cuda:0", "cuda:1"}
+    assert there.provenance.device == "cuda:0 (Pretend GPU), cuda:1 (Pretend GPU)"
+    acts = there.capture(PROMPTS, "*")
+    assert {tensor.device for tensor in acts.tensors.values()} == {torch.device("cuda:0")}
+    for site, tensor in here.capture(PROMPTS, "*").items():
+        torch.testing.assert_close(acts[site].cpu(), tensor, rtol=1e-4, atol=1e-4, equal_nan=True)
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert load_model(tiny_folder, "auto").device == torch.device("cuda:1")
+
+
+def test_a_model_that_does_not_fit_all_cards_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would leave the rest in main memory or on a disk, where hooks do not reach it."""
+    monkeypatch.setattr(CARDS, "total_memory", 30_000)
+    with pytest.raises(UserError, match="not in memory .*: it was loaded with offload to a disk or to the CPU"):
+        load_model(tiny_folder, "auto")
+
+
 @pytest.mark.parametrize(("device", "backend", "own"), [("cpu", "gloo", None), ("cuda", "nccl", "cuda:1")])
 def test_torchruns_processes_talk_by_what_the_device_asks_for(
     device: str, backend: str, own: str | None, monkeypatch: pytest.MonkeyPatch

@@ -44,7 +44,7 @@ def explore(arguments: list[str]) -> int:
 
     if options.runs != ExploreOptions.runs and not options.runs.is_dir():
         raise UserError(f"--runs {options.runs} is no folder; expected one that holds runs of probes")
-    for flag in ("sae", "device", "dtype", "bos"):
+    for flag in ("sae", "device", "dtype", "quantize", "bos"):
         if not options.model and getattr(options, flag) != ExploreOptions.__dataclass_fields__[flag].default:
             raise UserError(f"--{flag} came without --model; expected both, to read prompts")
     index = open_index(options.index)

@@ -164,7 +164,7 @@ def _check(options: SAETrainOptions) -> None:
         raise UserError("--store and --model or --corpus came; expected rows from one or the other")
     if not options.store:
         options.refuse_without(options.corpus)
-    for name in ("dtype", "bos", "text_column", "skip_empty", "context"):
+    for name in ("dtype", "quantize", "bos", "text_column", "skip_empty", "context"):
         if options.store and getattr(options, name) != SAETrainOptions.__dataclass_fields__[name].default:
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} came with --store, whose rows were captured with its own; leave it out")

@@ -49,6 +49,7 @@ def install(count: int = 1, *, kind: Kind = "cuda", major: int = 9) -> None:
     if kind == "cuda":
         for name, value in _cuda().items():
             setattr(torch.cuda, name, value)
+        torch._C._cuda_getCurrentRawStream = lambda index: 0  # type: ignore[attr-defined]  # bitsandbytes asks for it
     else:
         torch.backends.mps.is_available = lambda: True
     torch.accelerator.is_available = lambda: True

@@ -1,0 +1,36 @@
+"""Every probe on a card, to its end: the answers that the CPU's twin gives, of a tiny model with the bundled words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from know_nothing import know_nothing
+from test_know_nothing import FLAGS, answers_of
+
+from interp import Finding, Model, list_probes, load_model
+
+pytestmark = [pytest.mark.pretend, pytest.mark.usefixtures("trained_once")]
+CARD = "cuda:1"  # what is forgotten goes to the first one
+QUICKLY = ("dice-roll", "induction")
+NAMES = [pytest.param(name, marks=() if name in QUICKLY else pytest.mark.slow) for name in list_probes()]
+
+
+@pytest.fixture(scope="module")
+def smol() -> Model:
+    return load_model("smollm2-135m", "cpu")
+
+
+def on_a_card(model: Model) -> Model:
+    there: Any = model.hf.to(CARD)  # type: ignore[arg-type]
+    return Model(there, model.tokenizer, replace(model.provenance, device=CARD), model.bos)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_probe_ends_on_a_card_as_on_the_cpu(name: str, smol: Model) -> None:
+    here = answers_of(name, know_nothing("random_weights", smol))
+    there = answers_of(name, on_a_card(know_nothing("random_weights", smol)))
+    assert [one.declared for one in there] == [one.declared for one in here]
+    assert [type(one) for one in there] == [type(one) for one in here]
+    assert any(isinstance(one, Finding) for one in there)
