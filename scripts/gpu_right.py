@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -66,6 +67,42 @@ def parity(setting: Setting) -> tuple[str, Rows]:
     if gap > 1e-4 or not ok:
         raise RuntimeError(f"activations are {gap:.1e} off the CPU's; parity ok: {ok}")
     return f"activations within {gap:.1e} of the CPU's; the hooked tree agrees with the plain model", []
+
+
+@step(60)
+def cards(setting: Setting) -> tuple[str, Rows]:
+    """A model spread over all cards gives what it gives on one: logits, every site, an edit, new tokens."""
+    import torch
+
+    from interp import edits, load_model
+
+    def edited(model: Any, prompts: Any) -> Any:
+        with model.edit({"blocks.1.hook_resid_post": edits.scale(0.5)}):
+            return model.last_logits(prompts)
+
+    if torch.cuda.device_count() < 2:
+        raise NotHereError("there is one card")
+    one = random_model(setting)
+    with tempfile.TemporaryDirectory() as folder:
+        one.hf.save_pretrained(folder)
+        one.tokenizer.save_pretrained(folder)
+        spread = load_model(folder, "auto")
+    used = {str(p.device) for p in spread.hf.parameters()}
+    if len(used) < 2:
+        raise AssertionError(f"all weights lie on {used}")
+    prompts = prompts_of(one, 3, setting.pick(64, 8))
+    rows: Rows = []
+    for name, ask in {
+        "logits": lambda m: m.logits(prompts),
+        "sites": lambda m: torch.cat([t.flatten() for t in m.capture(prompts, "blocks.*.hook_*").tensors.values()]),
+        "an edit": lambda m: edited(m, prompts),
+    }.items():
+        ours, theirs = ask(spread), ask(one).to(spread.device)
+        gap = float((ours - theirs).nan_to_num().abs().max() / theirs.nan_to_num().abs().max())
+        rows.append({"what": name, "gap": f"{gap:.1e}"})
+        if gap > 1e-4:
+            raise AssertionError(f"{name} differ by {gap:.1e} of the largest")
+    return f"over {', '.join(sorted(used))}", rows
 
 
 @step(60)

@@ -1,4 +1,4 @@
-"""One set of flags loads a model in every command: --model, --device, --dtype, --quantize, --bos; and the context that it takes."""
+"""One set of flags loads a model in every command: --model, --device, --dtype, --quantize, --bos; and the context."""
 
 from __future__ import annotations
 

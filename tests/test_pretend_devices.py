@@ -103,9 +103,9 @@ def test_auto_spreads_a_model_over_all_cards(tiny_folder: Path, monkeypatch: pyt
 
 
 def test_a_model_that_does_not_fit_all_cards_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers would leave the rest in main memory or on a disk, where hooks do not reach it."""
+    """Transformers would leave the rest in main memory or on a disk, where hooks do not reach it."""
     monkeypatch.setattr(CARDS, "total_memory", 30_000)
-    with pytest.raises(UserError, match="not in memory .*: it was loaded with offload to a disk or to the CPU"):
+    with pytest.raises(UserError, match=r"not in memory .*: it was loaded with offload to a disk or to the CPU"):
         load_model(tiny_folder, "auto")
 
 

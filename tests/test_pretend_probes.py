@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from know_nothing import know_nothing
-from test_know_nothing import FLAGS, answers_of
+from test_know_nothing import answers_of
 
 from interp import Finding, Model, list_probes, load_model
 
