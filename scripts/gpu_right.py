@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from gpu_setting import NotHereError, Rows, Setting, learner_of, prompts_of, random_model, step
 
