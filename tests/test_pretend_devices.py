@@ -109,6 +109,18 @@ def test_a_model_that_does_not_fit_all_cards_is_refused(tiny_folder: Path, monke
         load_model(tiny_folder, "auto")
 
 
+def test_a_model_that_does_not_fit_its_card_is_one_line(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nand many more lines")
+
+    monkeypatch.setattr("interp.model.loading.load.AutoModelForCausalLM.from_pretrained", full)
+    with pytest.raises(UserError, match=r"does not fit: CUDA out of memory. Tried to allocate 2 GiB.; load it in bf16"):
+        load_model(tiny_folder, "cuda")
+    monkeypatch.setattr(CARDS, "total_memory", 500_000_000)
+    (note,) = {(check.state, check.found[-75:]) for check in check_machine() if check.what.startswith("cuda")}
+    assert note == ("note", "in fp32, 0.23 in bf16; the bundled model in fp32 takes 0.5 GB: --device cpu")
+
+
 @pytest.mark.parametrize(("device", "backend", "own"), [("cpu", "gloo", None), ("cuda", "nccl", "cuda:1")])
 def test_torchruns_processes_talk_by_what_the_device_asks_for(
     device: str, backend: str, own: str | None, monkeypatch: pytest.MonkeyPatch
@@ -181,6 +193,7 @@ def test_the_doctor_shows_every_card(an_old_card: None) -> None:
     assert list(shown) == ["cuda:0", "cuda:1"]
     assert "Pretend GPU" in shown["cuda:1"]
     assert "of 86 GB free; no bf16 of its own" in shown["cuda:1"]
+    assert "room for 19 billion weights in fp32, 39 in bf16" in shown["cuda:1"]
 
 
 # ---- Apple's GPUs, which have no float64: in a process of its own, for cards are of one kind

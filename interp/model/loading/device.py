@@ -12,6 +12,9 @@ import torch
 from interp.errors import UserError
 
 
+ROOM = 0.9  # of a card's free memory may hold weights; the rest is for what they compute
+
+
 class Process(NamedTuple):
     """One of the processes that torchrun started: its `rank` of `world`, and its number on this machine."""
 

@@ -169,12 +169,19 @@ def _devices() -> list[Check]:
 
 
 def _card(device: Any) -> Check:
-    from interp.model.loading.device import card_memory, multiplies_bf16
+    from interp.model.loading.device import ROOM, card_memory, multiplies_bf16
 
     torch = importlib.import_module("torch")
     free, total = card_memory(device)
     without = "" if multiplies_bf16(device) else "; no bf16 of its own, so fp32 is used"
     said = f"{torch.cuda.get_device_name(device)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free{without}"
+    billions = [ROOM * free / size / 1e9 for size in (4, 2)]
+    said += f"; room for {billions[0]:.2g} billion weights in fp32, {billions[1]:.2g} in bf16"
+    needed = 4 * max(model.parameters for model in BUNDLED.values())
+    if needed > ROOM * free:
+        return Check(
+            str(device), "note", f"{said}; the bundled model in fp32 takes {needed / 1e9:.1f} GB: --device cpu"
+        )
     return Check(str(device), "ok", said)
 
 

@@ -24,7 +24,7 @@ from interp.model.hooks.tokens import BosPolicy
 from interp.model.loading.adapter import identify_adapter, load_adapter
 from interp.model.loading.bundled import BUNDLED, bundled_folder
 from interp.model.loading.cache import cache_dir, is_intact
-from interp.model.loading.device import card_memory, describe_devices, pick_devices
+from interp.model.loading.device import ROOM, card_memory, describe_devices, pick_devices
 from interp.model.loading.gguf import CONVERTER, convert_gguf
 from interp.model.loading.hub import fetch_from_hub
 from interp.model.loading.places import check_adapter, check_model, weight_files
@@ -42,9 +42,6 @@ DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
-
-
-ROOM = 0.9  # of a card's free memory may hold weights; the rest is for what they compute
 
 
 @dataclass(frozen=True)
@@ -181,6 +178,11 @@ def _load_folder(
                 **how,
             )
         hf, info = loaded
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{name} does not fit: {first_line(error)}; load it in bf16 (dtype='bf16'), packed (quantize='4bit'), over "
+            "all cards (device='auto') or on the CPU (device='cpu')"
+        ) from error
     except Exception as error:  # what a foreign folder makes transformers, tokenizers and safetensors raise varies
         if not any(next(folder.glob(name), None) for name in ("tokenizer.*", "*vocab*", "spiece*")):
             raise UserError(f"{name}: {folder} has no tokenizer; expected tokenizer.json beside config.json") from error
