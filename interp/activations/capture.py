@@ -25,7 +25,7 @@ from interp.activations.shards import ShardWriter, measure
 from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_path
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
-from interp.model.hooks.compiled import compiled
+from interp.model.hooks.compiled import check_compiled, compiled
 from interp.model.hooks.forward import batches, path_for, stream
 from interp.model.hooks.host import sent
 from interp.model.model import Model
@@ -73,6 +73,8 @@ def capture_store(
     folder = expand(folder)
     model.check_plain("capture")  # in the hooked tree, an edit would reach the rows and no plan would tell
     worker = worker or Worker()
+    if plan.compiled:  # before anything is written
+        check_compiled(model.tree, list(plan.sites))
     try:
         store = create_store(folder, plan, tokens)
         clear_leftovers(folder, *PARTS)

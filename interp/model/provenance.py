@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from interp.model.hooks.bridge import NUMERICS
 from interp.model.hooks.quantized import describe_quantized
+from interp.model.hooks.spread import devices_of
 from interp.model.hooks.tokens import BosPolicy, adds_bos, appended
 from interp.model.hooks.unchanged import fingerprint, made_of
 
@@ -67,11 +68,11 @@ def describe_in_memory(
         architecture=type(hf).__name__,
         parameters=hf.num_parameters(),
         dtype=str(hf.dtype).removeprefix("torch."),
-        device=str(hf.device),
+        device=", ".join(map(str, devices_of(hf))),
         numerics=NUMERICS,
         bos=describe_bos(tokenizer, "tokenizer"),
         libraries=library_versions(),
-        quantized=describe_quantized(hf.config),
+        quantized=describe_quantized(hf),
     )
 
 
@@ -88,7 +89,8 @@ def describe_changed(known: ModelProvenance, hf: PreTrainedModel) -> ModelProven
     """The provenance of a model that was changed since it was loaded: other weights, an adapter, a module, a hook."""
     name = known.name if known.name.endswith(CHANGED) else known.name + CHANGED
     weights = hash_state(hf, made_of(hf))
-    return replace(known, name=name, source="made by hand", location="memory", weights=weights)
+    packed = describe_quantized(hf)
+    return replace(known, name=name, source="made by hand", location="memory", weights=weights, quantized=packed)
 
 
 class FollowedProvenance:

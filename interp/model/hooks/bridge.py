@@ -21,11 +21,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interp.errors import UserError
-from interp.model.hooks.fused import SplitWithoutCopies
+from interp.model.hooks.fused import Part, SplitWithoutCopies
 from interp.model.hooks.quantized import packed_state
 from interp.model.hooks.spread import check_in_memory, detach_dispatchers, devices_of, dispatchers, hand_over
 from interp.model.hooks.tolerance import of_logits, of_values
-from interp.model.hooks.unchanged import user_hooks
+from interp.model.hooks.unchanged import mark_own, user_hooks
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
@@ -111,6 +111,9 @@ def _sharing(
             usual(component, original)
         finally:
             setattr(component, name, split)
+        for whole in {part.whole for part in component.modules() if isinstance(part, Part)}:
+            component.register_forward_pre_hook(mark_own(partial(whole.forget)))
+            component.register_forward_hook(mark_own(partial(whole.forget)), always_call=True)
 
     return set_original_component
 

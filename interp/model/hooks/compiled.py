@@ -27,20 +27,11 @@ from interp.model.hooks.unchanged import mark_own
 def compiled(tree: HookedTree, sites: Sequence[str]) -> Iterator[None]:
     """Inside, forwards of the plain model that read `sites` (full names) run compiled parts; then it is as it was.
 
-    Raises UserError where these sites are read from the hooked tree, which is not compiled, and where no compiler is.
+    Raises UserError as `check_compiled` does.
     """
-    if engine_for(tree, sites) != "plain":
-        raise UserError(
-            f"a site among {', '.join(sites[:3])} is read from the hooked tree, which is not compiled; leave --compile "
-            "out, or choose sites that the plain model shows, such as blocks.*.hook_resid_post"
-        )
-    check_compiler(tree.hf.device)
+    check_compiled(tree, sites)
     taps = [tap_of(tree, site) for site in [*sites, *ends_of(tree, list(sites))]]
     parts = list(_parts(tree.hf, {id(tap.module) for tap in taps if tap is not None}))
-    if not parts:
-        raise UserError(
-            f"nothing in this {type(tree.hf).__name__} can be compiled between the sites; leave --compile out"
-        )
     before = [vars(part).get("forward") for part in parts]
     for part in parts:
         part.forward = mark_own(_compile(part.forward))
@@ -52,6 +43,16 @@ def compiled(tree: HookedTree, sites: Sequence[str]) -> Iterator[None]:
                 del part.forward
             else:
                 part.forward = own
+
+
+def check_compiled(tree: HookedTree, sites: Sequence[str]) -> None:
+    """Raise UserError where these sites are read from the hooked tree, and where torch cannot compile."""
+    if engine_for(tree, sites) != "plain":
+        raise UserError(
+            f"a site among {', '.join(sites[:3])} is read from the hooked tree, which is not compiled; leave --compile "
+            "out, or choose sites that the plain model shows, such as blocks.*.hook_resid_post"
+        )
+    check_compiler(tree.hf.device)
 
 
 def check_compiler(device: torch.device) -> None:

@@ -69,7 +69,7 @@ def run_plain(
             stack.enter_context(tapped(tap, reader))
         kept = stack.enter_context(_cut(hf.get_output_embeddings(), batch, keep))
         out = hf(batch.ids, **settings)
-    return Ran(kept(out.logits), getattr(out, "past_key_values", None))
+    return Ran(kept(out.logits.to(batch.ids.device)), getattr(out, "past_key_values", None))
 
 
 def run_hooked(
@@ -96,7 +96,7 @@ def run_hooked(
             logits, cache = run_on_cache(bridge, batch.ids, mask, batch.position_ids, cache)
         else:
             logits = run(bridge, batch.ids, mask, batch.position_ids)
-    return Ran(kept(logits), cache)
+    return Ran(kept(logits.to(batch.ids.device)), cache)  # the unembedding may lie on another card
 
 
 def _additive(sees: Tensor, dtype: torch.dtype) -> Tensor:

@@ -20,13 +20,20 @@ Split = Callable[[Any], tuple[nn.Module, ...]]
 
 
 class Fused:
-    """What the whole module gave for an input, kept until each part has taken its columns of it."""
+    """What the whole module gave for an input, kept until each part has taken its columns of it, or told to `forget`.
+
+    Whoever runs the parts tells it before and after: what was kept of an earlier forward may be stale by then.
+    """
 
     def __init__(self, module: nn.Module, sizes: tuple[int, int], parts: int) -> None:
         self.module, self.sizes, self._parts = module, sizes, parts
         self._given: tuple[Any, ...] | None = None
         self._made: Tensor | None = None
         self._taken = 0
+
+    def forget(self, *_: Any) -> None:
+        """Keep nothing."""
+        self._given = self._made = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """The whole output [..., out] for an input [..., in]."""
@@ -35,7 +42,7 @@ class Fused:
             self._given, self._made, self._taken = given, self.module(x), 0
         made, self._taken = self._made, self._taken + 1
         if self._taken == self._parts:
-            self._given = self._made = None
+            self.forget()
         assert made is not None
         return made
 
@@ -55,6 +62,11 @@ class Part(nn.Module):
         """[..., in] to this part's [..., out]."""
         made = self._whole[0](x)
         return made[..., self._span] if self._span else made[..., self._there(made)]
+
+    @property
+    def whole(self) -> Fused:
+        """What it is a part of."""
+        return self._whole[0]
 
     @property
     def weight(self) -> Tensor:

@@ -21,9 +21,11 @@ from interp.model.hooks.active import Active, Editing, why_never_fired
 from interp.model.hooks.bridge import (
     attached,
     build_bridge,
+    check_decoder,
     has_effect,
     lens_gap,
     opened,
+    relative_gap,
     run_dummy,
     same_logits,
     text_config,
@@ -35,6 +37,7 @@ from interp.model.hooks.receipts import Receipt, Receipts
 from interp.model.hooks.site_reading import measure_gated, read_site_table
 from interp.model.hooks.sites import SiteTable, kind_of, refuse_modules
 from interp.model.hooks.taps import Place, Tap, tapped
+from interp.model.hooks.tolerance import of_logits
 from interp.model.hooks.unchanged import fingerprint, mark_own, user_code
 
 if TYPE_CHECKING:  # importing transformer_lens is bridge.py's business
@@ -176,6 +179,7 @@ class HookedTree:
         table = self.site_table
         for switch in sorted({table.gated[name] for name in names}):
             chosen = [name for name in names if table.gated[name] == switch]
+            self._check_open([switch])
             with self.resting():
                 measured = measure_gated(self.bridge, chosen, switch)
             places = {id(point): name for name, point in reversed(self.points.items())}  # the first name of each
@@ -208,10 +212,32 @@ class HookedTree:
         with hook:
             yield
 
+    def _check_open(self, switches: Sequence[str]) -> None:
+        """Raise UserError where the hooked tree, with these switches on, computes something else than the model."""
+
+        def ask() -> str:
+            plain = check_decoder(self.hf)
+            try:
+                with opened(self.bridge, switches):
+                    gap = relative_gap(run_dummy(self.bridge), plain)
+            except UserError:
+                raise
+            except Exception as error:
+                return f"fails ({type(error).__name__})"
+            return "" if gap <= of_logits(self.hf.dtype) else f"gives other logits, by {gap:.1%} of the largest"
+
+        if wrong := self.once(f"open {', '.join(switches)}", ask):
+            raise UserError(
+                f"a gated site ({', '.join(switches)}) cannot be opened on this {type(self.hf).__name__}: there "
+                f"TransformerLens reads the weights by itself, and {wrong}; packed weights, adapters and hooks of yours "
+                "are not in what it reads; use another site, such as attn.hook_q or attn.hook_z"
+            )
+
     @contextmanager
     def opened(self, names: Sequence[str]) -> Iterator[None]:
-        """The gated ones among these sites, open while the context lasts."""
+        """The gated ones among these sites, open while the context lasts. Raises UserError where that is wrong."""
         if switches := self.switches_of(names):
+            self._check_open(switches)
             with opened(self.bridge, switches):
                 yield
         else:

@@ -80,7 +80,7 @@ def refuse(tree: HookedTree, name: str, layers: Sequence[int]) -> NoReturn:
             f"{name} of this {model} does not give what its module gives in {where}: more than one matrix is at work "
             "there (an adapter, which can be merged; gate and input in one; a quantised weight); capture activations"
         )
-    if packed := describe_quantized(tree.hf.config):
+    if packed := describe_quantized(tree.hf):
         raise UserError(
             f"{name} of this {model} is stored quantised ({packed}) in {where}; load the model without quantising it"
         )

@@ -11,7 +11,6 @@ import torch
 
 from interp.errors import UserError
 
-
 ROOM = 0.9  # of a card's free memory may hold weights; the rest is for what they compute
 
 

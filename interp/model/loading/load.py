@@ -119,7 +119,7 @@ def load_model(
         bos=describe_bos(tokenizer, bos),
         libraries=library_versions(),
         adapter=adapted,
-        quantized=describe_quantized(hf.config),
+        quantized=describe_quantized(hf),
         described=BUNDLED[str(name_or_path)].described if located.source == "bundled" else "",
     )
     print(

@@ -54,7 +54,7 @@ def fine_tune(
     model.check_plain("fine_tune")
     if model.hf.dtype != torch.float32:
         raise UserError(f"fine_tune got weights in {model.hf.dtype}; expected fp32; load the model with dtype='fp32'")
-    if packed := describe_quantized(model.hf.config):
+    if packed := describe_quantized(model.hf):
         raise UserError(f"fine_tune got weights that are quantised ({packed}); load the model without quantising it")
     if steps < 0 or batch < 1 or not 0 < lr < math.inf:
         raise UserError(f"steps={steps}, batch={batch}, lr={lr} came; expected 0 or more, 1 or more and above 0")
