@@ -103,6 +103,7 @@ def test_where_nothing_compiles_it_is_one_line(
         UserError, match=r"a site among blocks.0.attn.hook_q is read from the hooked tree, which is not"
     ):
         capture_store(tiny_gpt2, tmp_path / "store", plan, tokens)
+    assert not (tmp_path / "store").exists(), "the same command without --compile writes there"
 
     def fail(_: Any) -> Any:
         raise RuntimeError("No working C++ compiler found in torch._inductor.config.cpp.cxx\nand a long trace")

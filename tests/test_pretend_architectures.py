@@ -31,11 +31,17 @@ def slopes(model: Model) -> dict[str, torch.Tensor]:
     return dict(analysis.gradients_of(model, PROMPTS, STREAM, metric).gradients)
 
 
+def by_hooks(model: Model) -> list[list[int]]:
+    with model.tree.hooked_only():
+        return model.generate(PROMPTS, max_new_tokens=3).ids
+
+
 ASKED: dict[str, Callable[[Model], Any]] = {
     "logits": lambda m: m.logits(PROMPTS),
     "every site": lambda m: {site: value for site, value in m.capture(PROMPTS, "*").items() if "expert" not in site},
     "an edit": edited,
     "text": lambda m: m.generate(PROMPTS, max_new_tokens=3).ids,
+    "text by the hooked tree": by_hooks,
     "gradients": slopes,
 }
 

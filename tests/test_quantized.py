@@ -17,6 +17,7 @@ from interp.errors import UserError
 from interp.model.checking.parity import check_parity
 from interp.model.hooks.fused import Part
 from interp.model.training.finetune import fine_tune
+from interp.model.training.random_weights import with_random_weights
 
 PROMPTS = ["the cat sat", "a dog"]
 IDS = [[1, 5, 7, 2], [3, 4, 9, 6]]
@@ -186,3 +187,70 @@ def test_an_adapter_beside_a_fused_matrix_reaches_q_k_and_v(tiny_gpt2: Model) ->
         torch.testing.assert_close(model.logits(IDS), plain, rtol=1e-4, atol=1e-4)
     after = model.capture(IDS, "blocks.*.attn.hook_k")
     assert float((after["blocks.0.attn.hook_k"] - before["blocks.0.attn.hook_k"]).abs().max()) > 0.01
+
+
+# ---- what a fused matrix gave is kept for the length of one attention, and gates do not read past what hangs on it
+
+
+def kept_by(model: Model) -> list[Any]:
+    parts = [module for module in model.bridge.modules() if isinstance(module, Part)]
+    assert parts
+    return [part.whole._made for part in parts if part.whole._made is not None]
+
+
+@pytest.fixture
+def neox(tiny_gpt2: Model) -> Model:
+    hf = build(ARCHITECTURES["neox"], len(tiny_gpt2.tokenizer), eager=False)
+    return from_transformers(hf, tiny_gpt2.tokenizer)
+
+
+def test_nothing_is_kept_between_forwards(neox: Model) -> None:
+    """Of forwards that end early, or where one part has another input: no activation, and no graph below it."""
+    neox.capture(IDS, "blocks.*.attn.hook_q")
+    assert kept_by(neox) == []
+    with neox.edit({"blocks.*.attn.q.hook_in": edits.scale(1.1)}):
+        analysis.gradients_of(neox, IDS, "blocks.0.hook_resid_pre", analysis.logit_difference([5, 6], [8, 9]))
+    assert kept_by(neox) == []
+
+
+def test_the_same_input_under_other_weights_gives_another_output(neox: Model) -> None:
+    same: Any = torch.randn(2, 4, neox.d_model)
+    weight: Any = neox.hf.get_submodule("gpt_neox.layers.0.attention.query_key_value").weight
+    found = []
+    with neox.edit({"blocks.0.ln1.hook_out": lambda activation, where: same}):
+        for change in (lambda: None, lambda: weight.data.mul_(2), lambda: same.data.mul_(3)):
+            change()
+            found.append(neox.capture(IDS, "blocks.0.attn.hook_q")["blocks.0.attn.hook_q"].clone())
+    assert not torch.allclose(found[0], found[1])
+    assert not torch.allclose(found[1], found[2])
+
+
+def test_a_gate_that_would_read_past_a_hook_of_the_users_is_refused(neox: Model) -> None:
+    with neox.edit({"blocks.*.hook_q_input": edits.scale(1.0)}):  # the control: without the hook it opens
+        neox.logits(IDS)
+    fused = neox.hf.get_submodule("gpt_neox.layers.0.attention.query_key_value")
+    fused.register_forward_hook(lambda _, __, out: out * 1.5)
+    plain = neox.logits(IDS)
+    with neox.tree.hooked_only():
+        torch.testing.assert_close(neox.logits(IDS), plain, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match=r"cannot be opened on this GPTNeoXForCausalLM.*gives other logits, by"):
+        neox.edit({"blocks.*.hook_q_input": edits.scale(1.0)}).__enter__()
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("site", ["hook_q_input", "hook_attn_in", "attn.hook_result"])
+def test_gates_on_packed_weights_are_refused_in_one_line(site: str, bits: Any, folders: Any) -> None:
+    model = load_model(folders("neox"), "cpu", quantize=bits)
+    with pytest.raises(
+        UserError, match=r"cannot be opened on this GPTNeoXForCausalLM: there TransformerLens reads the"
+    ):
+        model.capture(IDS, f"blocks.*.{site}")
+
+
+def test_only_packed_weights_are_called_packed(folders: Any) -> None:
+    model = load_model(folders("llama"), "cpu", quantize="4bit")
+    drawn = with_random_weights(model)
+    assert drawn.provenance.quantized == "", "its matrices are drawn anew, and whole"
+    fine_tune(drawn, [("the cat", " sat")], steps=1)
+    model.hf.dequantize()  # type: ignore[operator]
+    assert model.provenance.quantized == ""

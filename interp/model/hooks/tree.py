@@ -229,8 +229,8 @@ class HookedTree:
         if wrong := self.once(f"open {', '.join(switches)}", ask):
             raise UserError(
                 f"a gated site ({', '.join(switches)}) cannot be opened on this {type(self.hf).__name__}: there "
-                f"TransformerLens reads the weights by itself, and {wrong}; packed weights, adapters and hooks of yours "
-                "are not in what it reads; use another site, such as attn.hook_q or attn.hook_z"
+                f"TransformerLens reads the weights by itself, and {wrong}; packed weights, adapters and hooks of "
+                "yours are not in what it reads; use another site, such as attn.hook_q or attn.hook_z"
             )
 
     @contextmanager
