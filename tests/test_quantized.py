@@ -229,7 +229,11 @@ def test_a_gate_that_would_read_past_a_hook_of_the_users_is_refused(neox: Model)
     with neox.edit({"blocks.*.hook_q_input": edits.scale(1.0)}):  # the control: without the hook it opens
         neox.logits(IDS)
     fused = neox.hf.get_submodule("gpt_neox.layers.0.attention.query_key_value")
-    fused.register_forward_hook(lambda _, __, out: out * 1.5)
+
+    def larger(_: Any, __: Any, out: Any) -> Any:
+        return out * 1.5
+
+    fused.register_forward_hook(larger)
     plain = neox.logits(IDS)
     with neox.tree.hooked_only():
         torch.testing.assert_close(neox.logits(IDS), plain, rtol=1e-4, atol=1e-4)

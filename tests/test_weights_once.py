@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,12 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 from interp import Model
 
 pytestmark = pytest.mark.slow
-SIZES = {"vocab_size": 49_152, "hidden_size": 1536, "intermediate_size": 6144, "num_attention_heads": 12}
+SIZES: dict[str, Any] = {
+    "vocab_size": 49_152,
+    "hidden_size": 1536,
+    "intermediate_size": 6144,
+    "num_attention_heads": 12,
+}
 CONFIGS = {
     "llama": LlamaConfig(num_hidden_layers=12, num_key_value_heads=12, tie_word_embeddings=True, **SIZES),
     "gpt2": GPT2Config(vocab_size=49_152, n_embd=1536, n_layer=14, n_head=12, bos_token_id=0, eos_token_id=0),
