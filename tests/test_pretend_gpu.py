@@ -159,10 +159,10 @@ def test_the_ledger_counts_work_waits_and_uploads_by_line() -> None:
 
 RACES = {
     "the copy does not wait for the values": (
-        "self._stream.wait_stream(torch.cuda.current_stream(kept.device))",
+        "stream.wait_stream(torch.cuda.current_stream(kept.device))",
         "pass",
     ),
-    "memory is not kept for the copy": ("tensor.record_stream(self._stream)", "whole.clear(); del kept, tensor"),
+    "memory is not kept for the copy": ("tensor.record_stream(stream)", "whole.clear(); del kept, tensor"),
     "the model's own tensor is copied": ("values.to(self._dtype, copy=True)", "values.to(self._dtype)"),
     "the end is recorded on another stream": (
         "copied.record()",
@@ -174,7 +174,7 @@ RACES = {
 def offloaded() -> list[Tensor]:
     """What a receiver gets of three tensors that are overwritten at once, as a forward's are."""
     got: list[Tensor] = []
-    with Offload[int](lambda where, values: got.append(values.clone()), torch.float32, CUDA) as offload:
+    with Offload[int](lambda where, values: got.append(values.clone()), torch.float32) as offload:
         for i in range(3):
             values = torch.full((4,), float(i), device="cuda")
             offload.put(i, values)
