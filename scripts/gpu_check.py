@@ -30,18 +30,22 @@ OK, ABSENT, WRONG = "ok", "not here", "WRONG"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--out", type=Path, default=Path("gpu-check"))
+    parser.add_argument("--device", default="cuda:0", help="the card that is checked; by default cuda:0")
+    parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="folder of the table; by default gpu-check")
     parser.add_argument("--only", nargs="*", metavar="STEP", help="these steps alone")
     parser.add_argument("--pretend", action="store_true", help="a pretended GPU, and tiny sizes")
     parser.add_argument("--step", help=argparse.SUPPRESS)  # run this one here, in this process
+    limits = {} if "--step" in sys.argv else limits_of_steps()
+    parser.epilog = f"steps: {', '.join(limits)}"
     options = parser.parse_args()
     if options.step:
         print(MARK + json.dumps(run_here(options.step, options.device, options.pretend)), flush=True)
         return
-    limits = limits_of_steps()
     for name in set(options.only or ()) - set(limits):
         parser.error(f"no step {name!r}; there are {', '.join(limits)}")
+    if not options.pretend and not has_card():
+        print("there is no CUDA device here; try --pretend")
+        sys.exit(1)
     options.out.mkdir(parents=True, exist_ok=True)
     lines = []
     for name in options.only or limits:
@@ -59,6 +63,12 @@ def main() -> None:
         + f"; wrong: {', '.join(wrong)}" * bool(wrong)
     )
     sys.exit(bool(wrong))
+
+
+def has_card() -> bool:
+    """Asked in a process of its own, so that this one holds no memory of the card."""
+    asked = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
 
 
 def limits_of_steps() -> dict[str, float]:

@@ -88,7 +88,7 @@ def refuse_other(folder: Path, there: Plan, wanted: Plan) -> None:
 def _told(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """The differences that a user made, without those that follow from them."""
     kinds = [{f"{site} {shape}" for site, shape in plan.pop("sites").items()} for plan in (there, wanted)]
-    found = list(differences(there, wanted))
+    found = [f"{one} (--compile)" if one.startswith("numerics.compiled") else one for one in differences(there, wanted)]
     for kind, word in ((kinds[0] - kinds[1], "there"), (kinds[1] - kinds[0], "wanted")):
         more = f" and {len(kind) - 2} more" if len(kind) > 2 else ""
         found += [f"sites: {', '.join(sorted(kind)[:2])}{more} only {word}"] if kind else []

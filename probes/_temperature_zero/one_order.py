@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from interp.model.hooks.replaced import forwards_replaced
+
 
 def linear_layers(hf: Any) -> list[Any]:
     """The modules that multiply by a matrix: linear layers, and GPT-2's, which are of a class of their own."""
@@ -26,18 +28,8 @@ def one_order(hf: Any) -> Iterator[None]:
     each text by itself, but a vector kernel may round the rest behind its last whole vector otherwise (SiLU does, on
     some processors).
     """
-    layers = linear_layers(hf)
-    before = [vars(layer).get("forward") for layer in layers]
-    for layer in layers:
-        layer.forward = _text_by_text(layer.forward)
-    try:
+    with forwards_replaced(linear_layers(hf), _text_by_text):
         yield
-    finally:
-        for layer, forward in zip(layers, before, strict=True):
-            if forward is None:
-                del layer.forward
-            else:
-                layer.forward = forward
 
 
 def _text_by_text(plain: Any) -> Any:

@@ -19,6 +19,7 @@ from interp.errors import UserError
 from interp.model.hooks.asked import tap_of
 from interp.model.hooks.forward import engine_for
 from interp.model.hooks.midstream import ends_of
+from interp.model.hooks.replaced import forwards_replaced
 from interp.model.hooks.tree import HookedTree
 from interp.model.hooks.unchanged import mark_own
 
@@ -32,17 +33,8 @@ def compiled(tree: HookedTree, sites: Sequence[str]) -> Iterator[None]:
     check_compiled(tree, sites)
     taps = [tap_of(tree, site) for site in [*sites, *ends_of(tree, list(sites))]]
     parts = list(_parts(tree.hf, {id(tap.module) for tap in taps if tap is not None}))
-    before = [vars(part).get("forward") for part in parts]
-    for part in parts:
-        part.forward = mark_own(_compile(part.forward))
-    try:
+    with forwards_replaced(parts, lambda forward: mark_own(_compile(forward))):
         yield
-    finally:
-        for part, own in zip(parts, before, strict=True):
-            if own is None:
-                del part.forward
-            else:
-                part.forward = own
 
 
 def check_compiled(tree: HookedTree, sites: Sequence[str]) -> None:

@@ -60,7 +60,7 @@ class Part(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to this part's [..., out]."""
-        made = self._whole[0](x)
+        made = self.whole(x)
         return made[..., self._span] if self._span else made[..., self._there(made)]
 
     @property
@@ -71,18 +71,18 @@ class Part(nn.Module):
     @property
     def weight(self) -> Tensor:
         """[out, in], a copy. Packed bytes of the whole where it is quantised."""
-        weight: Any = self._whole[0].module.weight
-        n_in, n_out = self._whole[0].sizes
+        weight: Any = self.whole.module.weight
+        n_in, n_out = self.whole.sizes
         if sorted(weight.shape) != sorted((n_in, n_out)) or not weight.is_floating_point():
             return weight
-        transposed = isinstance(self._whole[0].module, Conv1D) or weight.shape != (n_out, n_in)
+        transposed = isinstance(self.whole.module, Conv1D) or weight.shape != (n_out, n_in)
         rows = weight.T if transposed else weight
         return rows[self._there(rows)]
 
     @property
     def bias(self) -> Tensor | None:
         """[out], a copy; None where the whole has none."""
-        bias: Any = getattr(self._whole[0].module, "bias", None)
+        bias: Any = getattr(self.whole.module, "bias", None)
         return None if bias is None else bias[self._there(bias)]
 
     def _there(self, beside: Tensor) -> Tensor:

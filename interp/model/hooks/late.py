@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from interp.model.hooks.asked import dummy_batch, tap_of
 from interp.model.hooks.bridge import relative_gap
 from interp.model.hooks.engines import Reader, run_plain
+from interp.model.hooks.replaced import forwards_replaced
 from interp.model.hooks.taps import Tap
 from interp.model.hooks.tolerance import of_logits
 from interp.model.hooks.tree import HookedTree
@@ -87,17 +88,8 @@ def _modules(tree: HookedTree, blocks: int) -> list[nn.Module] | None:
 @contextmanager
 def handing_on(modules: Sequence[nn.Module], form: Form, tree: HookedTree, token: object) -> Iterator[None]:
     """Inside, these blocks give what they get while the forward with this `token` runs, and compute in any other."""
-    before = [vars(module).get("forward") for module in modules]
-    for module in modules:
-        module.forward = _passing(module.forward, form, tree, token)
-    try:
+    with forwards_replaced(modules, lambda forward: _passing(forward, form, tree, token)):
         yield
-    finally:
-        for module, own in zip(modules, before, strict=True):
-            if own is None:
-                del module.forward
-            else:
-                module.forward = own
 
 
 def _passing(compute: Callable[..., Any], form: Form, tree: HookedTree, token: object) -> Callable[..., Any]:

@@ -44,9 +44,9 @@ def pick_devices(device: str | torch.device | None) -> list[torch.device]:
     if device != "auto":
         return [pick_device(device)]
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return (
-        [pick_device(None)] if cards < 2 or process_of_torchrun() else [pick_device(f"cuda:{i}") for i in range(cards)]
-    )
+    if cards < 2 or process_of_torchrun():
+        return [pick_device(None)]
+    return [pick_device(f"cuda:{index}") for index in range(cards)]
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
