@@ -46,6 +46,8 @@ def main() -> None:
     if not options.pretend and not has_card():
         print("there is no CUDA device here; try --pretend")
         sys.exit(1)
+    if options.pretend:
+        print("a pretended GPU: shows that each step runs to its end; its times and ratios say nothing of a card")
     options.out.mkdir(parents=True, exist_ok=True)
     lines = []
     for name in options.only or limits:

@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 import torch
 from pretend_gpu import CARDS
+from test_pretend_calls import SPREAD, on
 
-from interp import Model, load_model
+from interp import Model, load_model, with_random_weights
+from interp.activations.capture import capture_store
+from interp.activations.plan import kernels as kernels_of_capture
+from interp.activations.plan import plan_capture
 from interp.errors import UserError
+from interp.model.hooks import compiled as compiled_module
 from interp.model.loading.device import card_memory, multiplies_bf16, pick_device
 from interp.model.loading.doctor import check_machine
 from interp.saes.training.checkpoint import kernels
@@ -194,6 +199,51 @@ def test_the_doctor_shows_every_card(an_old_card: None) -> None:
     assert "Pretend GPU" in shown["cuda:1"]
     assert "of 86 GB free; no bf16 of its own" in shown["cuda:1"]
     assert "room for 19 billion weights in fp32, 39 in bf16" in shown["cuda:1"]
+
+
+# ---- a model over two cards
+
+
+def test_a_plan_names_every_kind_of_card(tiny_gpt2: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = on(SPREAD, tiny_gpt2)
+    name = torch.cuda.get_device_name(0)
+    assert kernels_of_capture(spread.hf) == {"device": name, "threads": None}
+    names = {0: "Old card", 1: "New card"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[torch.device(device).index])
+    assert kernels_of_capture(spread.hf)["device"] == "Old card and New card"
+
+
+def test_random_weights_lie_where_the_model_lies(tiny_gpt2: Model) -> None:
+    there = {name: p.device for name, p in on(SPREAD, tiny_gpt2).hf.named_parameters()}
+    assert len(set(there.values())) == 2, "the control"
+    untrained = with_random_weights(on(SPREAD, tiny_gpt2))
+    assert {name: p.device for name, p in untrained.hf.named_parameters()} == there
+    assert (
+        untrained.last_logits(PROMPTS).cpu() - with_random_weights(tiny_gpt2).last_logits(PROMPTS)
+    ).abs().max() < 1e-4
+
+
+def test_a_compiled_capture_runs_over_two_cards(
+    tiny_gpt2: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is compiled is noted and not compiled: torch's compiler knows no pretended card."""
+    noted: list[Any] = []
+
+    def note(function: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            made = function(*args, **kwargs)
+            noted.append(made[0].device if isinstance(made, tuple) else made.device)
+            return made
+
+        return run
+
+    monkeypatch.setattr(compiled_module, "_compile", note)
+    rows = []
+    for model in (tiny_gpt2, on(SPREAD, tiny_gpt2)):
+        plan, tokens = plan_capture(model, PROMPTS, "blocks.*.hook_resid_post", compiled=True)
+        rows.append(capture_store(model, tmp_path / str(len(rows)), plan, tokens).rows(SITE)[:])
+    torch.testing.assert_close(*map(torch.as_tensor, rows), rtol=0, atol=1e-5)
+    assert {device.index for device in noted if device.type == "cuda"} == {0, 1}, "blocks of both cards ran compiled"
 
 
 # ---- Apple's GPUs, which have no float64: in a process of its own, for cards are of one kind

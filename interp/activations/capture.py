@@ -176,7 +176,7 @@ class ShardRun:
                     self.progress("capturing", self.done, self.total)
             writer.close()
             seal: dict[str, Any] = {"plan": plan.hash, "shard": index, "bytes": layout.size}
-            seal["computed_on"] = kernels(self.model.device)  # another machine than the plan's may go on with it
+            seal["computed_on"] = kernels(self.model.hf)  # another machine than the plan's may go on with it
             return Written(open_file.pop_all(), file, shard_path(store.folder, index, "json"), seal)
 
     def offload_to(self, writer: ShardWriter) -> Offload[Where]:

@@ -21,10 +21,12 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import nn
 
 from interp.activations.token_table import Cut, Tokens, read_tokens
 from interp.errors import UserError
 from interp.model.hooks.forward import path_for
+from interp.model.hooks.spread import devices_of
 from interp.model.loading.identity import hash_of_files
 from interp.model.model import Model
 from interp.progress import Progress, silent
@@ -148,7 +150,7 @@ def plan_capture(
             "stored": dtype,
             "path": path_for(model.tree, shapes),
             "attention": getattr(model.hf.config, "_attn_implementation", None),
-            **kernels(model.device),
+            **kernels(model.hf),
             **({"compiled": True} if compiled else {}),
             "libraries": {name: provenance.libraries.get(name) for name in ("torch", "transformers")},
         },
@@ -183,10 +185,12 @@ def fit_context(model: Model, context: int | None) -> int:
     return context
 
 
-def kernels(device: torch.device) -> dict[str, str | int | None]:
-    """What chooses the order in which floating-point numbers are added, and so their last bits."""
-    if device.type == "cuda":
-        return {"device": torch.cuda.get_device_name(device), "threads": None}
+def kernels(hf: nn.Module) -> dict[str, str | int | None]:
+    """What chooses the order in which floating-point numbers are added, and so their last bits: each kind of card."""
+    cards = [torch.cuda.get_device_name(device) for device in devices_of(hf) if device.type == "cuda"]
+    if cards:
+        return {"device": " and ".join(dict.fromkeys(cards)), "threads": None}
+    device = next(iter(devices_of(hf)))
     return {"device": f"{device.type} {torch.backends.cpu.get_cpu_capability()}", "threads": torch.get_num_threads()}
 
 

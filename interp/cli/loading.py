@@ -31,7 +31,8 @@ class LoadingOptions:
     ] = None
     dtype: Annotated[str | None, tyro.conf.arg(help="What it computes in: fp32 (default), bf16 or fp16.")] = None
     quantize: Annotated[
-        Literal["4bit", "8bit"] | None, tyro.conf.arg(help="Pack its matrices as they are loaded (needs bitsandbytes).")
+        Literal["4bit", "8bit"] | None,
+        tyro.conf.arg(metavar="{4bit,8bit}", help="Pack its matrices as they are loaded (needs bitsandbytes)."),
     ] = None
     bos: Annotated[
         Bos,

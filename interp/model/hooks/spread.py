@@ -25,6 +25,16 @@ def devices_of(hf: nn.Module) -> list[torch.device]:
     return list(dict.fromkeys(tensor.device for tensor in (*hf.parameters(), *hf.buffers())))
 
 
+def place_like(hf: Any, other: Any) -> Any:
+    """`hf`, a model of `other`'s architecture, where `other` lies: on its card, or block by block on its cards."""
+    places = getattr(other, "hf_device_map", {})
+    if len(devices_of(other)) == 1 or len(set(places.values())) < 2:
+        return hf.to(other.device)
+    from accelerate import dispatch_model
+
+    return dispatch_model(hf, places)
+
+
 def check_in_memory(hf: PreTrainedModel) -> None:
     """Raise UserError for a model of which some weights wait on a disk or in main memory until their module runs."""
     away = [name for name, p in hf.named_parameters() if p.device.type == "meta"]

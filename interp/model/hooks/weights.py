@@ -82,7 +82,8 @@ def refuse(tree: HookedTree, name: str, layers: Sequence[int]) -> NoReturn:
         )
     if packed := describe_quantized(tree.hf):
         raise UserError(
-            f"{name} of this {model} is stored quantised ({packed}) in {where}; load the model without quantising it"
+            f"{name} of this {model} is stored quantised ({packed}), and only its own module can multiply by it; "
+            "load the model without quantising it, or capture activations"
         )
     n_layers = int(tree.config.num_hidden_layers)
     held = [layer for layer in range(n_layers) if not _missing(tree, name, layer)]
