@@ -14,7 +14,7 @@ from stores import TEXTS
 from interp import Model, UserError
 from interp.activations.capture import capture_store
 from interp.activations.plan import plan_capture
-from interp.activations.store import Store, shard_path
+from interp.activations.store import Store
 from interp.analysis.trajectory import trace_prediction
 from interp.analysis.tuned_lens import lens_divergence, load_lens, train_lens
 
@@ -130,7 +130,7 @@ def test_a_lens_is_saved_and_loaded(
     for call, told in (
         (lambda: load_lens(tmp_path, loud), "cannot read"),
         (lambda: load_lens(file.with_name("none"), loud), "cannot read"),
-        (lambda: load_lens(shard_path(streams.folder, 0), loud), "expected a file that was saved here"),
+        (lambda: load_lens(streams.shard_path(0), loud), "expected a file that was saved here"),
         (lambda: load_lens(file, other), "trained on other weights"),
         (lambda: train_lens(other, streams), "captured from other weights"),
         (lambda: train_lens(loud, streams, layers=[5]), "expected some of 0, 1"),

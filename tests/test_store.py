@@ -13,7 +13,7 @@ from stores import MIDDLE, SITES, TEXTS, Captured, captured, contents
 from interp import Model, UserError
 from interp.activations.capture import Worker
 from interp.activations.plan import plan_capture
-from interp.activations.store import Store, open_store, shard_path
+from interp.activations.store import Store, open_store
 from interp.activations.token_table import Cut
 
 
@@ -59,7 +59,7 @@ def test_every_token_is_traced_to_its_place(tiny_gpt2: Model, tmp_path: Path) ->
 @pytest.mark.parametrize(("dtype", "close"), [("fp32", 1e-5), ("bf16", 1e-2), ("fp16", 1e-3)])
 def test_plain_safetensors_reads_every_dtype(tiny_gpt2: Model, tmp_path: Path, dtype: str, close: float) -> None:
     store, plan, tokens = captured(tiny_gpt2, tmp_path / "s", MIDDLE, dtype=dtype)
-    theirs = torch.cat([load_file(shard_path(store.folder, i))[MIDDLE] for i in range(len(plan.shards))])
+    theirs = torch.cat([load_file(store.shard_path(i))[MIDDLE] for i in range(len(plan.shards))])
     assert torch.equal(store.rows(MIDDLE), theirs)
     assert store.rows(MIDDLE).dtype == store.dtype
     sequences = [tokens.sequence(i).tolist() for i in range(len(tokens.starts) - 1)]

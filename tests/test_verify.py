@@ -14,7 +14,7 @@ from stores import Captured, captured, contents
 
 from interp import Model, UserError
 from interp.activations.capture import capture_store
-from interp.activations.store import Store, open_store, shard_path
+from interp.activations.store import Store, open_store
 from interp.activations.token_table import Cut
 from interp.activations.verify import verify_store
 
@@ -60,14 +60,14 @@ def test_a_flipped_bit_anywhere_is_found_and_made_good(
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda s: shard_path(s.folder, 1).unlink(), "shard 1 is missing"),
-        (lambda s: shard_path(s.folder, 1, "json").unlink(), "shard 1 was not finished"),
-        (lambda s: shard_path(s.folder, 1).write_bytes(shard_path(s.folder, 1).read_bytes()[:-1]), "shard 1 has "),
-        (lambda s: shutil.copy(shard_path(s.folder, 0), shard_path(s.folder, 1)), "shard 1 "),
-        (lambda s: shutil.copy(shard_path(s.folder, 0, "json"), shard_path(s.folder, 1, "json")), "belongs to another"),
+        (lambda s: s.shard_path(1).unlink(), "shard 1 is missing"),
+        (lambda s: s.shard_path(1, "json").unlink(), "shard 1 was not finished"),
+        (lambda s: s.shard_path(1).write_bytes(s.shard_path(1).read_bytes()[:-1]), "shard 1 has "),
+        (lambda s: shutil.copy(s.shard_path(0), s.shard_path(1)), "shard 1 "),
+        (lambda s: shutil.copy(s.shard_path(0, "json"), s.shard_path(1, "json")), "belongs to another"),
         (lambda s: (s.folder / "notes.txt").write_text("mine"), "notes.txt is no part of the store"),
         (
-            lambda s: shutil.copy(shard_path(s.folder, 0), shard_path(s.folder, 999)),
+            lambda s: shutil.copy(s.shard_path(0), s.shard_path(999)),
             "shard-00999.safetensors is no part",
         ),
     ],

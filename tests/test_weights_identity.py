@@ -14,9 +14,9 @@ from stores import MIDDLE, SMALL, TEXTS
 
 from interp import Model, UserError, capture_rows, capture_store, plan_capture
 from interp.activations.capture import Worker
+from interp.activations.join import refuse_other_model
 from interp.analysis.tuned_lens import TunedLens, load_lens, train_lens
 from interp.features.build.passes import build_index, missing_pieces
-from interp.features.build.plan import refuse_other_model
 from interp.lab.series import open_series
 from interp.model.loading.identity import has_weights, hash_of_files
 from interp.saes import MemoryRows, Training, coordinates_as_sae, plan_sae, train

@@ -13,7 +13,8 @@ import torch
 from interp import Model, UserError
 from interp.activations import files
 from interp.activations.capture import capture_store
-from interp.activations.files import clear_leftovers, find_temporary, is_live, new_file
+from interp.activations.files import new_file
+from interp.activations.leftovers import find_temporary
 from interp.activations.plan import plan_capture
 from interp.activations.shards import ShardWriter, shard_layout
 from interp.activations.store import PARTS, open_store
@@ -46,42 +47,6 @@ def test_a_write_that_the_disk_refuses_late_is_never_taken_for_written(
     assert not list(find_temporary(tmp_path / "s", *PARTS)), "nothing half-written stays, in this process either"
     monkeypatch.setattr(files.os, "fsync", fsync)
     assert verify_store(capture_store(tiny_gpt2, tmp_path / "s", plan, tokens)) == []
-
-
-def test_a_temporary_file_taken_for_a_leftover_before_it_was_locked_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another worker cleans up between the moment when the file is there and the moment when it is locked."""
-    lock = files.fcntl.flock
-    cleaned: list[list[Path]] = []
-
-    def late(descriptor: int, how: int) -> None:
-        if not cleaned:
-            monkeypatch.setattr(files.fcntl, "flock", lock)
-            cleaned.append(clear_leftovers(tmp_path, "a.json"))
-        lock(descriptor, how)
-
-    monkeypatch.setattr(files.fcntl, "flock", late)
-    with new_file(tmp_path / "a.json") as file:
-        os.write(file.descriptor, b"whole")
-    assert [len(gone) for gone in cleaned] == [1]
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    assert (tmp_path / "a.json").read_bytes() == b"whole"
-
-
-def test_verify_tells_who_still_writes_from_who_was_killed(tiny_gpt2: Model, tmp_path: Path) -> None:
-    plan, tokens = plan_capture(tiny_gpt2, TEXTS, SITE)
-    store = capture_store(tiny_gpt2, tmp_path / "s", plan, tokens)
-    with new_file(tmp_path / "s" / "shard-00000.safetensors", 100):
-        (live,) = find_temporary(store.folder, *PARTS)
-        assert is_live(live)
-        assert verify_store(store) == []
-        assert clear_leftovers(store.folder, *PARTS) == []
-        dead = store.folder / ".shard-00000.json.abc"
-        dead.write_text("half")
-        assert not is_live(dead)
-        assert [fault.split()[0] for fault in verify_store(store)] == [dead.name]
-        assert clear_leftovers(store.folder, *PARTS) == [dead]
 
 
 def test_numbers_whose_squares_overflow_are_stored(tmp_path: Path) -> None:

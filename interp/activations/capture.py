@@ -6,6 +6,7 @@ What a forward shows is written to its place in the shard at once: memory holds 
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -18,11 +19,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.activations.create import create_store
-from interp.activations.files import NewFile, clear_leftovers, new_file, write_sealed
+from interp.activations.files import NewFile, new_file, write_sealed
+from interp.activations.leftovers import clear_leftovers, find_temporary, is_others
 from interp.activations.offload import Offload
 from interp.activations.plan import Plan, batches_of, kernels
 from interp.activations.shards import ShardWriter, measure
-from interp.activations.store import PARTS, Store, is_whole, layout_of, shard_path
+from interp.activations.store import PARTS, Store, is_whole, layout_of
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 from interp.model.hooks.compiled import check_compiled, compiled
@@ -71,14 +73,33 @@ def capture_store(
     disk is full: then everything written so far stays.
     """
     folder = expand(folder)
-    model.check_plain("capture")  # in the hooked tree, an edit would reach the rows and no plan would tell
-    worker = worker or Worker()
-    if plan.compiled:  # before anything is written
-        check_compiled(model.tree, list(plan.sites))
+    check_plan(model, plan)  # before anything is written
     try:
         store = create_store(folder, plan, tokens)
-        clear_leftovers(folder, *PARTS)
-        todo = [i for i in range(worker.index, len(plan.shards), worker.count) if not is_whole(store, i)]
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return fill_store(model, store, worker=worker, progress=progress, stop=stop)
+
+
+def fill_store(
+    model: Model,
+    store: Store,
+    *,
+    worker: Worker | None = None,
+    begin: int = 0,
+    progress: Progress = silent,
+    stop: Stop = never,
+) -> Store:
+    """Write the shards that are not there, from `begin` on; those that another process has in hand are asked for last.
+
+    Raises UserError where the disk is full: then everything written so far stays.
+    """
+    worker = worker or Worker()
+    try:
+        for place in dict.fromkeys((store.folder, *store.folders())):
+            clear_leftovers(place, *PARTS)
+        mine = range(worker.index, len(store.plan.shards), worker.count)
+        todo = [i for i in (*mine[begin:], *mine[:begin]) if not is_whole(store, i)]
         check_disk(store, todo)
         run = ShardRun(model, store, progress, sum(_rows(store, i) for i in todo))
         with (
@@ -86,7 +107,7 @@ def capture_store(
             ThreadPoolExecutor(1) as beside,
         ):  # the disk catches up with a shard while the model runs the next
             finishing: Future[None] | None = None
-            for index in todo:
+            for index in _free(store, todo):
                 written = run.write(index)
                 with written.dropped_unless_taken():
                     if finishing is not None:
@@ -97,11 +118,42 @@ def capture_store(
             if finishing is not None:
                 finishing.result()
     except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror or error}; whole shards are kept; free some space and run the "
-            "same command again"
-        ) from error
+        raise cannot_write(store.folder, error) from error
     return store
+
+
+def _free(store: Store, todo: Sequence[int]) -> Iterator[int]:
+    """Those of `todo` that nobody finished meanwhile or has in hand; then those that were in hand and are not whole."""
+    others: list[int] = []
+    for index in todo:
+        if in_hand(store, index):
+            others.append(index)
+        elif not is_whole(store, index):
+            yield index
+    for index in others:
+        if not is_whole(store, index) and not in_hand(store, index):
+            yield index
+
+
+def in_hand(store: Store, index: int) -> bool:
+    """Is another process writing this shard?"""
+    path = store.shard_path(index)
+    return any(is_others(temporary) for temporary in find_temporary(path.parent, path.name))
+
+
+def cannot_write(folder: Path, error: OSError) -> UserError:
+    """What a user is told where the disk is full, or the folder not theirs."""
+    return UserError(
+        f"cannot write to {folder}: {error.strerror or error}; whole shards are kept; free some space and run the "
+        "same command again"
+    )
+
+
+def check_plan(model: Model, plan: Plan) -> None:
+    """Raise UserError where this model cannot run as planned: an edit is active, or nothing compiles."""
+    model.check_plain("capture")  # in the hooked tree, an edit would reach the rows and no plan would tell
+    if plan.compiled:
+        check_compiled(model.tree, list(plan.sites))
 
 
 def check_disk(store: Store, shards: Sequence[int]) -> None:
@@ -164,7 +216,7 @@ class ShardRun:
     def write(self, index: int) -> Written:
         """Run a shard's forwards and write what they give, to a file that is not yet durable."""
         store, plan = self.store, self.store.plan
-        layout, path = layout_of(store, index), shard_path(store.folder, index)
+        layout, path = layout_of(store, index), store.shard_path(index)
         with ExitStack() as open_file:
             file = open_file.enter_context(new_file(path, layout.size))
             writer = ShardWriter(file.descriptor, layout, plan.sites, store.first_rows[index])
@@ -177,7 +229,8 @@ class ShardRun:
             writer.close()
             seal: dict[str, Any] = {"plan": plan.hash, "shard": index, "bytes": layout.size}
             seal["computed_on"] = kernels(self.model.hf)  # another machine than the plan's may go on with it
-            return Written(open_file.pop_all(), file, shard_path(store.folder, index, "json"), seal)
+            seal["host"] = socket.gethostname()
+            return Written(open_file.pop_all(), file, store.shard_path(index, "json"), seal)
 
     def offload_to(self, writer: ShardWriter) -> Offload[Where]:
         """What takes activations from the model to `writer`."""

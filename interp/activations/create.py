@@ -22,6 +22,7 @@ from interp.activations.files import (
 from interp.activations.plan import Plan, comparable
 from interp.activations.store import (
     ARRAYS,
+    FOLDERS,
     PARTS,
     PLAN,
     TOKENS,
@@ -44,14 +45,15 @@ def create_store(folder: Path, plan: Plan, tokens: Tokens) -> Store:
         refuse_other(folder, plan_in(record), plan)
     else:
         _refuse_foreign(folder, plan)
-    folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, *Store(folder, plan, tokens).folders()):
+        place.mkdir(parents=True, exist_ok=True)
     path = folder / TOKENS
     if record is None or not path.is_file() or hash_file(path) != record["tokens"]:
         layout = _tokens_layout(tokens)
         with new_file(path, layout.size) as file:
             _put_tokens(file.descriptor, layout, tokens)
             if record is None:  # the plan first: of two captures that begin here at once, one writes it
-                made = {"plan": asdict(plan), "tokens": hash_descriptor(file.descriptor)}
+                made = {"plan": plan.as_record(), "tokens": hash_descriptor(file.descriptor)}
                 write_sealed(folder / PLAN, made, first=True)
                 refuse_other(folder, plan_in(read_record(folder)), plan)
     return open_store(folder)
@@ -64,10 +66,10 @@ def _refuse_foreign(folder: Path, plan: Plan) -> None:
     """
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     visible = [name for name in there if not name.startswith(".")]  # file browsers leave hidden files
-    foreign = [name for name in visible if not any(fnmatch(name, part) for part in PARTS)]
+    foreign = [name for name in visible if not any(fnmatch(name, part) for part in (*PARTS, FOLDERS))]
     if foreign:
         raise UserError(f"{folder} holds other files ({', '.join(foreign[:3])}); expected a new or empty folder")
-    for path in sorted(folder.glob("shard-*.safetensors")) if there else ():
+    for path in sorted(folder.rglob("shard-*.safetensors")) if there else ():
         seal = read_sealed(path.with_suffix(".json"))
         if seal is None or seal.get("plan") != plan.hash:
             raise UserError(
@@ -97,14 +99,14 @@ def _told(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [one for one in found if not one.startswith(follow)] or cut
 
 
-def differences(there: Any, wanted: Any, name: str = "") -> Iterator[str]:
+def differences(there: Any, wanted: Any, name: str = "", words: tuple[str, str] = ("there", "wanted")) -> Iterator[str]:
     """`cut.context: 128 there, 64 wanted` for every value that differs."""
     if isinstance(there, dict) and isinstance(wanted, dict):
         for key in dict.fromkeys([*there, *wanted]):
-            yield from differences(there.get(key), wanted.get(key), f"{name}.{key}" if name else str(key))
+            yield from differences(there.get(key), wanted.get(key), f"{name}.{key}" if name else str(key), words)
     elif there != wanted:
         short = [json.dumps(v)[:60] for v in (there, wanted)]
-        yield f"{name}: {short[0]} there, {short[1]} wanted"
+        yield f"{name}: {short[0]} {words[0]}, {short[1]} {words[1]}"
 
 
 def _tokens_layout(tokens: Tokens) -> FileLayout:

@@ -5,18 +5,19 @@ A kill at any moment leaves the old file, or the new one, and a temporary one th
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import xxhash
+
+from interp.activations.leftovers import make_temporary
 
 BLOCK = 1 << 20  # fits the cache: a quarter faster than 16 MB, and small
 
@@ -48,9 +49,9 @@ def new_file(path: Path, size: int | None = None, *, first: bool = False) -> Ite
 
     With `first`, a file that another process put there meanwhile stays, and this one vanishes.
 
-    It is locked while its process lives: `is_live` tells by that whether anybody still writes it.
+    Its name tells who writes it; `leftovers.py` finds by that what the killed left.
     """
-    descriptor, temporary = _make_temporary(path)
+    descriptor, temporary = make_temporary(path)
     try:
         if size is not None:
             os.truncate(descriptor, size)
@@ -60,57 +61,26 @@ def new_file(path: Path, size: int | None = None, *, first: bool = False) -> Ite
             os.fchmod(descriptor, 0o644)  # mkstemp's 0600 would hide a shared store from colleagues
             made.finish()
         if first:
-            with suppress(FileExistsError):
-                os.link(temporary, path)
+            _link(temporary, path)
         else:
-            Path(temporary).replace(path)
+            temporary.replace(path)
         sync_folder(path.parent)
     finally:
         os.close(descriptor)
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _make_temporary(path: Path) -> tuple[int, str]:
-    while True:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            os.close(descriptor)
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        if os.fstat(descriptor).st_nlink:  # else another process took it for a leftover before it was locked
-            return descriptor, temporary
-        os.close(descriptor)
-
-
-def find_temporary(folder: Path, *names: str) -> Iterator[Path]:
-    """The temporary files of files whose names match these patterns, somebody's who works or who was killed."""
-    for name in names:
-        yield from folder.glob(f".{name}.*")
-
-
-def is_live(temporary: Path) -> bool:
-    """Does a process still write this temporary file?"""
+def _link(temporary: Path, path: Path) -> None:
+    """Put the file in its place unless there is one."""
     try:
-        with temporary.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # another user's is left alone
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def clear_leftovers(folder: Path, *names: str) -> list[Path]:
-    """Remove the temporary files of processes that were killed, and return them."""
-    gone = []
-    for left in find_temporary(folder, *names):
-        with suppress(OSError), left.open("rb") as file:  # OSError: somebody still writes it, or it is gone already
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
-            gone.append(left)
-    return gone
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if not path.exists():  # a file system without links: two that begin within a moment may both pass here
+            temporary.replace(path)
 
 
 def sync_folder(folder: Path) -> None:

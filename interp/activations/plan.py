@@ -17,9 +17,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,6 +38,7 @@ SCHEMA = 2
 READABLE = (1, SCHEMA)  # a plan of schema 1 has the model's name, the device and the threads in its hash
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHARD_BYTES = 256 << 20
+IN_ONE_FOLDER, PER_FOLDER = 10_000, 1_000  # file systems take long over a folder of very many files
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # measured on a CPU: larger batches gain nothing and cost memory
 TOLD = {"model": ("name", "files"), "numerics": ("device", "threads")}  # what a plan tells, and what decides nothing
 
@@ -56,8 +59,10 @@ class Plan:
     corpus: dict[str, Any]
     shards: tuple[tuple[int, int, int, int], ...]
     schema: int = SCHEMA
+    per_folder: int = 0
+    """Shards of a sub-folder; 0 where all lie in the store itself."""
 
-    @property
+    @cached_property  # it is asked for every shard, and takes a millisecond for a hundred of them
     def hash(self) -> str:
         """SHA-256 of what decides the bytes: the plan's name in every shard."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
@@ -74,8 +79,15 @@ class Plan:
 
     def to_json(self) -> str:
         """What decides the bytes as text, the same for plans of the same capture."""
-        record = asdict(self)
+        record = self.as_record()
         return json.dumps(record if self.schema == 1 else deciding(record), indent=1, sort_keys=True)
+
+    def as_record(self) -> dict[str, Any]:
+        """As it is written: without what only stores of very many shards have."""
+        record = asdict(self)
+        if not self.per_folder:
+            del record["per_folder"]
+        return record
 
     def is_same(self, other: Plan) -> bool:
         """Are both plans of one capture, wherever the model lies and whatever it is called?
@@ -99,6 +111,7 @@ def comparable(plan: Mapping[str, Any]) -> dict[str, Any]:
     """The same, under the names of today: two plans of one capture are equal, whichever version wrote them."""
     record = deciding(plan)
     numerics = record["numerics"]
+    record.pop("per_folder", None)  # where the shards lie is no part of what they hold
     return {
         **record,
         "numerics": {**numerics, "path": _named_now(numerics["path"])} if "path" in numerics else numerics,
@@ -142,23 +155,16 @@ def plan_capture(
     corpus = corpus if isinstance(corpus, Corpus) else from_texts(corpus)
     tokens, read = read_tokens(model, corpus, cut, progress)
     row = DTYPES[dtype].itemsize * sum(map(prod, shapes.values()))
-    provenance = model.provenance
+    shards = cut_shards(tokens, row, shard_bytes)
     plan = Plan(
         model=_describe(model, shapes),
-        numerics={
-            "compute": provenance.computes_in,
-            "stored": dtype,
-            "path": path_for(model.tree, shapes),
-            "attention": getattr(model.hf.config, "_attn_implementation", None),
-            **kernels(model.hf),
-            **({"compiled": True} if compiled else {}),
-            "libraries": {name: provenance.libraries.get(name) for name in ("torch", "transformers")},
-        },
-        cut=asdict(cut) | {"bos": {**provenance.bos, "policy": model.bos}},
+        numerics=numerics_of(model, shapes, dtype, compiled=compiled),
+        cut=asdict(cut) | {"bos": {**model.provenance.bos, "policy": model.bos}},
         sites=shapes,
         batch_tokens=batch_tokens,
         corpus=read,
-        shards=cut_shards(tokens, row, shard_bytes),
+        shards=shards,
+        per_folder=PER_FOLDER if len(shards) > IN_ONE_FOLDER else 0,
     )
     return plan, tokens
 
@@ -183,6 +189,20 @@ def fit_context(model: Model, context: int | None) -> int:
             f"context {context}; this model takes {limit} tokens at most; choose {limit} or fewer, or leave it out"
         )
     return context
+
+
+def numerics_of(model: Model, sites: Mapping[str, Any], stored: str, *, compiled: bool) -> dict[str, Any]:
+    """What decides the numbers of a capture by this process beside the model's weights."""
+    libraries = model.provenance.libraries
+    return {
+        "compute": model.provenance.computes_in,
+        "stored": stored,
+        "path": path_for(model.tree, sites),
+        "attention": getattr(model.hf.config, "_attn_implementation", None),
+        **kernels(model.hf),
+        **({"compiled": True} if compiled else {}),
+        "libraries": {name: libraries.get(name) for name in ("torch", "transformers")},
+    }
 
 
 def kernels(hf: nn.Module) -> dict[str, str | int | None]:
@@ -213,12 +233,11 @@ def cut_shards(
 ) -> tuple[tuple[int, int, int, int], ...]:
     """Shards of whole sequences, each of at most `shard_bytes` where a sequence is not larger."""
     rows = max(1, shard_bytes // bytes_per_row)
-    shards, first = [], 0
-    for last in range(1, len(tokens.starts)):
-        full = last + 1 == len(tokens.starts) or tokens.starts[last + 1] - tokens.starts[first] > rows
-        if full:
-            shards.append((first, last, int(tokens.starts[first]), int(tokens.starts[last])))
-            first = last
+    starts, shards, first = tokens.starts, [], 0
+    while first + 1 < len(starts):
+        last = max(first + 1, int(np.searchsorted(starts, starts[first] + rows, side="right")) - 1)
+        shards.append((first, last, int(starts[first]), int(starts[last])))
+        first = last
     return tuple(shards)
 
 

@@ -6,12 +6,16 @@
         shard-00000.safetensors    the rows of all sites, by shard
         shard-00000.json           the seal of a whole shard
 
+Shards of a very large store lie in sub-folders, `00000/shard-00000.safetensors`, a thousand in each.
+
 `open_store` reads it, memory-mapped; `create.py` and `capture.py` write it, and `verify.py` finds every damage.
 """
 
 from __future__ import annotations
 
 import json
+import struct
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,13 +30,14 @@ from interp.activations.files import read_sealed
 from interp.activations.plan import DTYPES, READABLE, SCHEMA, Plan
 from interp.activations.rows import SINK_FACTOR
 from interp.activations.shards import shard_layout
-from interp.activations.tensor_file import FileLayout, map_tensors
+from interp.activations.tensor_file import FileLayout, Maps, map_tensors, read_note
 from interp.activations.token_table import Tokens
 from interp.errors import UserError, unknown
 from interp.paths import expand
 
 PLAN, TOKENS = "plan.json", "tokens.safetensors"
 PARTS = (PLAN, TOKENS, "shard-[0-9]*")  # patterns that match every file of a store
+FOLDERS = "[0-9][0-9][0-9][0-9][0-9]"  # and its sub-folders
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Store:
     folder: Path
     plan: Plan
     tokens: Tokens
-    _maps: dict[int, dict[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    _maps: Maps = field(default_factory=Maps, repr=False, compare=False)
 
     def __repr__(self) -> str:
         whole = len(self.plan.shards) - len(self.missing)
@@ -77,7 +82,7 @@ class Store:
         """What the shards were computed on, such as `cpu AVX2, 2 threads`, and how many of them each."""
         counted: dict[str, int] = {}
         for index in range(len(self.plan.shards)):
-            seal = read_sealed(shard_path(self.folder, index, "json"))
+            seal = read_sealed(self.shard_path(index, "json"))
             if seal is not None:
                 machine = describe_kernels(seal.get("computed_on", self.plan.numerics))
                 counted[machine] = counted.get(machine, 0) + 1
@@ -89,14 +94,13 @@ class Store:
         if not 0 <= start <= stop <= len(self):
             raise UserError(f"rows {start} to {stop} came; this store has rows 0 to {len(self)}")
         self._known(site)
-        pieces = [
-            self._shard(i)[site][max(start, a) - a : min(stop, b) - a]
-            for i, (a, b) in enumerate(zip(self.first_rows, self.first_rows[1:], strict=False))
-            if a < stop and b > start
-        ]
-        if len(pieces) == 1:
-            return pieces[0]
-        return torch.cat(pieces) if pieces else torch.empty((0, *self.plan.sites[site]), dtype=self.dtype)
+        if start == stop:
+            return torch.empty((0, *self.plan.sites[site]), dtype=self.dtype)
+        firsts, pieces = self.first_rows, []
+        for i in range(bisect_right(firsts, start) - 1, bisect_left(firsts, stop)):
+            a, b = firsts[i], firsts[i + 1]
+            pieces.append(self._shard(i)[site][max(start, a) - a : min(stop, b) - a])
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def shuffled(
         self,
@@ -169,32 +173,38 @@ class Store:
             "file_row": int(self.tokens.row[document]),
         }
 
+    def shard_path(self, index: int, ending: str = "safetensors") -> Path:
+        """Where a shard lies, or with "json" its seal."""
+        name, each = f"shard-{index:05d}.{ending}", self.plan.per_folder
+        return self.folder / f"{index // each:05d}" / name if each else self.folder / name
+
+    def folders(self) -> list[Path]:
+        """Where shards lie: the store itself, or its sub-folders."""
+        if not self.plan.per_folder:
+            return [self.folder]
+        return [self.folder / f"{i:05d}" for i in range(-(-len(self.plan.shards) // self.plan.per_folder))]
+
     def _known(self, site: str) -> str:
         if site not in self.plan.sites:
             raise unknown("site", site, self.sites, "it is not in this store; `interp store info` lists what is")
         return site
 
     def _shard(self, index: int) -> dict[str, Tensor]:
-        if index not in self._maps:
-            if not is_whole(self, index):
-                missing = self.missing
-                raise UserError(
-                    f"{self.folder} lacks {len(missing)} of {len(self.plan.shards)} shards ({missing[0]}, …); "
-                    "run the same `interp capture` again to finish it"
-                )
-            self._maps[index] = map_tensors(shard_path(self.folder, index))
-        return self._maps[index]
+        if (held := self._maps.get(index)) is not None:
+            return held
+        if not is_whole(self, index):
+            missing = self.missing
+            raise UserError(
+                f"{self.folder} lacks {len(missing)} of {len(self.plan.shards)} shards ({missing[0]}, …); "
+                "run the same `interp capture` again to finish it"
+            )
+        return self._maps.keep(index, map_tensors(self.shard_path(index)))
 
 
 def describe_kernels(kernels: Mapping[str, Any]) -> str:
     """`cpu AVX2, 2 threads` of what a plan or a seal says of device and threads."""
     threads = kernels.get("threads")
     return f"{kernels.get('device')}{'' if threads is None else f', {threads} threads'}"
-
-
-def shard_path(folder: Path, index: int, ending: str = "safetensors") -> Path:
-    """Where a shard lies, or with "json" its seal."""
-    return folder / f"shard-{index:05d}.{ending}"
 
 
 def layout_of(store: Store, index: int) -> FileLayout:
@@ -205,11 +215,11 @@ def layout_of(store: Store, index: int) -> FileLayout:
 
 def is_whole(store: Store, index: int) -> bool:
     """Is the shard there, sealed for this plan, and of the right size? Its bytes are `verify_store`'s to check."""
-    seal = read_sealed(shard_path(store.folder, index, "json"))
+    seal = read_sealed(store.shard_path(index, "json"))
     if seal is None or seal.get("plan") != store.plan.hash or seal.get("shard") != index:
         return False
     try:
-        return shard_path(store.folder, index).stat().st_size == seal.get("bytes")
+        return store.shard_path(index).stat().st_size == seal.get("bytes")
     except OSError:
         return False
 
@@ -255,14 +265,16 @@ ARRAYS = {"ids": torch.int32, "document": torch.int32, "position": torch.int32, 
 
 
 def read_tokens_file(path: Path) -> Tokens:
-    """The tokens of a store. Raises UserError for a damaged file."""
-    from safetensors import safe_open
-
+    """The tokens of a store, mapped into memory. Raises UserError for a damaged file."""
     try:
-        with safe_open(path, "numpy") as file:
-            files = tuple(json.loads(file.metadata()["files"]))
-            return Tokens(**{name: file.get_tensor(name) for name in ARRAYS}, files=files)
-    except Exception as error:  # safetensors' own error type is no public name
+        tensors = map_tensors(path)
+        arrays = {name: tensors[name].numpy() for name in ARRAYS}
+        tokens = Tokens(**arrays, files=tuple(json.loads(read_note(path)["files"])))
+        rows, documents = {len(arrays[name]) for name in ("ids", "document", "position")}, len(tokens.row)
+        if rows == {int(tokens.starts[-1])} and len(tokens.file) == documents:
+            return tokens
+        raise UserError(f"its arrays are of {sorted(rows)} rows, and {int(tokens.starts[-1])} are counted")
+    except (OSError, KeyError, TypeError, ValueError, IndexError, struct.error, UserError) as error:
         raise UserError(
             f"{path} is damaged ({error}); run the same `interp capture` again: it writes it anew"
         ) from error

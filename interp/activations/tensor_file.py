@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -82,16 +84,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and note of a file that `write_tensors` wrote. Raises UserError for any other, and for changed bytes."""
     try:
-        tensors = map_tensors(path)
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            kept = json.loads(file.read(length))["__metadata__"]
+        tensors, kept = map_tensors(path), read_note(path)
         if kept["hash"] == _hash(tensors, kept["note"]):
             return tensors, json.loads(kept["note"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, struct.error, UserError) as error:
         why = "it is damaged" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise UserError(f"cannot read {path} ({why}); expected a file that was saved here; make it again") from error
     raise UserError(f"{path} is damaged: its numbers are not those that were written; make it again")
+
+
+def read_note(path: Path) -> dict[str, str]:
+    """The words beside the tensors in a safetensors file. Raises ValueError, KeyError or struct.error without any."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return json.loads(file.read(length))["__metadata__"]
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -127,3 +133,28 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged; `interp store verify` says what is, and how to fix it") from error
     return out
+
+
+class Maps:
+    """Files that are mapped into memory, those read last: a process may have some 65,000 mappings, and no more.
+
+    A mapping that is let go stays while somebody holds a tensor of it. Several threads may ask.
+    """
+
+    def __init__(self, most: int = 1024) -> None:
+        self._most, self._held, self._lock = most, OrderedDict[int, dict[str, Tensor]](), Lock()
+
+    def get(self, index: int) -> dict[str, Tensor] | None:
+        """The tensors of a file; None where it is not held."""
+        with self._lock:
+            if index in self._held:
+                self._held.move_to_end(index)
+            return self._held.get(index)
+
+    def keep(self, index: int, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Hold a file, and let go of the one that was not asked for the longest."""
+        with self._lock:
+            self._held[index] = tensors
+            if len(self._held) > self._most:
+                self._held.popitem(last=False)
+        return tensors

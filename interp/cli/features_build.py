@@ -158,7 +158,7 @@ def _dictionary(options: BuildOptions, model: Model, sample: list[list[int]], co
 
 
 def _check_store(store: Store, model: Model) -> None:
-    from interp.features.build.plan import refuse_other_model
+    from interp.activations.join import refuse_other_model
 
     refuse_other_model(store.plan.model, model, f"{store.folder} was captured")
     refuse_other_bos(store.plan.cut, model, f"{store.folder} was captured")

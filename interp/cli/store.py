@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from interp.cli.loading import LoadingOptions, ReadingOptions
+from interp.cli.loading import SHIPPED, LoadingOptions, ReadingOptions
 from interp.cli.terminal import Positional, parse, print_table, shown_progress, stoppable
 from interp.errors import UserError, unknown
 
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 Dtype = Literal["fp32", "bf16", "fp16"]
 
 
+# what a store's plan decides, and a worker that joins is not to say
+PLANNED = ("corpus", "sites", "store", "context", "packing", "max_tokens", "batch_tokens", "shard_bytes", "register")
+PLANNED += ("compile", "plan_only", "text_column", "skip_empty")
+
+
 @dataclass(kw_only=True)
 class CaptureOptions(ReadingOptions, LoadingOptions):
     """Activations of a corpus to a store on disk. Run it again to go on where it stopped."""
@@ -35,10 +40,13 @@ class CaptureOptions(ReadingOptions, LoadingOptions):
     corpus: Annotated[
         str,
         tyro.conf.arg(
-            help="Text (documents parted by blank lines), .jsonl, .parquet, each also .gz or .zst; a folder; hf:NAME."
+            help="Text (documents parted by blank lines), .jsonl, .parquet, each also .gz or .zst; a folder; hf:NAME. "
+            "Needed, but with --join."
         ),
-    ]
-    sites: Annotated[list[str], tyro.conf.arg(help="Sites or patterns, such as blocks.*.hook_resid_post.")]
+    ] = ""
+    sites: Annotated[
+        tuple[str, ...], tyro.conf.arg(help="Sites or patterns, such as blocks.*.hook_resid_post. Needed, as --corpus.")
+    ] = ()
     out: Annotated[Path, tyro.conf.arg(help="The store: a folder to create, or one to go on with.")]
     store: Annotated[Dtype, tyro.conf.arg(help="What is stored.")] = "fp32"
     context: Annotated[
@@ -72,6 +80,46 @@ class CaptureOptions(ReadingOptions, LoadingOptions):
         tyro.conf.arg(help="Compile the model's blocks first (torch.compile): for long captures; see --plan-only."),
     ] = False
     plan_only: Annotated[bool, tyro.conf.arg(help="Say what it will take, and stop.")] = False
+    join: Annotated[
+        bool,
+        tyro.conf.arg(help="Help to finish the store at --out: plan and tokens come from there, the text is not read."),
+    ] = False
+    mixed: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Join on another device, number of threads or version, too: values then differ by some 1e-6 of the "
+            "largest, and every shard says what computed it."
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        """Raise UserError where text and sites are missing, or came beside a plan that names them already."""
+        if self.join:
+            planned = [name for name in PLANNED if getattr(self, name) != getattr(type(self), name, ())]
+            if planned:
+                flags = ", ".join(f"--{name.replace('_', '-')}" for name in planned)
+                raise UserError(f"--join came with {flags}; the plan in --out says that already; leave it out")
+            self._take_planned()
+        else:
+            for name in ("corpus", "sites"):
+                if not getattr(self, name):
+                    raise UserError(f"--{name} is missing; expected it, or --join to help to finish the store at --out")
+            if self.mixed:
+                raise UserError("--mixed came without --join; a capture that is begun anew has nothing to differ from")
+        super().__post_init__()
+
+    def _take_planned(self) -> None:
+        """The model as it was planned, where the flags do not name another place or precision of it."""
+        from interp.activations.store import open_store
+
+        plan = open_store(self.out).plan
+        if self.model == SHIPPED:
+            self.model = plan.model["name"]
+        compute, _, packed = plan.numerics["compute"].partition(", weights in ")
+        self.dtype = self.dtype or compute
+        for way in ("4bit", "8bit"):
+            if f"bitsandbytes {way}" in packed and self.quantize is None:
+                self.quantize = way
 
 
 def capture(arguments: list[str]) -> int:
@@ -85,6 +133,8 @@ def capture(arguments: list[str]) -> int:
 
     check_place(options.out, "--out")
     worker = choose_worker(options.shard)
+    if options.join:
+        return _join(options, worker)
     model, plan, tokens = _plan_of(options)
     if options.plan_only:
         if (options.out / "plan.json").exists():
@@ -96,15 +146,38 @@ def capture(arguments: list[str]) -> int:
             model, options.out, plan, tokens, worker=worker, progress=say, stop=lambda: bool(asked_to_stop())
         )
         stopped = asked_to_stop()
-    missing = store.missing
-    whole = len(plan.shards) - len(missing)
+    return _told_at_the_end(store, stopped)
+
+
+def _join(options: CaptureOptions, worker: Worker) -> int:
+    """Take plan and tokens from the folder; without --shard the workers share what is left as they come."""
+    from interp.activations.join import join_store
+
+    model = options.load()
+    with shown_progress() as say, stoppable("finishing the shard in hand") as asked_to_stop:
+        store = join_store(
+            model,
+            options.out,
+            mixed=options.mixed,
+            worker=worker if worker.count > 1 else None,
+            progress=say,
+            stop=lambda: bool(asked_to_stop()),
+        )
+        stopped = asked_to_stop()
+    return _told_at_the_end(store, stopped)
+
+
+def _told_at_the_end(store: Store, stopped: int) -> int:
+    """Say what there is now, and what is left to do."""
+    missing, shards = store.missing, len(store.plan.shards)
+    whole = shards - len(missing)
     if stopped and missing:
         print(
-            f"interp: stopped; {whole} of {len(plan.shards)} shards kept in {options.out}; the same command goes on",
+            f"interp: stopped; {whole} of {shards} shards kept in {store.folder}; the same command goes on",
             file=sys.stderr,
         )
         return 128 + stopped
-    print(f"{whole} of {len(plan.shards)} shards of {len(tokens):,} tokens: {options.out.resolve()}")
+    print(f"{whole} of {shards} shards of {len(store):,} tokens: {store.folder.resolve()}")
     if missing:
         print(f"{len(missing)} to go, which are other workers': run them with --shard, or the command without it")
     return 0

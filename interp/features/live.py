@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.activations.join import refuse_other_model
 from interp.activations.rows import find_sinks
 from interp.errors import UserError
-from interp.features.build.plan import refuse_other_model
 from interp.features.read.index import Index
 from interp.features.read.prompts import Active, Continuation, NextToken, Part, PromptReading
 from interp.model.hooks.forward import forward

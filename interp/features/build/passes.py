@@ -13,13 +13,13 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from interp.activations.capture import Worker
-from interp.activations.files import clear_leftovers
+from interp.activations.leftovers import clear_leftovers
 from interp.errors import UserError
 from interp.features.build.assemble import finish
 from interp.features.build.effects import PIECES as EFFECTS
@@ -97,12 +97,13 @@ def _write_pieces(building: Building, mine: list[int]) -> None:
 def _alone(folder: Path) -> Iterator[bool]:
     """One worker finishes; the others wait. False where another one has finished meanwhile."""
     try:
-        descriptor = os.open(folder / PLAN, os.O_RDONLY)
+        descriptor = os.open(folder / PLAN, os.O_RDWR)  # NFS locks no other
     except FileNotFoundError:
         yield False
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: doing it twice is harmless
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield not (folder / RECORD).exists()
     finally:
         os.close(descriptor)

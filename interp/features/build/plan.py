@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ from interp.activations.plan import Plan, comparable, cut_shards, deciding
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
 from interp.features.read.layout import RECORD, SCHEMA
-from interp.model.loading.identity import has_weights
-from interp.model.model import Model
 from interp.saes.loading.sae import SAE, describe_sae, site_of
 
 PLAN = "plan.json"
@@ -58,7 +57,7 @@ class IndexPlan:
     pieces: tuple[tuple[int, int, int, int], ...]
     schema: int = SCHEMA
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of what decides the index: the plan's name in every piece."""
         return hashlib.sha256(json.dumps(_deciding(_plain(asdict(self))), sort_keys=True).encode()).hexdigest()
@@ -76,24 +75,9 @@ def plan_index(sae: SAE[Any], capture: Plan, tokens: Tokens, settings: Settings)
         raise UserError(
             f"the SAE has d_in={sae.cfg.d_in}, rows at {site} have shape {shape}; use the SAE of this model"
         )
-    told = {k: v for k, v in asdict(capture).items() if k not in ("shards", "sites", "schema")}
+    told = {k: v for k, v in asdict(capture).items() if k not in ("shards", "sites", "schema", "per_folder")}
     pieces = cut_shards(tokens, 1, PIECE_ROWS)
     return IndexPlan(_plain(describe_sae(sae)), _plain(told), asdict(settings), pieces)
-
-
-def refuse_other_model(told: Mapping[str, Any], model: Model, what: str) -> None:
-    """Raise UserError unless `model` is the one that a plan tells of; `what` opens the message."""
-    loaded = model.provenance
-    fits = {
-        "weights": has_weights(loaded, told["weights"], told.get("files")),
-        "tokenizer": told["tokenizer"] == loaded.tokenizer,
-    }
-    for key in fits:
-        if not fits[key]:
-            raise UserError(
-                f"{what} with {told['name']} ({key} {str(told[key])[:19]}…), and the loaded model is "
-                f"{loaded.name} ({getattr(loaded, key)[:19]}…); name its model with --model"
-            )
 
 
 def begin(folder: Path, plan: IndexPlan) -> bool:
