@@ -20,10 +20,11 @@ from indexes import built
 
 from interp import Model, UserError
 from interp.activations import files, leftovers
-from interp.activations.capture import capture_store, in_hand
+from interp.activations.capture import capture_store
 from interp.activations.files import new_file
 from interp.activations.leftovers import A_DAY, IN_HAND, clear_leftovers, find_temporary, is_live, is_others
 from interp.activations.plan import plan_capture
+from interp.activations.share import in_hand
 from interp.activations.store import PARTS, Store, open_store
 from interp.activations.verify import verify_store
 from interp.saes import load_sae
@@ -144,10 +145,10 @@ def test_what_another_machine_writes_is_believed_for_a_day(store: Store) -> None
     fresh = of_another_machine(store.shard_path(0))
     assert clear_leftovers(store.folder, *PARTS) == []
     assert verify_store(store) == []
-    assert in_hand(store, 0)
+    assert in_hand(store.shard_path(0))
     of_another_machine(store.shard_path(0), IN_HAND + 1)
     assert is_live(fresh)
-    assert not in_hand(store, 0), "a shard that nobody writes to is taken over; doing it twice is harmless"
+    assert not in_hand(store.shard_path(0)), "a shard that nobody writes to is taken over; doing it twice is harmless"
     of_another_machine(store.shard_path(0), A_DAY + 1)
     assert [fault.split()[0] for fault in verify_store(store)] == [fresh.name]
     assert clear_leftovers(store.folder, *PARTS) == [fresh]

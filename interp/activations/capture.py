@@ -20,10 +20,11 @@ from torch import Tensor
 
 from interp.activations.create import create_store
 from interp.activations.files import NewFile, new_file, write_sealed
-from interp.activations.leftovers import clear_leftovers, find_temporary, is_others
+from interp.activations.leftovers import clear_leftovers
 from interp.activations.offload import Offload
 from interp.activations.plan import Plan, batches_of, kernels
 from interp.activations.shards import ShardWriter, measure
+from interp.activations.share import free_pieces
 from interp.activations.store import PARTS, Store, is_whole, layout_of
 from interp.activations.token_table import Tokens
 from interp.errors import UserError
@@ -107,7 +108,7 @@ def fill_store(
             ThreadPoolExecutor(1) as beside,
         ):  # the disk catches up with a shard while the model runs the next
             finishing: Future[None] | None = None
-            for index in _free(store, todo):
+            for index in free_pieces(todo, store.shard_path, lambda i: is_whole(store, i)):
                 written = run.write(index)
                 with written.dropped_unless_taken():
                     if finishing is not None:
@@ -120,25 +121,6 @@ def fill_store(
     except OSError as error:
         raise cannot_write(store.folder, error) from error
     return store
-
-
-def _free(store: Store, todo: Sequence[int]) -> Iterator[int]:
-    """Those of `todo` that nobody finished meanwhile or has in hand; then those that were in hand and are not whole."""
-    others: list[int] = []
-    for index in todo:
-        if in_hand(store, index):
-            others.append(index)
-        elif not is_whole(store, index):
-            yield index
-    for index in others:
-        if not is_whole(store, index) and not in_hand(store, index):
-            yield index
-
-
-def in_hand(store: Store, index: int) -> bool:
-    """Is another process writing this shard?"""
-    path = store.shard_path(index)
-    return any(is_others(temporary) for temporary in find_temporary(path.parent, path.name))
 
 
 def cannot_write(folder: Path, error: OSError) -> UserError:
