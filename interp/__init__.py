@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from interp.model.hooks.editing import Edit
     from interp.model.hooks.generation import Generation
     from interp.model.hooks.receipts import Receipt, Receipts
+    from interp.model.hooks.replaced import forwards_replaced
     from interp.model.hooks.where import Where
     from interp.model.loading.load import load_model
     from interp.model.loading.memory import from_transformers
@@ -93,6 +94,7 @@ else:
             "interp.model.hooks.editing": "Edit",
             "interp.model.hooks.receipts": "Receipt, Receipts",
             "interp.model.hooks.where": "Where",
+            "interp.model.hooks.replaced": "forwards_replaced",
             # activations in memory and on disk
             "interp.activations.capture": "Worker, capture_store",
             "interp.activations.plan": "Plan, plan_capture",
@@ -216,6 +218,7 @@ __all__ += [
     "copy_model",
     "encode_pairs",
     "fine_tune",
+    "forwards_replaced",
     "induction_contrast",
     "lookup_contrast",
     "pad_pairs",

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from interp.model.edits import ablate, compose, freeze, knock_out, patch, project_out, resample, scale, steer
     from interp.model.hooks.editing import Edit
     from interp.model.hooks.receipts import Receipt, Receipts
-    from interp.model.hooks.replaced import forwards_replaced
     from interp.model.hooks.where import Where
     from interp.saes.edits import clamp_features, edit_features, mean_ablate, reconstruct, steer_features
 else:
@@ -32,8 +31,6 @@ else:
             # attention
             "interp.analysis.heads": "ablate_heads",
             "interp.model.attention_window": "in_sight, windowed",
-            # another forward in a module's place, for what no site can say
-            "interp.model.hooks.replaced": "forwards_replaced",
             # what an edit is given, and what it leaves
             "interp.model.hooks.editing": "Edit",
             "interp.model.hooks.receipts": "Receipt, Receipts",
@@ -56,5 +53,4 @@ __all__ = [
 ]
 __all__ += ["clamp_features", "edit_features", "mean_ablate", "reconstruct", "steer_features"]
 __all__ += ["ablate_heads", "in_sight", "windowed"]
-__all__ += ["forwards_replaced"]
 __all__ += ["Edit", "Receipt", "Receipts", "Where"]

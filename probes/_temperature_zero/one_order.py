@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.edits import forwards_replaced
+from interp import forwards_replaced
 
 
 def linear_layers(hf: Any) -> list[Any]:
