@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from interp.features.build import neighbours
+from interp.features.build import cofirings, neighbours
 from interp.features.build.statistics import RowFacts, row_facts, summarise
 from interp.features.read.ranking import first_by
 
@@ -54,6 +55,32 @@ def test_ties_and_sinks_are_as_in_a_loop(case: tuple[NDArray[np.float64], RowFac
             assert math.isnan(found[name])
         else:
             assert found[name] == pytest.approx(np.corrcoef(column, other)[0, 1], abs=1e-9)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sets(st.integers(0, 11), max_size=6), min_size=1, max_size=30), st.integers(1, 6), st.booleans())
+def test_partners_are_those_of_counting_every_pair(fires: list[set[int]], n: int, sorts: bool):
+    """However they are counted, with many that are met once, or equally often; a row may have no firing."""
+    dense = np.zeros((len(fires), 12), np.int64)
+    for row, features in enumerate(fires):
+        dense[row, list(features)] = 1
+    counts, total = dense.sum(0), len(fires)
+    rank = np.empty(12, np.int32)
+    rank[cofirings.rarest_first(counts)] = np.arange(12)
+    start = np.concatenate([[0], np.cumsum(dense.sum(1))])
+    by_row = cofirings.ByRow(start, rank[np.nonzero(dense)[1]], counts)
+    feature, rows = np.nonzero(dense.T)
+    run = range(2, 12)
+    starts = np.searchsorted(feature, np.arange(2, 13))
+    with patch.object(cofirings, "SORTED_BELOW", 10.0 * sorts):
+        found = cofirings.find_partners(run, starts - starts[0], rows[starts[0] :].astype(np.int32), by_row, n, total)
+    together = dense.T @ dense
+    for i, f in enumerate(run):
+        scored = [(-float(cofirings._phi(together[f, g : g + 1], counts[f], counts[g : g + 1], total)[0]), g)
+                  for g in range(12) if g != f and together[f, g]]  # fmt: skip
+        expected = [g for _, g in sorted(scored)[:n]]
+        assert [g for g in found["with_feature"][i].tolist() if g >= 0] == expected
+        assert found["with_count"][i][: len(expected)].tolist() == [int(together[f, g]) for g in expected]
 
 
 @pytest.mark.parametrize("n", [1, 5, 50, 400])

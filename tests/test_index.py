@@ -21,7 +21,7 @@ from interp.activations.capture import Worker, capture_store
 from interp.activations.plan import plan_capture
 from interp.activations.rows import find_sinks
 from interp.activations.token_table import Cut
-from interp.features.build import neighbours
+from interp.features.build import cofirings
 from interp.features.build import passes as build
 from interp.features.build.statistics import priority
 from interp.features.read.index import Index
@@ -221,12 +221,13 @@ def test_a_store_gives_the_same_index_as_the_model(index: Index, word_model: Mod
 
 
 def test_planted_faults_are_seen_by_the_comparisons(index: Index, word_model: Model, sae: SAE[Any], tmp_path: Path):
-    """Negative controls: an encoder that is off by a thousandth, and co-firings counted without one piece."""
+    """Negative controls: an encoder off by a thousandth, and co-firings counted without a feature's last row."""
     with torch.no_grad():
         off = load_sae_like(sae, 1.001)
     other = built(word_model, off, tmp_path / "off")
     assert np.abs(as_dense(other) - as_dense(index)).max() > 1e-4
-    with patch.object(neighbours, "_groups", lambda rows: [list(range(len(rows) - 1))]):
+    beside = cofirings.ByRow.beside
+    with patch.object(cofirings.ByRow, "beside", lambda by_row, rows: beside(by_row, rows[:-1])):
         short = built(word_model, sae, tmp_path / "short")
     assert not np.array_equal(short["with_count"], index["with_count"])
 

@@ -100,8 +100,16 @@ def read_note(path: Path) -> dict[str, str]:
         return json.loads(file.read(length))["__metadata__"]
 
 
+def note_of(path: Path) -> dict[str, Any] | None:
+    """The note of a file that `write_tensors` wrote, at the cost of its header; None where there is no such file."""
+    try:
+        return json.loads(read_note(path)["note"])
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return None
+
+
 def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 def _hash(tensors: Mapping[str, Tensor], note: str) -> str:

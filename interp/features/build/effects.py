@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from interp.activations.tensor_file import read_tensors, write_tensors
-from interp.errors import UserError
+from interp.activations.share import claimed, free_pieces
+from interp.activations.tensor_file import note_of, read_tensors, write_tensors
 from interp.features.build.coder import Coder
 from interp.features.build.inputs import Building
 from interp.features.build.statistics import Ints, priority
@@ -65,6 +65,14 @@ class Ablation(NamedTuple):
     value: float
 
 
+class Chosen(NamedTuple):
+    """All firings that are to be taken away, in any order."""
+
+    feature: NDArray[np.int32]
+    row: NDArray[np.int32]
+    value: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Effects:
     """Rise of the loss in nats for each ablation, for a random direction in its place, and where the error is gone."""
@@ -75,37 +83,62 @@ class Effects:
     error: NDArray[np.float32]
 
 
-def measure_effects(building: Building, coder: Coder, chosen: Sequence[Ablation]) -> Effects | None:
-    """Ablate all `chosen`, piece by piece; pieces in the build's folder are used again. None when it was stopped.
+def measure_effects(building: Building, coder: Coder, chosen: Chosen) -> Effects | None:
+    """Ablate all `chosen`, piece by piece; pieces that are there are used, and those in another's hand waited for.
 
-    Raises UserError while an edit is active.
+    None when it was stopped. Raises UserError while an edit is active.
     """
     building.model.check_plain("measuring effects")
-    starts = building.tokens.starts
-    by_sequence: dict[int, list[Ablation]] = {}
-    for ablation in sorted(chosen, key=lambda a: (a.row, a.feature)):
-        sequence = int(np.searchsorted(starts, ablation.row, side="right")) - 1
-        by_sequence.setdefault(sequence, []).append(ablation)
-    order = sorted(by_sequence)
-    groups = [order[i : i + SEQUENCES] for i in range(0, len(order), SEQUENCES)]
-    pieces: list[dict[str, Tensor]] = []
-    run = _Run(building.model, coder, int(np.diff(starts).max()))
-    for number, group in enumerate(groups):
-        path = building.folder / f"effects-{number:05d}.safetensors"
-        note = {"plan": building.plan.hash, "piece": number}
-        if (piece := _kept(path, note)) is None:
-            parts = [_of_sequence(run, building, sequence, by_sequence[sequence]) for sequence in group]
+    groups = _groups(chosen, building.tokens.starts)
+    run: _Run | None = None
+    for number in free_pieces(
+        range(len(groups)),
+        lambda i: effects_path(building.folder, i),
+        lambda i: _is_there(building, i),
+        wait=True,
+        stop=building.stop,
+    ):
+        run = run or _Run(building.model, coder, int(np.diff(building.tokens.starts).max()))
+        path = effects_path(building.folder, number)
+        with claimed(path):
+            parts = [_of_sequence(run, building, *one) for one in groups[number]]
             piece = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            write_tensors(path, piece, note)
-        pieces.append(piece)
-        building.progress("ablating features", min(len(order), (number + 1) * SEQUENCES), len(order))
-        if building.stop() and number + 1 < len(groups):
-            return None
+            write_tensors(path, piece, _note(building, number))
+        building.progress("ablating features", number + 1, len(groups))
+    if not all(_is_there(building, i) for i in range(len(groups))):
+        return None
+    pieces = [read_tensors(effects_path(building.folder, i))[0] for i in range(len(groups))]
     joined = {name: torch.cat([piece[name] for piece in pieces]).numpy() for name in pieces[0]} if pieces else {}
     empty = np.empty(0, np.float32)
     return Effects(
         joined.get("feature", np.empty(0, np.int64)), *(joined.get(name, empty) for name in ("rise", "random", "error"))
     )
+
+
+def _groups(chosen: Chosen, starts: Ints) -> list[list[tuple[int, list[Ablation]]]]:
+    """Sequences with their ablations, in the groups of which each is a piece."""
+    order = np.lexsort((chosen.feature, chosen.row))
+    rows = chosen.row[order]
+    sequences, firsts = np.unique(np.searchsorted(starts, rows, side="right") - 1, return_index=True)
+    ends = [*firsts[1:].tolist(), len(rows)]
+    each = [
+        (int(sequence), [Ablation(*one) for one in zip(*(of[order[a:b]].tolist() for of in chosen), strict=True)])
+        for sequence, a, b in zip(sequences, firsts, ends, strict=True)
+    ]
+    return [each[i : i + SEQUENCES] for i in range(0, len(each), SEQUENCES)]
+
+
+def effects_path(folder: Path, number: int) -> Path:
+    """Where the ablations of some sequences lie."""
+    return folder / f"effects-{number:05d}.safetensors"
+
+
+def _note(building: Building, number: int) -> dict[str, Any]:
+    return {"plan": building.plan.hash, "piece": number}
+
+
+def _is_there(building: Building, number: int) -> bool:
+    return note_of(effects_path(building.folder, number)) == _note(building, number)
 
 
 def _of_sequence(run: _Run, building: Building, sequence: int, ablations: Sequence[Ablation]) -> dict[str, Tensor]:
@@ -115,16 +148,6 @@ def _of_sequence(run: _Run, building: Building, sequence: int, ablations: Sequen
     ids = torch.from_numpy(tokens.ids[first:last].astype(np.int64)).to(run.model.device)
     with run.model.tree.settled():
         return run.sequence(ids, [a._replace(row=a.row - first) for a in ablations], sequence)
-
-
-def _kept(path: Path, note: dict[str, Any]) -> dict[str, Tensor] | None:
-    if not path.exists():
-        return None
-    try:
-        tensors, written_note = read_tensors(path)
-    except UserError:  # damaged: made again
-        return None
-    return tensors if written_note == note else None
 
 
 class _Run:

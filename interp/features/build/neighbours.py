@@ -1,4 +1,4 @@
-"""Which features fire together, which point the same way, and what the unembedding reads in them."""
+"""Which features point the same way, and what the unembedding reads in them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp.features.build.firings import Firings
 from interp.features.read.ranking import first_by
 from interp.model.final_norm import read_norm
 from interp.model.hooks.plain import output_of, plain_module
 from interp.model.hooks.sites import layer_of
 from interp.model.model import Model
-from interp.progress import Progress, silent
 from interp.saes.training.encoder import choose_precision
 from interp.saes.training.encoder.precision import summed_in_fp32
 
-COUNTS_AT_ONCE = 1 << 26  # counters of pairs of features: 256 MB
-ROWS_AT_ONCE = 1 << 16
 LOGITS_AT_ONCE = 1 << 24
 CANDIDATES = 4  # times as many as are wanted
 ROUNDING = 2.0**-7  # of a bfloat16 that a product is rounded to, relative, and of the sums before it
@@ -34,90 +30,14 @@ class Ranked(NamedTuple):
     columns: Int[Tensor, "row n"]
 
 
-def count_together(
-    firings: Firings, rows_in: list[int], n: int, total: int, progress: Progress = silent
-) -> dict[str, NDArray[Any]]:
-    """The `n` features that fire most with each, by the correlation (phi) of the two firings over `total` rows.
-
-    `rows_in`: the rows of each piece. A feature's co-firings are counted while its counters fit the cache.
-    """
-    d_sae, counts = firings.d_sae, firings.counts
-    size = max(1, COUNTS_AT_ONCE // d_sae)
-    groups = _groups(rows_in)
-    out = {
-        "with_feature": np.full((d_sae, n), -1, np.int32),
-        "with_count": np.zeros((d_sae, n), np.int32),
-        "with_phi": np.full((d_sae, n), np.nan, np.float32),
-    }
-    for first in range(0, d_sae, size):
-        stop = min(d_sae, first + size)
-        together = np.zeros((stop - first, d_sae), np.int32)
-        for done, pieces in enumerate(groups):
-            starts, feature = firings.by_row(pieces)
-            _add(together, first, starts, feature)
-            progress("counting co-firings", first + (stop - first) * (done + 1) // len(groups), d_sae)
-        for i, row in enumerate(together):
-            row[first + i] = 0
-            partners = np.flatnonzero(row)
-            phi = _phi(row[partners], int(counts[first + i]), counts[partners], total)
-            best = first_by(phi[None], n)[0]
-            best = best[best >= 0]
-            cells = first + i, slice(0, len(best))
-            out["with_feature"][cells], out["with_count"][cells] = partners[best], row[partners[best]]
-            out["with_phi"][cells] = phi[best]
-    return out
-
-
-def _groups(rows_in: list[int]) -> list[list[int]]:
-    groups: list[list[int]] = [[]]
-    held = 0
-    for piece, rows in enumerate(rows_in):
-        if held and held + rows > ROWS_AT_ONCE:
-            groups.append([])
-            held = 0
-        groups[-1].append(piece)
-        held += rows
-    return groups
-
-
-def _add(together: NDArray[np.int32], first: int, starts: NDArray[np.int64], feature: NDArray[np.int32]) -> None:
-    """Add the co-firings of some rows: for each feature, the features of the rows on which it fires."""
-    d_sae, lengths = together.shape[1], np.diff(starts)
-    widest = int(lengths.max(initial=0))
-    if widest == 0:
-        return
-    row = np.repeat(np.arange(len(lengths)), lengths)
-    # a rectangle where rows are alike (a top k), and its unused cells go to a counter that nobody reads
-    table = np.full((len(lengths), widest), d_sae, np.int64)
-    table[row, np.arange(len(feature)) - starts[row]] = feature
-    inside = (feature >= first) & (feature < first + len(together))
-    order = np.argsort(feature[inside], kind="stable")
-    by_feature, rows = feature[inside][order], row[inside][order]
-    edges = np.searchsorted(by_feature, np.arange(first, first + len(together) + 1))
-    for i in range(len(together)):
-        fired_at = rows[edges[i] : edges[i + 1]]
-        if len(fired_at):
-            together[i] += np.bincount(table[fired_at].ravel(), minlength=d_sae + 1)[:d_sae].astype(np.int32)
-
-
-def _phi(together: NDArray[np.int32], count: int, partners: NDArray[np.int64], n: int) -> NDArray[np.float64]:
-    """Correlation of two yes-or-no columns: a feature that fires `count` times, and partners that fire as often as
-    `partners` says."""
-    a, b = float(count), partners.astype(np.float64)
-    spread = a * (n - a) * b * (n - b)
-    return np.where(spread > 0, (n * together - a * b) / np.sqrt(np.maximum(spread, 1.0)), 0.0)
-
-
-def find_near(directions: Float[Tensor, "d_sae d"], n: int) -> dict[str, NDArray[Any]]:
-    """The `n` features whose directions have the largest cosine with each one's own."""
-    unit = directions.float().cpu()
-    unit = unit / unit.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+def find_near(unit: Float[Tensor, "d_sae d"], run: range, n: int) -> dict[str, NDArray[Any]]:
+    """The `n` features whose directions have the largest cosine with that of each of a run; `unit`: of length 1."""
     size = max(1, LOGITS_AT_ONCE // len(unit))
     features, cosines = [], []
-    for first in range(0, len(unit), size):
-        block = unit[first : first + size] @ unit.T
+    for first in range(run.start, run.stop, size):
+        block = unit[first : min(first + size, run.stop)] @ unit.T
         block[torch.arange(len(block)), torch.arange(first, first + len(block))] = -torch.inf
-        scores = block.numpy()
+        scores = block.cpu().numpy()
         best = first_by(scores, n)
         features.append(best)
         cosines.append(np.where(best >= 0, np.take_along_axis(scores, best.clip(0), 1), np.nan))
@@ -125,6 +45,12 @@ def find_near(directions: Float[Tensor, "d_sae d"], n: int) -> dict[str, NDArray
         "near_feature": np.concatenate(features).astype(np.int32),
         "near_cosine": np.concatenate(cosines).astype(np.float32),
     }
+
+
+def at_unit_length(directions: Float[Tensor, "d_sae d"]) -> Float[Tensor, "d_sae d"]:
+    """The directions in fp32, each of length 1, or 0."""
+    directions = directions.float()
+    return directions / directions.norm(dim=-1, keepdim=True).clamp(min=1e-30)
 
 
 @torch.no_grad()
