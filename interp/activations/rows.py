@@ -7,8 +7,9 @@ times longer than the rest (norm 24,569 against 169 in SmolLM2). One such row ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,7 @@ from interp.activations.plan import fit_context
 from interp.errors import UserError
 from interp.model.hooks.forward import batches, stream
 from interp.model.hooks.shown import Shown
+from interp.model.hooks.tokens import Tokens
 from interp.model.hooks.tree import looks_once
 from interp.model.model import Model
 from interp.progress import Progress, silent
@@ -106,21 +108,48 @@ def rows_site(model: Model, site: str) -> str:
     return name[0]
 
 
-@looks_once
+Part = tuple[int, int]  # every `count`th batch, beginning with `index`
+WHOLE: Part = (0, 1)
+
+
 def read_rows(
     model: Model, sequences: list[list[int]], sites: Sequence[str], batch_size: int = 16
 ) -> dict[str, Float[Tensor, "row _"]]:
     """Activations of token sequences at several sites (full names), sequence by sequence, on the model's device."""
-    pieces: dict[str, list[Tensor]] = {site: [torch.empty(0)] * len(sequences) for site in sites}
-    for batch in batches(model.tree, sequences, batch_size, "right", sites):
+    read = read_sequences(model, sequences, sites, batch_size)
+    return {site: torch.cat(list(rows.values())) for site, rows in read.items()}
+
+
+@looks_once
+def read_sequences(
+    model: Model, sequences: list[list[int]], sites: Sequence[str], batch_size: int = 16, part: Part = WHOLE
+) -> dict[str, dict[int, Float[Tensor, "row _"]]]:
+    """The same of the sequences in a part of the batches, by their numbers, which ascend.
+
+    Batches are those of all sequences, so that parts together give the numbers of the whole, to the last bit.
+    """
+    rows: dict[str, dict[int, Tensor]] = {site: {} for site in sites}
+    for batch in _part(batches(model.tree, sequences, batch_size, "right", sites), part):
         index = batch.index.tolist()
 
         def keep(site: str, value: Tensor, index: list[int] = index) -> None:
             for i, row in zip(index, value, strict=True):
-                pieces[site][i] = row[: len(sequences[i])].clone()
+                rows[site][i] = row[: len(sequences[i])].clone()
 
         stream(model.tree, batch, sites, keep)
-    return {site: torch.cat(rows) for site, rows in pieces.items()}
+    return {site: {i: read[i] for i in sorted(read)} for site, read in rows.items()}
+
+
+def batches_of_part(
+    model: Model, sequences: list[list[int]], sites: Sequence[str], part: Part, batch_size: int = 16
+) -> list[int]:
+    """Which sequences `read_sequences` gives for a part."""
+    each = _part(batches(model.tree, sequences, batch_size, "right", sites), part)
+    return sorted(i for batch in each for i in batch.index.tolist())
+
+
+def _part(every: Iterable[Tokens], part: Part) -> Iterator[Tokens]:
+    return islice(every, part[0], None, part[1])
 
 
 def median_norm(values: Float[Tensor, "row d"]) -> float:

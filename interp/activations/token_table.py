@@ -27,6 +27,7 @@ from interp.text.corpus import Corpus
 from interp.text.formats import Document
 
 Packing = Literal["documents", "packed"]
+MOST_DOCUMENTS = 2**31 - 1  # that the 32 bits of a document's number can count
 AT_ONCE = 64  # documents tokenized at a time
 
 
@@ -147,6 +148,8 @@ class _Reader:
             if not self.room():
                 self.cut_off = True
                 return
+            if len(self.row) == MOST_DOCUMENTS:
+                raise UserError(f"{self.corpus.name} holds more than {MOST_DOCUMENTS:,} documents; take a part of it")
             root = self.corpus.root
             name = os.path.relpath(document.file, root) if root else document.file
             self.hash.update(json.dumps([document.text, name, document.row]).encode())

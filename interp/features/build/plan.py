@@ -20,6 +20,8 @@ from interp.saes.loading.sae import SAE, describe_sae, site_of
 
 PLAN = "plan.json"
 PIECE_ROWS = 16_384  # of a piece: what a kill can cost
+MOST_PIECES = 4096  # every part opens each of them
+MOST_ROWS = 2**31 - 1  # that the 32 bits of a row's number in an index can count
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,12 @@ def plan_index(sae: SAE[Any], capture: Plan, tokens: Tokens, settings: Settings)
         raise UserError(
             f"the SAE has d_in={sae.cfg.d_in}, rows at {site} have shape {shape}; use the SAE of this model"
         )
+    if len(tokens) > MOST_ROWS:
+        raise UserError(
+            f"{len(tokens):,} tokens came; an index counts {MOST_ROWS:,} at most; leave some out with --max-tokens"
+        )
     told = {k: v for k, v in asdict(capture).items() if k not in ("shards", "sites", "schema", "per_folder")}
-    pieces = cut_shards(tokens, 1, PIECE_ROWS)
+    pieces = cut_shards(tokens, 1, max(PIECE_ROWS, -(-len(tokens) // MOST_PIECES)))
     return IndexPlan(_plain(describe_sae(sae)), _plain(told), asdict(settings), pieces)
 
 

@@ -28,6 +28,9 @@ from interp.saes.training.sources import Batches
 FILE, METRICS = "checkpoint.safetensors", "metrics.jsonl"
 
 
+EARLIER_RANKS = range(1, 65)  # processes that may have trained an SAE of an earlier version
+
+
 def folder_of(out: Path) -> Path:
     """Where training towards `out` keeps itself until it is done."""
     return out.with_name(f"{out.name}.training")
@@ -75,40 +78,42 @@ def _sha256_of(record: Mapping[str, Any]) -> str:
 def _deciding(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without the model's name, and with one name for its weights: the hash of their files where it is known.
 
-    A folder is spelt in many ways, and weights on the hub are those in a folder.
+    A folder is spelt in many ways, and weights on the hub are those in a folder. How many processes share the work only
+    rounds the sums; earlier versions told of it here.
     """
     rows = {}
     for index, lineage in record["rows"].items():
         kept = {key: value for key, value in lineage.items() if key not in ("model_name", FILES)}
         rows[index] = kept | {"weights_hash": lineage.get(FILES, lineage["weights_hash"])}
-    return {**record, "rows": rows}
+    return {**{key: value for key, value in record.items() if key != "ranks"}, "rows": rows}
 
 
 def was_made_by(folder: Path, record: Mapping[str, Any]) -> bool:
     """Is there a whole SAE in the folder that training of this record made?"""
     try:
         cfg = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-        known = {plan_hash(record), _sha256_of(record)}  # an SAE of version 0.1 has the model's name in its hash
+        earlier = (_sha256_of({**one, "ranks": n}) for one in (record, _deciding(record)) for n in EARLIER_RANKS)
+        known = {plan_hash(record), *earlier}  # version 0.1 has the processes in it, and at first the model's name
         return cfg["metadata"]["training_plan"] in known and is_intact(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def describe(
-    saes: Sequence[SAEPlan], training: Training, lineages: Sequence[dict[str, Any]], precision: str, ranks: int
+    saes: Sequence[SAEPlan], training: Training, lineages: Sequence[dict[str, Any]], precision: str
 ) -> dict[str, Any]:
     """All that decides the weights, ready for JSON: a checkpoint of another is not continued."""
     record = {
         "saes": {str(i): plan.to_dict() for i, plan in enumerate(saes)},
         "training": asdict(training) | {"precision": precision},
         "rows": {str(i): lineage for i, lineage in enumerate(lineages)},
-        "ranks": ranks,
     }
     return json.loads(json.dumps(record))
 
 
-def kernels(device: torch.device) -> dict[str, Any]:
+def kernels(device: torch.device, ranks: int = 1) -> dict[str, Any]:
     """What decides the order of sums besides: on another of these, the last bits differ."""
+    together = {"processes": ranks} if ranks > 1 else {}
     if device.type == "cuda":
         settings = torch.backends.cuda.matmul
         return {
@@ -117,9 +122,10 @@ def kernels(device: torch.device) -> dict[str, Any]:
             "cuda": torch.version.cuda or torch.version.hip,
             "tf32": settings.allow_tf32,
             "bf16_sums": settings.allow_bf16_reduced_precision_reduction,
+            **together,
         }
     capability = torch.backends.cpu.get_cpu_capability()
-    return {"device": f"cpu {capability}", "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"device": f"cpu {capability}", "threads": torch.get_num_threads(), "torch": torch.__version__, **together}
 
 
 def save_checkpoint(
@@ -142,7 +148,7 @@ def save_checkpoint(
         "memory": batches.source.memory,
         "learners": [learner.numbers() for learner in learners],
         "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
-        "kernels": kernels(learners[0].device),
+        "kernels": kernels(learners[0].device, learners[0].ranks.count),
         "last": dict(last),
     }
     write_tensors(folder / FILE, tensors, note)

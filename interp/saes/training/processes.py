@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
@@ -21,6 +23,23 @@ class Ranks:
         """The values of all processes, in the order of their ranks."""
         return values
 
+    def share(
+        self, parts: Sequence[Sequence[int]], sizes: Sequence[int], read: Callable[[int], Float[Tensor, "row d"]]
+    ) -> Float[Tensor, "row d"]:
+        """Blocks of rows, one after the other, of which each process reads its own: `parts` [rank] are their numbers.
+
+        `sizes` [block]: its rows.
+        """
+        own = {i: read(i) for i in parts[self.rank]}
+        if self.count == 1:
+            return torch.cat([own[i] for i in range(len(sizes))])
+        return self._exchange(parts, sizes, own)
+
+    def _exchange(
+        self, parts: Sequence[Sequence[int]], sizes: Sequence[int], own: Mapping[int, Tensor]
+    ) -> Float[Tensor, "row d"]:
+        raise NotImplementedError
+
     def largest(self, value: float) -> float:
         """The largest of all processes' values."""
         return value
@@ -35,6 +54,12 @@ class Apart(Ranks):
 
     def __init__(self, rank: int, count: int) -> None:
         self.rank, self.count = rank, count
+
+    def share(
+        self, parts: Sequence[Sequence[int]], sizes: Sequence[int], read: Callable[[int], Float[Tensor, "row d"]]
+    ) -> Float[Tensor, "row d"]:
+        """All blocks, read here: the others train on other sites."""
+        return torch.cat([read(i) for i in range(len(sizes))])
 
 
 class Together(Ranks):
@@ -59,6 +84,21 @@ class Together(Ranks):
         dist.all_gather(found, padded)
         return torch.cat([some[: int(n)] for some, n in zip(found, counts, strict=True)])
 
+    def _exchange(
+        self, parts: Sequence[Sequence[int]], sizes: Sequence[int], own: Mapping[int, Tensor]
+    ) -> Float[Tensor, "row d"]:
+        """What each process read, put in order: every block travels once to each."""
+        width = self._width(own)
+        here = torch.cat([own[i] for i in parts[self.rank]]) if own else torch.zeros(0, width)
+        every = self.gather(here.to(self.device).flatten()).view(-1, width)
+        order = [i for part in parts for i in part]
+        blocks = dict(zip(order, every.split([sizes[i] for i in order]), strict=True))
+        return torch.cat([blocks[i] for i in range(len(sizes))]).to(here.device)
+
+    def _width(self, own: Mapping[int, Tensor]) -> int:
+        """The width of the rows; one who reads none is told by the others."""
+        return int(self.largest(float(next(iter(own.values())).shape[1] if own else 0)))
+
     def largest(self, value: float) -> float:
         """The largest of all processes' values."""
         told = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -70,3 +110,6 @@ class Together(Ranks):
         told = value.clone()
         dist.all_reduce(told, dist.ReduceOp.MAX)
         return told
+
+
+ALONE = Ranks()

@@ -20,13 +20,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations.plan import Plan
-from interp.activations.rows import SINK_FACTOR, Rows, find_sinks, median_norm, read_rows
+from interp.activations.rows import SINK_FACTOR, Rows, batches_of_part, find_sinks, median_norm, read_sequences
 from interp.activations.store import Store
 from interp.activations.token_table import Tokens
 from interp.errors import UserError, unknown
 from interp.model.hooks.bridge import NUMERICS
 from interp.model.model import Model
 from interp.saes.lineage import FILES, lineage_of, puts_bos_by
+from interp.saes.training.processes import ALONE, Ranks
 
 BLOCK, BLOCKS = 2048, 16  # of a store: runs that a disk reads well, and how many are mixed
 CPU = torch.device("cpu")
@@ -51,8 +52,8 @@ class Source(Protocol):
         """Chunks of an epoch with this seed."""
         ...
 
-    def read(self, sites: Sequence[str], seed: int, index: int) -> SiteRows:
-        """One chunk."""
+    def read(self, sites: Sequence[str], seed: int, index: int, ranks: Ranks = ALONE) -> SiteRows:
+        """One chunk, the same for all `ranks`: each reads a part of it, and they give each other what they read."""
         ...
 
     def count(self, sites: Sequence[str]) -> int:
@@ -71,6 +72,7 @@ class StoreRows:
     store: Store
     memory: dict[str, float] = field(default_factory=dict)
     _keeps: dict[tuple[str, ...], Bool[Tensor, " row"]] = field(default_factory=dict, repr=False)
+    _orders: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def _kept(self, sites: Sequence[str]) -> Bool[Tensor, " row"]:
         if (key := tuple(sites)) not in self._keeps:
@@ -95,13 +97,26 @@ class StoreRows:
         """Chunks of an epoch."""
         return -(-len(self.store) // (BLOCK * BLOCKS))
 
-    def read(self, sites: Sequence[str], seed: int, index: int) -> SiteRows:
+    def _order(self, seed: int) -> np.ndarray[Any, Any]:
+        if seed not in self._orders:
+            self._orders.clear()
+            self._orders[seed] = np.random.default_rng([seed, 1]).permutation(-(-len(self.store) // BLOCK))
+        return self._orders[seed]
+
+    def read(self, sites: Sequence[str], seed: int, index: int, ranks: Ranks = ALONE) -> SiteRows:
         """Some blocks of neighbouring rows, which the seed chose."""
-        order = np.random.default_rng([seed, 1]).permutation(-(-len(self.store) // BLOCK))
-        starts = order[index * BLOCKS : (index + 1) * BLOCKS] * BLOCK
+        starts = self._order(seed)[index * BLOCKS : (index + 1) * BLOCKS] * BLOCK
         spans = [(int(a), min(int(a) + BLOCK, len(self.store))) for a in starts]
-        keep = torch.cat([self._kept(sites)[a:b] for a, b in spans])
-        return {site: torch.cat([self.store.rows(site, a, b) for a, b in spans])[keep].float() for site in sites}
+        kept = [self._kept(sites)[a:b] for a, b in spans]
+        sizes = [int(keep.sum()) for keep in kept]
+        return {
+            site: ranks.share(
+                [list(range(rank, len(spans), ranks.count)) for rank in range(ranks.count)],
+                sizes,
+                lambda i, site=site: self.store.rows(site, *spans[i])[kept[i]].float(),
+            )
+            for site in sites
+        }
 
     def count(self, sites: Sequence[str]) -> int:
         """Rows that are no sinks."""
@@ -121,6 +136,7 @@ class ModelRows:
     tokens: Tokens
     memory: dict[str, float] = field(default_factory=dict)
     """The median norm at each site in the first chunk that was read: sinks are measured against it."""
+    _orders: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict, repr=False, compare=False)
 
     def check(self, sites: Sequence[str]) -> None:
         """Raise UserError for a site that is not in the plan, or one of several vectors a token."""
@@ -131,19 +147,26 @@ class ModelRows:
                 raise UserError(f"{site} has rows of shape {shape}; expected one vector a token")
 
     def _order(self, seed: int) -> list[np.ndarray[Any, Any]]:
-        order = np.random.default_rng([seed, 2]).permutation(len(self.tokens.lengths))
-        ends = np.cumsum(self.tokens.lengths[order]) // CHUNK
-        return np.split(order, np.flatnonzero(np.diff(ends)) + 1)
+        """The sequences of each chunk; made once an epoch, which takes a second for a billion tokens."""
+        if seed not in self._orders:
+            order = np.random.default_rng([seed, 2]).permutation(len(self.tokens.lengths))
+            ends = np.cumsum(self.tokens.lengths[order]) // CHUNK
+            self._orders.clear()
+            self._orders[seed] = np.split(order, np.flatnonzero(np.diff(ends)) + 1)
+        return self._orders[seed]
 
     def chunks(self, seed: int) -> int:
         """Chunks of an epoch."""
         return len(self._order(seed))
 
-    def read(self, sites: Sequence[str], seed: int, index: int) -> SiteRows:
+    def read(self, sites: Sequence[str], seed: int, index: int, ranks: Ranks = ALONE) -> SiteRows:
         """The activations of some sequences, which the seed chose."""
         chosen = self._order(seed)[index]
         sequences = [self.tokens.sequence(int(i)).tolist() for i in chosen]
-        rows = {site: values.float() for site, values in read_rows(self.model, sequences, sites).items()}
+        parts = [batches_of_part(self.model, sequences, sites, (rank, ranks.count)) for rank in range(ranks.count)]
+        own = read_sequences(self.model, sequences, sites, part=(ranks.rank, ranks.count))
+        sizes = [len(ids) for ids in sequences]
+        rows = {site: ranks.share(parts, sizes, lambda i, site=site: own[site][i].float()) for site in sites}
         position = torch.cat([torch.arange(len(ids)) for ids in sequences]).to(self.model.device)
         sinks = position == 0
         for site, values in rows.items():
@@ -184,8 +207,8 @@ class MemoryRows:
         """One."""
         return 1
 
-    def read(self, sites: Sequence[str], seed: int, index: int) -> SiteRows:
-        """All rows that are no sinks."""
+    def read(self, sites: Sequence[str], seed: int, index: int, ranks: Ranks = ALONE) -> SiteRows:
+        """All rows that are no sinks: each process holds them."""
         return {self.rows.site: self.rows.clean}
 
     def count(self, sites: Sequence[str]) -> int:
@@ -225,6 +248,7 @@ class Batches:
 
     `epoch`, `chunk` and `at` are the place: `left` are the rows that came before the chunk in hand, of which and of the
     chunk `at` rows are used up. From these four the rest follows. `device`: where the rows in hand are, and are mixed.
+    `ranks`: the processes that share the reading.
     """
 
     source: Source
@@ -236,6 +260,7 @@ class Batches:
     at: int = 0
     left: Mapping[str, Tensor] = field(default_factory=dict)
     device: torch.device = CPU
+    ranks: Ranks = ALONE
     _pool: SiteRows | None = field(default=None, repr=False)
 
     def next(self) -> SiteRows:
@@ -252,7 +277,7 @@ class Batches:
         """The rows in hand, those used up too."""
         if self._pool is None:
             seed = self.seed + self.epoch
-            read = self.source.read(self.sites, seed, self.chunk)
+            read = self.source.read(self.sites, seed, self.chunk, self.ranks)
             order = np.random.default_rng([seed, 3, self.chunk]).permutation(len(read[self.sites[0]]))
             places = torch.from_numpy(order).to(self.device)
             mixed = {site: values.to(self.device)[places] for site, values in read.items()}

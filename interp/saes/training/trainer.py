@@ -83,7 +83,7 @@ def train(
     _check_counts(source.count(sites), training, ranks)
     precision = choose_precision(training.precision, place)
     lineages = [source.lineage(plan.site) for plan in plans]
-    record = describe(plans, training, lineages, precision, ranks.count)
+    record = describe(plans, training, lineages, precision)
     if all(was_made_by(target, record) for target in targets):  # killed after the last step, or simply asked again
         callbacks.log("it is there already, made with these settings")
         if ranks.rank == 0:
@@ -93,12 +93,13 @@ def train(
     job = _Job(plans, training, place, precision, ranks)
     with training_folder(out, ranks) as folder:
         checkpoint = read_checkpoint(folder, record)
-        batches = Batches(source, sites, training.batch, training.seed, device=place)
+        batches = Batches(source, sites, training.batch, training.seed, device=place, ranks=ranks)
         state = _begin(job, folder, batches) if checkpoint is None else _resume(job, folder, batches, *checkpoint)
         if state.done:
             callbacks.log(f"going on after step {state.done:,} of {training.steps:,}")
-        if state.kernels != kernels(place):
-            callbacks.log(f"on {kernels(place)} instead of {state.kernels}: the last bits of the weights will differ")
+        if state.kernels != kernels(place, ranks.count):
+            here = kernels(place, ranks.count)
+            callbacks.log(f"on {here} instead of {state.kernels}: the last bits of the weights will differ")
         run = _Run(record, folder, state.learners, lineages, batches, callbacks, state.last)
         if not run.steps(state.done, training, checkpoint_seconds, stop):
             return None
@@ -140,7 +141,7 @@ def _begin(job: _Job, folder: Path, batches: Batches) -> _State:
     learners = job.learners(fresh(plan, first, job.training.seed) for plan in job.plans)
     if job.ranks.rank == 0:
         (folder / METRICS).unlink(missing_ok=True)
-    return _State(learners, 0, {}, kernels(job.place))
+    return _State(learners, 0, {}, kernels(job.place, job.ranks.count))
 
 
 def _resume(job: _Job, folder: Path, batches: Batches, tensors: Mapping[str, Tensor], note: dict[str, Any]) -> _State:
