@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from interp import Model, UserError
 from interp.activations import files
@@ -47,6 +51,16 @@ def test_a_write_that_the_disk_refuses_late_is_never_taken_for_written(
     assert not list(find_temporary(tmp_path / "s", *PARTS)), "nothing half-written stays, in this process either"
     monkeypatch.setattr(files.os, "fsync", fsync)
     assert verify_store(capture_store(tiny_gpt2, tmp_path / "s", plan, tokens)) == []
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+RECORDS = st.recursive(PLAIN, lambda some: st.lists(some) | st.dictionaries(st.text(), some), max_leaves=20)
+
+
+@given(st.dictionaries(st.text(), RECORDS))
+def test_a_seal_is_written_as_json_writes_it(record: dict[str, Any]) -> None:
+    """Seals of earlier versions were written by json itself, and are compared byte by byte."""
+    assert files._indented(record) == json.dumps(record, indent=1, sort_keys=True)
 
 
 def test_numbers_whose_squares_overflow_are_stored(tmp_path: Path) -> None:

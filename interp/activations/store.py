@@ -176,7 +176,7 @@ class Store:
     def shard_path(self, index: int, ending: str = "safetensors") -> Path:
         """Where a shard lies, or with "json" its seal."""
         name, each = f"shard-{index:05d}.{ending}", self.plan.per_folder
-        return self.folder / f"{index // each:05d}" / name if each else self.folder / name
+        return self.folder / (f"{index // each:05d}/{name}" if each else name)
 
     def folders(self) -> list[Path]:
         """Where shards lie: the store itself, or its sub-folders."""
