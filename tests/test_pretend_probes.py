@@ -11,11 +11,9 @@ from test_know_nothing import answers_of
 
 from interp import Finding, Model, list_probes, load_model
 
-pytestmark = [pytest.mark.pretend, pytest.mark.usefixtures("trained_once")]
+pytestmark = [pytest.mark.pretend, pytest.mark.slow, pytest.mark.usefixtures("trained_once")]
 CARD = "cuda:1"  # what is forgotten goes to the first one
 ABOUT_ROUNDING = ("temperature-zero",)  # what can be asked there hangs on a product's last bits
-QUICKLY = "induction"  # it runs with every change
-NAMES = [pytest.param(name, marks=() if name == QUICKLY else pytest.mark.slow) for name in list_probes()]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +27,7 @@ def on_a_card(model: Model) -> Model:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", list_probes())
 def test_a_probe_ends_on_a_card_as_on_the_cpu(name: str, smol: Model) -> None:
     here = answers_of(name, know_nothing("random_weights", smol))
     there = answers_of(name, on_a_card(know_nothing("random_weights", smol)))
