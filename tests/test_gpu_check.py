@@ -18,6 +18,7 @@ def check(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.timeout(3600)  # its steps have limits of their own
 def test_every_step_runs(tmp_path: Path) -> None:
     done = check(tmp_path, "--pretend")
     lines = json.loads((tmp_path / "table.json").read_text())

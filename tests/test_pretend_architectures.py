@@ -10,7 +10,6 @@ import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from architecture_kinds import build
 from architectures import ARCHITECTURES
-from test_architectures import USUAL
 from test_pretend_calls import SPREAD, assert_alike
 
 from interp import Model, analysis, edits, from_transformers
@@ -67,8 +66,9 @@ def answer(ask: Callable[[Model], Any], model: Model) -> Any:
         return [f"refused: {str(error)[:40]}"]
 
 
+QUICKLY = [("gpt2", "cuda:1"), ("llama", SPREAD)]  # they run with every change
 CASES = [
-    pytest.param(name, device, marks=() if name in USUAL[:3] else pytest.mark.slow)
+    pytest.param(name, device, marks=() if (name, device) in QUICKLY else pytest.mark.slow)
     for name, made in ARCHITECTURES.items()
     for device in ("cuda:1", SPREAD)
     if device != SPREAD or made.build._no_split_modules  # transformers spreads only those that name their blocks

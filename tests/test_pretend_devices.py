@@ -48,7 +48,10 @@ def hooked(model: Model) -> torch.Tensor:
 # ---- a model that moves
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt_neox", "gemma2", "mpt"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["gpt2", "llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt_neox", "gemma2", "mpt"))],
+)
 def test_a_model_that_moves_is_followed(architecture: str, make_tiny: Any) -> None:
     """Captured on the CPU, moved to a card, and back: what was built of it before computes where it is now."""
     model = make_tiny(architecture)

@@ -72,7 +72,7 @@ def counted(run: Callable[[], object], what: str) -> int:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("width", [*WIDTHS[:2], pytest.param(WIDTHS[2], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [WIDTHS[0], *(pytest.param(width, marks=pytest.mark.slow) for width in WIDTHS[1:])])
 @pytest.mark.parametrize(("kind", "settings"), KINDS)
 def test_a_step_waits_once_at_any_width(
     kind: str, settings: Callable[[int], dict[str, Any]], width: int, precision: str

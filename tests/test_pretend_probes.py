@@ -11,10 +11,9 @@ from test_know_nothing import answers_of
 
 from interp import Finding, Model, list_probes, load_model
 
-pytestmark = [pytest.mark.pretend, pytest.mark.usefixtures("trained_once")]
+pytestmark = [pytest.mark.pretend, pytest.mark.slow, pytest.mark.usefixtures("trained_once")]
 CARD = "cuda:1"  # what is forgotten goes to the first one
-QUICKLY = ("dice-roll", "induction")
-NAMES = [pytest.param(name, marks=() if name in QUICKLY else pytest.mark.slow) for name in list_probes()]
+ABOUT_ROUNDING = ("temperature-zero",)  # what can be asked there hangs on a product's last bits
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +26,12 @@ def on_a_card(model: Model) -> Model:
     return Model(there, model.tokenizer, replace(model.provenance, device=CARD), model.bos)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", list_probes())
 def test_a_probe_ends_on_a_card_as_on_the_cpu(name: str, smol: Model) -> None:
     here = answers_of(name, know_nothing("random_weights", smol))
     there = answers_of(name, on_a_card(know_nothing("random_weights", smol)))
     assert [one.declared for one in there] == [one.declared for one in here]
-    assert [type(one) for one in there] == [type(one) for one in here]
+    if name not in ABOUT_ROUNDING:
+        assert [type(one) for one in there] == [type(one) for one in here]
     assert any(isinstance(one, Finding) for one in there)
