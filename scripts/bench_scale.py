@@ -22,6 +22,8 @@ import numpy as np
 import scipy.sparse
 import tyro
 
+from interp.activations import files
+from interp.activations.create import create_store
 from interp.activations.files import hash_file
 from interp.activations.plan import Plan
 from interp.activations.shards import shard_layout
@@ -90,8 +92,6 @@ def write_store(folder: Path, shards: int, each: int = 16) -> Store:
     tokens = Tokens(
         numbers, numbers // each, numbers % each, np.arange(shards + 1) * each, documents * 0, documents, ("x",)
     )
-    from interp.activations.create import create_store
-
     create_store(folder, plan, tokens)
     store, rng = Store(folder, plan, tokens), np.random.default_rng(0)
     for index in range(shards):

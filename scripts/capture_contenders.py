@@ -119,7 +119,9 @@ def ours_to_disk(model: Any, sites: list[str], folder: Path) -> Contender:
         shards = cut_shards(tokens, 4 * model.d_model * len(sites))
         numerics = {"compute": "float32", "stored": "fp32", "path": "plain model"}
         corpus = {"documents": n, "tokens": n * length}
-        plan = Plan({"name": "bench", "weights": ""}, numerics, {}, shapes, prompts_at_once(ids) * length, corpus, shards)
+        plan = Plan(
+            {"name": "bench", "weights": ""}, numerics, {}, shapes, prompts_at_once(ids) * length, corpus, shards
+        )
         return capture_store(model, folder / str(count), plan, tokens)
 
     return run
