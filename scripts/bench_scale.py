@@ -90,7 +90,13 @@ def write_store(folder: Path, shards: int, each: int = 16) -> Store:
     plan = Plan(model, numerics, {"context": each}, {"site": [4]}, each, corpus, cuts, per_folder=1000)
     numbers, documents = np.arange(rows, dtype=np.int32), np.arange(shards)
     tokens = Tokens(
-        numbers, numbers // each, numbers % each, np.arange(shards + 1) * each, documents * 0, documents, ("x",)
+        numbers,
+        numbers // each,
+        numbers % each,
+        np.arange(shards + 1) * each,
+        np.zeros(shards, np.int32),
+        documents,
+        ("x",),
     )
     create_store(folder, plan, tokens)
     store, rng = Store(folder, plan, tokens), np.random.default_rng(0)
@@ -161,7 +167,8 @@ def check_partners(by_row: ByRow, starts: Any, rows: Any, settings: Settings) ->
     of_run = scipy.sparse.csr_matrix(
         (np.ones(starts[64], np.int32), rows[: starts[64]], starts[:65]), (64, settings.rows)
     )
-    together = (of_run @ fires).toarray()
+    product: Any = of_run @ fires
+    together = product.toarray()
     for i in run:
         together[i, i] = 0
         there = np.flatnonzero(together[i])

@@ -138,7 +138,7 @@ class _Stops(Ranks):
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def share(self, *_: Any) -> Tensor:
+    def share(self, parts: Any, sizes: Any, read: Any) -> Tensor:
         raise _StopError
 
 

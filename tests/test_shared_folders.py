@@ -66,7 +66,8 @@ def of_another_machine(path: Path, age: float = 0.0) -> Path:
     """A temporary file as another node writes it, last written to `age` seconds ago."""
     temporary = path.with_name(f".{path.name}.{OTHER}-17-4711.abcdefgh")
     temporary.write_text("half")
-    os.utime(temporary, (time.time() - age,) * 2)
+    then = time.time() - age
+    os.utime(temporary, (then, then))
     return temporary
 
 

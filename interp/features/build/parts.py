@@ -29,7 +29,7 @@ from interp.features.build.firings import Firings, piece_path
 from interp.features.build.inputs import Building
 from interp.features.build.labels import TokenRules
 from interp.features.build.neighbours import at_unit_length, find_near, read_logits_of
-from interp.features.build.statistics import RowFacts, row_facts, summarise
+from interp.features.build.statistics import Ints, RowFacts, row_facts, summarise
 from interp.features.read.feature import Label
 from interp.features.read.layout import ARRAYS
 from interp.saes.loading.sae import site_of
@@ -126,7 +126,7 @@ def write_part(corpus: Corpus, index: int) -> None:
     starts, rows, values = corpus.firings.gather(run)
     kept = {name: settings[name] for name in ("top", "bands", "examples", "typical")}
     summaries: list[dict[str, Any]] = []
-    ablated: list[NDArray[np.int64]] = []
+    ablated: list[Ints] = []
     for i, feature in enumerate(run):
         own = slice(int(starts[i]), int(starts[i + 1]))
         summaries.append(summarise(feature, rows[own], values[own], facts, **kept))
@@ -145,7 +145,7 @@ def write_part(corpus: Corpus, index: int) -> None:
     write_tensors(part_path(building.folder, index), tensors, _note(corpus, index, labels))
 
 
-def _feature_of(run: range, ablated: list[NDArray[np.int64]]) -> NDArray[np.int32]:
+def _feature_of(run: range, ablated: list[Ints]) -> NDArray[np.int32]:
     return np.repeat(np.arange(run.start, run.stop, dtype=np.int32), [len(one) for one in ablated])
 
 
