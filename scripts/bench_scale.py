@@ -89,15 +89,8 @@ def write_store(folder: Path, shards: int, each: int = 16) -> Store:
     corpus = {"documents": shards, "tokens": rows, "fingerprint": "none", "whole": True}
     plan = Plan(model, numerics, {"context": each}, {"site": [4]}, each, corpus, cuts, per_folder=1000)
     numbers, documents = np.arange(rows, dtype=np.int32), np.arange(shards)
-    tokens = Tokens(
-        numbers,
-        numbers // each,
-        numbers % each,
-        np.arange(shards + 1) * each,
-        np.zeros(shards, np.int32),
-        documents,
-        ("x",),
-    )
+    starts, zeros = np.arange(shards + 1) * each, np.zeros(shards, np.int32)
+    tokens = Tokens(numbers, numbers // each, numbers % each, starts, zeros, documents, ("x",))
     create_store(folder, plan, tokens)
     store, rng = Store(folder, plan, tokens), np.random.default_rng(0)
     for index in range(shards):
