@@ -124,7 +124,11 @@ def test_rows_that_a_model_made_on_the_card_stay_there(there: Model, monkeypatch
     chunks = 20 * 32 // source.count([SITE]) + 1
     assert ledger.total("upload") <= 4 * chunks, ledger.show("upload")
     assert "copy to the CPU" not in ledger.show("wait"), ledger.show("wait")
-    monkeypatch.setattr(sources, "read_rows", lambda *_: {SITE: torch.full((9, 8), torch.nan)})
+    monkeypatch.setattr(
+        sources,
+        "read_sequences",
+        lambda model, ids, sites, **_: {SITE: {i: torch.full((len(row), 8), torch.nan) for i, row in enumerate(ids)}},
+    )
     with pytest.raises(UserError, match="gives NaN or infinity"):
         source.read([SITE], 0, 0)
 
