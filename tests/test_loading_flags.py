@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from interp import Model, UserError, load_model, open_store
 from interp.activations.plan import fit_context, plan_capture
 from interp.activations.token_table import Cut
-from interp.cli import dispatch, explore, features_build, models, probe_all, probes, saes, store, train
+from interp.cli import capture, dispatch, explore, features_build, models, probe_all, probes, saes, train
 from interp.cli.loading import LoadingOptions, RunOptions
 
 COMMANDS = {
@@ -67,7 +67,7 @@ def test_every_command_with_a_model_hands_the_same_five_flags_on(
 
 def test_the_flags_are_written_once() -> None:
     """Each options class takes them from `LoadingOptions`; none has a field of such a name of its own."""
-    makers = [store.CaptureOptions, probes.DemoOptions, probe_all.AllOptions, train.SAETrainOptions]
+    makers = [capture.CaptureOptions, probes.DemoOptions, probe_all.AllOptions, train.SAETrainOptions]
     makers += [saes.SAEShowOptions, features_build.BuildOptions, explore.ExploreOptions, models.ParityOptions]
     for options in makers:
         assert issubclass(options, LoadingOptions), options

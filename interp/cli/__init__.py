@@ -8,14 +8,14 @@ from collections.abc import Callable
 from io import TextIOWrapper
 
 from interp import __version__
-from interp.cli import explore, features, models, probes, saes, store
+from interp.cli import capture, explore, features, models, probes, saes, store
 from interp.errors import UserError, unknown
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": probes.demo,
     "probe": probes.probe,
     "report": probes.report,
-    "capture": store.capture,
+    "capture": capture.capture,
     "store": store.store,
     "sae": saes.sae,
     "features": features.features,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from interp.cli.loading import LoadingOptions, ReadingOptions, refuse_other_bos
-from interp.cli.store import choose_worker
 from interp.cli.terminal import parse, shown_progress, stoppable
+from interp.cli.worker import choose_worker
 from interp.errors import UserError
 from interp.progress import Progress, Stop
 
