@@ -8,6 +8,7 @@ end of a sorted list.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,7 +36,7 @@ def write_by_row(folder: Path, firings: Firings, plan: str) -> None:
     rows, total = len(firings.is_sink), int(firings.counts.sum())
     rank = np.empty(firings.d_sae, np.int32)
     rank[rarest_first(firings.counts)] = np.arange(firings.d_sae)
-    note = {"note": f'{{"plan": "{plan}"}}'}
+    note = {"note": json.dumps({"plan": plan})}
     layout = lay_out_file({"start": (torch.int64, (rows + 1,)), "rank": (torch.int32, (total,))}, note)
     with new_file(folder / FILE, layout.size) as file:
         write_at(file.descriptor, memoryview(layout.header), 0)
